@@ -1,0 +1,30 @@
+"""The nodes, in the order of the graph."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .audio import WanS2VAudioEncode
+from .loaders import WanS2VAudioEncoderLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
+from .prepare import WanS2VPrepare
+from .sampling import WanS2VSampler
+from .text import WanS2VTextEncode
+from .video import WanS2VDecode, WanS2VSaveVideo
+
+
+class WanS2VExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            WanS2VModelLoader,
+            WanS2VTextEncoderLoader,
+            WanS2VAudioEncoderLoader,
+            WanS2VVAELoader,
+            WanS2VTextEncode,
+            WanS2VAudioEncode,
+            WanS2VPrepare,
+            WanS2VSampler,
+            WanS2VDecode,
+            WanS2VSaveVideo,
+        ]
+
+
+async def comfy_entrypoint() -> WanS2VExtension:
+    return WanS2VExtension()

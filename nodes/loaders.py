@@ -1,0 +1,146 @@
+"""Loaders for the four models."""
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..wan_s2v_model import comfy_bridge
+
+
+def _path(folder: str, name: str) -> str:
+    return folder_paths.get_full_path_or_raise(folder, name)
+
+
+def _weight_files(folder: str) -> list[str]:
+    return [name for name in folder_paths.get_filename_list(folder) if not name.endswith(".json")]
+
+
+class WanS2VModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VModelLoader",
+            display_name="Load Wan S2V Model",
+            category="wan s2v/loaders",
+            description="Loads the Wan2.2-S2V-14B transformer. The MODEL works with LoRA, model sampling, cache and attention nodes.",
+            search_aliases=["s2v", "lip sync", "talking", "speech to video"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=_weight_files("diffusion_models"),
+                    tooltip="Wan2.2-S2V-14B file in models/diffusion_models, for example wan2.2_s2v_14B_bf16.safetensors.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=["default", *comfy_bridge.DTYPES],
+                    default="default",
+                    tooltip="Type in which the weights are kept. default: as in the file, where the GPU can compute with it.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(comfy_bridge.PRECISIONS),
+                    default="official",
+                    tooltip="Type of the values between blocks. official: float32, as the reference. fast: as the weights; less memory, slightly less exact.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(comfy_bridge.ATTENTIONS),
+                    default="auto",
+                    tooltip="auto: cuDNN attention on NVIDIA Hopper and newer, else as ComfyUI was started. comfyui: always as ComfyUI was started.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The transformer, for the Wan S2V sampler or any ComfyUI sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model_name, weight_dtype, precision, attention) -> io.NodeOutput:
+        options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention}
+        return io.NodeOutput(comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options))
+
+
+class WanS2VTextEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VTextEncoderLoader",
+            display_name="Load Wan S2V Text Encoder",
+            category="wan s2v/loaders",
+            description="Loads the umT5-XXL text encoder.",
+            search_aliases=["umt5", "clip", "s2v"],
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=_weight_files("text_encoders"),
+                    tooltip="umT5-XXL file in models/text_encoders, for example umt5_xxl_fp16.safetensors.",
+                ),
+            ],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="The text encoder; also works with CLIPTextEncode.")],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder_name) -> io.NodeOutput:
+        return io.NodeOutput(comfy_bridge.load_text_encoder(_path("text_encoders", text_encoder_name)))
+
+
+class WanS2VAudioEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VAudioEncoderLoader",
+            display_name="Load Wan S2V Audio Encoder",
+            category="wan s2v/loaders",
+            description="Loads the wav2vec2-large audio encoder.",
+            search_aliases=["wav2vec2", "s2v"],
+            inputs=[
+                io.Combo.Input(
+                    "audio_encoder_name",
+                    options=_weight_files("audio_encoders"),
+                    tooltip="wav2vec2-large-xlsr-53-english in models/audio_encoders: a single file, or the model file inside its Hugging Face folder.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(comfy_bridge.DTYPES),
+                    default="fp32",
+                    tooltip="Type in which the encoder computes. fp32 is what the reference uses; it needs 1.3 GB for a moment.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.AudioEncoder.Output(display_name="audio_encoder", tooltip="The audio encoder, for Encode Audio (Wan S2V).")],
+        )
+
+    @classmethod
+    def execute(cls, audio_encoder_name, dtype) -> io.NodeOutput:
+        return io.NodeOutput(comfy_bridge.AudioEncoder(_path("audio_encoders", audio_encoder_name), dtype))
+
+
+class WanS2VVAELoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VVAELoader",
+            display_name="Load Wan S2V VAE",
+            category="wan s2v/loaders",
+            description="Loads the Wan2.1 VAE, which turns pictures into latents and back.",
+            search_aliases=["vae", "s2v"],
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=_weight_files("vae"),
+                    tooltip="Wan2.1 VAE in models/vae: wan_2.1_vae.safetensors or the official Wan2.1_VAE.pth.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["fp32", "bf16"],
+                    default="fp32",
+                    tooltip="fp32 is what the reference uses and keeps long videos from drifting. bf16 is faster and takes half the memory.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Vae.Output(display_name="vae", tooltip="The VAE; also works with VAE Encode and VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(cls, vae_name, dtype) -> io.NodeOutput:
+        return io.NodeOutput(comfy_bridge.load_vae(_path("vae", vae_name), dtype))

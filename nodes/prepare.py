@@ -1,0 +1,202 @@
+"""Planning: picture, sound, pose and earlier frames become a plan of clips."""
+
+import logging
+from fractions import Fraction
+
+import torch
+from comfy_api.latest import io
+
+from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.conditioning import AREAS, first_history, fit_frames, fit_image, size_within_area, start_from_picture
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, PIXELS_PER_TOKEN, SIZE_MULTIPLE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..wan_s2v_model.estimate import describe_plan
+from ..wan_s2v_model.pipeline import Plan
+from ..wan_s2v_model.timeline import SYNC_MODES, Timeline, plan_timeline, pose_index
+from ..wan_s2v_model.waveform_preview import draw_plan
+from .sockets import WanS2VAudio, WanS2VPlan
+
+logger = logging.getLogger("wan_s2v")
+
+MIN_SIDE, MAX_SIDE = 64, 2048  # px
+MIN_FRAMES, MAX_FRAMES = 4, 120  # per clip; from 124 on the video would reach the RoPE time of the reference picture
+CUSTOM_SIZE = "custom"
+FIRST_FRAME = ("free", "from picture")
+
+
+class WanS2VPrepare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VPrepare",
+            display_name="Prepare Video (Wan S2V)",
+            category="wan s2v/conditioning",
+            description="Plans the clips: size, number, sound and pose of each. Nothing is sampled yet; look at the preview first.",
+            search_aliases=["plan", "talking", "lip sync", "s2v"],
+            inputs=[
+                WanS2VAudio.Input("audio", tooltip="From Encode Audio (Wan S2V). Its length decides the length of the video."),
+                io.Image.Input("image", tooltip="The person or figure that talks or sings; the first picture of a batch is used."),
+                io.Vae.Input("vae", tooltip="The Wan2.1 VAE."),
+                io.Combo.Input(
+                    "size",
+                    options=["480P", "720P", "1024x704", CUSTOM_SIZE],
+                    default="480P",
+                    tooltip="Area of the video; the picture decides its aspect (sides are multiples of 64). custom: width and height below.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=832,
+                    min=MIN_SIDE,
+                    max=MAX_SIDE,
+                    step=PIXELS_PER_TOKEN,
+                    tooltip="Pixels, a multiple of 16; only used with size custom. Multiples of 64 keep all of the far motion history.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=480,
+                    min=MIN_SIDE,
+                    max=MAX_SIDE,
+                    step=PIXELS_PER_TOKEN,
+                    tooltip="Pixels, a multiple of 16; only used with size custom. Multiples of 64 keep all of the far motion history.",
+                ),
+                io.Int.Input(
+                    "frames_per_clip",
+                    default=DEFAULT_FRAMES_PER_CLIP,
+                    min=MIN_FRAMES,
+                    max=MAX_FRAMES,
+                    step=TEMPORAL_STRIDE,
+                    tooltip="Frames (1/16 s) sampled at once, a multiple of 4. The model was trained with 80; fewer need less memory.",
+                ),
+                io.Int.Input("max_clips", default=0, min=0, max=100_000, tooltip="Stop after this many clips; 0 means as many as the sound needs."),
+                io.Combo.Input(
+                    "sync_mode",
+                    options=list(SYNC_MODES),
+                    default="aligned",
+                    tooltip="aligned: picture and sound together, exact length, no black bars, pose at its own speed. "
+                    "official: as the reference, whose picture leads the sound by 3 frames.",
+                ),
+                io.Combo.Input(
+                    "first_frame",
+                    options=list(FIRST_FRAME),
+                    default="free",
+                    tooltip="free: the model chooses the first pose. from picture: the video starts from the picture itself.",
+                ),
+                io.Image.Input("pose", optional=True, tooltip="Pose video (for example DWPose), as frames. It must last as long as the sound."),
+                io.Float.Input("pose_fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the pose video."),
+                io.Image.Input(
+                    "previous_frames",
+                    optional=True,
+                    tooltip="Frames at 16 fps to continue from; the last 73 are used. They are not repeated in the video.",
+                ),
+            ],
+            outputs=[
+                WanS2VPlan.Output(display_name="plan", tooltip="For the Wan S2V sampler."),
+                io.Int.Output(display_name="width", tooltip="Width of the video in pixels."),
+                io.Int.Output(display_name="height", tooltip="Height of the video in pixels."),
+                io.Int.Output(display_name="frames", tooltip="Frames of the video at 16 fps."),
+                io.Int.Output(display_name="clips", tooltip="Clips to be sampled."),
+                io.Image.Output(display_name="preview", tooltip="The fitted picture, the sound with the borders of the clips, and the work to do."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width, height, frames_per_clip) -> bool | str:
+        for name, value, step, low, high in (
+            ("width", width, PIXELS_PER_TOKEN, MIN_SIDE, MAX_SIDE),
+            ("height", height, PIXELS_PER_TOKEN, MIN_SIDE, MAX_SIDE),
+            ("frames_per_clip", frames_per_clip, TEMPORAL_STRIDE, MIN_FRAMES, MAX_FRAMES),
+        ):
+            if value is not None and (value % step or not low <= value <= high):
+                return f"{name} must be a multiple of {step} from {low} to {high}, got {value}; try {_nearest(value, step, low, high)}."
+        return True
+
+    @classmethod
+    def execute(
+        cls, audio, image, vae, size, width, height, frames_per_clip, max_clips, sync_mode, first_frame, pose_fps, pose=None, previous_frames=None
+    ) -> io.NodeOutput:  # fmt: skip
+        comfy_bridge.require_wan_vae(vae)
+        for name, pixels in (("image", image), ("pose", pose), ("previous_frames", previous_frames)):
+            _require_pixels(name, pixels)
+        if size != CUSTOM_SIZE:
+            height, width = size_within_area(image.shape[1], image.shape[2], AREAS[size])
+        elif width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
+            logger.info("%dx%d is not a multiple of %d: the far motion history loses its last rows or columns", width, height, SIZE_MULTIPLE)
+        timeline = plan_timeline(
+            audio.waveform.shape[1],
+            audio.sample_rate_hz,
+            audio.num_samples_16khz,
+            sync_mode=sync_mode,
+            frames_per_clip=frames_per_clip,
+            free_start=previous_frames is None and first_frame == "free",
+            max_clips=max_clips,
+        )
+        cover = sync_mode == "aligned"
+        picture = fit_image(image[0], height, width, cover=cover)
+        history = None if timeline.free_start else _history(picture, first_frame, previous_frames, cover)
+        if pose is not None:
+            _require_pose_length(timeline, pose.shape[0], pose_fps)
+        plan = Plan(
+            timeline=timeline,
+            height=height,
+            width=width,
+            audio_features=audio.features,
+            waveform=audio.waveform,
+            sample_rate_hz=audio.sample_rate_hz,
+            ref_latents=comfy_bridge.encode_pixels(vae, picture[None]),
+            pose_latents=None if pose is None else tuple(_pose_latents(vae, timeline, pose, pose_fps, height, width, cover)),
+            history=history,
+        )
+        return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture))
+
+
+def _nearest(value: int, step: int, low: int, high: int) -> int:
+    return min(max(round(value / step) * step, low), high)
+
+
+def _require_pixels(name: str, pixels: torch.Tensor | None) -> None:
+    if pixels is None:
+        return
+    if pixels.ndim != 4 or pixels.shape[-1] < 3 or pixels.numel() == 0:
+        raise ValueError(f"{name} must be an IMAGE with at least one colour picture, got shape {tuple(pixels.shape)}.")
+    if not torch.isfinite(pixels).all():
+        raise ValueError(f"{name} contains NaN or infinite pixels. Check the node that made it.")
+
+
+def _require_pose_length(timeline: Timeline, num_pose_frames: int, pose_fps: float) -> None:
+    """The reference shows black where the pose runs out; by default that is an error."""
+    needed = 1 + pose_index(timeline.num_frames - 1, pose_fps)
+    if timeline.sync_mode == "aligned" and num_pose_frames < needed:
+        raise ValueError(
+            f"The pose video is too short: it has {num_pose_frames} frames at {pose_fps:g} fps ({num_pose_frames / pose_fps:.2f} s), but the video "
+            f"lasts {timeline.num_frames / VIDEO_FPS:.2f} s and needs {needed}. Give a longer pose video, or set a shorter duration in Encode Audio."
+        )
+
+
+def _history(picture: torch.Tensor, first_frame: str, previous_frames: torch.Tensor | None, cover: bool) -> torch.Tensor:
+    height, width = picture.shape[:2]
+    previous = None if previous_frames is None else fit_frames(previous_frames[-73:], height, width, cover=cover)
+    history = first_history(height, width, previous)
+    return history if first_frame == "free" else start_from_picture(history, picture)
+
+
+def _pose_latents(vae, timeline: Timeline, pose: torch.Tensor, pose_fps: float, height: int, width: int, cover: bool):
+    """Encode the pose of each clip behind a copy of its first picture, whose latent is dropped; missing pictures are black."""
+    for clip in range(timeline.num_clips):
+        frames = timeline.pose_frames(clip, pose.shape[0], pose_fps)
+        pixels = torch.zeros(len(frames), height, width, 3)
+        known = [slot for slot, frame in enumerate(frames) if frame is not None]
+        if known:
+            pixels[known] = fit_frames(pose[[frames[slot] for slot in known]], height, width, cover=cover)
+        yield comfy_bridge.encode_pixels(vae, torch.cat([pixels[:1], pixels]))[:, :, 1:]
+
+
+def _preview(plan: Plan, picture: torch.Tensor) -> torch.Tensor:
+    timeline = plan.timeline
+    seconds = float(Fraction(timeline.num_frames, VIDEO_FPS))
+    return draw_plan(
+        plan.waveform,
+        plan.sample_rate_hz,
+        image=picture,
+        clip_starts_s=[timeline.first_frame(clip) / VIDEO_FPS for clip in range(timeline.num_clips)],
+        seconds=seconds,
+        lines=describe_plan(timeline, plan.height, plan.width, seconds),
+    )

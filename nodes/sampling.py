@@ -1,0 +1,224 @@
+"""The clip loop."""
+
+import hashlib
+import logging
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.clips import Clips
+from ..wan_s2v_model.comfy_bridge import ClipSampler, SamplerSettings
+from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_FRAMES
+from ..wan_s2v_model.pipeline import ClipResult, MotionState, Plan, first_state, run_clips
+from ..wan_s2v_model.run_store import RunStore
+from .sockets import WanS2VClips, WanS2VPlan
+
+logger = logging.getLogger("wan_s2v")
+
+RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
+SPACE_MARGIN = 1.1
+
+
+class WanS2VSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VSampler",
+            display_name="Sample Video (Wan S2V)",
+            category="wan s2v/sampling",
+            description="Samples and decodes clip after clip, each continuing the motion of the one before.",
+            search_aliases=["talking", "singing", "lip sync", "s2v"],
+            inputs=[
+                io.Model.Input("model", tooltip="Wan2.2-S2V from our loader, UNETLoader or a GGUF loader; with or without LoRAs."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt."),
+                io.Conditioning.Input("negative", tooltip="The encoded negative prompt."),
+                io.Vae.Input("vae", tooltip="The Wan2.1 VAE."),
+                WanS2VPlan.Input("plan", tooltip="From Prepare Video (Wan S2V)."),
+                io.Int.Input(
+                    "seed",
+                    default=DEFAULT_SEED,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Noise of clip 0; each later clip uses the next number.",
+                ),
+                io.Int.Input("steps", default=DEFAULT_STEPS, min=1, max=1000, tooltip="Steps per clip. The reference uses 40; step-distilled LoRAs need 4 to 8."),
+                io.Float.Input(
+                    "cfg",
+                    default=DEFAULT_GUIDANCE_SCALE,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Guidance by prompt and sound against the negative prompt in silence. 1 switches it off and halves the time.",
+                ),
+                io.Float.Input(
+                    "shift",
+                    default=DEFAULT_SHIFT,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Moves steps towards high noise. The reference uses 3. A ModelSamplingSD3 node in front of the model wins over this value.",
+                ),
+                io.Combo.Input(
+                    "solver",
+                    options=list(comfy_bridge.SAMPLER_NAMES),
+                    default="unipc",
+                    tooltip="unipc and dpm++ are the reference's own solvers; the others are ComfyUI's samplers.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="",
+                    tooltip="Keeps every finished clip under output/wan_s2v_runs/<name>; queue again to continue after a crash or cancel. Empty: nothing is kept.",
+                ),
+                io.Int.Input(
+                    "redo_from_clip",
+                    default=-1,
+                    min=-1,
+                    max=100_000,
+                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample them again; -1 keeps all.",
+                    advanced=True,
+                ),
+                io.Sampler.Input("sampler", optional=True, tooltip="A ComfyUI sampler to use instead of solver."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels to use instead of steps and shift."),
+            ],
+            outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, run_name, redo_from_clip) -> bool | str:
+        if run_name and not RUN_NAME.fullmatch(run_name):
+            return f"run_name may hold letters, digits, spaces, dots, dashes and underscores and starts with a letter or digit, got {run_name!r}."
+        if redo_from_clip is not None and redo_from_clip < -1:
+            return f"redo_from_clip must be -1 or the number of a clip, got {redo_from_clip}."
+        if redo_from_clip is not None and redo_from_clip >= 0 and run_name == "":
+            return "redo_from_clip needs the run_name of an earlier run."
+        return True
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, vae, plan, seed, steps, cfg, shift, solver, run_name, redo_from_clip, sampler=None, sigmas=None
+    ) -> io.NodeOutput:  # fmt: skip
+        comfy_bridge.require_wan_vae(vae)
+        rounded = plan.timeline.sync_mode == "official"
+        settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded)
+        sample = ClipSampler(model, positive, negative, settings, seed)
+        folder = _run_folder(run_name)
+        _require_space(folder, plan)
+        fingerprint = _fingerprint(model, positive, negative, plan, settings, seed)
+        finished = False
+        try:
+            with RunStore.open(folder, fingerprint) as store:
+                if redo_from_clip >= 0:
+                    store.drop_from(redo_from_clip)
+                _run(store, plan, seed, sample, vae)
+                clips = Clips(store, plan, delete_with_handle=not run_name)
+            finished = True
+        finally:
+            if not finished and not run_name:
+                shutil.rmtree(folder, ignore_errors=True)
+        return io.NodeOutput(clips)
+
+
+def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> None:
+    """Sample the clips that the store does not have yet."""
+    total = plan.timeline.num_clips
+    if store.num_finished >= total:
+        logger.info("all %d clips are there already", total)
+        return
+
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        return comfy_bridge.encode_pixels(vae, frames)
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        _require_finite(latents)
+        return comfy_bridge.decode_latents(vae, latents)
+
+    sample.report_to(total * sample.num_steps)
+    for result in run_clips(plan, _next_state(store, plan, encode), seed, sample=sample, encode=encode, decode=decode):
+        _store(store, plan, result)
+        logger.info("clip %d/%d finished: %d frames", result.clip + 1, total, result.frames.shape[0])
+
+
+def _next_state(store: RunStore, plan: Plan, encode) -> MotionState:
+    """Where to go on: at the start, or behind the last finished clip."""
+    clip = store.num_finished
+    if clip == 0:
+        return first_state(plan, encode)
+    logger.info("continuing the run at clip %d of %d", clip + 1, plan.timeline.num_clips)
+    history = store.read_history(clip - 1)
+    if history is None:  # whole clips replace the history, so its content no longer matters
+        history = torch.zeros(MOTION_FRAMES, plan.height, plan.width, 3)
+    return MotionState(clip, history, store.read_motion_latents(clip - 1))
+
+
+def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
+    is_short = plan.timeline.frames_per_clip < MOTION_FRAMES
+    store.write_clip(
+        result.clip,
+        latents=result.latents[0],
+        motion_latents=result.state.motion_latents,
+        frames=(result.frames * 255).to(torch.uint8),  # truncated, as the reference writes them
+        history=result.state.history if is_short else None,
+    )
+
+
+def _run_folder(run_name: str) -> Path:
+    if run_name:
+        return Path(folder_paths.get_output_directory()) / "wan_s2v_runs" / run_name
+    return Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
+
+
+def _require_space(folder: Path, plan: Plan) -> None:
+    """Raise OSError before any GPU time is spent if the frames will not fit on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = int(SPACE_MARGIN * plan.timeline.num_generated_frames * plan.height * plan.width * 3)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Make room or use a shorter sound.")
+
+
+def _require_finite(latents: torch.Tensor) -> None:
+    if not torch.isfinite(latents).all():
+        raise ValueError(
+            "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
+            "or set attention to comfyui and weight_dtype to bf16 in the model loader."
+        )
+
+
+def _fingerprint(model, positive, negative, plan: Plan, settings: SamplerSettings, seed: int) -> dict[str, str | int | float | bool | None]:
+    """Everything that decides the result, for the manifest of the run."""
+    timeline = plan.timeline
+    return {
+        **comfy_bridge.model_identity(model),
+        "prompt": _digest(*(item[0] for item in positive)),
+        "negative_prompt": _digest(*(item[0] for item in negative)),
+        "audio": _digest(plan.audio_features, plan.waveform),
+        "picture": _digest(plan.ref_latents),
+        "pose": _digest(*(plan.pose_latents or ())),
+        "previous_frames": _digest(*(() if plan.history is None else (plan.history,))),
+        "width": plan.width,
+        "height": plan.height,
+        "frames_per_clip": timeline.frames_per_clip,
+        "clips": timeline.num_clips,
+        "sync_mode": timeline.sync_mode,
+        "seed": seed,
+        "steps": settings.steps,
+        "cfg": settings.cfg,
+        "shift": settings.shift,
+        "solver": settings.solver if settings.sampler is None else type(settings.sampler).__name__,
+        "sigmas": _digest(*(() if settings.sigmas is None else (settings.sigmas,))),
+    }
+
+
+def _digest(*tensors: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16] if tensors else ""

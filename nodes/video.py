@@ -1,0 +1,143 @@
+"""Frames and sound out: as IMAGE and AUDIO, or as a video file."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import InputImpl, io, ui
+
+from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.clips import Clips
+from ..wan_s2v_model.video_writer import FORMATS, VideoWriter
+from .sockets import WanS2VClips
+
+BYTES_PER_PIXEL = 3 * 4  # float32 RGB
+MEMORY_SHARE = 0.8  # of the free memory that one IMAGE may take
+
+
+class WanS2VDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VDecode",
+            display_name="Decode Clips (Wan S2V)",
+            category="wan s2v/video",
+            description="All frames of the video as one IMAGE batch, for upscaling, interpolation and other nodes. Long videos belong in Save Video.",
+            search_aliases=["frames", "s2v"],
+            inputs=[WanS2VClips.Input("clips", tooltip="From the Wan S2V sampler.")],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames, with the 8 bits per colour with which they are kept."),
+                io.Audio.Output(display_name="audio", tooltip="The sound, cut to the duration of the frames."),
+                io.Float.Output(display_name="fps", tooltip="Frame rate: 16."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clips) -> io.NodeOutput:
+        _require_memory(clips)
+        images = torch.cat([frames.float() / 255 for frames in clips.frames()])
+        audio = {"waveform": clips.waveform[None].clone(), "sample_rate": clips.sample_rate_hz}
+        return io.NodeOutput(images, audio, float(clips.fps))
+
+
+class WanS2VSaveVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VSaveVideo",
+            display_name="Save Video (Wan S2V)",
+            category="wan s2v/video",
+            description="Writes a video file with its sound and the workflow inside. Connect clips, a video, or images with audio.",
+            search_aliases=["mp4", "export", "s2v"],
+            inputs=[
+                io.String.Input("filename_prefix", default="video/wan_s2v", tooltip="Folder and beginning of the file name under ComfyUI's output folder."),
+                io.Combo.Input("format", options=list(FORMATS), default=next(iter(FORMATS)), tooltip="Container and codec. mp4 plays everywhere."),
+                io.Int.Input("quality", default=18, min=0, max=51, tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller."),
+                WanS2VClips.Input("clips", optional=True, tooltip="From the Wan S2V sampler; written clip by clip with little memory."),
+                io.Video.Input("video", optional=True, tooltip="A VIDEO of any node."),
+                io.Image.Input("images", optional=True, tooltip="Frames of any node, at fps."),
+                io.Audio.Input("audio", optional=True, tooltip="Sound for images; cut to their duration."),
+                io.Float.Input("fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of images; clips and video bring their own."),
+            ],
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="The saved file."),
+                io.String.Output(display_name="path", tooltip="Where the file is."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix) -> bool | str:
+        if filename_prefix is not None and (Path(filename_prefix).is_absolute() or ".." in filename_prefix.replace("\\", "/").split("/")):
+            return f"filename_prefix must stay inside ComfyUI's output folder, got {filename_prefix!r}."
+        return True
+
+    @classmethod
+    def execute(cls, filename_prefix, format, quality, fps, clips=None, video=None, images=None, audio=None) -> io.NodeOutput:
+        connected = [name for name, value in (("clips", clips), ("video", video), ("images", images)) if value is not None]
+        if len(connected) != 1:
+            raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
+        if clips is not None:
+            frames, sound, rate = clips.frames(), (clips.waveform, clips.sample_rate_hz), Fraction(clips.fps)
+            height, width = clips.height, clips.width
+        else:
+            images, audio, rate = (images, audio, fps) if video is None else _components(video)
+            _require_frames(images)
+            frames, sound, rate = iter([images]), _sound(audio), Fraction(rate).limit_denominator(1001)
+            height, width = images.shape[1:3]
+
+        video_format = FORMATS[format]
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), width, height
+        )  # fmt: skip
+        file = f"{name}_{counter:05}_.{video_format.container}"
+        path = Path(folder) / file
+        options = {"video_format": video_format, "quality": quality, "audio": sound, "metadata": cls._metadata()}
+        with VideoWriter(path, width=width, height=height, fps=rate, **options) as writer:
+            for batch in frames:
+                comfy_bridge.raise_if_interrupted()
+                writer.write(batch)
+        preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=preview)
+
+    @classmethod
+    def _metadata(cls) -> dict[str, str]:
+        """The workflow, from which ComfyUI rebuilds the graph when the file is dropped on the canvas."""
+        if not comfy_bridge.metadata_enabled():
+            return {}
+        entries = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        return {name: json.dumps(value) for name, value in entries.items() if value is not None}
+
+
+def _components(video) -> tuple[torch.Tensor, dict | None, Fraction]:
+    parts = video.get_components()
+    return parts.images, parts.audio, parts.frame_rate
+
+
+def _sound(audio: dict | None) -> tuple[torch.Tensor, int] | None:
+    if audio is None:
+        return None
+    waveform = audio["waveform"][0].float().cpu()
+    if not torch.isfinite(waveform).all():
+        raise ValueError("The audio contains NaN or infinite samples. Check the node that made it.")
+    return waveform, int(audio["sample_rate"])
+
+
+def _require_frames(images: torch.Tensor) -> None:
+    if images.ndim != 4 or images.shape[0] == 0 or images.shape[-1] < 3:
+        raise ValueError(f"images must hold at least one colour picture, got shape {tuple(images.shape)}.")
+    if not torch.isfinite(images).all():
+        raise ValueError("images contains NaN or infinite pixels. Check the node that made it.")
+
+
+def _require_memory(clips: Clips) -> None:
+    needed = clips.num_frames * clips.height * clips.width * BYTES_PER_PIXEL
+    free = comfy_bridge.free_host_memory()
+    if needed > MEMORY_SHARE * free:
+        raise MemoryError(
+            f"{clips.num_frames} frames of {clips.width}x{clips.height} need {needed / 1e9:.1f} GB as IMAGE, but only {free / 1e9:.1f} GB of memory are free. "
+            "Connect the clips to Save Video (Wan S2V), which writes them one by one."
+        )

@@ -1,0 +1,77 @@
+"""Load a workflow into ComfyUI's front end, check that no node is broken, and store a picture of the canvas."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli.canvas import find_browser, open_canvas  # noqa: E402
+from cli.server import ComfyServer, ServerError, prepare_base_directory  # noqa: E402
+
+WORKFLOW = ROOT / "workflows" / "wan_s2v_quick_start.json"
+PICTURE = ROOT / "docs" / "images" / "quick_start.png"
+MODEL_FILES = (
+    "diffusion_models/wan2.2_s2v_14B_bf16.safetensors",
+    "text_encoders/umt5_xxl_fp16.safetensors",
+    "audio_encoders/wav2vec2_large_english_fp16.safetensors",
+    "vae/wan_2.1_vae.safetensors",
+)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    browser = find_browser()
+    if browser is None:
+        print("No Chromium found. Install one (Debian: apt-get install chromium), then run this again.", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        base = prepare_base_directory(Path(folder), ROOT)
+        fill_choices(base)
+        try:
+            problems = take_picture(arguments.workflow, arguments.output, base, browser)
+        except ServerError as error:
+            print(error, file=sys.stderr)
+            return 1
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(arguments.output)
+    return 1 if problems else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/screenshot", description=__doc__)
+    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="workflow in UI format (default: the quick start)")
+    parser.add_argument("--output", type=Path, default=PICTURE, help="PNG to write (default: docs/images/quick_start.png)")
+    return parser.parse_args()
+
+
+def fill_choices(base: Path) -> None:
+    """Put the sample inputs and empty files with the model names in place: the canvas only lists names."""
+    for name in MODEL_FILES:
+        (base / "models" / name).touch()
+    for sample in (ROOT / "samples").iterdir():
+        shutil.copy(sample, base / "input")
+
+
+def take_picture(workflow: Path, output: Path, base: Path, browser: str) -> list[str]:
+    """Store the picture and return what is wrong with the nodes."""
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    with (
+        ComfyServer(comfyui, base, cpu=True, extra_args=["--disable-api-nodes"]) as server,
+        open_canvas(server.url, browser=browser) as canvas,
+    ):
+        canvas.load(json.loads(workflow.read_text(encoding="utf-8")))
+        canvas.screenshot(output)
+        return canvas.problems()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

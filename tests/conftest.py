@@ -1,0 +1,14 @@
+"""Loads the pack under the alias `wan_s2v_pack`, as ComfyUI would under a name of its own."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ALIAS = "wan_s2v_pack"
+
+if ALIAS not in sys.modules:
+    spec = importlib.util.spec_from_file_location(ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[ALIAS] = module
+    spec.loader.exec_module(module)

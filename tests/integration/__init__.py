@@ -1,0 +1,1 @@
+"""Tests against a real ComfyUI server on the CPU, with the tiny model set."""

@@ -1,0 +1,65 @@
+"""One headless ComfyUI for the whole session, with the tiny model set and the stand-in nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wan_s2v_pack.cli.client import ComfyClient
+from wan_s2v_pack.cli.server import ComfyServer, link_pack, prepare_base_directory
+
+from .rendering import Renderer
+from .sounds import read_wav
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_INS = Path(__file__).parent / "stand_ins"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.comfy)
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    if "COMFYUI_PATH" not in os.environ:
+        pytest.skip("COMFYUI_PATH is not set; scripts/test sets it")
+    return Path(os.environ["COMFYUI_PATH"])
+
+
+@pytest.fixture(scope="session")
+def base_directory(tmp_path_factory: pytest.TempPathFactory, comfyui_path: Path) -> Path:
+    base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)
+    link_pack(STAND_INS, base / "custom_nodes" / "stand_ins")
+    subprocess.run([sys.executable, ROOT / "scripts" / "make_tiny_models.py", base / "models"], check=True)
+    for sample in (ROOT / "samples").iterdir():
+        shutil.copy(sample, base / "input")
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path: Path, base_directory: Path) -> Iterator[ComfyServer]:
+    with ComfyServer(comfyui_path, base_directory, cpu=True, extra_args=["--disable-api-nodes"]) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ComfyServer) -> ComfyClient:
+    return ComfyClient(server.url)
+
+
+@pytest.fixture
+def renderer(server: ComfyServer, client: ComfyClient) -> Renderer:
+    return Renderer(server, client)
+
+
+@pytest.fixture
+def sample_speech() -> tuple[np.ndarray, int]:
+    return read_wav(ROOT / "samples" / "sample_speech.wav")

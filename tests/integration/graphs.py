@@ -1,0 +1,78 @@
+"""Prompts in API format for the tests: the shipped workflows with the tiny model set and small settings."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK_START = ROOT / "cli" / "workflows" / "quick_start.json"
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+TINY_FILES = {
+    "wan2.2_s2v_14B_bf16.safetensors": "wan_s2v_tiny.safetensors",
+    "umt5_xxl_fp16.safetensors": "umt5_tiny.safetensors",
+    "wav2vec2_large_english_fp16.safetensors": "wav2vec2-tiny/model.safetensors",
+    "wan_2.1_vae.safetensors": "wan_2.1_vae_tiny.safetensors",
+}
+WIDTH, HEIGHT = 96, 64
+FRAMES_PER_CLIP = 16
+SMALL = {
+    "WanS2VAudioEncode": {"duration": 1.5},  # 24 frames: two clips, the second one not full
+    "WanS2VPrepare": {"size": "custom", "width": WIDTH, "height": HEIGHT, "frames_per_clip": FRAMES_PER_CLIP},
+    "WanS2VSampler": {"steps": 2},
+}
+
+
+def quick_start(**changes: Any) -> Prompt:
+    """The quick-start workflow on the tiny set; `changes` go to whichever node has an input of that name."""
+    return change(shrink(json.loads(QUICK_START.read_text(encoding="utf-8"))), **changes)
+
+
+def shrink(prompt: Prompt) -> Prompt:
+    """Replace model files, sizes and steps by tiny ones."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        inputs = node["inputs"]
+        for name, value in inputs.items():
+            if isinstance(value, str):
+                inputs[name] = TINY_FILES.get(value, value)
+        inputs.update(SMALL.get(node["class_type"], {}))
+    return prompt
+
+
+def change(prompt: Prompt, **changes: Any) -> Prompt:
+    """Set inputs by name; each name must belong to exactly one node."""
+    for name, value in changes.items():
+        owners = [node for node in prompt.values() if name in node["inputs"]]
+        assert len(owners) == 1, f"{len(owners)} nodes have an input {name}"
+        owners[0]["inputs"][name] = value
+    return prompt
+
+
+def find(prompt: Prompt, class_type: str) -> str:
+    """The id of the only node of a type."""
+    (node_id,) = (key for key, node in prompt.items() if node["class_type"] == class_type)
+    return node_id
+
+
+def inputs_of(prompt: Prompt, class_type: str) -> dict[str, Any]:
+    return prompt[find(prompt, class_type)]["inputs"]
+
+
+def add(prompt: Prompt, class_type: str, **inputs: Any) -> str:
+    """Add a node and return its id."""
+    node_id = str(max(map(int, prompt)) + 1)
+    prompt[node_id] = {"class_type": class_type, "inputs": inputs}
+    return node_id
+
+
+def patch_model(prompt: Prompt, class_type: str, **inputs: Any) -> str:
+    """Put a MODEL -> MODEL node in front of the sampler."""
+    sampler = inputs_of(prompt, "WanS2VSampler")
+    node_id = add(prompt, class_type, model=sampler["model"], **inputs)
+    sampler["model"] = [node_id, 0]
+    return node_id

@@ -1,0 +1,54 @@
+"""Cancel a prompt in the middle; the server must be ready for the next one."""
+
+from __future__ import annotations
+
+import pytest
+from wan_s2v_pack.cli.client import PromptInterrupted
+
+from .graphs import find, quick_start
+
+
+@pytest.mark.parametrize("stop_at", [1, 3], ids=["first clip", "second clip"])
+def test_cancel_while_sampling_then_run_again(stop_at, renderer):
+    prompt = quick_start(seed=100 + stop_at, filename_prefix=f"cancel/{stop_at}")
+    sampler = find(prompt, "WanS2VSampler")
+    before = renderer.output_files()
+    prompt_id = renderer.client.queue(prompt)
+
+    def cancel(step):
+        if step.node == sampler and step.value >= stop_at:
+            renderer.client.interrupt(prompt_id)
+
+    with pytest.raises(PromptInterrupted) as stopped:
+        renderer.client.wait(prompt_id, cancel)
+    assert stopped.value.node_id == sampler
+    assert renderer.output_files() == before
+    video = renderer.render(prompt)
+    assert video.num_frames == 24
+
+
+def test_cancelled_in_the_queue_does_not_run(renderer):
+    before = renderer.output_files()
+    first = renderer.client.queue(quick_start(seed=110, filename_prefix="cancel/running"))
+    second = renderer.client.queue(quick_start(seed=111, filename_prefix="cancel/waiting"))
+    renderer.client.interrupt(second)
+    renderer.client.wait(first)
+    with pytest.raises(PromptInterrupted):
+        renderer.client.wait(second)
+    written = {path.name for path in renderer.output_files() - before}
+    assert any(name.startswith("running") for name in written)
+    assert not any(name.startswith("waiting") for name in written)
+
+
+def test_memory_does_not_grow_with_cancelled_prompts(renderer):
+    def cancel_one(seed):
+        prompt = quick_start(seed=seed, steps=4)
+        prompt_id = renderer.client.queue(prompt)
+        with pytest.raises(PromptInterrupted):
+            renderer.client.wait(prompt_id, lambda step: renderer.client.interrupt(prompt_id))
+
+    cancel_one(120)
+    before = renderer.server.memory_bytes()
+    for seed in range(121, 126):
+        cancel_one(seed)
+    assert renderer.server.memory_bytes() - before < 100 * 2**20

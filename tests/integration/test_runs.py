@@ -1,0 +1,82 @@
+"""Runs with a name: finished clips are kept, a second call goes on or says what changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from wan_s2v_pack.cli.client import PromptFailed, PromptInterrupted
+
+from .graphs import find, quick_start
+
+THREE_CLIPS = {"duration": 2.5}  # 40 frames: 13 + 16 + 11
+TOTAL_STEPS = 6
+
+
+def progress_of(renderer, prompt) -> tuple[list[int], np.ndarray]:
+    """Values that the sampler reported, and the frames."""
+    seen = []
+    video = renderer.render(prompt, seen.append)
+    sampler = find(prompt, "WanS2VSampler")
+    return [step.value for step in seen if step.node == sampler], video.luma
+
+
+def forget(renderer) -> None:
+    """Make ComfyUI run every node again, and load every model again."""
+    renderer.client.free()
+
+
+def clips_of(renderer, run_name) -> list[str]:
+    return sorted(path.name for path in renderer.server.output_directory.rglob("clip_*") if run_name in str(path.parent))
+
+
+def test_resume_after_cancel_gives_the_same_frames(renderer):
+    _, whole = progress_of(renderer, quick_start(seed=200, filename_prefix="runs/whole", **THREE_CLIPS))
+    prompt = quick_start(seed=200, run_name="resumed", filename_prefix="runs/resumed", **THREE_CLIPS)
+    prompt_id = renderer.client.queue(prompt)
+    sampler = find(prompt, "WanS2VSampler")
+
+    def cancel(step):
+        if step.node == sampler and step.value == TOTAL_STEPS // 3 + 1:
+            renderer.client.interrupt(prompt_id)
+
+    with pytest.raises(PromptInterrupted):
+        renderer.client.wait(prompt_id, cancel)
+    kept = clips_of(renderer, "resumed")
+    assert len(kept) >= 1
+    steps, frames = progress_of(renderer, prompt)
+    assert min(steps) > 0
+    assert len(clips_of(renderer, "resumed")) == 3
+    assert np.array_equal(frames, whole)
+
+
+def test_finished_run_is_not_sampled_again(renderer):
+    prompt = quick_start(seed=201, run_name="finished", filename_prefix="runs/finished", **THREE_CLIPS)
+    _, first = progress_of(renderer, prompt)
+    files = {path: path.stat().st_mtime_ns for path in renderer.server.output_directory.rglob("clip_*") if "finished" in str(path)}
+    forget(renderer)
+    _, second = progress_of(renderer, prompt)
+    assert np.array_equal(first, second)
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_redo_from_a_clip_keeps_the_earlier_ones(renderer):
+    prompt = quick_start(seed=202, run_name="redone", filename_prefix="runs/redone", **THREE_CLIPS)
+    _, first = progress_of(renderer, prompt)
+    redo = quick_start(seed=202, run_name="redone", redo_from_clip=1, filename_prefix="runs/redone", **THREE_CLIPS)
+    _, second = progress_of(renderer, redo)
+    assert np.array_equal(first, second), "the same settings must give the same clips"
+
+
+def test_changed_settings_are_refused_with_what_changed(renderer):
+    renderer.render(quick_start(seed=203, run_name="changed", filename_prefix="runs/changed"))
+    with pytest.raises(PromptFailed, match=r"seed.*203.*204") as refused:
+        renderer.render(quick_start(seed=204, run_name="changed", filename_prefix="runs/changed"))
+    assert refused.value.node_type == "WanS2VSampler"
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../b", "/absolute"])
+def test_run_name_must_stay_in_the_output_folder(name, renderer):
+    before = renderer.output_files()
+    with pytest.raises((PromptFailed, ValueError, RuntimeError), match=r"(?i)run name|outside|output"):
+        renderer.render(quick_start(run_name=name))
+    assert renderer.output_files() == before

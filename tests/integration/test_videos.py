@@ -1,0 +1,93 @@
+"""The main path: every shipped workflow renders, and the file is what was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from wan_s2v_pack.cli.convert import ui_to_api
+
+from .graphs import HEIGHT, QUICK_START, SMALL, WIDTH, WORKFLOWS, quick_start, shrink
+
+FPS = 16
+FRAME_S = 1 / FPS
+SECONDS = SMALL["WanS2VAudioEncode"]["duration"]
+
+
+def check_file(video, seconds=SECONDS):
+    assert (video.video_codec, video.audio_codec) == ("h264", "aac")
+    assert video.size == (WIDTH, HEIGHT)
+    assert video.fps == FPS
+    assert video.num_frames == round(seconds * FPS)
+    assert np.allclose(np.diff(video.frame_times), FRAME_S, atol=1e-4)
+    assert video.frame_times[0] == pytest.approx(0, abs=1e-4)
+    assert abs(video.sound_seconds - video.picture_seconds) <= FRAME_S
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_shipped_workflow_renders(path, renderer):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    prompt = shrink(ui_to_api(workflow, renderer.client.object_info()))
+    video = renderer.render(prompt, workflow=workflow)
+    check_file(video)
+    assert video.stored_json("workflow") == workflow
+    assert {key: node["class_type"] for key, node in video.stored_json("prompt").items()} == {
+        key: node["class_type"] for key, node in prompt.items()
+    }
+
+
+def test_the_demo_prompt_is_the_quick_start_workflow(client):
+    (workflow,) = (json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOWS if path.stem == "wan_s2v_quick_start")
+    assert json.loads(QUICK_START.read_text(encoding="utf-8")) == ui_to_api(workflow, client.object_info())
+
+
+def test_picture_moves_and_differs_from_clip_to_clip(renderer):
+    frames = renderer.render(quick_start(seed=3)).luma.astype(np.float32)
+    changes = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2))
+    assert (changes > 0).mean() > 0.5, "the picture stands still"
+    assert frames.std() > 1, "the picture is blank"
+
+
+def test_sound_is_the_selected_part_of_the_input(renderer, sample_speech):
+    waveform, rate = sample_speech
+    video = renderer.render(quick_start(start=0.5, duration=1.0))
+    check_file(video, 1.0)
+    assert video.sample_rate == rate
+    expected = waveform[rate // 2 : rate // 2 + rate]
+    count = min(len(expected), len(video.sound))
+    assert np.corrcoef(expected[:count], video.sound[:count])[0, 1] > 0.95
+
+
+def test_two_videos_in_one_queue(renderer):
+    prompts = [quick_start(seed=seed, filename_prefix=f"queue/{seed}") for seed in (1, 2)]
+    ids = [renderer.client.queue(prompt) for prompt in prompts]
+    paths = [renderer.video_path(renderer.client.wait(prompt_id)) for prompt_id in ids]
+    assert paths[0] != paths[1]
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+
+
+def test_same_prompt_again_gives_the_same_frames(renderer):
+    first = renderer.render(quick_start(seed=7, filename_prefix="same/a"))
+    prompt = quick_start(seed=7, filename_prefix="same/b", steps=2)
+    second = renderer.render(prompt)
+    assert np.array_equal(first.luma, second.luma)
+
+
+@pytest.mark.parametrize("name", ["webm (vp9)", "mp4 (h264)"])
+def test_formats(name, renderer):
+    video = renderer.render(quick_start(format=name, quality=30, filename_prefix="formats/a"))
+    assert video.path.suffix == "." + name.split()[0]
+    assert video.num_frames == round(SECONDS * FPS)
+    assert abs(video.sound_seconds - video.picture_seconds) <= FRAME_S
+
+
+def test_progress_counts_the_steps_of_all_clips(renderer):
+    seen = []
+    prompt = quick_start(seed=11, steps=3)
+    renderer.render(prompt, seen.append)
+    (sampler,) = (key for key, node in prompt.items() if node["class_type"] == "WanS2VSampler")
+    steps = [step for step in seen if step.node == sampler]
+    assert steps, "the sampler reported no progress"
+    assert [step.value for step in steps] == sorted(step.value for step in steps)
+    assert steps[-1].value == steps[-1].maximum

@@ -1,0 +1,61 @@
+"""Attention over token sequences; the kernel is passed in, so that ComfyUI's choice and overrides apply."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import WanS2VConfig
+from .rope import apply_rope
+
+AttentionFunction = Callable[..., Tensor]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    """PyTorch's scaled dot product attention on [B, S, heads * head_dim] tensors."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # [B, S, D] -> [B, H, S, d]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Self or cross attention with RMS-normalised queries and keys.
+
+    The normalisation runs over all channels, not per head, as in the reference.
+    """
+
+    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+        super().__init__()
+        self.num_heads = config.num_heads
+        factory = {"dtype": dtype, "device": device}
+        dim = config.dim
+        self.q = operations.Linear(dim, dim, **factory)
+        self.k = operations.Linear(dim, dim, **factory)
+        self.v = operations.Linear(dim, dim, **factory)
+        self.o = operations.Linear(dim, dim, **factory)
+        self.norm_q = operations.RMSNorm(dim, eps=config.eps, **factory)
+        self.norm_k = operations.RMSNorm(dim, eps=config.eps, **factory)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        rope: tuple[Tensor, Tensor] | None = None,
+        *,
+        attention: AttentionFunction = sdpa,
+        transformer_options: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """Attend from x to context (x itself when None).
+
+        Args:
+            x: [B, S, dim]. context: [B, L, dim]. rope: cos and sin, each [S, head_dim // 2].
+        Returns:
+            [B, S, dim].
+        """
+        context = x if context is None else context
+        q = self.norm_q(self.q(x))
+        k = self.norm_k(self.k(context))
+        v = self.v(context)
+        if rope is not None:
+            q, k = (apply_rope(t.unflatten(-1, (self.num_heads, -1)), *rope).flatten(2) for t in (q, k))
+        return self.o(attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))

@@ -1,0 +1,91 @@
+"""Builds transformers' Wav2Vec2Model from a Hugging Face folder or a single file, strictly."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .checkpoint import CheckpointError, describe
+from .constants import NUM_AUDIO_LAYERS
+
+HEAD_DIM = 64  # of every published wav2vec2 model
+LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside the file
+    "do_stable_layer_norm": True,
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
+}
+UNUSED = re.compile(r"^(lm_head\.|quantizer\.|project_(q|hid)\.|masked_spec_embed$)")
+POSITIONAL_CONV = "encoder.pos_conv_embed.conv."
+
+
+def load_wav2vec2(path: Path) -> nn.Module:
+    """Load a wav2vec2 model in float32 on the CPU.
+
+    Args:
+        path: a weights file; `config.json` in the same folder is used when present.
+    Raises:
+        CheckpointError: if the file is not wav2vec2 or does not fit its configuration.
+    """
+    from transformers import Wav2Vec2Config, Wav2Vec2Model  # slow to import
+
+    state_dict = clean_state_dict(_read(path))
+    if "feature_extractor.conv_layers.0.conv.weight" not in state_dict:
+        raise CheckpointError(
+            f"{path.name} is not a wav2vec2 audio encoder: it looks like {describe(set(state_dict))}. "
+            "Pick the wav2vec2-large-xlsr-53-english file in models/audio_encoders."
+        )
+    config = Wav2Vec2Config(**read_config(path, state_dict))
+    if config.num_hidden_layers + 1 != NUM_AUDIO_LAYERS:
+        raise CheckpointError(
+            f"{path.name} has {config.num_hidden_layers} layers; Wan2.2-S2V needs {NUM_AUDIO_LAYERS - 1}. Use wav2vec2-large-xlsr-53-english."
+        )
+    config._attn_implementation = "sdpa"
+    model = Wav2Vec2Model(config)
+    nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+    model.masked_spec_embed = None
+    result = model.load_state_dict(state_dict, strict=False)
+    if result.missing_keys or result.unexpected_keys:
+        raise CheckpointError(
+            f"{path.name} does not fit its configuration: missing {result.missing_keys[:3]}, unexpected {result.unexpected_keys[:3]}. "
+            "Download the whole wav2vec2 folder again."
+        )
+    return model.train(False).requires_grad_(False)
+
+
+def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Strip the `wav2vec2.` prefix and training heads; fold the weight norm of the positional convolution."""
+    stripped = {name.removeprefix("wav2vec2."): tensor for name, tensor in state_dict.items()}
+    kept = {name: tensor.float() for name, tensor in stripped.items() if not UNUSED.match(name)}
+    for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
+        if POSITIONAL_CONV + gain in kept:
+            g, v = kept.pop(POSITIONAL_CONV + gain), kept.pop(POSITIONAL_CONV + direction)
+            kept[POSITIONAL_CONV + "weight"] = torch._weight_norm(v, g, dim=2)
+    return kept
+
+
+def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
+    """The model's config.json, or the published large configuration with the dimensions of the tensors."""
+    config_file = path.parent / "config.json"
+    if config_file.is_file():
+        return json.loads(config_file.read_text())
+    hidden = state_dict["encoder.layer_norm.weight"].shape[0]
+    layers = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("encoder.layers."))
+    positional = state_dict[POSITIONAL_CONV + "weight"]
+    return {
+        **LARGE_CONFIG,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, hidden // HEAD_DIM),
+        "intermediate_size": state_dict["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape[0],
+        "num_conv_pos_embeddings": positional.shape[2],
+        "num_conv_pos_embedding_groups": hidden // positional.shape[1],
+    }
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

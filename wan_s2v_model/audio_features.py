@@ -1,0 +1,108 @@
+"""Waveform -> wav2vec2 hidden states (50 Hz) -> 30 Hz -> one feature vector per video frame (16 fps). Pure tensors."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor
+
+from .constants import AUDIO_HZ, SAMPLE_RATE_HZ, VIDEO_FPS, WAV2VEC_HZ
+
+WAV2VEC_WINDOW = 400  # samples under the first wav2vec2 frame
+WAV2VEC_HOP = SAMPLE_RATE_HZ // WAV2VEC_HZ
+
+
+@dataclass(frozen=True)
+class EncodedAudio:
+    """A sound and what the model hears of it.
+
+    Attributes:
+        features: [layers, channels, frames] at 16 fps. waveform: [C, T], the sound that will be played.
+        num_samples_16khz: length of what wav2vec2 heard.
+    """
+
+    features: Tensor
+    waveform: Tensor
+    sample_rate_hz: int
+    num_samples_16khz: int
+
+
+def to_mono_16khz(waveform: Tensor, sample_rate_hz: int) -> Tensor:
+    """[C, T] at any rate -> [T'] float32 at 16 kHz: mean of the channels, then a band-limited resampling."""
+    mono = waveform.float().mean(dim=0)
+    return torchaudio.functional.resample(mono, sample_rate_hz, SAMPLE_RATE_HZ)
+
+
+def normalise(waveform: Tensor) -> Tensor:
+    """Zero mean and unit (population) variance over the whole file, as the reference's processor does."""
+    return (waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)
+
+
+def num_wav2vec_frames(num_samples: int) -> int:
+    """Hidden states for that many samples at 16 kHz."""
+    return max(0, (num_samples - WAV2VEC_WINDOW) // WAV2VEC_HOP + 1)
+
+
+def num_audio_rows(num_wav2vec: int) -> int:
+    """Rows at 30 Hz; the reference's double arithmetic, which is one below the exact value for some lengths."""
+    return int(num_wav2vec / float(WAV2VEC_HZ) * AUDIO_HZ)
+
+
+def row_of_frame(frame: int) -> int:
+    """Row at 30 Hz that video frame `frame` takes; ties go to the even row."""
+    return round(AUDIO_HZ / VIDEO_FPS * frame)
+
+
+def num_audio_frames(num_rows: int) -> int:
+    """Video frames at 16 fps for which a row exists."""
+    frames = int(num_rows * VIDEO_FPS / AUDIO_HZ)
+    while row_of_frame(frames) < num_rows:
+        frames += 1
+    while frames > 0 and row_of_frame(frames - 1) >= num_rows:
+        frames -= 1
+    return frames
+
+
+@torch.no_grad()
+def hidden_states(wav2vec2: torch.nn.Module, waveform: Tensor) -> Tensor:
+    """All hidden states of a `transformers` Wav2Vec2Model.
+
+    Index 0 is the input of layer 1; the last one is taken after the encoder's final layer norm
+    (transformers 5 no longer does so in `hidden_states`).
+
+    Args:
+        waveform: [T] normalised, at 16 kHz, on the model's device and in its dtype.
+    Returns:
+        [layers + 1, frames, channels].
+    """
+    output = wav2vec2(waveform[None], output_hidden_states=True)
+    return torch.cat([*output.hidden_states[:-1], output.last_hidden_state])
+
+
+def resample_rows(hidden: Tensor) -> Tensor:
+    """[layers, frames at 50 Hz, channels] -> [layers, rows at 30 Hz, channels], linear, first and last rows aligned."""
+    rows = num_audio_rows(hidden.shape[1])
+    if rows == 0:
+        return hidden[:, :0]
+    return F.interpolate(hidden.transpose(1, 2), size=rows, mode="linear", align_corners=True).transpose(1, 2)
+
+
+def pick_frames(rows: Tensor) -> Tensor:
+    """[layers, rows at 30 Hz, channels] -> [layers, channels, frames at 16 fps]."""
+    index = [row_of_frame(frame) for frame in range(num_audio_frames(rows.shape[1]))]
+    return rows[:, index].transpose(1, 2)
+
+
+def gather_slots(features: Tensor, frames: list[int | None]) -> Tensor:
+    """Features of one clip; None gives zeros, as the reference feeds past the end of the audio.
+
+    Args:
+        features: [layers, channels, frames at 16 fps].
+    Returns:
+        [1, layers, channels, len(frames)].
+    """
+    out = features.new_zeros(*features.shape[:2], len(frames))
+    known = [slot for slot, frame in enumerate(frames) if frame is not None]
+    out[..., known] = features[..., [frames[slot] for slot in known]]
+    return out[None]

@@ -1,0 +1,143 @@
+"""Audio inside the transformer: the causal encoder of wav2vec2 features and the cross attention that injects them.
+
+The module names, `casual` included, are those of the checkpoint.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention, AttentionFunction
+from .config import WanS2VConfig
+from .constants import MOTION_FRAMES, MOTION_LATENTS
+from .layers import CastWeights, cast_weights, layer_norm, run_as_input
+
+ADALN_EPS = 1e-5  # unlike every other norm of the model
+
+
+class CausalConv(nn.Module):
+    """Convolution over time that sees no future: the left edge is padded with copies of the first sample."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, operations, dtype=None, device=None):
+        super().__init__()
+        self.conv = operations.Conv1d(in_channels, out_channels, kernel_size=3, stride=stride, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
+        """[B, T, C_in] -> [B, ceil(T / stride), C_out]."""
+        x = F.pad(x.transpose(1, 2), (2, 0), mode="replicate")
+        return run_as_input(self.conv, x, cast).transpose(1, 2)
+
+
+class MotionAudioEncoder(nn.Module):
+    """Features at 16 fps -> tokens per latent frame: a global one for AdaLN and several local ones for attention."""
+
+    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+        super().__init__()
+        factory = {"operations": operations, "dtype": dtype, "device": device}
+        dim = config.dim
+        self.num_tokens = config.num_audio_tokens
+        self.eps = config.eps
+        self.conv1_local = CausalConv(config.audio_dim, dim // 4 * self.num_tokens, 1, **factory)
+        self.conv1_global = CausalConv(config.audio_dim, dim // 4, 1, **factory)
+        self.conv2 = CausalConv(dim // 4, dim // 2, 2, **factory)
+        self.conv3 = CausalConv(dim // 2, dim, 2, **factory)
+        self.final_linear = operations.Linear(dim, dim, dtype=dtype, device=device)
+        self.padding_tokens = nn.Parameter(torch.empty(1, 1, 1, dim, dtype=dtype, device=device))
+
+    def forward(self, x: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
+        """[B, T, audio_dim] -> global [B, T/4, 1, dim] and local [B, T/4, num_tokens + 1, dim]."""
+        batch = x.shape[0]
+        local = self.conv1_local(x, cast).unflatten(2, (self.num_tokens, -1))
+        local = local.transpose(1, 2).flatten(0, 1)  # [B, T, tokens * c] -> [B * tokens, T, c]
+        local = self._downsample(local, cast).unflatten(0, (batch, -1)).transpose(1, 2)  # -> [B, T/4, tokens, dim]
+        padding = self.padding_tokens.to(local).expand(batch, local.shape[1], 1, -1)
+        whole = run_as_input(self.final_linear, self._downsample(self.conv1_global(x, cast), cast), cast)
+        return whole.unsqueeze(2), torch.cat([local, padding], dim=2)
+
+    def _downsample(self, x: Tensor, cast: CastWeights) -> Tensor:
+        x = F.silu(layer_norm(x, self.eps))
+        x = F.silu(layer_norm(self.conv2(x, cast), self.eps))
+        return F.silu(layer_norm(self.conv3(x, cast), self.eps))
+
+
+class CausalAudioEncoder(nn.Module):
+    """Mixes the wav2vec2 layers, adds the context before the clip and encodes."""
+
+    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(1, config.num_audio_layers, 1, 1, dtype=dtype, device=device))
+        self.encoder = MotionAudioEncoder(config, operations=operations, dtype=dtype, device=device)
+
+    def forward(self, features: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
+        """Encode the features of one clip; the 73 frames before it repeat its own first frame, as in the reference.
+
+        Args:
+            features: [B, layers, audio_dim, frames] at 16 fps.
+        Returns:
+            Global [B, F, 1, dim] and local [B, F, num_tokens + 1, dim], float32, F = frames / 4.
+        """
+        whole, local = self.encode_padded(features, cast)
+        return whole[:, MOTION_LATENTS:], local[:, MOTION_LATENTS:]
+
+    def encode_padded(self, features: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
+        """Like forward, with the latents of the repeated first frame still in front."""
+        features = features.float()
+        history = features[..., :1].expand(-1, -1, -1, MOTION_FRAMES)
+        features = torch.cat([history, features], dim=-1)
+        weights = F.silu(self.weights.to(features))
+        mixed = (features * weights).sum(dim=1) / weights.sum(dim=1)  # [B, L, C, T] -> [B, C, T]
+        return self.encoder(mixed.transpose(1, 2), cast)
+
+
+class AdaLayerNorm(nn.Module):
+    """Layer norm of one frame's tokens, scaled and shifted by that frame's global audio token."""
+
+    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+        super().__init__()
+        self.linear = operations.Linear(config.dim, 2 * config.dim, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, audio_global: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, F, n, dim] tokens and [B, F, 1, dim] audio -> [B, F, n, dim] in `dtype`."""
+        shift, scale = self.linear(F.silu(audio_global).to(dtype)).float().chunk(2, dim=-1)
+        return torch.addcmul(shift, layer_norm(x, ADALN_EPS), 1 + scale).to(dtype)
+
+
+class AudioInjector(nn.Module):
+    """After chosen blocks, lets every video token attend to the audio tokens of its own latent frame."""
+
+    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+        super().__init__()
+        factory = {"operations": operations, "dtype": dtype, "device": device}
+        count = len(config.audio_inject_layers)
+        self.index_of_block = {block: index for index, block in enumerate(config.audio_inject_layers)}
+        self.injector = nn.ModuleList(Attention(config, **factory) for _ in range(count))
+        self.injector_adain_layers = nn.ModuleList(AdaLayerNorm(config, **factory) for _ in range(count))
+
+    def forward(
+        self,
+        x: Tensor,
+        block_index: int,
+        audio: tuple[Tensor, Tensor],
+        split: int,
+        *,
+        dtype: torch.dtype,
+        attention: AttentionFunction,
+        transformer_options: dict[str, Any],
+    ) -> Tensor:
+        """Add the audio attention of block `block_index` to the first `split` tokens of x [B, S, dim].
+
+        Args:
+            audio: global [B, F, 1, dim] and local [B, F, tokens, dim].
+        """
+        index = self.index_of_block.get(block_index)
+        if index is None:
+            return x
+        audio_global, audio_local = audio
+        video = x[:, :split].unflatten(1, (audio_global.shape[1], -1))  # [B, F, n, dim]
+        query = self.injector_adain_layers[index](video, audio_global, dtype).flatten(0, 1)
+        keys = audio_local.to(dtype).flatten(0, 1)  # [B * F, tokens, dim]
+        y = self.injector[index](query, keys, attention=attention, transformer_options=transformer_options)
+        x[:, :split] += y.reshape(x.shape[0], split, -1).to(x.dtype)
+        return x

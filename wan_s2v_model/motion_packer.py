@@ -1,0 +1,33 @@
+"""Packs 19 latents of history into few tokens: the newest at full size, older ones pooled 2x and 4x."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import WanS2VConfig
+from .constants import MOTION_BUCKETS, MOTION_LATENTS
+from .layers import CastWeights, cast_weights, run_as_input
+
+
+class MotionPacker(nn.Module):
+    """Three convolutions over the newest 1, the 2 before and the 16 before those latents."""
+
+    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+        super().__init__()
+        factory = {"dtype": dtype, "device": device}
+        for name, kernel in (("proj", (1, 2, 2)), ("proj_2x", (2, 4, 4)), ("proj_4x", (4, 8, 8))):
+            setattr(self, name, operations.Conv3d(config.in_channels, config.dim, kernel_size=kernel, stride=kernel, **factory))
+
+    def forward(self, motion_latents: Tensor, cast: CastWeights = cast_weights) -> Tensor:
+        """Pack history into tokens, newest bucket first.
+
+        Args:
+            motion_latents: [B, 16, T, h, w], oldest first; fewer than 19 are padded with zeros at the old end.
+        Returns:
+            [B, tokens, dim] in the dtype of motion_latents.
+        """
+        latents = motion_latents[:, :, -MOTION_LATENTS:]
+        latents = F.pad(latents, (0, 0, 0, 0, MOTION_LATENTS - latents.shape[2], 0))
+        far, middle, near = latents.split(MOTION_BUCKETS[::-1], dim=2)
+        packed = [run_as_input(self.proj, near, cast), run_as_input(self.proj_2x, middle, cast), run_as_input(self.proj_4x, far, cast)]
+        return torch.cat([tokens.flatten(2).transpose(1, 2) for tokens in packed], dim=1)  # [B, D, T, H, W] -> [B, T*H*W, D]

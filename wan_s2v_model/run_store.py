@@ -1,0 +1,364 @@
+"""Keep what a run has finished, clip by clip, so that a crash costs one clip and not the night.
+
+A run folder holds `manifest.json` (what decides the result, and the finished clips) and one safetensors file per clip. Each file is
+written under a temporary name, flushed to the disk and renamed, and a clip counts only once the manifest names it: whatever stops the
+process, the folder describes a run that ended after some whole clip.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+FORMAT = "wan_s2v_run"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+LOCK_NAME = "run.lock"
+TEMPORARY_SUFFIX = ".tmp"
+SHOWN_CHARACTERS = 80  # of a changed value in a message
+
+Value = str | int | float | bool | None
+Fingerprint = dict[str, Value]
+
+logger = logging.getLogger("wan_s2v")
+
+
+class RunStoreError(OSError):
+    """The run folder cannot be used or written; `errno` is that of the cause where there is one."""
+
+
+class RunChangedError(ValueError):
+    """The run was made with other inputs; `changes` maps each changed name to (old, new)."""
+
+    def __init__(self, message: str, changes: Mapping[str, tuple[object, object]]) -> None:
+        super().__init__(message)
+        self.changes = dict(changes)
+
+
+class _Manifest(NamedTuple):
+    fingerprint: Fingerprint
+    num_clips: int
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = _Absent()
+
+
+class RunStore:
+    """Folder of one run, held by one process at a time. Reading works after `close` too, writing does not."""
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint, lock: BinaryIO) -> None:
+        """Use `RunStore.open`."""
+        self.folder = folder
+        self.num_finished = 0
+        self._fingerprint = fingerprint
+        self._num_listed = 0
+        self._lock: BinaryIO | None = lock
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        fingerprint: Mapping[str, Value],
+        *,
+        redo_from: int | None = None,
+        fixed: Collection[str] = (),
+    ) -> "RunStore":
+        """Create the run folder, or continue the run in it.
+
+        Args:
+            folder: its name is the run's name in messages.
+            fingerprint: everything that decides the result, by value or by hash.
+            redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint.
+            fixed: names that must not change while earlier clips are kept, such as the picture size.
+        Raises:
+            RunChangedError: the fingerprint differs from that of the finished clips.
+            RunStoreError: in use by another process, not readable, not writable, or of a newer version.
+        """
+        with _reported(f"cannot open the run folder {folder}"):
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                _sync_folder(folder.parent)
+            lock = _lock_folder(folder)
+        store = cls(folder, dict(fingerprint), lock)
+        try:
+            store._load(redo_from, fixed)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def write_clip(self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> None:
+        """Store the next clip; when this returns it survives a power cut.
+
+        Args:
+            latents: [16, F, h, w] float32.
+            motion_latents: [1, 16, 19, h, w] float32, what the next clip continues from, if there is a next clip.
+            frames: [T, H, W, 3] uint8.
+        """
+        self._check_open()
+        if index != self.num_finished:
+            raise ValueError(f"clip {index} of run '{self.name}' cannot be stored: clip {self.num_finished} is the next one")
+        tensors = _clip_tensors(latents, motion_latents, frames)
+        path = self._clip_path(index)
+        with _reported(f"cannot store clip {index} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
+            try:
+                if self._num_listed > index:
+                    self._list_clips(index)  # clips after a damaged one are stale from here on
+                _write_atomically(path, save(tensors))
+                self._list_clips(index + 1)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        self.num_finished = index + 1
+
+    def read_frames(self, index: int) -> Tensor:
+        """Return the pictures of a finished clip, [T, H, W, 3] uint8."""
+        return self._read(index, "frames")
+
+    def read_latents(self, index: int) -> Tensor:
+        """Return the latents of a finished clip, [16, F, h, w] float32."""
+        return self._read(index, "latents")
+
+    def read_motion_latents(self, index: int) -> Tensor | None:
+        """Return what the clip after this one continues from, [1, 16, 19, h, w] float32, or None if it was not stored."""
+        with self._clip_file(index) as file:
+            return file.get_tensor("motion_latents").clone() if "motion_latents" in set(file.keys()) else None
+
+    def drop_from(self, index: int) -> None:
+        """Forget clip `index` and every later one; it is undone as a whole or not at all."""
+        self._check_open()
+        if index < 0:
+            raise ValueError(f"redo must start at clip 0 or later, got {index}")
+        with _reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
+            self._list_clips(min(index, self._num_listed))
+            self.num_finished = min(index, self.num_finished)
+            for path in sorted(self.folder.glob("clip_*.safetensors"), reverse=True):
+                if path.name >= _clip_name(index):
+                    path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> "RunStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def _load(self, redo_from: int | None, fixed: Collection[str]) -> None:
+        with _reported(f"cannot open the run folder {self.folder}"):
+            for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
+                leftover.unlink()
+            manifest = _read_manifest(self.folder)
+            if manifest is None:
+                self._list_clips(0)
+                return
+            self._check_unchanged(manifest.fingerprint, redo_from, fixed)
+            self._num_listed = manifest.num_clips
+            self.num_finished = self._count_finished(self._num_listed)
+            if redo_from is not None:
+                self.drop_from(redo_from)
+
+    def _check_unchanged(self, old: Fingerprint, redo_from: int | None, fixed: Collection[str]) -> None:
+        changes = _changes(old, self._fingerprint)
+        if redo_from is not None:
+            changes = {} if redo_from == 0 else {name: change for name, change in changes.items() if name in fixed}
+        if not changes:
+            return
+        lines = "\n".join(f"  {name}: {_shown(*change)}" for name, change in changes.items())
+        ways = "redo it from clip 0" if redo_from else "redo it from the first clip that should be made anew"
+        raise RunChangedError(
+            f"run '{self.name}' was made with other inputs:\n{lines}\n"
+            f"Set these back to continue the run, or give another run name to keep both, or {ways}.",
+            changes,
+        )
+
+    def _count_finished(self, num_listed: int) -> int:
+        for index in range(num_listed):
+            problem = _clip_problem(self._clip_path(index))
+            if problem:
+                logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, index, problem)
+                return index
+        return num_listed
+
+    def _list_clips(self, count: int) -> None:
+        manifest = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "fingerprint": self._fingerprint,
+            "clips": _clip_names(count),
+        }
+        _write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
+        self._num_listed = count
+
+    def _read(self, index: int, key: str) -> Tensor:
+        with self._clip_file(index) as file:
+            return file.get_tensor(key).clone()  # the tensor itself is a map of the file, which may be replaced
+
+    @contextlib.contextmanager
+    def _clip_file(self, index: int) -> Iterator[safe_open]:
+        if not 0 <= index < self.num_finished:
+            raise IndexError(f"run '{self.name}' has no clip {index}: {self.num_finished} are finished")
+        with (
+            _reported(f"cannot read clip {index} of run '{self.name}' in {self.folder}"),
+            safe_open(self._clip_path(index), framework="pt") as file,
+        ):
+            yield file
+
+    def _clip_path(self, index: int) -> Path:
+        return self.folder / _clip_name(index)
+
+    def _check_open(self) -> None:
+        if self._lock is None:
+            raise ValueError(f"run '{self.name}' is closed: open it again to write")
+
+
+def _clip_name(index: int) -> str:
+    return f"clip_{index:05d}.safetensors"
+
+
+def _clip_names(count: int) -> list[str]:
+    return [_clip_name(index) for index in range(count)]
+
+
+def _clip_tensors(latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> dict[str, Tensor]:
+    tensors = {"latents": latents, "frames": frames}
+    if motion_latents is not None:
+        tensors["motion_latents"] = motion_latents
+    for name, tensor in tensors.items():
+        dtype, rank = {"latents": (torch.float32, 4), "frames": (torch.uint8, 4), "motion_latents": (torch.float32, 5)}[name]
+        if tensor.dtype != dtype or tensor.ndim != rank:
+            raise ValueError(f"{name} of a clip must be {dtype} with {rank} axes, got {tensor.dtype} {tuple(tensor.shape)}")
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _clip_problem(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = {"latents", "frames"}.difference(file.keys())
+    except FileNotFoundError:
+        return "is missing"
+    except (SafetensorError, OSError) as error:
+        return f"is damaged ({error})"
+    return f"has no {', '.join(sorted(missing))}" if missing else None
+
+
+def _read_manifest(folder: Path) -> _Manifest | None:
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_bytes())
+        if manifest["format"] != FORMAT or not isinstance(manifest["version"], int):
+            raise KeyError(FORMAT)
+        if manifest["version"] > FORMAT_VERSION:
+            raise RunStoreError(
+                f"run '{folder.name}' was made by a newer version of this node pack (run format {manifest['version']}, this one reads "
+                f"up to {FORMAT_VERSION}): update the pack or use another run name"
+            )
+        if manifest["clips"] != _clip_names(len(manifest["clips"])):
+            raise KeyError("clips")
+        return _Manifest(dict(manifest["fingerprint"]), len(manifest["clips"]))
+    except FileNotFoundError:
+        if any(folder.glob("clip_*.safetensors")):
+            raise RunStoreError(f"{folder} holds clips but no {MANIFEST_NAME}: use another run name, or delete the folder") from None
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunStoreError(f"{path} is damaged or no run manifest: use another run name, or delete the folder {folder}") from error
+
+
+def _changes(old: Fingerprint, new: Fingerprint) -> dict[str, tuple[object, object]]:
+    names = [*old, *(name for name in new if name not in old)]
+    pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in names}
+    return {name: (a, b) for name, (a, b) in pairs.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
+
+
+def _shown(old: object, new: object) -> str:
+    """Write "old -> new", long texts cut to the part where they begin to differ."""
+    texts = [repr(old), repr(new)]
+    if max(map(len, texts)) > SHOWN_CHARACTERS:
+        same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+        texts = [_excerpt(text, max(0, same - SHOWN_CHARACTERS // 4)) for text in texts]
+    return " -> ".join(texts)
+
+
+def _excerpt(text: str, start: int) -> str:
+    end = start + SHOWN_CHARACTERS
+    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return  # folders cannot be opened there, and renaming is journalled
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock_folder(folder: Path) -> BinaryIO:
+    file = (folder / LOCK_NAME).open("ab")
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise RunStoreError(f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name") from error
+    except OSError as error:
+        logger.warning("run '%s' is on a disk without file locks (%s): do not run it twice at the same time", folder.name, error)
+    return file
+
+
+@contextlib.contextmanager
+def _reported(what: str, advice: str = "") -> Iterator[None]:
+    """Turn errors of the file system into a RunStoreError that says what was being done."""
+    try:
+        yield
+    except RunStoreError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        reported = RunStoreError(f"{what}: {reason}. {advice}".rstrip())
+        reported.errno = getattr(error, "errno", None)
+        raise reported from error

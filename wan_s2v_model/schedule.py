@@ -1,0 +1,34 @@
+"""Noise levels of the reference's solvers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .constants import TRAIN_TIMESTEPS
+
+UNIPC_SIGMA_MAX = float(np.float32(0.999))  # before shifting; the reference keeps it in float32
+SOLVERS = ("unipc", "dpm++")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Sigmas for the solver and the timesteps that the model is told.
+
+    Attributes:
+        sigmas: [steps + 1] float32, descending, last 0.
+        timesteps: [steps] int64, 1000 * sigma truncated, as in the reference.
+    """
+
+    sigmas: Tensor
+    timesteps: Tensor
+
+
+def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
+    """Schedule of `unipc` (starts at sigma 0.999 before shifting) or `dpm++` and every other sampler (starts at 1)."""
+    start = UNIPC_SIGMA_MAX if solver == "unipc" else 1.0
+    base = np.linspace(start, 0.0, steps + 1)[:-1]
+    sigmas = shift * base / (1 + (shift - 1) * base)
+    timesteps = (sigmas * TRAIN_TIMESTEPS).astype(np.int64)
+    return Schedule(torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32)), torch.from_numpy(timesteps))

@@ -1,0 +1,161 @@
+"""The Wan2.2-S2V diffusion transformer, with the module names of the official checkpoint.
+
+Source of the algorithm: Wan-Video/Wan2.2 (Apache-2.0), written anew. Differences from the reference:
+rotary tables are real-valued float32 and shared by all heads; attention runs densely through an injected kernel;
+motion tokens are not computed where they would be dropped; block indices are matched exactly.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import AttentionFunction, sdpa
+from .audio_injector import AudioInjector, CausalAudioEncoder
+from .config import WanS2VConfig
+from .constants import PATCH_SIZE
+from .layers import Block, CastWeights, Head, cast_weights, run_as_input, timestep_embedding
+from .motion_packer import MotionPacker
+from .rope import rope_table, token_positions
+
+VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
+
+
+class WanS2VTransformer(nn.Module):
+    """Predicts the flow velocity of one clip.
+
+    Args:
+        operations: namespace with Linear, Conv1d, Conv3d, LayerNorm, RMSNorm and Embedding (`torch.nn` or ComfyUI's).
+        residual_dtype: dtype of the residual stream between blocks; None keeps the compute dtype.
+    """
+
+    def __init__(self, config: WanS2VConfig, *, operations=nn, dtype=None, device=None, residual_dtype: torch.dtype | None = torch.float32):
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.residual_dtype = residual_dtype
+        layer = {"dtype": dtype, "device": device}
+        module = {"operations": operations, **layer}
+        dim = config.dim
+        patch_volume = PATCH_SIZE[0] * PATCH_SIZE[1] * PATCH_SIZE[2]
+
+        self.patch_embedding = operations.Conv3d(config.in_channels, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE, **layer)
+        self.cond_encoder = operations.Conv3d(config.cond_channels, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE, **layer)
+        self.frame_packer = MotionPacker(config, **module)
+        self.trainable_cond_mask = operations.Embedding(3, dim, **layer)
+        self.text_embedding = nn.Sequential(
+            operations.Linear(config.text_dim, dim, **layer), nn.GELU(approximate="tanh"), operations.Linear(dim, dim, **layer)
+        )
+        self.time_embedding = nn.Sequential(operations.Linear(config.freq_dim, dim, **layer), nn.SiLU(), operations.Linear(dim, dim, **layer))
+        self.time_projection = nn.Sequential(nn.SiLU(), operations.Linear(dim, 6 * dim, **layer))
+        self.casual_audio_encoder = CausalAudioEncoder(config, **module)
+        self.audio_injector = AudioInjector(config, **module)
+        self.blocks = nn.ModuleList(Block(config, **module) for _ in range(config.num_layers))
+        self.head = Head(config, patch_volume, **module)
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        *,
+        audio_embedding: Tensor | None,
+        ref_latents: Tensor,
+        motion_latents: Tensor | None = None,
+        pose_latents: Tensor | None = None,
+        attention: AttentionFunction = sdpa,
+        transformer_options: dict[str, Any] | None = None,
+        cast: CastWeights = cast_weights,
+    ) -> Tensor:
+        """Predict the velocity (noise - sample).
+
+        Args:
+            x: [B, 16, F, h, w] noisy latents; their dtype is the compute dtype.
+            timestep: [B] on the 0..1000 scale.
+            context: [B, L <= 512, text_dim] text embeddings, not padded or padded with zeros.
+            audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention.
+            ref_latents: [B, 16, 1, h, w]. motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
+            pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
+        Returns:
+            [B, 16, F, h, w] float32.
+        """
+        options = {} if transformer_options is None else transformer_options
+        num_latent_frames, height, width = x.shape[2:]
+        tokens, split = self.embed_tokens(x, ref_latents, motion_latents, pose_latents, cast)
+        positions = token_positions(num_latent_frames, height, width, motion_latents is not None).to(x.device)
+        rope = rope_table(positions, self.config.head_dim)
+        e_head, e = self.embed_time(timestep, cast)
+        context = self.embed_text(context.to(x.dtype))
+        audio = None if audio_embedding is None else self.casual_audio_encoder(audio_embedding[..., : 4 * num_latent_frames], cast)
+        tokens = tokens.to(self.residual_dtype or x.dtype)
+        kernel = {"attention": attention, "transformer_options": options}
+        options["total_blocks"] = len(self.blocks)
+        options["block_type"] = "double"
+        for index, block in enumerate(self.blocks):
+            options["block_index"] = index
+            tokens = _run_block(block, index, tokens, e, context, rope, split, kernel, cast)
+            if audio is not None:
+                tokens = self.audio_injector(tokens, index, audio, split, dtype=x.dtype, **kernel)
+        return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
+
+    def embed_tokens(
+        self, x: Tensor, ref_latents: Tensor, motion_latents: Tensor | None, pose_latents: Tensor | None, cast: CastWeights = cast_weights
+    ) -> tuple[Tensor, int]:
+        """Build the token sequence: video (with pose), reference, motion, each with its mask embedding.
+
+        Returns:
+            [B, S, dim] tokens and the number of video tokens.
+        """
+        mask = self.trainable_cond_mask(torch.arange(3, device=x.device)).to(x.dtype)  # [3, dim]
+        pose_latents = torch.zeros_like(x) if pose_latents is None else pose_latents.to(x.dtype)
+        video = run_as_input(self.patch_embedding, x, cast) + run_as_input(self.cond_encoder, pose_latents, cast)
+        reference = run_as_input(self.patch_embedding, ref_latents.to(x.dtype), cast)
+        video, reference = (tokens.flatten(2).transpose(1, 2) for tokens in (video, reference))  # [B, D, T, H, W] -> [B, T*H*W, D]
+        sequence = [video + mask[VIDEO_ROW], reference + mask[REFERENCE_ROW]]
+        if motion_latents is not None:
+            sequence.append(self.frame_packer(motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
+        return torch.cat(sequence, dim=1), video.shape[1]
+
+    def embed_time(self, timestep: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
+        """Time embeddings in float32; reference and motion tokens are always at timestep 0.
+
+        Args:
+            timestep: [B].
+        Returns:
+            [B, dim] for the head and [B, 6, 2, dim] for the blocks (last but one axis: video, other tokens).
+        """
+        both = torch.stack([timestep, torch.zeros_like(timestep)], dim=1).flatten()  # [B] -> [2B]
+        e = timestep_embedding(both, self.config.freq_dim)
+        e = run_as_input(self.time_embedding[2], F.silu(run_as_input(self.time_embedding[0], e, cast)), cast)
+        projected = run_as_input(self.time_projection[1], F.silu(e), cast)
+        projected = projected.reshape(-1, 2, 6, self.config.dim).transpose(1, 2)  # [2B, 6 * D] -> [B, 6, 2, D]
+        return e.reshape(-1, 2, self.config.dim)[:, 0], projected
+
+    def embed_text(self, context: Tensor) -> Tensor:
+        """Pad to 512 rows and project: [B, L, text_dim] -> [B, 512, dim]. Padding rows are attended to, as in training."""
+        missing = max(0, self.config.text_len - context.shape[1])
+        return self.text_embedding(F.pad(context, (0, 0, 0, missing)))
+
+
+def unpatchify(patches: Tensor, num_latent_frames: int, height: int, width: int) -> Tensor:
+    """[B, F * h/2 * w/2, 4 * C] -> [B, C, F, h, w]; within a patch the order is row, column, channel."""
+    rows, columns = PATCH_SIZE[1:]
+    x = patches.reshape(-1, num_latent_frames, height // rows, width // columns, rows, columns, patches.shape[-1] // (rows * columns))
+    return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], x.shape[6], num_latent_frames, height, width)
+
+
+def _run_block(block, index, tokens, e, context, rope, split, kernel, cast) -> Tensor:
+    """Run one block, through the block replacements and patches that other nodes may have put on the model."""
+    options = kernel["transformer_options"]
+
+    def original(args: dict[str, Any]) -> dict[str, Tensor]:
+        inner = {**kernel, "transformer_options": args["transformer_options"]}
+        return {"img": block(args["img"], args["vec"], args["txt"], args["pe"], split, cast=cast, **inner)}
+
+    run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
+    args = {"img": tokens, "txt": context, "vec": e, "pe": rope, "transformer_options": options}
+    tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]
+    for patch in options.get("patches", {}).get("double_block", []):
+        tokens = patch({"img": tokens, "vec": e, "block_index": index, "img_offset": 0, "transformer_options": options})["img"]
+    return tokens

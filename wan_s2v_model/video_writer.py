@@ -1,0 +1,260 @@
+"""Write frames and their sound to a video file, one frame at a time.
+
+The sound is fed to the muxer frame by frame beside the pictures, so memory does not grow with the length of the video. Until the file is
+complete it has the name `*.part.*`; a failed or cancelled video leaves nothing behind.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import av
+import numpy as np
+import torch
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from torch import Tensor
+from torch.nn.functional import pad
+
+BT709 = 1  # its code in H.273, for primaries, transfer and matrix alike
+
+
+class VideoWriterError(OSError):
+    """The video file cannot be written; nothing of it is left on the disk."""
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """What the file is made of; the names are those a reader of the file sees."""
+
+    container: str
+    video_codec: str
+    audio_codec: str
+    pixel_format: str = "yuv420p"
+
+
+FORMATS: dict[str, VideoFormat] = {
+    "mp4 (h264)": VideoFormat("mp4", "h264", "aac"),
+    "webm (vp9)": VideoFormat("webm", "vp9", "opus"),
+}
+
+CONTAINER_OPTIONS = {"mp4": {"movflags": "faststart+use_metadata_tags"}, "webm": {}}
+
+
+@dataclass(frozen=True)
+class _VideoEncoder:
+    name: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _AudioEncoder:
+    name: str
+    sample_format: str
+    rates_hz: tuple[int, ...]  # others are resampled to 48 kHz
+    bit_rate: int
+
+
+VIDEO_ENCODERS = {
+    "h264": _VideoEncoder("libx264", {"preset": "fast"}),
+    "vp9": _VideoEncoder("libvpx-vp9", {"deadline": "good", "cpu-used": "4", "row-mt": "1", "tile-columns": "2"}),
+}
+# AAC takes lower rates too, but a reader that decodes its last packet whole would then get sound up to 128 ms longer than the picture.
+AUDIO_ENCODERS = {
+    "aac": _AudioEncoder("aac", "fltp", (96000, 88200, 64000, 48000, 44100, 32000), 192_000),
+    "opus": _AudioEncoder("libopus", "flt", (48000,), 160_000),
+}
+
+
+class VideoWriter:
+    """Streams frames and sound into one file; both start at 0 and end together.
+
+    Use it as a context manager: leaving it normally completes the file, leaving it with any exception removes it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        width: int,
+        height: int,
+        fps: Fraction | int,
+        video_format: VideoFormat,
+        quality: int,
+        audio: tuple[Tensor, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: the finished file; an existing one is replaced when the new one is complete.
+            width, height: of the frames. The picture in the file is one pixel larger where one is odd (its edge repeated).
+            fps: constant frame rate.
+            quality: constant rate factor, 0 (best, large) to 51.
+            audio: waveform [C, T] in -1..1 and its rate in Hz. One or two channels are kept, more are averaged to one. It is cut, or
+                filled with silence, to the length of the frames.
+            metadata: texts stored in the file, such as ComfyUI's "prompt" and "workflow".
+        """
+        self.path = Path(path)
+        self.part_path = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self.num_frames = 0
+        self._size = (height, width)
+        self._fps = Fraction(fps)
+        self._reformatter = VideoReformatter()
+        self._container: OutputContainer | None = None
+        with self._guarded():
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(f"the folder {self.path.parent} does not exist")
+            options = CONTAINER_OPTIONS[video_format.container]
+            container = av.open(str(self.part_path), "w", format=video_format.container, container_options=options)
+            self._container = container
+            container.metadata.update(metadata or {})
+            self._video = self._add_video(container, video_format, quality)
+            self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], *audio) if audio else None
+            container.start_encoding()
+
+    def write(self, frames: Tensor) -> None:
+        """Append frames and their share of the sound.
+
+        Args:
+            frames: [T, H, W, 3], uint8, or float in 0..1 (clamped, scaled by 255, rounded down as the reference does).
+        """
+        with self._guarded():
+            container = self._opened()
+            if tuple(frames.shape[1:]) != (*self._size, 3):
+                raise ValueError(f"frames must be [T, {self._size[0]}, {self._size[1]}, 3] in this video, got {list(frames.shape)}")
+            for image in frames:
+                container.mux(self._video.encode(self._to_video_frame(image)))
+                self.num_frames += 1
+                if self._sound:
+                    self._sound.write_until(self.num_frames / self._fps)
+
+    def close(self) -> None:
+        """Complete the file and give it its name. Further calls do nothing."""
+        if self._container is None:
+            return
+        with self._guarded():
+            if self.num_frames == 0:
+                raise ValueError(f"no frames were written to {self.path}")
+            container = self._container
+            container.mux(self._video.encode(None))
+            if self._sound:
+                self._sound.finish()
+            container.close()
+            self.part_path.replace(self.path)
+            self._container = None
+
+    def abort(self) -> None:
+        """Remove the unfinished file; does nothing after `close`."""
+        if self._container is None:
+            return
+        container, self._container = self._container, None
+        try:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                container.close()
+        finally:
+            self.part_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _opened(self) -> OutputContainer:
+        if self._container is None:
+            raise ValueError(f"the video {self.path} is closed")
+        return self._container
+
+    def _add_video(self, container: OutputContainer, video_format: VideoFormat, quality: int) -> VideoStream:
+        encoder = VIDEO_ENCODERS[video_format.video_codec]
+        height, width = self._size
+        stream = cast(VideoStream, container.add_stream(encoder.name, rate=self._fps, options={"crf": str(quality), **encoder.options}))
+        codec = stream.codec_context
+        codec.width = width + width % 2
+        codec.height = height + height % 2
+        codec.pix_fmt = video_format.pixel_format
+        codec.time_base = 1 / self._fps
+        codec.thread_type = "AUTO"
+        codec.color_primaries = BT709
+        codec.color_trc = BT709
+        codec.colorspace = BT709
+        codec.color_range = ColorRange.MPEG
+        return stream
+
+    def _to_video_frame(self, image: Tensor) -> av.VideoFrame:
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(_to_rgb(image), format="rgb24"),
+            format=self._video.codec_context.pix_fmt,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=Interpolation.AREA,
+        )
+        frame.pts = self.num_frames
+        frame.time_base = 1 / self._fps
+        return frame
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Remove the unfinished file on any exception, an interrupt included."""
+        try:
+            yield
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, (av.FFmpegError, OSError)):
+                raise VideoWriterError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise
+
+
+class _Sound:
+    """The sound of a video, encoded in step with its frames."""
+
+    def __init__(self, container: OutputContainer, encoder: _AudioEncoder, waveform: Tensor, rate: int) -> None:
+        if waveform.ndim != 2 or waveform.shape[0] == 0:
+            raise ValueError(f"audio must be a waveform [channels, samples], got {list(waveform.shape)}")
+        self._container = container
+        self._waveform = waveform
+        self._rate = rate
+        self._layout = "stereo" if waveform.shape[0] == 2 else "mono"
+        self._position = 0
+        encoded_rate = rate if rate in encoder.rates_hz else 48000
+        self._stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
+        self._stream.codec_context.layout = self._layout
+        self._stream.codec_context.format = encoder.sample_format
+        self._stream.codec_context.bit_rate = encoder.bit_rate
+
+    def write_until(self, time_s: Fraction) -> None:
+        """Encode the samples up to a time, silence where the waveform has ended."""
+        end = round(time_s * self._rate)
+        samples = self._waveform[:, self._position : end].detach().cpu().float()
+        if samples.shape[0] > 2:
+            samples = samples.mean(dim=0, keepdim=True)
+        samples = pad(samples, (0, end - self._position - samples.shape[1])).nan_to_num(0.0).clamp(-1, 1)
+        frame = av.AudioFrame.from_ndarray(samples.contiguous().numpy(), format="fltp", layout=self._layout)
+        frame.sample_rate = self._rate
+        frame.pts = self._position
+        frame.time_base = Fraction(1, self._rate)
+        self._container.mux(self._stream.encode(frame))
+        self._position = end
+
+    def finish(self) -> None:
+        """Encode what the codec still holds."""
+        self._container.mux(self._stream.encode(None))
+
+
+def _to_rgb(image: Tensor) -> np.ndarray:
+    """Return [H, W, 3] uint8, the last row and column repeated where a size is odd."""
+    image = image.detach().cpu()
+    if image.dtype != torch.uint8:
+        image = (image.float().clamp(0, 1) * 255).to(torch.uint8)
+    height, width = image.shape[:2]
+    return np.pad(image.numpy(), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
