@@ -27,10 +27,13 @@ SETTINGS = {
     "Comfy.Graph.CanvasInfo": False,
 }
 START_TIMEOUT_MS = 60_000
+RUN_TIMEOUT_MS = 120_000
 SETTLE_MS = 1_500  # widgets, previews and fonts load after the graph itself
 
 READY = "() => window.app?.graph && window.app.extensionManager && !document.querySelector('#comfy-splash')"
-LOAD_GRAPH = "workflow => window.app.loadGraphData(workflow)"
+LOAD_GRAPH = "([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)"
+RUN_NODE = "id => window.app.queuePrompt(0, 1, [id])"
+HAS_PICTURE = "id => window.app.graph.getNodeById(id)?.imgs?.length > 0"
 SERIALIZE = "() => window.app.graph.serialize()"
 API_FORMAT = "async () => (await window.app.graphToPrompt()).output"
 FIND_PROBLEMS = """() => window.app.graph.nodes.flatMap(node => {
@@ -59,6 +62,7 @@ FIT_VIEW = """margin => {
     canvas.ds.offset[1] = margin.top / scale - top;
     canvas.setDirty(true, true);
 }"""
+DONE_MESSAGE = "Job completed"  # covers the canvas for some seconds
 MARGIN = {"left": 70, "top": 100, "right": 20, "bottom": 20}  # room for the side bar and the menu
 
 
@@ -73,12 +77,18 @@ class Canvas:
     def __init__(self, page: Page) -> None:
         self.page = page
 
-    def load(self, workflow: Mapping[str, Any]) -> None:
-        """Put a workflow (UI format) onto the canvas and fit it to the view."""
-        self.page.evaluate(LOAD_GRAPH, workflow)
+    def load(self, workflow: Mapping[str, Any], name: str) -> None:
+        """Put a workflow (UI format) onto the canvas under a name and fit it to the view."""
+        self.page.evaluate(LOAD_GRAPH, [workflow, name])
         self.page.wait_for_timeout(SETTLE_MS)
         self.page.evaluate(FIT_VIEW, MARGIN)
         self.page.wait_for_timeout(SETTLE_MS)
+
+    def run_until_picture(self, node_id: int) -> None:
+        """Run the part of the graph that ends in a preview node, and wait until its picture is shown."""
+        self.page.evaluate(RUN_NODE, str(node_id))
+        self.page.wait_for_function(HAS_PICTURE, arg=node_id, timeout=RUN_TIMEOUT_MS)
+        self.page.get_by_text(DONE_MESSAGE).first.wait_for(state="hidden", timeout=RUN_TIMEOUT_MS)
 
     def problems(self) -> list[str]:
         """Return what is wrong with the nodes on the canvas, in words."""
@@ -98,7 +108,7 @@ class Canvas:
 
 
 @contextmanager
-def open_canvas(url: str, *, browser: str, size: tuple[int, int] = (1920, 1080)) -> Iterator[Canvas]:
+def open_canvas(url: str, *, browser: str, size: tuple[int, int] = (1920, 900)) -> Iterator[Canvas]:
     """Open ComfyUI's front end without tutorial and dialogs; nothing but the server itself is reached.
 
     Args:

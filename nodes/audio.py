@@ -35,7 +35,9 @@ class WanS2VAudioEncode(io.ComfyNode):
     @classmethod
     def execute(cls, audio_encoder, audio, start, duration) -> io.NodeOutput:
         if not hasattr(audio_encoder, "hidden_states"):
-            raise ValueError("This audio encoder is not ours, and ComfyUI's own leaves out the final layer norm. Use Load Wan S2V Audio Encoder.")
+            raise ValueError(
+                "This audio encoder is not ours, and ComfyUI's own leaves out the final layer norm. Use Load Wan S2V Audio Encoder."
+            )
         sample_rate = int(audio["sample_rate"])
         waveform = select(audio["waveform"], sample_rate, start, duration)
         mono = audio_features.to_mono_16khz(waveform, sample_rate)
@@ -55,7 +57,10 @@ def select(waveform: torch.Tensor, sample_rate: int, start: float, duration: flo
     first = round(start * sample_rate)
     part = whole[:, first : first + round(duration * sample_rate)] if duration > 0 else whole[:, first:]
     if part.shape[1] == 0:
-        raise ValueError(f"Nothing is selected: start {start:g} s lies behind the end of the audio ({whole.shape[1] / sample_rate:.2f} s). Choose an earlier start.")
+        raise ValueError(
+            f"Nothing is selected: start {start:g} s lies behind the end of the audio ({whole.shape[1] / sample_rate:.2f} s). "
+            "Choose an earlier start."
+        )
     if not torch.isfinite(part).all():
         raise ValueError("The audio contains NaN or infinite samples. Load it again or check the node that made it.")
     if part.abs().max() < SILENCE:

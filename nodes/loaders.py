@@ -40,14 +40,16 @@ class WanS2VModelLoader(io.ComfyNode):
                     "precision",
                     options=list(comfy_bridge.PRECISIONS),
                     default="official",
-                    tooltip="Type of the values between blocks. official: float32, as the reference. fast: as the weights; less memory, slightly less exact.",
+                    tooltip="Type of the values between blocks. official: float32, as the reference. "
+                    "fast: as the weights; less memory, slightly less exact.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "attention",
                     options=list(comfy_bridge.ATTENTIONS),
                     default="auto",
-                    tooltip="auto: cuDNN attention on NVIDIA Hopper and newer, else as ComfyUI was started. comfyui: always as ComfyUI was started.",
+                    tooltip="auto: cuDNN attention on NVIDIA Hopper and newer, else as ComfyUI was started. "
+                    "comfyui: always as ComfyUI was started.",
                     advanced=True,
                 ),
             ],
@@ -97,7 +99,8 @@ class WanS2VAudioEncoderLoader(io.ComfyNode):
                 io.Combo.Input(
                     "audio_encoder_name",
                     options=_weight_files("audio_encoders"),
-                    tooltip="wav2vec2-large-xlsr-53-english in models/audio_encoders: a single file, or the model file inside its Hugging Face folder.",
+                    tooltip="wav2vec2-large-xlsr-53-english in models/audio_encoders: a single file, "
+                    "or the model file inside its Hugging Face folder.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -134,7 +137,7 @@ class WanS2VVAELoader(io.ComfyNode):
                     "dtype",
                     options=["fp32", "bf16"],
                     default="fp32",
-                    tooltip="fp32 is what the reference uses and keeps long videos from drifting. bf16 is faster and takes half the memory.",
+                    tooltip="fp32 is what the reference uses and keeps long videos from drifting. bf16 is faster and smaller.",
                     advanced=True,
                 ),
             ],

@@ -30,7 +30,7 @@ class WanS2VPrepare(io.ComfyNode):
             node_id="WanS2VPrepare",
             display_name="Prepare Video (Wan S2V)",
             category="wan s2v/conditioning",
-            description="Plans the clips: size, number, sound and pose of each. Nothing is sampled yet; look at the preview first.",
+            description="Plans the clips: size, number, sound and pose of each. Samples nothing; look at the preview first.",
             search_aliases=["plan", "talking", "lip sync", "s2v"],
             inputs=[
                 WanS2VAudio.Input("audio", tooltip="From Encode Audio (Wan S2V). Its length decides the length of the video."),
@@ -40,7 +40,7 @@ class WanS2VPrepare(io.ComfyNode):
                     "size",
                     options=["480P", "720P", "1024x704", CUSTOM_SIZE],
                     default="480P",
-                    tooltip="Area of the video; the picture decides its aspect (sides are multiples of 64). custom: width and height below.",
+                    tooltip="Area of the video; the picture decides its aspect (sides: multiples of 64). custom: width and height below.",
                 ),
                 io.Int.Input(
                     "width",
@@ -66,7 +66,9 @@ class WanS2VPrepare(io.ComfyNode):
                     step=TEMPORAL_STRIDE,
                     tooltip="Frames (1/16 s) sampled at once, a multiple of 4. The model was trained with 80; fewer need less memory.",
                 ),
-                io.Int.Input("max_clips", default=0, min=0, max=100_000, tooltip="Stop after this many clips; 0 means as many as the sound needs."),
+                io.Int.Input(
+                    "max_clips", default=0, min=0, max=100_000, tooltip="Stop after this many clips; 0 means as many as the sound needs."
+                ),
                 io.Combo.Input(
                     "sync_mode",
                     options=list(SYNC_MODES),
@@ -80,7 +82,9 @@ class WanS2VPrepare(io.ComfyNode):
                     default="free",
                     tooltip="free: the model chooses the first pose. from picture: the video starts from the picture itself.",
                 ),
-                io.Image.Input("pose", optional=True, tooltip="Pose video (for example DWPose), as frames. It must last as long as the sound."),
+                io.Image.Input(
+                    "pose", optional=True, tooltip="Pose video (for example DWPose), as frames. It must last as long as the sound."
+                ),
                 io.Float.Input("pose_fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the pose video."),
                 io.Image.Input(
                     "previous_frames",
@@ -94,7 +98,9 @@ class WanS2VPrepare(io.ComfyNode):
                 io.Int.Output(display_name="height", tooltip="Height of the video in pixels."),
                 io.Int.Output(display_name="frames", tooltip="Frames of the video at 16 fps."),
                 io.Int.Output(display_name="clips", tooltip="Clips to be sampled."),
-                io.Image.Output(display_name="preview", tooltip="The fitted picture, the sound with the borders of the clips, and the work to do."),
+                io.Image.Output(
+                    display_name="preview", tooltip="The fitted picture, the sound with the borders of the clips, and the work to do."
+                ),
             ],
         )
 
@@ -111,15 +117,30 @@ class WanS2VPrepare(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, audio, image, vae, size, width, height, frames_per_clip, max_clips, sync_mode, first_frame, pose_fps, pose=None, previous_frames=None
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        audio,
+        image,
+        vae,
+        size,
+        width,
+        height,
+        frames_per_clip,
+        max_clips,
+        sync_mode,
+        first_frame,
+        pose_fps,
+        pose=None,
+        previous_frames=None,
+    ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         for name, pixels in (("image", image), ("pose", pose), ("previous_frames", previous_frames)):
             _require_pixels(name, pixels)
         if size != CUSTOM_SIZE:
             height, width = size_within_area(image.shape[1], image.shape[2], AREAS[size])
         elif width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
-            logger.info("%dx%d is not a multiple of %d: the far motion history loses its last rows or columns", width, height, SIZE_MULTIPLE)
+            logger.info(
+                "%dx%d is not a multiple of %d: the far motion history loses its last rows or columns", width, height, SIZE_MULTIPLE
+            )
         timeline = plan_timeline(
             audio.waveform.shape[1],
             audio.sample_rate_hz,
@@ -166,8 +187,9 @@ def _require_pose_length(timeline: Timeline, num_pose_frames: int, pose_fps: flo
     needed = 1 + pose_index(timeline.num_frames - 1, pose_fps)
     if timeline.sync_mode == "aligned" and num_pose_frames < needed:
         raise ValueError(
-            f"The pose video is too short: it has {num_pose_frames} frames at {pose_fps:g} fps ({num_pose_frames / pose_fps:.2f} s), but the video "
-            f"lasts {timeline.num_frames / VIDEO_FPS:.2f} s and needs {needed}. Give a longer pose video, or set a shorter duration in Encode Audio."
+            f"The pose video is too short: it has {num_pose_frames} frames at {pose_fps:g} fps ({num_pose_frames / pose_fps:.2f} s), "
+            f"but the video lasts {timeline.num_frames / VIDEO_FPS:.2f} s and needs {needed}. "
+            "Give a longer pose video, or set a shorter duration in Encode Audio."
         )
 
 

@@ -1,6 +1,5 @@
 """The clip loop."""
 
-import hashlib
 import logging
 import re
 import shutil
@@ -15,6 +14,7 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.comfy_bridge import ClipSampler, SamplerSettings
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_FRAMES
+from ..wan_s2v_model.fingerprint import run_fingerprint
 from ..wan_s2v_model.pipeline import ClipResult, MotionState, Plan, first_state, run_clips
 from ..wan_s2v_model.run_store import RunStore
 from .sockets import WanS2VClips, WanS2VPlan
@@ -23,6 +23,7 @@ logger = logging.getLogger("wan_s2v")
 
 RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 SPACE_MARGIN = 1.1
+FIXED = ("width", "height", "frames_per_clip", "sync_mode", "audio", "picture", "clips")  # of a run; a redo may change the rest
 
 
 class WanS2VSampler(io.ComfyNode):
@@ -48,7 +49,13 @@ class WanS2VSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Noise of clip 0; each later clip uses the next number.",
                 ),
-                io.Int.Input("steps", default=DEFAULT_STEPS, min=1, max=1000, tooltip="Steps per clip. The reference uses 40; step-distilled LoRAs need 4 to 8."),
+                io.Int.Input(
+                    "steps",
+                    default=DEFAULT_STEPS,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps per clip. The reference uses 40; step-distilled LoRAs need 4 to 8.",
+                ),
                 io.Float.Input(
                     "cfg",
                     default=DEFAULT_GUIDANCE_SCALE,
@@ -63,7 +70,7 @@ class WanS2VSampler(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="Moves steps towards high noise. The reference uses 3. A ModelSamplingSD3 node in front of the model wins over this value.",
+                    tooltip="Moves steps towards high noise. The reference uses 3. A ModelSamplingSD3 node in front of the model wins.",
                 ),
                 io.Combo.Input(
                     "solver",
@@ -74,14 +81,15 @@ class WanS2VSampler(io.ComfyNode):
                 io.String.Input(
                     "run_name",
                     default="",
-                    tooltip="Keeps every finished clip under output/wan_s2v_runs/<name>; queue again to continue after a crash or cancel. Empty: nothing is kept.",
+                    tooltip="Keeps every finished clip under output/wan_s2v_runs/<name>; queue again to continue after a crash or cancel. "
+                    "Empty: nothing is kept.",
                 ),
                 io.Int.Input(
                     "redo_from_clip",
                     default=-1,
                     min=-1,
                     max=100_000,
-                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample them again; -1 keeps all.",
+                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample again; -1 keeps all.",
                     advanced=True,
                 ),
                 io.Sampler.Input("sampler", optional=True, tooltip="A ComfyUI sampler to use instead of solver."),
@@ -93,7 +101,7 @@ class WanS2VSampler(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_name, redo_from_clip) -> bool | str:
         if run_name and not RUN_NAME.fullmatch(run_name):
-            return f"run_name may hold letters, digits, spaces, dots, dashes and underscores and starts with a letter or digit, got {run_name!r}."
+            return f"run_name may hold letters, digits, spaces, dots, dashes and underscores and starts with a letter, got {run_name!r}."
         if redo_from_clip is not None and redo_from_clip < -1:
             return f"redo_from_clip must be -1 or the number of a clip, got {redo_from_clip}."
         if redo_from_clip is not None and redo_from_clip >= 0 and run_name == "":
@@ -103,19 +111,17 @@ class WanS2VSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, vae, plan, seed, steps, cfg, shift, solver, run_name, redo_from_clip, sampler=None, sigmas=None
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         rounded = plan.timeline.sync_mode == "official"
         settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded)
         sample = ClipSampler(model, positive, negative, settings, seed)
         folder = _run_folder(run_name)
         _require_space(folder, plan)
-        fingerprint = _fingerprint(model, positive, negative, plan, settings, seed)
+        fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed)
         finished = False
         try:
-            with RunStore.open(folder, fingerprint) as store:
-                if redo_from_clip >= 0:
-                    store.drop_from(redo_from_clip)
+            with RunStore.open(folder, fingerprint, redo_from=None if redo_from_clip < 0 else redo_from_clip, fixed=FIXED) as store:
                 _run(store, plan, seed, sample, vae)
                 clips = Clips(store, plan, delete_with_handle=not run_name)
             finished = True
@@ -180,7 +186,9 @@ def _require_space(folder: Path, plan: Plan) -> None:
     needed = int(SPACE_MARGIN * plan.timeline.num_generated_frames * plan.height * plan.width * 3)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Make room or use a shorter sound.")
+        raise OSError(
+            f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Make room or use a shorter sound."
+        )
 
 
 def _require_finite(latents: torch.Tensor) -> None:
@@ -189,36 +197,3 @@ def _require_finite(latents: torch.Tensor) -> None:
             "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
             "or set attention to comfyui and weight_dtype to bf16 in the model loader."
         )
-
-
-def _fingerprint(model, positive, negative, plan: Plan, settings: SamplerSettings, seed: int) -> dict[str, str | int | float | bool | None]:
-    """Everything that decides the result, for the manifest of the run."""
-    timeline = plan.timeline
-    return {
-        **comfy_bridge.model_identity(model),
-        "prompt": _digest(*(item[0] for item in positive)),
-        "negative_prompt": _digest(*(item[0] for item in negative)),
-        "audio": _digest(plan.audio_features, plan.waveform),
-        "picture": _digest(plan.ref_latents),
-        "pose": _digest(*(plan.pose_latents or ())),
-        "previous_frames": _digest(*(() if plan.history is None else (plan.history,))),
-        "width": plan.width,
-        "height": plan.height,
-        "frames_per_clip": timeline.frames_per_clip,
-        "clips": timeline.num_clips,
-        "sync_mode": timeline.sync_mode,
-        "seed": seed,
-        "steps": settings.steps,
-        "cfg": settings.cfg,
-        "shift": settings.shift,
-        "solver": settings.solver if settings.sampler is None else type(settings.sampler).__name__,
-        "sigmas": _digest(*(() if settings.sigmas is None else (settings.sigmas,))),
-    }
-
-
-def _digest(*tensors: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16] if tensors else ""

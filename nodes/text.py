@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import NEGATIVE_PROMPT
+from ..wan_s2v_model.text_encoder import encode_prompt
 
 
 class WanS2VTextEncode(io.ComfyNode):
@@ -39,4 +39,4 @@ class WanS2VTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, prompt, negative_prompt) -> io.NodeOutput:
         negative = negative_prompt if negative_prompt.strip() else NEGATIVE_PROMPT
-        return io.NodeOutput(comfy_bridge.encode_prompt(clip, prompt), comfy_bridge.encode_prompt(clip, negative))
+        return io.NodeOutput(encode_prompt(clip, prompt), encode_prompt(clip, negative))

@@ -1,8 +1,10 @@
 """Frames and sound out: as IMAGE and AUDIO, or as a video file."""
 
 import json
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import folder_paths
 import torch
@@ -24,7 +26,8 @@ class WanS2VDecode(io.ComfyNode):
             node_id="WanS2VDecode",
             display_name="Decode Clips (Wan S2V)",
             category="wan s2v/video",
-            description="All frames of the video as one IMAGE batch, for upscaling, interpolation and other nodes. Long videos belong in Save Video.",
+            description="All frames of the video as one IMAGE batch, for upscaling, interpolation and other nodes. "
+            "Long videos belong in Save Video.",
             search_aliases=["frames", "s2v"],
             inputs=[WanS2VClips.Input("clips", tooltip="From the Wan S2V sampler.")],
             outputs=[
@@ -52,14 +55,28 @@ class WanS2VSaveVideo(io.ComfyNode):
             description="Writes a video file with its sound and the workflow inside. Connect clips, a video, or images with audio.",
             search_aliases=["mp4", "export", "s2v"],
             inputs=[
-                io.String.Input("filename_prefix", default="video/wan_s2v", tooltip="Folder and beginning of the file name under ComfyUI's output folder."),
-                io.Combo.Input("format", options=list(FORMATS), default=next(iter(FORMATS)), tooltip="Container and codec. mp4 plays everywhere."),
-                io.Int.Input("quality", default=18, min=0, max=51, tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/wan_s2v",
+                    tooltip="Folder and beginning of the file name under ComfyUI's output folder.",
+                ),
+                io.Combo.Input(
+                    "format", options=list(FORMATS), default=next(iter(FORMATS)), tooltip="Container and codec. mp4 plays everywhere."
+                ),
+                io.Int.Input(
+                    "quality",
+                    default=18,
+                    min=0,
+                    max=51,
+                    tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller.",
+                ),
                 WanS2VClips.Input("clips", optional=True, tooltip="From the Wan S2V sampler; written clip by clip with little memory."),
                 io.Video.Input("video", optional=True, tooltip="A VIDEO of any node."),
                 io.Image.Input("images", optional=True, tooltip="Frames of any node, at fps."),
                 io.Audio.Input("audio", optional=True, tooltip="Sound for images; cut to their duration."),
-                io.Float.Input("fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of images; clips and video bring their own."),
+                io.Float.Input(
+                    "fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of images; clips and video bring their own."
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The saved file."),
@@ -81,23 +98,26 @@ class WanS2VSaveVideo(io.ComfyNode):
         if len(connected) != 1:
             raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
         if clips is not None:
-            frames, sound, rate = clips.frames(), (clips.waveform, clips.sample_rate_hz), Fraction(clips.fps)
-            height, width = clips.height, clips.width
+            source = _from_clips(clips)
         else:
-            images, audio, rate = (images, audio, fps) if video is None else _components(video)
-            _require_frames(images)
-            frames, sound, rate = iter([images]), _sound(audio), Fraction(rate).limit_denominator(1001)
-            height, width = images.shape[1:3]
+            source = _from_images(images, audio, fps) if video is None else _from_video(video)
 
         video_format = FORMATS[format]
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
-        )  # fmt: skip
+        output = folder_paths.get_output_directory()
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, source.width, source.height)
         file = f"{name}_{counter:05}_.{video_format.container}"
         path = Path(folder) / file
-        options = {"video_format": video_format, "quality": quality, "audio": sound, "metadata": cls._metadata()}
-        with VideoWriter(path, width=width, height=height, fps=rate, **options) as writer:
-            for batch in frames:
+        with VideoWriter(
+            path,
+            width=source.width,
+            height=source.height,
+            fps=source.fps,
+            video_format=video_format,
+            quality=quality,
+            audio=source.sound,
+            metadata=cls._metadata(),
+        ) as writer:
+            for batch in source.frames:
                 comfy_bridge.raise_if_interrupted()
                 writer.write(batch)
         preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
@@ -112,9 +132,29 @@ class WanS2VSaveVideo(io.ComfyNode):
         return {name: json.dumps(value) for name, value in entries.items() if value is not None}
 
 
-def _components(video) -> tuple[torch.Tensor, dict | None, Fraction]:
+class _Source(NamedTuple):
+    """What is written: frames in batches, and their sound as [C, T] and rate."""
+
+    width: int
+    height: int
+    fps: Fraction
+    frames: Iterator[torch.Tensor]
+    sound: tuple[torch.Tensor, int] | None
+
+
+def _from_clips(clips: Clips) -> _Source:
+    return _Source(clips.width, clips.height, Fraction(clips.fps), clips.frames(), (clips.waveform, clips.sample_rate_hz))
+
+
+def _from_video(video) -> _Source:
     parts = video.get_components()
-    return parts.images, parts.audio, parts.frame_rate
+    return _from_images(parts.images, parts.audio, parts.frame_rate)
+
+
+def _from_images(images: torch.Tensor, audio: dict | None, fps: float | Fraction) -> _Source:
+    _require_frames(images)
+    height, width = images.shape[1:3]
+    return _Source(width, height, Fraction(fps).limit_denominator(1001), iter([images]), _sound(audio))
 
 
 def _sound(audio: dict | None) -> tuple[torch.Tensor, int] | None:
@@ -138,6 +178,6 @@ def _require_memory(clips: Clips) -> None:
     free = comfy_bridge.free_host_memory()
     if needed > MEMORY_SHARE * free:
         raise MemoryError(
-            f"{clips.num_frames} frames of {clips.width}x{clips.height} need {needed / 1e9:.1f} GB as IMAGE, but only {free / 1e9:.1f} GB of memory are free. "
-            "Connect the clips to Save Video (Wan S2V), which writes them one by one."
+            f"{clips.num_frames} frames of {clips.width}x{clips.height} need {needed / 1e9:.1f} GB as IMAGE, "
+            f"but only {free / 1e9:.1f} GB of memory are free. Connect the clips to Save Video (Wan S2V), which writes them one by one."
         )

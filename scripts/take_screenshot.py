@@ -1,4 +1,7 @@
-"""Load a workflow into ComfyUI's front end, check that no node is broken, and store a picture of the canvas."""
+"""Load a workflow into ComfyUI's front end, check that no node is broken, and store a picture of the canvas.
+
+Preview nodes are run with the tiny model set; nothing is sampled.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,12 +22,13 @@ from cli.server import ComfyServer, ServerError, prepare_base_directory  # noqa:
 
 WORKFLOW = ROOT / "workflows" / "wan_s2v_quick_start.json"
 PICTURE = ROOT / "docs" / "images" / "quick_start.png"
-MODEL_FILES = (
-    "diffusion_models/wan2.2_s2v_14B_bf16.safetensors",
-    "text_encoders/umt5_xxl_fp16.safetensors",
-    "audio_encoders/wav2vec2_large_english_fp16.safetensors",
-    "vae/wan_2.1_vae.safetensors",
-)
+MODEL_FILES = {  # tiny file -> name under which the workflows look for it
+    "diffusion_models/wan_s2v_tiny.safetensors": "wan2.2_s2v_14B_bf16.safetensors",
+    "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
+    "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
+    "audio_encoders/wav2vec2-tiny/config.json": "config.json",
+    "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
+}
 
 
 def main() -> int:
@@ -54,9 +59,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def fill_choices(base: Path) -> None:
-    """Put the sample inputs and empty files with the model names in place: the canvas only lists names."""
-    for name in MODEL_FILES:
-        (base / "models" / name).touch()
+    """Put the samples and the tiny model set in place, under the names of the real files."""
+    models = base / "models"
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "make_tiny_models.py"), str(models)], check=True)
+    for tiny, name in MODEL_FILES.items():
+        shutil.copy(models / tiny, models / tiny.split("/")[0] / name)
     for sample in (ROOT / "samples").iterdir():
         shutil.copy(sample, base / "input")
 
@@ -68,7 +75,11 @@ def take_picture(workflow: Path, output: Path, base: Path, browser: str) -> list
         ComfyServer(comfyui, base, cpu=True, extra_args=["--disable-api-nodes"]) as server,
         open_canvas(server.url, browser=browser) as canvas,
     ):
-        canvas.load(json.loads(workflow.read_text(encoding="utf-8")))
+        graph = json.loads(workflow.read_text(encoding="utf-8"))
+        canvas.load(graph, workflow.stem)
+        for node in graph["nodes"]:
+            if node["type"] == "PreviewImage":
+                canvas.run_until_picture(node["id"])
         canvas.screenshot(output)
         return canvas.problems()
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ class Attention(nn.Module):
     The normalisation runs over all channels, not per head, as in the reference.
     """
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         self.num_heads = config.num_heads
         factory = {"dtype": dtype, "device": device}

@@ -40,7 +40,8 @@ def load_wav2vec2(path: Path) -> nn.Module:
     config = Wav2Vec2Config(**read_config(path, state_dict))
     if config.num_hidden_layers + 1 != NUM_AUDIO_LAYERS:
         raise CheckpointError(
-            f"{path.name} has {config.num_hidden_layers} layers; Wan2.2-S2V needs {NUM_AUDIO_LAYERS - 1}. Use wav2vec2-large-xlsr-53-english."
+            f"{path.name} has {config.num_hidden_layers} layers; Wan2.2-S2V needs {NUM_AUDIO_LAYERS - 1}. "
+            "Use wav2vec2-large-xlsr-53-english."
         )
     config._attn_implementation = "sdpa"
     model = Wav2Vec2Model(config)

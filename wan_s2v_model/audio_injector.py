@@ -20,7 +20,9 @@ ADALN_EPS = 1e-5  # unlike every other norm of the model
 class CausalConv(nn.Module):
     """Convolution over time that sees no future: the left edge is padded with copies of the first sample."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, operations, dtype=None, device=None):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None
+    ):
         super().__init__()
         self.conv = operations.Conv1d(in_channels, out_channels, kernel_size=3, stride=stride, dtype=dtype, device=device)
 
@@ -33,7 +35,7 @@ class CausalConv(nn.Module):
 class MotionAudioEncoder(nn.Module):
     """Features at 16 fps -> tokens per latent frame: a global one for AdaLN and several local ones for attention."""
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         factory = {"operations": operations, "dtype": dtype, "device": device}
         dim = config.dim
@@ -65,7 +67,7 @@ class MotionAudioEncoder(nn.Module):
 class CausalAudioEncoder(nn.Module):
     """Mixes the wav2vec2 layers, adds the context before the clip and encodes."""
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         self.weights = nn.Parameter(torch.empty(1, config.num_audio_layers, 1, 1, dtype=dtype, device=device))
         self.encoder = MotionAudioEncoder(config, operations=operations, dtype=dtype, device=device)
@@ -94,7 +96,7 @@ class CausalAudioEncoder(nn.Module):
 class AdaLayerNorm(nn.Module):
     """Layer norm of one frame's tokens, scaled and shifted by that frame's global audio token."""
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         self.linear = operations.Linear(config.dim, 2 * config.dim, dtype=dtype, device=device)
 
@@ -107,7 +109,7 @@ class AdaLayerNorm(nn.Module):
 class AudioInjector(nn.Module):
     """After chosen blocks, lets every video token attend to the audio tokens of its own latent frame."""
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         factory = {"operations": operations, "dtype": dtype, "device": device}
         count = len(config.audio_inject_layers)

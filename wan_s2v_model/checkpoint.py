@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .config import S2V_14B, WanS2VConfig
 from .constants import HEAD_DIM
@@ -12,6 +13,14 @@ Shapes = Mapping[str, Sequence[int]]
 KEY_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 QUANTISATION_SUFFIXES = (".weight_scale", ".input_scale", ".comfy_quant", ".scale_weight", ".scale_input", ".weight_scale_2")
 S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
+DIMENSION_KEYS = (
+    "patch_embedding.weight",
+    "cond_encoder.weight",
+    "blocks.0.ffn.0.weight",
+    "text_embedding.0.weight",
+    "casual_audio_encoder.weights",
+    "casual_audio_encoder.encoder.conv1_local.conv.weight",
+)
 
 # The first entry whose key is present names the file.
 OTHER_MODELS = (
@@ -57,9 +66,7 @@ def describe(names: set[str]) -> str:
     return next((text for key, text in OTHER_MODELS if key in stripped), f"something else ({len(names)} tensors)")
 
 
-def infer_config(
-    shapes: Shapes, metadata: Mapping[str, str] | None = None, inject_layers: Sequence[int] | None = None
-) -> WanS2VConfig:
+def infer_config(shapes: Shapes, metadata: Mapping[str, str] | None = None, inject_layers: Sequence[int] | None = None) -> WanS2VConfig:
     """Read the architecture from tensor shapes; the injected blocks come from metadata unless the file is the 14B model.
 
     Args:
@@ -68,13 +75,16 @@ def infer_config(
     Raises:
         CheckpointError: if the blocks that get audio cannot be known.
     """
-    stored = json.loads((metadata or {}).get("config", "{}")).get("transformer", {})
+    absent = [name for name in DIMENSION_KEYS if name not in shapes]
+    if absent:
+        raise CheckpointError(f"The file is incomplete: {_listing('missing', absent)}. Download it again or pick another one.")
+    stored = _stored_config(metadata)
     num_layers = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks."))
     num_injectors = sum(bool(re.fullmatch(r"audio_injector\.injector\.\d+\.q\.weight", name)) for name in shapes)
     inject_layers = tuple(inject_layers or stored.get("audio_inject_layers", S2V_14B.audio_inject_layers))
     if len(inject_layers) != num_injectors or max(inject_layers, default=0) >= num_layers:
         raise CheckpointError(
-            f"The file has {num_layers} blocks and {num_injectors} audio injectors, which does not fit the injected blocks {inject_layers}. "
+            f"The file has {num_layers} blocks and {num_injectors} audio injectors; the injected blocks {inject_layers} do not fit. "
             "Give the metadata `config.transformer.audio_inject_layers`, or use an unmodified Wan2.2-S2V-14B file."
         )
     dim = shapes["patch_embedding.weight"][0]
@@ -91,6 +101,15 @@ def infer_config(
         in_channels=shapes["patch_embedding.weight"][1],
         cond_channels=shapes["cond_encoder.weight"][1],
     )
+
+
+def _stored_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """The `transformer` object of the metadata; other programs use `config` for other things, which say nothing here."""
+    try:
+        stored = json.loads((metadata or {})["config"])["transformer"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def expected_shapes(config: WanS2VConfig) -> dict[str, tuple[int, ...]]:
@@ -133,7 +152,7 @@ def expected_shapes(config: WanS2VConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _audio_encoder(shapes: dict[str, tuple[int, ...]], layer, config: WanS2VConfig) -> None:
+def _audio_encoder(shapes: dict[str, tuple[int, ...]], layer: Callable[..., None], config: WanS2VConfig) -> None:
     name, dim = "casual_audio_encoder", config.dim
     shapes[f"{name}.weights"] = (1, config.num_audio_layers, 1, 1)
     shapes[f"{name}.encoder.padding_tokens"] = (1, 1, 1, dim)
@@ -151,7 +170,10 @@ def check_shapes(shapes: Shapes, config: WanS2VConfig, file_name: str) -> None:
     problems = [
         _listing("missing", sorted(expected.keys() - found.keys())),
         _listing("unexpected", sorted(found.keys() - expected.keys())),
-        _listing("of the wrong shape", [f"{n} {found[n]} instead of {expected[n]}" for n in sorted(expected.keys() & found) if found[n] != expected[n]]),
+        _listing(
+            "of the wrong shape",
+            [f"{n} {found[n]} instead of {expected[n]}" for n in sorted(expected.keys() & found) if found[n] != expected[n]],
+        ),
     ]
     if any(problems):
         text = "; ".join(filter(None, problems))

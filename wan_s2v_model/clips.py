@@ -48,6 +48,8 @@ class Clips:
             FileNotFoundError: if the run folder was deleted.
         """
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again with another seed or run name.")
+            raise FileNotFoundError(
+                f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again with another seed or run name."
+            )
         for clip in range(self.timeline.num_clips):
             yield self._store.read_frames(clip)

@@ -45,9 +45,9 @@ def size_within_area(height: int, width: int, max_area: int) -> tuple[int, int]:
         smallest = (-b + math.sqrt(b * b - 2 * area * c)) / (2 * area)
     for i in range(CANDIDATES):
         scale = largest - (largest - smallest) * i / CANDIDATES
-        size = tuple(math.ceil(int(side * scale) / SIZE_MULTIPLE) * SIZE_MULTIPLE for side in (height, width))
-        if size[0] * size[1] <= max_area:
-            return size
+        new_height, new_width = (math.ceil(max(1, int(side * scale)) / SIZE_MULTIPLE) * SIZE_MULTIPLE for side in (height, width))
+        if new_height * new_width <= max_area:
+            return new_height, new_width
     aspect = width / height
     fallback = [_floor_to_multiple(math.sqrt(max_area * ratio)) for ratio in (1 / aspect, aspect)]
     if fallback[0] > height or fallback[1] > width:

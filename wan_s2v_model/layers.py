@@ -18,8 +18,8 @@ CastWeights = Callable[[nn.Module, Tensor], AbstractContextManager[tuple[Tensor,
 @contextmanager
 def cast_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield weight and bias of a plain torch layer in the dtype of x. ComfyUI's layers bring their own version of this."""
-    bias = layer.bias
-    yield layer.weight.to(x), None if bias is None else bias.to(x)
+    weight, bias = layer.get_parameter("weight"), layer._parameters["bias"]
+    yield weight.to(x), None if bias is None else bias.to(x)
 
 
 def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
@@ -29,6 +29,7 @@ def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) 
             return F.linear(x, weight, bias)
         if isinstance(layer, nn.LayerNorm):
             return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+        assert isinstance(layer, nn.Conv1d | nn.Conv3d)
         return layer._conv_forward(x, weight, bias)
 
 
@@ -81,7 +82,7 @@ def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
 class Block(nn.Module):
     """Self attention, text cross attention and feed-forward, with timestep modulation."""
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.eps = config.eps
@@ -130,7 +131,7 @@ class Block(nn.Module):
 class Head(nn.Module):
     """Final norm, modulation by the time embedding, projection to latent patches; all in float32."""
 
-    def __init__(self, config: WanS2VConfig, patch_volume: int, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, patch_volume: int, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         self.eps = config.eps
         self.head = operations.Linear(config.dim, config.out_channels * patch_volume, dtype=dtype, device=device)

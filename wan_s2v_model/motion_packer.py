@@ -1,5 +1,7 @@
 """Packs 19 latents of history into few tokens: the newest at full size, older ones pooled 2x and 4x."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,11 +14,13 @@ from .layers import CastWeights, cast_weights, run_as_input
 class MotionPacker(nn.Module):
     """Three convolutions over the newest 1, the 2 before and the 16 before those latents."""
 
-    def __init__(self, config: WanS2VConfig, *, operations, dtype=None, device=None):
+    def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
-        for name, kernel in (("proj", (1, 2, 2)), ("proj_2x", (2, 4, 4)), ("proj_4x", (4, 8, 8))):
-            setattr(self, name, operations.Conv3d(config.in_channels, config.dim, kernel_size=kernel, stride=kernel, **factory))
+        channels = config.in_channels, config.dim
+        self.proj = operations.Conv3d(*channels, kernel_size=(1, 2, 2), stride=(1, 2, 2), **factory)
+        self.proj_2x = operations.Conv3d(*channels, kernel_size=(2, 4, 4), stride=(2, 4, 4), **factory)
+        self.proj_4x = operations.Conv3d(*channels, kernel_size=(4, 8, 8), stride=(4, 8, 8), **factory)
 
     def forward(self, motion_latents: Tensor, cast: CastWeights = cast_weights) -> Tensor:
         """Pack history into tokens, newest bucket first.

@@ -1,5 +1,7 @@
 """Rotary positions of video, reference and motion tokens."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -74,6 +76,6 @@ def _spread(size: int, count: int) -> list[int]:
     return np.linspace(0, size - 1, count).astype(int).tolist()
 
 
-def _grid(times, rows, columns) -> Tensor:
+def _grid(times: Iterable[int], rows: Iterable[int], columns: Iterable[int]) -> Tensor:
     axes = [torch.as_tensor(list(axis), dtype=torch.int64) for axis in (times, rows, columns)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)

@@ -6,6 +6,7 @@ process, the folder describes a run that ended after some whole clip.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,13 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LOCK_NAME = "run.lock"
 TEMPORARY_SUFFIX = ".tmp"
+LAYOUTS = {  # type and number of axes
+    "latents": (torch.float32, 4),
+    "motion_latents": (torch.float32, 5),
+    "frames": (torch.uint8, 4),
+    "history": (torch.float32, 4),
+}
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)  # how network disks decline to flush a folder
 SHOWN_CHARACTERS = 80  # of a changed value in a message
 
 Value = str | int | float | bool | None
@@ -107,18 +115,21 @@ class RunStore:
             raise
         return store
 
-    def write_clip(self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> None:
+    def write_clip(
+        self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor, history: Tensor | None = None
+    ) -> None:
         """Store the next clip; when this returns it survives a power cut.
 
         Args:
             latents: [16, F, h, w] float32.
             motion_latents: [1, 16, 19, h, w] float32, what the next clip continues from, if there is a next clip.
             frames: [T, H, W, 3] uint8.
+            history: [73, H, W, 3] float32, the newest frames, for clips too short to fill them.
         """
         self._check_open()
         if index != self.num_finished:
             raise ValueError(f"clip {index} of run '{self.name}' cannot be stored: clip {self.num_finished} is the next one")
-        tensors = _clip_tensors(latents, motion_latents, frames)
+        tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames, history=history)
         path = self._clip_path(index)
         with _reported(f"cannot store clip {index} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
             try:
@@ -141,8 +152,11 @@ class RunStore:
 
     def read_motion_latents(self, index: int) -> Tensor | None:
         """Return what the clip after this one continues from, [1, 16, 19, h, w] float32, or None if it was not stored."""
-        with self._clip_file(index) as file:
-            return file.get_tensor("motion_latents").clone() if "motion_latents" in set(file.keys()) else None
+        return self._read_optional(index, "motion_latents")
+
+    def read_history(self, index: int) -> Tensor | None:
+        """Return the frames before the clip after this one, [73, H, W, 3] float32, or None if they were not stored."""
+        return self._read_optional(index, "history")
 
     def drop_from(self, index: int) -> None:
         """Forget clip `index` and every later one; it is undone as a whole or not at all."""
@@ -222,6 +236,11 @@ class RunStore:
         with self._clip_file(index) as file:
             return file.get_tensor(key).clone()  # the tensor itself is a map of the file, which may be replaced
 
+    def _read_optional(self, index: int, key: str) -> Tensor | None:
+        with self._clip_file(index) as file:
+            stored = key in set(file.keys())
+        return self._read(index, key) if stored else None
+
     @contextlib.contextmanager
     def _clip_file(self, index: int) -> Iterator[safe_open]:
         if not 0 <= index < self.num_finished:
@@ -248,15 +267,13 @@ def _clip_names(count: int) -> list[str]:
     return [_clip_name(index) for index in range(count)]
 
 
-def _clip_tensors(latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> dict[str, Tensor]:
-    tensors = {"latents": latents, "frames": frames}
-    if motion_latents is not None:
-        tensors["motion_latents"] = motion_latents
-    for name, tensor in tensors.items():
-        dtype, rank = {"latents": (torch.float32, 4), "frames": (torch.uint8, 4), "motion_latents": (torch.float32, 5)}[name]
-        if tensor.dtype != dtype or tensor.ndim != rank:
-            raise ValueError(f"{name} of a clip must be {dtype} with {rank} axes, got {tensor.dtype} {tuple(tensor.shape)}")
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _clip_tensors(**tensors: Tensor | None) -> dict[str, Tensor]:
+    given = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in given.items():
+        dtype, num_axes = LAYOUTS[name]
+        if tensor.dtype != dtype or tensor.ndim != num_axes:
+            raise ValueError(f"{name} of a clip must be {dtype} with {num_axes} axes, got {tensor.dtype} {tuple(tensor.shape)}")
+    return given
 
 
 def _clip_problem(path: Path) -> str | None:
@@ -331,6 +348,9 @@ def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(handle)
 

@@ -24,6 +24,12 @@ class Schedule:
     sigmas: Tensor
     timesteps: Tensor
 
+    def told_timesteps(self, timesteps: Tensor) -> Tensor:
+        """Truncated timestep of the step that belongs to each untruncated one: [B] -> [B]."""
+        sigmas = self.sigmas[:-1].to(timesteps.device)
+        step = (sigmas * TRAIN_TIMESTEPS - timesteps[:, None]).abs().argmin(dim=1)
+        return self.timesteps.to(timesteps.device)[step]
+
 
 def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
     """Schedule of `unipc` (starts at sigma 0.999 before shifting) or `dpm++` and every other sampler (starts at 1)."""

@@ -1,10 +1,14 @@
 """Prompt cleaning and the shape of a umT5 encoder; the encoder itself is ComfyUI's."""
 
 import html
+import logging
 import re
 import unicodedata
+from typing import Any
 
 from .checkpoint import CheckpointError, Shapes, describe
+
+logger = logging.getLogger("wan_s2v")
 
 MAX_TOKENS = 512  # the end token included
 BLOCK = "encoder.block.{}.layer."
@@ -61,3 +65,14 @@ def _required_names(layers: int) -> list[str]:
         names += [FEED_FORWARD.format(layer) + f"{part}.weight" for part in ("wi_0", "wi_1", "wo")]
         names += [BLOCK.format(layer) + f"{part}.layer_norm.weight" for part in (0, 1)]
     return names
+
+
+def encode_prompt(clip: Any, prompt: str) -> list:
+    """Encode a prompt as CONDITIONING: cleaned, cut to 512 tokens with the end token, without (word:1.2) weights."""
+    tokens = clip.tokenize(clean_prompt(prompt), disable_weights=True)
+    for batches in tokens.values():
+        joined = [token for batch in batches for token in batch]
+        if len(joined) > MAX_TOKENS:
+            logger.warning("the prompt has %d tokens; only the first %d are used", len(joined), MAX_TOKENS)
+            batches[:] = [[*joined[: MAX_TOKENS - 1], joined[-1]]]
+    return clip.encode_from_tokens_scheduled(tokens)

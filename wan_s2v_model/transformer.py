@@ -30,7 +30,15 @@ class WanS2VTransformer(nn.Module):
         residual_dtype: dtype of the residual stream between blocks; None keeps the compute dtype.
     """
 
-    def __init__(self, config: WanS2VConfig, *, operations=nn, dtype=None, device=None, residual_dtype: torch.dtype | None = torch.float32):
+    def __init__(
+        self,
+        config: WanS2VConfig,
+        *,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+        residual_dtype: torch.dtype | None = torch.float32,
+    ):
         super().__init__()
         self.config = config
         self.dtype = dtype
@@ -47,14 +55,16 @@ class WanS2VTransformer(nn.Module):
         self.text_embedding = nn.Sequential(
             operations.Linear(config.text_dim, dim, **layer), nn.GELU(approximate="tanh"), operations.Linear(dim, dim, **layer)
         )
-        self.time_embedding = nn.Sequential(operations.Linear(config.freq_dim, dim, **layer), nn.SiLU(), operations.Linear(dim, dim, **layer))
+        self.time_embedding = nn.Sequential(
+            operations.Linear(config.freq_dim, dim, **layer), nn.SiLU(), operations.Linear(dim, dim, **layer)
+        )
         self.time_projection = nn.Sequential(nn.SiLU(), operations.Linear(dim, 6 * dim, **layer))
         self.casual_audio_encoder = CausalAudioEncoder(config, **module)
         self.audio_injector = AudioInjector(config, **module)
         self.blocks = nn.ModuleList(Block(config, **module) for _ in range(config.num_layers))
         self.head = Head(config, patch_volume, **module)
 
-    def forward(
+    def forward(  # noqa: PLR0913
         self,
         x: Tensor,
         timestep: Tensor,
@@ -89,14 +99,14 @@ class WanS2VTransformer(nn.Module):
         context = self.embed_text(context.to(x.dtype))
         audio = None if audio_embedding is None else self.casual_audio_encoder(audio_embedding[..., : 4 * num_latent_frames], cast)
         tokens = tokens.to(self.residual_dtype or x.dtype)
-        kernel = {"attention": attention, "transformer_options": options}
+        kernel = {"attention": attention, "transformer_options": options, "cast": cast}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
         for index, block in enumerate(self.blocks):
             options["block_index"] = index
-            tokens = _run_block(block, index, tokens, e, context, rope, split, kernel, cast)
+            tokens = _run_block(block, index, tokens, e, context, rope, split, kernel)
             if audio is not None:
-                tokens = self.audio_injector(tokens, index, audio, split, dtype=x.dtype, **kernel)
+                tokens = self.audio_injector(tokens, index, audio, split, dtype=x.dtype, attention=attention, transformer_options=options)
         return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
 
     def embed_tokens(
@@ -145,17 +155,41 @@ def unpatchify(patches: Tensor, num_latent_frames: int, height: int, width: int)
     return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], x.shape[6], num_latent_frames, height, width)
 
 
-def _run_block(block, index, tokens, e, context, rope, split, kernel, cast) -> Tensor:
+def _run_block(
+    block: nn.Module,
+    index: int,
+    tokens: Tensor,
+    e: Tensor,
+    context: Tensor,
+    rope: tuple[Tensor, Tensor],
+    split: int,
+    kernel: dict[str, Any],
+) -> Tensor:
     """Run one block, through the block replacements and patches that other nodes may have put on the model."""
     options = kernel["transformer_options"]
 
     def original(args: dict[str, Any]) -> dict[str, Tensor]:
         inner = {**kernel, "transformer_options": args["transformer_options"]}
-        return {"img": block(args["img"], args["vec"], args["txt"], args["pe"], split, cast=cast, **inner)}
+        return {"img": block(args["img"], args["vec"], args["txt"], args["pe"], split, **inner)}
 
     run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
     args = {"img": tokens, "txt": context, "vec": e, "pe": rope, "transformer_options": options}
     tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]
-    for patch in options.get("patches", {}).get("double_block", []):
+    patches = options.get("patches", {}).get("double_block", [])
+    for patch in patches:
         tokens = patch({"img": tokens, "vec": e, "block_index": index, "img_offset": 0, "transformer_options": options})["img"]
-    return tokens
+    return tokens.clone() if run or patches else tokens  # audio is added in place, and a hook may keep what it returned
+
+
+def share_layers(transformer: nn.Module, native: nn.Module) -> None:
+    """Replace every parameter-holding module of our transformer by the native one of the same name."""
+    for path, module in list(transformer.named_modules()):
+        if not module._parameters:
+            continue
+        twin = native.get_submodule(path)
+        if next(module.children(), None) is None:
+            parent, _, name = path.rpartition(".")
+            transformer.get_submodule(parent)._modules[name] = twin
+        else:
+            for name in module._parameters:
+                module._parameters[name] = twin._parameters[name]

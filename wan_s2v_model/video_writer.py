@@ -184,7 +184,7 @@ class VideoWriter:
         codec.height = height + height % 2
         codec.pix_fmt = video_format.pixel_format
         codec.time_base = 1 / self._fps
-        codec.thread_type = "AUTO"
+        codec.thread_type = "AUTO"  # PyAV would cut every picture into slices
         codec.color_primaries = BT709
         codec.color_trc = BT709
         codec.colorspace = BT709

@@ -108,7 +108,7 @@ def _to_picture(image: Tensor) -> Image.Image:
 def _draw_clips(canvas: _Canvas, starts: Sequence[float]) -> None:
     """Shade the clips and number them from 0, as messages and `redo` do; `starts` are fractions of the plot's width."""
     top = MARGIN + HEADER_HEIGHT
-    edges = [PLOT_LEFT + min(max(start, 0.0), 1.0) * PLOT_WIDTH for start in starts] + [float(PLOT_LEFT + PLOT_WIDTH)]
+    edges = [PLOT_LEFT + round(min(max(start, 0.0), 1.0) * PLOT_WIDTH) for start in starts] + [PLOT_LEFT + PLOT_WIDTH]
     label_every = max(1, ceil(len(starts) * LEAST_LABEL_GAP / PLOT_WIDTH))
     for number, (left, right) in enumerate(pairwise(edges)):
         canvas.box(left, top, right - left, PLOT_HEIGHT, PANEL[number % 2])

@@ -3,7 +3,6 @@
 import errno
 import json
 import logging
-import os
 import subprocess
 import sys
 import textwrap
@@ -83,6 +82,15 @@ def test_motion_latents_may_be_absent(folder):
     with RunStore.open(folder, FINGERPRINT) as store:
         store.write_clip(0, **clip(0, motion=False))
         assert store.read_motion_latents(0) is None
+
+
+def test_history_comes_back_where_it_was_stored(folder):
+    history = torch.rand(73, 48, 64, 3)
+    with RunStore.open(folder, FINGERPRINT) as store:
+        store.write_clip(0, **clip(0), history=history)
+        store.write_clip(1, **clip(1))
+        assert torch.equal(store.read_history(0), history)
+        assert store.read_history(1) is None
 
 
 def test_nothing_but_the_clips_manifest_and_lock_is_in_the_folder(folder):

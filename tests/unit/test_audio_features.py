@@ -1,0 +1,196 @@
+"""From a waveform to one feature vector per video frame."""
+
+import math
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model import audio_features as af
+
+CONV_LAYERS = zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True)  # kernels and strides of wav2vec2
+
+
+def sine(frequency_hz, rate_hz, seconds=1.0):
+    return torch.sin(2 * math.pi * frequency_hz * torch.arange(int(rate_hz * seconds)) / rate_hz)
+
+
+# Counts
+
+
+def test_wav2vec_frames_follow_from_its_convolutions():
+    layers = list(CONV_LAYERS)
+    for num_samples in [*range(0, 2000, 3), 16_000, 80_079, 80_080, 1_234_567]:
+        length = num_samples
+        for kernel, stride in layers:
+            length = max(0, (length - kernel) // stride + 1)
+        assert af.num_wav2vec_frames(num_samples) == length
+
+
+@pytest.mark.parametrize(
+    ("num_wav2vec", "rows"),
+    [(0, 0), (1, 0), (2, 1), (49, 29), (249, 149), (250, 150), (251, 150), (499, 299), (500, 300), (1499, 899), (3857, 2314)],
+)
+def test_rows(num_wav2vec, rows):
+    assert af.num_audio_rows(num_wav2vec) == rows
+
+
+@pytest.mark.parametrize(("num_wav2vec", "rows"), [(205, 122), (410, 245), (820, 491), (845, 506), (1615, 968)])
+def test_rows_lose_one_where_double_arithmetic_of_the_reference_does(num_wav2vec, rows):
+    assert af.num_audio_rows(num_wav2vec) == rows == num_wav2vec * 3 // 5 - 1
+
+
+def test_number_of_lengths_at_which_double_arithmetic_loses_a_row():
+    assert sum(af.num_audio_rows(count) != count * 3 // 5 for count in range(200_000)) == 546
+
+
+def test_rows_of_frames():
+    rows = [af.row_of_frame(frame) for frame in range(17)]
+    assert rows == [0, 2, 4, 6, 8, 9, 11, 13, 15, 17, 19, 21, 22, 24, 26, 28, 30]  # ties at frames 4 (7.5) and 12 (22.5) go to the even row
+
+
+def test_row_is_the_nearest_one():
+    assert all(abs(af.row_of_frame(frame) - Fraction(30, 16) * frame) <= Fraction(1, 2) for frame in range(5000))
+
+
+@pytest.mark.parametrize(("rows", "frames"), [(0, 0), (1, 1), (2, 1), (3, 2), (29, 16), (122, 65), (149, 80), (150, 80), (151, 81), (2314, 1234)])
+def test_frames_with_a_row(rows, frames):
+    assert af.num_audio_frames(rows) == frames
+
+
+def test_frames_are_all_those_with_a_row():
+    for rows in range(1, 3000):
+        frames = af.num_audio_frames(rows)
+        assert af.row_of_frame(frames - 1) < rows <= af.row_of_frame(frames)
+
+
+# Waveform
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11_025, 22_050, 32_000, 44_100, 48_000])
+def test_resampling_keeps_a_tone(rate_hz):
+    mono = af.to_mono_16khz(sine(440, rate_hz)[None], rate_hz)
+    assert mono.shape == (16_000,)
+    torch.testing.assert_close(mono[500:-500], sine(440, 16_000)[500:-500], atol=0.01, rtol=0)
+
+
+def test_resampling_removes_what_16khz_cannot_hold():
+    assert af.to_mono_16khz(sine(11_000, 48_000)[None], 48_000)[500:-500].abs().max() < 0.01
+
+
+def test_16khz_mono_is_left_as_it_is():
+    waveform = sine(440, 16_000)
+    assert torch.equal(af.to_mono_16khz(waveform[None], 16_000), waveform)
+
+
+def test_mono_is_the_mean_of_the_channels():
+    left, right = sine(440, 16_000), sine(1000, 16_000)
+    torch.testing.assert_close(af.to_mono_16khz(torch.stack([left, right]), 16_000), (left + right) / 2)
+
+
+def test_half_precision_sound_is_resampled_in_float32():
+    assert af.to_mono_16khz(sine(440, 48_000).half()[None], 48_000).dtype == torch.float32
+
+
+def test_normalised_sound_has_zero_mean_and_unit_population_variance(noise):
+    waveform = af.normalise(3 + 5 * noise(4, seed=1))
+    assert waveform.mean().abs() < 1e-6
+    assert waveform.square().mean() == pytest.approx(1, abs=1e-5)
+
+
+def test_silence_is_normalised_to_silence():
+    assert torch.equal(af.normalise(torch.full((100,), 0.25)), torch.zeros(100))
+
+
+# Hidden states
+
+
+@pytest.fixture(scope="module")
+def wav2vec2(randomised):
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8,) * 7,
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )
+    return randomised(Wav2Vec2Model(config)).train(False)
+
+
+def test_hidden_states_are_layer_inputs_and_the_last_one_is_normed(wav2vec2, noise):
+    inputs, outputs = [], []
+    layers = wav2vec2.encoder.layers
+    handles = [layers[0].register_forward_pre_hook(lambda _, args, kwargs: inputs.append((*args, *kwargs.values())[0]), with_kwargs=True)]
+    handles += [layer.register_forward_hook(lambda *args: outputs.append(args[-1])) for layer in layers]
+    hidden = af.hidden_states(wav2vec2, noise(4000))
+    for handle in handles:
+        handle.remove()
+    outputs = [output[0] if isinstance(output, tuple) else output for output in outputs]
+    assert hidden.shape == (4, af.num_wav2vec_frames(4000), 16)
+    assert torch.equal(hidden[0], inputs[0][0])
+    assert torch.equal(hidden[1], outputs[0][0])
+    assert torch.equal(hidden[2], outputs[1][0])
+    torch.testing.assert_close(hidden[3], wav2vec2.encoder.layer_norm(outputs[2])[0])
+    assert (hidden[3] - outputs[2][0]).abs().max() > 0.1
+
+
+def test_last_hidden_state_wins_whatever_the_list_holds():
+    states = tuple(torch.full((1, 2, 3), float(index)) for index in range(4))
+    output = SimpleNamespace(hidden_states=states, last_hidden_state=torch.full((1, 2, 3), 9.0))
+    hidden = af.hidden_states(lambda waveform, output_hidden_states: output, torch.zeros(10))
+    assert hidden[:, 0, 0].tolist() == [0, 1, 2, 9]
+
+
+def test_hidden_states_build_no_graph(wav2vec2, noise):
+    waveform = noise(800).requires_grad_()
+    assert not af.hidden_states(wav2vec2, waveform).requires_grad
+
+
+# Resampling and picking
+
+
+def test_rows_align_at_both_ends_and_are_linear_between(noise):
+    hidden = noise(2, 49, 3)
+    rows = af.resample_rows(hidden)
+    assert rows.shape == (2, 29, 3)
+    torch.testing.assert_close(rows[:, [0, -1]], hidden[:, [0, -1]])
+    for row in range(29):
+        position = row * 48 / 28
+        low = min(int(position), 47)
+        expected = torch.lerp(hidden[:, low], hidden[:, low + 1], position - low)
+        torch.testing.assert_close(rows[:, row], expected, atol=1e-5, rtol=0)
+
+
+def test_too_short_sound_has_no_rows(noise):
+    assert af.resample_rows(noise(2, 1, 3)).shape == (2, 0, 3)
+    assert af.pick_frames(noise(2, 0, 3)).shape == (2, 3, 0)
+
+
+def test_frames_take_their_row():
+    rows = torch.arange(149.0)[None, :, None].repeat(2, 1, 3)
+    frames = af.pick_frames(rows)
+    assert frames.shape == (2, 3, 80)
+    assert frames[0, 0, [0, 4, 12, 79]].tolist() == [0, 8, 22, 148]
+
+
+# Slots of a clip
+
+
+def test_slots_without_sound_are_zero(noise):
+    features = noise(2, 3, 10)
+    slots = af.gather_slots(features, [0, 0, 5, None, 9, None])
+    assert slots.shape == (1, 2, 3, 6)
+    assert torch.equal(slots[0, :, :, [0, 1, 2, 4]], features[:, :, [0, 0, 5, 9]])
+    assert torch.equal(slots[0, :, :, [3, 5]], torch.zeros(2, 3, 2))
+
+
+def test_clip_without_any_sound(noise):
+    assert torch.equal(af.gather_slots(noise(2, 3, 10), [None] * 4), torch.zeros(1, 2, 3, 4))
+    assert torch.equal(af.gather_slots(noise(2, 3, 0), [None] * 4), torch.zeros(1, 2, 3, 4))

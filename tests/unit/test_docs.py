@@ -1,0 +1,171 @@
+"""The documents say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from wan_s2v_pack.wan_s2v_model import constants
+
+ROOT = Path(__file__).resolve().parents[2]
+HELP = ROOT / "web" / "docs"
+README = ROOT / "README.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *HELP.glob("*.md")])
+SOURCES = sorted(path for folder in ("nodes", "wan_s2v_model", "cli", "scripts") for path in (ROOT / folder).rglob("*.py"))
+PRIVATE_PATH = re.compile(r"(?<![\w.])/(work|tmp|root|home|Users|mnt|opt)/")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+LONGEST_DEFAULT = 60  # characters; longer ones are described in words
+
+
+# --- what the code says, without ComfyUI
+
+
+@cache
+def schemas() -> dict[str, ast.Call]:
+    """Node id -> the io.Schema(...) call of its class."""
+    calls = (item for path in sorted((ROOT / "nodes").glob("*.py")) for item in ast.walk(parse(path)) if is_call_of(item, "io.Schema"))
+    return {keyword(call, "node_id").value: call for call in calls}
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_call_of(item: ast.AST, name: str) -> bool:
+    return isinstance(item, ast.Call) and ast.unparse(item.func) == name
+
+
+def keyword(call: ast.Call, name: str) -> ast.expr | None:
+    return next((item.value for item in call.keywords if item.arg == name), None)
+
+
+def inputs(schema: ast.Call) -> list[ast.Call]:
+    return keyword(schema, "inputs").elts
+
+
+def output_names(schema: ast.Call) -> list[str]:
+    return [keyword(call, "display_name").value for call in keyword(schema, "outputs").elts]
+
+
+def default_of(call: ast.Call) -> str | None:
+    """The default of an input as the table writes it, None when it has none or its value cannot be read from the source."""
+    node = keyword(call, "default")
+    if isinstance(node, ast.Name):
+        value = getattr(constants, node.id, None)
+    else:
+        value = ast.literal_eval(node) if isinstance(node, ast.Constant | ast.UnaryOp) else None
+    return None if value is None or len(str(value)) > LONGEST_DEFAULT else str(value)
+
+
+@cache
+def texts() -> list[str]:
+    """All string literals of the code; f-strings give their fixed parts."""
+    literals = (item for path in SOURCES for item in ast.walk(parse(path)) if isinstance(item, ast.Constant))
+    return [item.value for item in literals if isinstance(item.value, str)]
+
+
+# --- what the documents say
+
+
+def section(path: Path, title: str) -> str:
+    """The text under a heading, up to the next heading."""
+    text = path.read_text(encoding="utf-8")
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{path.name} has no section {title}"
+    return found[1]
+
+
+def table(text: str) -> list[list[str]]:
+    """Cells of the rows of the first table, without its head."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def code_in(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+# --- help pages
+
+
+def test_every_node_has_a_help_page_and_every_page_a_node():
+    assert {path.stem for path in HELP.glob("*.md")} == set(schemas())
+
+
+@pytest.mark.parametrize("name", sorted(schemas()))
+def test_help_page_has_the_title_inputs_and_outputs_of_the_node(name):
+    page, schema = HELP / f"{name}.md", schemas()[name]
+    assert page.read_text(encoding="utf-8").splitlines()[0] == f"# {keyword(schema, 'display_name').value}"
+    assert [code_in(row[0]) for row in table(section(page, "Inputs"))] == [[call.args[0].value] for call in inputs(schema)]
+    assert [code_in(row[0]) for row in table(section(page, "Outputs"))] == [[name] for name in output_names(schema)]
+
+
+@pytest.mark.parametrize("name", sorted(schemas()))
+def test_help_page_has_the_defaults_of_the_node(name):
+    rows = table(section(HELP / f"{name}.md", "Inputs"))
+    for call, row in zip(inputs(schemas()[name]), rows, strict=True):
+        if default := default_of(call):
+            assert code_in(row[2]) == [default], f"{name}.{call.args[0].value}"
+
+
+# --- README and the others
+
+
+def test_readme_lists_every_node_once():
+    rows = table(section(README, "Nodes"))
+    titles = {name: keyword(schema, "display_name").value for name, schema in schemas().items()}
+    assert len(rows) == len(titles) == 10
+    assert {code_in(row[2])[0]: row[0] for row in rows} == {name: f"[{title}](web/docs/{name}.md)" for name, title in titles.items()}
+
+
+def test_every_error_text_of_the_readme_is_in_the_code():
+    messages = [text for row in table(section(README, "Troubleshooting")) for text in code_in(row[0])]
+    assert messages
+    assert [message for message in messages if not any(message in text for text in texts())] == []
+
+
+def test_changelog_has_the_version_of_the_pack():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[0] == version
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(path):
+    links = LINK.findall(path.read_text(encoding="utf-8"))
+    targets = [link.split("#")[0] for link in links if not re.match(r"[a-z]+:", link)]
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_path_of_one_machine(path):
+    assert PRIVATE_PATH.findall(path.read_text(encoding="utf-8")) == []
+
+
+# --- docs/api.md
+
+
+def test_python_of_the_api_page_fits_the_client():
+    blocks = [ast.parse(block) for block in python_blocks(ROOT / "docs" / "api.md")]
+    client = parse(ROOT / "cli" / "client.py")
+    known = {item.name for item in ast.walk(client) if isinstance(item, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)}
+    used = {alias.name for block in blocks for item in ast.walk(block) if isinstance(item, ast.ImportFrom) for alias in item.names}
+    attributes = (item for block in blocks for item in ast.walk(block) if isinstance(item, ast.Attribute))
+    used |= {item.attr for item in attributes if ast.unparse(item.value) == "client"}
+    assert used - {"Path"} <= known
+    assert "run" in used
+
+
+def test_api_page_names_the_nodes_of_the_workflow():
+    prompt = ast.literal_eval((ROOT / "cli" / "workflows" / "quick_start.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"`(\d+)` (\w+)", page))
+    assert named
+    assert {node: prompt[node]["class_type"] for node in named} == named

@@ -1,0 +1,161 @@
+"""Our transformer as the model inside a ComfyUI MODEL, and our forward pass on the layers of other loaders' MODELs."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.context_windows
+import comfy.ldm.modules.attention as comfy_attention
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.patcher_extension
+import comfy.supported_models
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..attention import AttentionFunction, sdpa
+from ..checkpoint import infer_config, require_s2v
+from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
+from ..layers import cast_weights
+from ..transformer import WanS2VTransformer, share_layers
+
+PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
+ATTENTIONS = ("auto", "comfyui")
+SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
+FAST_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+class ComfyTransformer(WanS2VTransformer):
+    """Our transformer behind the call signature of ComfyUI's Wan models, so that wrappers such as EasyCache find it."""
+
+    def __init__(self, config, precision, attention, *, dtype=None, device=None, operations=None, **_: Any):
+        super().__init__(config, operations=operations, dtype=dtype, device=device, residual_dtype=PRECISIONS[precision])
+        self.attention_name = attention
+
+    def forward(self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, **kwargs):  # type: ignore[override]
+        options = {} if transformer_options is None else transformer_options
+        wrappers = comfy.patcher_extension.get_all_wrappers(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+    def _forward(self, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
+        return run_transformer(self, x, timestep, context, transformer_options, self.attention_name, **kwargs)
+
+
+def run_transformer(  # noqa: PLR0913
+    transformer: WanS2VTransformer,
+    x: Tensor,
+    timestep: Tensor,
+    context: Tensor,
+    transformer_options: dict[str, Any],
+    attention_name: str = "auto",
+    *,
+    audio_embed: Tensor | None = None,
+    reference_latent: Tensor | None = None,
+    reference_motion: Tensor | None = None,
+    control_video: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
+    """Call the transformer with the conditioning names that ComfyUI's own S2V nodes use."""
+    if reference_latent is None:
+        raise ValueError("Wan S2V got no reference picture. Sample with WanS2VSampler, or add the conditioning of WanSoundImageToVideo.")
+    schedule = transformer_options.get(SCHEDULE_KEY)
+    return WanS2VTransformer.forward(
+        transformer,
+        x,
+        timestep if schedule is None else schedule.told_timesteps(timestep),
+        context,
+        audio_embedding=audio_embed,
+        ref_latents=reference_latent,
+        motion_latents=reference_motion,
+        pose_latents=control_video,
+        attention=pick_attention(attention_name, x.device),
+        transformer_options=transformer_options,
+        cast=cast_comfy_weights,
+    )
+
+
+@contextmanager
+def cast_comfy_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of a ComfyUI layer on the device and in the dtype of x, LoRA applied, wherever they are stored."""
+    if not hasattr(layer, "comfy_cast_weights"):
+        with cast_weights(layer, x) as plain:
+            yield plain
+        return
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, x, offloadable=True)
+    try:
+        yield weight, bias
+    finally:
+        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+
+
+@comfy_attention.wrap_attn
+def _cudnn_first(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    with sdpa_kernel(FAST_KERNELS, set_priority=True):
+        return sdpa(q, k, v, heads)
+
+
+def pick_attention(name: str, device: torch.device) -> AttentionFunction:
+    """`auto` puts cuDNN before flash on NVIDIA Hopper and newer when ComfyUI uses PyTorch's attention; else ComfyUI's choice."""
+    chosen = comfy_attention.optimized_attention
+    is_nvidia = device.type == "cuda" and comfy.model_management.is_nvidia()
+    if name == "auto" and chosen is comfy_attention.attention_pytorch and is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0):
+        return _cudnn_first
+    return chosen
+
+
+class S2VModel(comfy.model_base.WAN22_S2V):
+    """ComfyUI's model around our transformer; conditioning names stay those of its own S2V nodes."""
+
+    def __init__(self, model_config, device=None):
+        comfy.model_base.BaseModel.__init__(self, model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=ComfyTransformer)
+        self.memory_usage_factor_conds = ("reference_latent", "reference_motion")
+        self.memory_usage_shape_process = {"reference_motion": lambda shape: [shape[0], shape[1], 1.5, shape[-2], shape[-1]]}
+
+    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=None):
+        if cond_key == "audio_embed":
+            scale = {"temporal_dim": 3, "temporal_scale": TEMPORAL_STRIDE}
+            return comfy.context_windows.slice_cond(cond_value, window, x_in, device, **scale)
+        if cond_key == "control_video":
+            return comfy.context_windows.slice_cond(cond_value, window, x_in, device, temporal_dim=2)
+        return super(comfy.model_base.WAN22_S2V, self).resize_cond_for_context_window(
+            cond_key, cond_value, window, x_in, device, retain_index_list=retain_index_list or []
+        )
+
+
+class S2VModelConfig(comfy.supported_models.WAN22_S2V):
+    """Not registered with ComfyUI, so that its own loaders behave as before."""
+
+    sampling_settings = {"shift": DEFAULT_SHIFT}  # noqa: RUF012
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]  # noqa: RUF012
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return S2VModel(self, device=device)
+
+
+def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """A clone of any MODEL that holds Wan S2V weights, running our forward on them.
+
+    A model of our loader runs it already; for ComfyUI's own S2V model (UNETLoader, GGUF) our transformer shares its layers.
+    """
+    model = model.clone()
+    native = model.model.diffusion_model
+    if isinstance(native, ComfyTransformer):
+        return model
+    shapes = {name: tuple(tensor.shape) for name, tensor in native.state_dict().items()}
+    require_s2v(list(shapes), "The connected MODEL")
+    config = infer_config(shapes, inject_layers=tuple(native.audio_injector.injected_block_id))
+    transformer = WanS2VTransformer(config, device="meta")
+    share_layers(transformer, native)
+    model.add_object_patch(
+        "diffusion_model._forward", functools.partial(_forward_on_native, transformer=transformer, attention_name="auto")
+    )
+    return model
+
+
+def _forward_on_native(x, timestep, context, clip_fea, time_dim_concat, transformer_options, *, transformer, attention_name, **kwargs):
+    return run_transformer(transformer, x, timestep, context, transformer_options, attention_name, **kwargs)
