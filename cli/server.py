@@ -157,11 +157,16 @@ class ComfyServer:
         """Return the last lines of the log."""
         return "\n".join(self.log_text().splitlines()[-LOG_TAIL_LINES:])
 
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        if self._process is None:
+            raise ServerError("The server is not running. Start it first.")
+        return self._process.pid
+
     def memory_bytes(self) -> int:
         """Return the resident memory of the server process in bytes."""
-        if self._process is None:
-            raise ServerError("The server is not running, so it has no memory to measure. Start it first.")
-        return psutil.Process(self._process.pid).memory_info().rss
+        return psutil.Process(self.pid).memory_info().rss
 
     def alive(self) -> bool:
         """Tell whether the process runs."""

@@ -113,6 +113,7 @@ class WanS2VSampler(io.ComfyNode):
         cls, model, positive, negative, vae, plan, seed, steps, cfg, shift, solver, run_name, redo_from_clip, sampler=None, sigmas=None
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
+        _require_finite_text(positive, negative)
         rounded = plan.timeline.sync_mode == "official"
         settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded)
         sample = ClipSampler(model, positive, negative, settings, seed)
@@ -182,13 +183,17 @@ def _run_folder(run_name: str) -> Path:
 
 def _require_space(folder: Path, plan: Plan) -> None:
     """Raise OSError before any GPU time is spent if the frames will not fit on the disk."""
-    folder.mkdir(parents=True, exist_ok=True)
     needed = int(SPACE_MARGIN * plan.timeline.num_generated_frames * plan.height * plan.width * 3)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < needed:
         raise OSError(
             f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Make room or use a shorter sound."
         )
+
+
+def _require_finite_text(positive: list, negative: list) -> None:
+    if not all(torch.isfinite(item[0]).all() for item in (*positive, *negative)):
+        raise ValueError("The encoded prompt contains NaN or infinite values. Load the text encoder again or use another file.")
 
 
 def _require_finite(latents: torch.Tensor) -> None:

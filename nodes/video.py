@@ -99,8 +99,10 @@ class WanS2VSaveVideo(io.ComfyNode):
             raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
         if clips is not None:
             source = _from_clips(clips)
+        elif video is not None:
+            source = _from_video(video)
         else:
-            source = _from_images(images, audio, fps) if video is None else _from_video(video)
+            source = _from_images(images, audio, fps)
 
         video_format = FORMATS[format]
         output = folder_paths.get_output_directory()

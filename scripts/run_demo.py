@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,7 @@ class DemoError(Exception):
 
 def main() -> int:
     options = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped then too
     try:
         run_demo(options)
     except (DemoError, ServerError, ComfyError) as error:
@@ -109,16 +111,18 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("--models", choices=("tiny", "real"), default="tiny", help="random weights, or the files in the models folders")
+    parser.add_argument("--models", choices=("tiny", "real"), help="random weights, or the files in the models folders (default: tiny)")
     for model in MODEL_INPUTS:
-        parser.add_argument(f"--{model.flag}", dest=model.name, metavar="NAME", help=f"file in models/{model.folder}")
+        parser.add_argument(f"--{model.flag}", dest=model.name, metavar="NAME", help=f"file in models/{model.folder}; means --models real")
     parser.add_argument("--image", type=existing_file, default=ROOT / "samples" / "sample_portrait.png", help="picture of the speaker")
     parser.add_argument("--audio", type=existing_file, default=ROOT / "samples" / "sample_speech.wav", help="speech or song")
     parser.add_argument("--prompt", help="what the video shows")
     parser.add_argument("--steps", type=int, help=f"sampling steps (default: {TINY_STEPS} for tiny models, else 40)")
     parser.add_argument("--port", type=int, help="port of the server on loopback (default: a free one)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="copy the video to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.models = options.models or ("real" if any(getattr(options, model.name) for model in MODEL_INPUTS) else "tiny")
+    return options
 
 
 def existing_file(text: str) -> Path:

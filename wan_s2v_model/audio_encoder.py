@@ -1,14 +1,16 @@
 """Builds transformers' Wav2Vec2Model from a Hugging Face folder or a single file, strictly."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, describe
+from .checkpoint import CheckpointError, compare_shapes, describe
 from .constants import NUM_AUDIO_LAYERS
 
 HEAD_DIM = 64  # of every published wav2vec2 model
@@ -19,6 +21,7 @@ LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside
 }
 UNUSED = re.compile(r"^(lm_head\.|quantizer\.|project_(q|hid)\.|masked_spec_embed$)")
 POSITIONAL_CONV = "encoder.pos_conv_embed.conv."
+DIMENSION_KEYS = ("encoder.layer_norm.weight", "encoder.layers.0.feed_forward.intermediate_dense.weight", POSITIONAL_CONV + "weight")
 
 
 def load_wav2vec2(path: Path) -> nn.Module:
@@ -37,6 +40,9 @@ def load_wav2vec2(path: Path) -> nn.Module:
             f"{path.name} is not a wav2vec2 audio encoder: it looks like {describe(set(state_dict))}. "
             "Pick the wav2vec2-large-xlsr-53-english file in models/audio_encoders."
         )
+    absent = [name for name in DIMENSION_KEYS if name not in state_dict]
+    if absent:
+        raise CheckpointError(f"{path.name} is incomplete: {', '.join(absent)} missing. Download the whole wav2vec2 folder again.")
     config = Wav2Vec2Config(**read_config(path, state_dict))
     if config.num_hidden_layers + 1 != NUM_AUDIO_LAYERS:
         raise CheckpointError(
@@ -47,12 +53,11 @@ def load_wav2vec2(path: Path) -> nn.Module:
     model = Wav2Vec2Model(config)
     nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     model.masked_spec_embed = None
-    result = model.load_state_dict(state_dict, strict=False)
-    if result.missing_keys or result.unexpected_keys:
-        raise CheckpointError(
-            f"{path.name} does not fit its configuration: missing {result.missing_keys[:3]}, unexpected {result.unexpected_keys[:3]}. "
-            "Download the whole wav2vec2 folder again."
-        )
+    shapes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state_dict, model.state_dict()))
+    problems = compare_shapes(shapes, expected)
+    if problems:
+        raise CheckpointError(f"{path.name} does not fit its configuration: {problems}. Download the whole wav2vec2 folder again.")
+    model.load_state_dict(state_dict)
     return model.train(False).requires_grad_(False)
 
 
@@ -61,7 +66,7 @@ def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     stripped = {name.removeprefix("wav2vec2."): tensor for name, tensor in state_dict.items()}
     kept = {name: tensor.float() for name, tensor in stripped.items() if not UNUSED.match(name)}
     for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
-        if POSITIONAL_CONV + gain in kept:
+        if POSITIONAL_CONV + gain in kept and POSITIONAL_CONV + direction in kept:
             g, v = kept.pop(POSITIONAL_CONV + gain), kept.pop(POSITIONAL_CONV + direction)
             kept[POSITIONAL_CONV + "weight"] = torch._weight_norm(v, g, dim=2)
     return kept
@@ -87,6 +92,11 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        message = f"{path.name} is damaged or holds no weights ({reason}). Download the whole wav2vec2 folder again."
+        raise CheckpointError(message) from error

@@ -165,19 +165,21 @@ def _audio_encoder(shapes: dict[str, tuple[int, ...]], layer: Callable[..., None
 
 def check_shapes(shapes: Shapes, config: WanS2VConfig, file_name: str) -> None:
     """Raise CheckpointError if a tensor is missing, unexpected or has the wrong shape (quantisation scales are allowed)."""
-    expected = expected_shapes(config)
-    found = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(QUANTISATION_SUFFIXES) and name != "scaled_fp8"}
+    found = {name: shape for name, shape in shapes.items() if not name.endswith(QUANTISATION_SUFFIXES) and name != "scaled_fp8"}
+    problems = compare_shapes(found, expected_shapes(config))
+    if problems:
+        raise CheckpointError(f"{file_name} does not fit Wan2.2-S2V: {problems}. Download the file again or pick another one.")
+
+
+def compare_shapes(found: Shapes, expected: Shapes) -> str:
+    """Say which tensors are missing, unexpected or of the wrong shape; "" if none is."""
+    shared = [(name, tuple(found[name]), tuple(expected[name])) for name in sorted(expected.keys() & found.keys())]
     problems = [
         _listing("missing", sorted(expected.keys() - found.keys())),
         _listing("unexpected", sorted(found.keys() - expected.keys())),
-        _listing(
-            "of the wrong shape",
-            [f"{n} {found[n]} instead of {expected[n]}" for n in sorted(expected.keys() & found) if found[n] != expected[n]],
-        ),
+        _listing("of the wrong shape", [f"{name} {shape} instead of {right}" for name, shape, right in shared if shape != right]),
     ]
-    if any(problems):
-        text = "; ".join(filter(None, problems))
-        raise CheckpointError(f"{file_name} does not fit Wan2.2-S2V: {text}. Download the file again or pick another one.")
+    return "; ".join(filter(None, problems))
 
 
 def _listing(what: str, names: Sequence[str]) -> str:

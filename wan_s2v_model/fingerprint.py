@@ -31,9 +31,15 @@ def run_fingerprint(
         "steps": settings.steps,
         "cfg": settings.cfg,
         "shift": settings.shift,
-        "solver": settings.solver if settings.sampler is None else type(settings.sampler).__name__,
+        "solver": settings.solver if settings.sampler is None else _sampler_name(settings.sampler),
         "sigmas": _digest(*(() if settings.sigmas is None else (settings.sigmas,))),
     }
+
+
+def _sampler_name(sampler: Any) -> str:
+    """All of ComfyUI's SAMPLERs are of one class; they differ by their function and its options."""
+    function = getattr(sampler, "sampler_function", type(sampler))
+    return f"{function.__name__} {getattr(sampler, 'extra_options', {})}"
 
 
 def _digest(*tensors: torch.Tensor) -> str:

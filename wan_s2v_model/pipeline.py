@@ -80,10 +80,15 @@ def first_state(plan: Plan, encode: Encode) -> MotionState:
     return MotionState(0, plan.history, encode(plan.history))
 
 
+def clip_seed(seed: int, clip: int) -> int:
+    """Seed of a clip; it wraps round behind the largest one that torch takes."""
+    return (seed + clip) % 2**64
+
+
 def clip_noise(plan: Plan, clip: int, seed: int) -> Tensor:
     """[1, 16, F, h, w] float32 from a CPU generator seeded with seed + clip."""
     shape = (1, LATENT_CHANNELS, plan.timeline.num_latent_frames, plan.height // SPATIAL_STRIDE, plan.width // SPATIAL_STRIDE)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + clip))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(clip_seed(seed, clip)))
 
 
 def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, encode: Encode, decode: Decode) -> ClipResult:

@@ -14,7 +14,7 @@ MAX_TOKENS = 512  # the end token included
 BLOCK = "encoder.block.{}.layer."
 ATTENTION = BLOCK + "0.SelfAttention."
 FEED_FORWARD = BLOCK + "1.DenseReluDense."
-QUOTES = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"")  # noqa: RUF001
+QUOTES = str.maketrans("ʼ‘’‚‛“”„‟", "'''''\"\"\"\"")  # noqa: RUF001
 
 
 def clean_prompt(text: str) -> str:

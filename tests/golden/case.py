@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 EXACT = 0.0
@@ -56,9 +57,8 @@ class Case:
     def __init__(self, root: Path, path: Path):
         self.root = root
         self.name = path.relative_to(root).with_suffix("").as_posix()
-        with safe_open(path, "pt") as file:
-            self.metadata = {key: _decode(value) for key, value in (file.metadata() or {}).items()}
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        self.metadata = read_metadata(path)
+        self.tensors = load_file(path)
         self._inputs: set[str] = set()
 
     def input(self, name: str) -> Tensor:
@@ -112,6 +112,12 @@ def compare_column(case: str, column: str, pairs: Mapping[str, tuple[Any, Any]],
     worst = max(errors, key=lambda line: math.inf if math.isnan(errors[line]) else errors[line])
     note = "" if errors[worst] <= tolerance else f"{worst}: {pairs[worst][0]} instead of {pairs[worst][1]}"
     return Row(case, column, errors[worst], tolerance, note)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The settings in a safetensors file; each is JSON or plain text."""
+    with safe_open(path, "pt") as file:
+        return {key: _decode(value) for key, value in (file.metadata() or {}).items()}
 
 
 def _decode(text: str) -> Any:

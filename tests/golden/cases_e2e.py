@@ -16,10 +16,10 @@ from torch import Tensor
 from ...wan_s2v_model import conditioning
 from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
 from ...wan_s2v_model.pipeline import ClipResult, MotionState, Plan, first_state, run_clips
-from ...wan_s2v_model.text_encoder import MAX_TOKENS
+from ...wan_s2v_model.schedule import SOLVERS
 from .case import EXACT, Case, Measured, Row, compare_column
 from .cases_audio import weights_file
-from .cases_forward import read_config
+from .cases_forward import load_weights, read_config
 from .cases_vae import load_vae, to_video
 from .comfyui import comfy_bridge, pack_module
 
@@ -50,12 +50,14 @@ def replay(case: Case) -> Iterator[Row]:
         **recorder.measured,
         "ref_pixels": Measured(to_video(conditioning.fit_image(picture, height, width, cover=False)[None]), PIXEL_TOLERANCE),
         "ref_latents": Measured(plan.ref_latents, VAE_TOLERANCE),
-        "clip0.motion_latents_in": Measured(bridge.encode_pixels(vae, first_state(plan, lambda frames: frames).history), VAE_TOLERANCE),
         "sigmas": Measured(sampler.sigmas, SIGMA_TOLERANCE),
-        "timesteps": Measured(_told_timesteps(sampler.model), EXACT),
+        "timesteps": Measured(torch.stack(recorder.told_timesteps), EXACT),
         "video": Measured(frames, TOLERANCE),
         "video_pool8": Measured(_pool(frames), TOLERANCE),
     }
+    if plan.history is None:  # never encoded by the pack, because a free start drops it
+        grey = bridge.encode_pixels(vae, conditioning.first_history(height, width))
+        measured["clip0.motion_latents_in"] = Measured(grey, VAE_TOLERANCE)
     if pose is not None:
         first_pose = conditioning.fit_frames(pose[:1].float() / 255, height, width, cover=False)
         measured["pose_pixels_frame0"] = Measured(to_video(first_pose)[:, 0], PIXEL_TOLERANCE)
@@ -69,7 +71,7 @@ def _plan(case: Case, vae, picture: Tensor, pose: Tensor | None) -> Plan:
     prepare, encode_audio = pack_module("nodes.prepare").WanS2VPrepare, pack_module("nodes.audio").WanS2VAudioEncode
     height, width = case.setting("size_hw")
     encoder = comfy_bridge().AudioEncoder(str(weights_file(case.path("wav2vec_dir"))), "fp32")
-    sound = {"waveform": case.input("in.wave_i16").float().reshape(1, 1, -1) / 32768, "sample_rate": SAMPLE_RATE_HZ}
+    sound = {"waveform": torch.atleast_2d(case.input("in.wave_i16"))[None].float() / 32768, "sample_rate": SAMPLE_RATE_HZ}
     output = prepare.execute(
         audio=encode_audio.execute(audio_encoder=encoder, audio=sound, start=0.0, duration=0.0).args[0],
         image=picture[None],
@@ -124,21 +126,32 @@ class Recorder:
 
     def __init__(self, model):
         self.measured: dict[str, Measured] = {}
+        self.told_timesteps: list[Tensor] = []  # of clip 0
         self._transformer = model.model.diffusion_model
         self._calls: dict[int, list[tuple[Tensor, Tensor]]] = {COND: [], UNCOND: []}
         self._clip: dict[str, Tensor] = {}
+        self._finished = 0
 
     def __enter__(self) -> "Recorder":
+        self._embed_time = self._transformer.embed_time
+        self._transformer.embed_time = self._told
         self._hook = self._transformer.register_forward_hook(self._called, with_kwargs=True)
         return self
 
     def __exit__(self, *_: object) -> None:
+        del self._transformer.embed_time  # of the object; the method of the class stays
         self._hook.remove()
+
+    def _told(self, timesteps: Tensor, *args):
+        self._timestep = timesteps[0]
+        return self._embed_time(timesteps, *args)
 
     def _called(self, module, args, kwargs, velocity: Tensor) -> None:
         parts = kwargs["transformer_options"]["cond_or_uncond"]  # what the rows of the batch are
         for part, x, v in zip(parts, args[0].chunk(len(parts)), velocity.chunk(len(parts)), strict=True):
             self._calls[part].append((x.clone(), v.clone()))
+        if COND in parts and not self._finished:
+            self.told_timesteps.append(self._timestep)
 
     def decoded(self, latents: Tensor, frames: Tensor) -> None:
         self._clip["decode_in_first_latent"] = latents[0, :, :1]
@@ -158,6 +171,7 @@ class Recorder:
             values["motion_latents_in"] = state.motion_latents
         self.measured |= {f"clip{result.clip}.{name}": Measured(value, TOLERANCE) for name, value in values.items()}
         self._calls = {COND: [], UNCOND: []}
+        self._finished += 1
 
 
 def _inputs_of_clips(plan: Plan) -> dict[str, Measured]:
@@ -181,19 +195,17 @@ def _sampler(case: Case):
         solver=case.setting("solver"),
         round_state=True,  # of no effect on a float32 model
     )
-    if settings.solver not in bridge.SOLVERS:
+    if settings.solver not in SOLVERS:
         raise ValueError(f"unknown solver {settings.solver}")
-    positive, negative = (_conditioning(case.input(f"in.context_{sign}")) for sign in ("pos", "neg"))
-    return bridge.ClipSampler(_load_model(case.path("model_file")), positive, negative, settings, case.setting("seed", 0))
+    model_file = case.path("model_file")
+    rows = load_weights(model_file)[0].text_len
+    positive, negative = (_conditioning(case.input(f"in.context_{sign}"), rows) for sign in ("pos", "neg"))
+    return bridge.ClipSampler(_load_model(model_file), positive, negative, settings, case.setting("seed", 0))
 
 
-def _conditioning(context: Tensor) -> list:
+def _conditioning(context: Tensor, rows: int) -> list:
     """[L, text_dim] -> CONDITIONING, padded with zero rows as by ComfyUI's umT5."""
-    return [[F.pad(context, (0, 0, 0, MAX_TOKENS - context.shape[0]))[None], {}]]
-
-
-def _told_timesteps(model) -> Tensor:
-    return model.model_options["transformer_options"][comfy_bridge().SCHEDULE_KEY].timesteps
+    return [[F.pad(context, (0, 0, 0, rows - context.shape[0]))[None], {}]]
 
 
 @cache

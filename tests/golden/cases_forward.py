@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...wan_s2v_model import transformer as transformer_module
 from ...wan_s2v_model.checkpoint import check_shapes
@@ -21,6 +21,13 @@ OUT_TOLERANCE = 2e-5
 INTERMEDIATE_TOLERANCE = 2e-5
 ROPE_TOLERANCE = 1e-6
 ALL_BUCKETS = 2  # the effective `add_last_motion` of the published model: all three motion buckets are used
+CONFIG_NAMES = {  # argument of the reference -> field of WanS2VConfig
+    **{name: name for name in ("dim", "ffn_dim", "num_layers", "text_dim", "text_len", "audio_dim", "freq_dim", "eps")},
+    "in_dim": "in_channels",
+    "out_dim": "out_channels",
+    "cond_dim": "cond_channels",
+    "num_audio_token": "num_audio_tokens",
+}
 
 
 def replay(case: Case) -> Iterator[Row]:
@@ -58,7 +65,7 @@ class Probe:
         model.blocks[0].register_forward_hook(lambda module, args, out: self._keep(block0_out=out))
         model.audio_injector.register_forward_hook(self._after_injection)
         model.head.register_forward_pre_hook(lambda module, args: self._keep(e_head=args[1]))
-        model.text_embedding.register_forward_hook(lambda module, args, out: self._keep(text_ctx_first8=out[:, :8], text_ctx_last1=out[:, -1:]))
+        model.text_embedding.register_forward_hook(self._after_text)
         audio.register_forward_hook(lambda module, args, out: self._keep(audio_global=out[0], audio_local=out[1]))
         audio.encoder.register_forward_hook(lambda module, args, out: self._keep(audio_global_full=out[0], audio_local_full=out[1]))
 
@@ -69,6 +76,9 @@ class Probe:
         tokens, e, _, (cos, sin) = args[:4]
         self._keep(block0_in=tokens, e0=e, rope_cos=cos, rope_sin=sin)
 
+    def _after_text(self, module, args, out) -> None:
+        self._keep(text_ctx_first8=out[:, :8], text_ctx_last1=out[:, -1:])
+
     def _after_injection(self, module, args, out) -> None:
         if args[1] == self._first_injected_block:
             self._keep(audio_inject0_out=out)
@@ -78,7 +88,8 @@ def _mask_rows(model: WanS2VTransformer, x: Tensor, latents: dict[str, Tensor | 
     """Which row of the mask embedding the model adds to each token [B, S], found by numbering the rows."""
 
     def tokens(rows: Tensor) -> Tensor:
-        model.trainable_cond_mask.weight.copy_(rows[:, None].expand_as(model.trainable_cond_mask.weight))
+        weight = rows[:, None].expand_as(model.trainable_cond_mask.weight)
+        model.trainable_cond_mask.weight = nn.Parameter(weight.clone(), requires_grad=False)
         return model.embed_tokens(x, *latents.values())[0]
 
     rows = torch.arange(3.0)
@@ -97,8 +108,8 @@ def _build_model(case: Case) -> WanS2VTransformer:
     scale = case.setting("weight_scale", "none")
     if isinstance(scale, dict):
         state_dict = {name: tensor * scale["factor"] if re.search(scale["regex"], name) else tensor for name, tensor in state_dict.items()}
-    model = WanS2VTransformer(config)
-    model.load_state_dict(state_dict)
+    model = WanS2VTransformer(config, device="meta")
+    model.load_state_dict(state_dict, assign=True)  # shares the cached tensors: never change a parameter in place
     return model.requires_grad_(False)
 
 
@@ -108,21 +119,10 @@ def load_weights(path: Path) -> tuple[WanS2VConfig, dict[str, Tensor]]:
     state_dict = {name: tensor.float() for name, tensor in load_file(path).items()}
     stored = read_config(path)
     config = WanS2VConfig(
-        dim=stored["dim"],
-        ffn_dim=stored["ffn_dim"],
-        num_layers=stored["num_layers"],
-        text_dim=stored["text_dim"],
-        audio_dim=stored["audio_dim"],
         audio_inject_layers=tuple(stored["audio_inject_layers"]),
-        text_len=stored["text_len"],
-        freq_dim=stored["freq_dim"],
-        in_channels=stored["in_dim"],
-        out_channels=stored["out_dim"],
-        cond_channels=stored["cond_dim"],
         num_audio_layers=state_dict["casual_audio_encoder.weights"].shape[1],
-        num_audio_tokens=stored["num_audio_token"],
         head_dim=stored["dim"] // stored["num_heads"],
-        eps=stored["eps"],
+        **{ours: stored[theirs] for theirs, ours in CONFIG_NAMES.items() if theirs in stored},
     )
     check_shapes({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, config, path.name)
     return config, state_dict

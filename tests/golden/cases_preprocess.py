@@ -32,7 +32,10 @@ def _compare_table(name: str, table: str, lines: list[tuple[Line, Line]], given:
         if any(column not in ours for _, ours in lines):
             yield failure(name, f"{table}.{column}", "unknown column")
             continue
-        pairs = {", ".join(f"{key} {theirs[key]}" for key in given): (ours[column], theirs[column]) for theirs, ours in lines if column in theirs}
+        pairs = {}
+        for number, (theirs, ours) in enumerate(lines):
+            if column in theirs:
+                pairs[f"line {number}, " + ", ".join(f"{key} {theirs[key]}" for key in given)] = ours[column], theirs[column]
         yield compare_column(name, f"{table}.{column}", pairs, FPS_TOLERANCE if column == "effective_fps" else 0.0)
 
 

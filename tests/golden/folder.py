@@ -1,13 +1,15 @@
 """What the files of a golden folder are. A file that nobody knows is an error."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from . import cases_audio, cases_e2e, cases_forward, cases_preprocess, cases_solver, cases_vae
-from .case import Case, Row, failure
+from .case import Case, Row, failure, read_metadata
 
 KINDS: dict[str, Callable[[Case], Iterator[Row]] | None] = {
     "preprocess": None,
@@ -47,7 +49,7 @@ class Job:
 
 def find_jobs(root: Path, only: str | None = None) -> list[Job]:
     """Every file of the folder that is not a model, a document or hidden, in the order of KINDS."""
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not _is_hidden(path.relative_to(root))]
+    files = [path for path in _walk(root) if not _is_hidden(path.relative_to(root))]
     models = _models(root, files)
     jobs = [_job(root, path) for path in files if not any(path == model or model in path.parents for model in models)]
     order = [*KINDS]
@@ -65,7 +67,7 @@ def _job(root: Path, path: Path) -> Job | None:
     if name in TABLES:
         return Job(kind, name, lambda: TABLES[name](root, path))
     if len(relative.parts) > 1 and path.suffix == ".safetensors" and KINDS.get(kind) is not None:
-        return Job(kind, name, lambda: KINDS[kind](Case(root, path)))
+        return Job(kind, name.removesuffix(".safetensors"), lambda: KINDS[kind](Case(root, path)))
     if len(relative.parts) == 1 and _is_model(path):
         return None
     return Job(kind, name, lambda: iter([failure(name, "-", "unknown file: neither a case, nor a table, nor a model")]))
@@ -76,16 +78,22 @@ def _models(root: Path, files: list[Path]) -> set[Path]:
     models = set(cases_audio.find_wav2vec_folders(root))
     for path in files:
         if path.suffix == ".safetensors":
-            models |= {root / value for key, value in _metadata(path).items() if key in REFERENCES}
+            models |= {root / value for key, value in _metadata(path).items() if key in REFERENCES and value}
     return models | {model.with_name(f"{model.stem}.config.json") for model in models}
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _metadata(path: Path) -> dict[str, Any]:
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+        return read_metadata(path)
     except SafetensorError:
         return {}  # reported when it is replayed
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files, also behind links to folders."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders.sort()
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 def _is_model(path: Path) -> bool:

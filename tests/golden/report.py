@@ -47,7 +47,7 @@ def summarise(kind: str, rows: list[Row]) -> str:
     inexact = [row for row in compared if row.tolerance]
     text = f"{kind:10} {len({row.case for row in rows}):3} cases {len(compared):4} rows {sum(not row.ok for row in rows):3} failed"
     if not inexact:
-        return f"{text}  exact"
+        return text
     worst = max(inexact, key=lambda row: row.error)
     closest = max(inexact, key=lambda row: row.error / row.tolerance)
     text += f"  worst error {worst.error:.1e} ({worst.case} {worst.tensor})"

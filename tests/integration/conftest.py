@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
 
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny models gain nothing from more, and lose much on a busy machine
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:

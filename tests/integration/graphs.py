@@ -18,7 +18,7 @@ TINY_FILES = {
     "wav2vec2_large_english_fp16.safetensors": "wav2vec2-tiny/model.safetensors",
     "wan_2.1_vae.safetensors": "wan_2.1_vae_tiny.safetensors",
 }
-WIDTH, HEIGHT = 96, 64
+WIDTH, HEIGHT = 128, 64  # multiples of 64: x264 is not deterministic at some other sizes
 FRAMES_PER_CLIP = 16
 SMALL = {
     "WanS2VAudioEncode": {"duration": 1.5},  # 24 frames: two clips, the second one not full

@@ -92,3 +92,8 @@ def test_aligned_flashes_with_the_click(num_frames, renderer):
 def test_official_flashes_three_frames_early(num_frames, renderer):
     lead = leads(renderer, num_frames, sync_mode="official", filename_prefix=f"sync/official_{num_frames}")
     assert np.abs(lead - LEAD_S).max() < HALF_FRAME_S, lead * 1000
+
+
+def test_webm_is_in_sync_too(renderer):
+    lead = leads(renderer, 29, sync_mode="aligned", format="webm (vp9)", filename_prefix="sync/webm")
+    assert np.abs(lead).max() < HALF_FRAME_S, lead * 1000

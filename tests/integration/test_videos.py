@@ -53,10 +53,9 @@ def test_sound_is_the_selected_part_of_the_input(renderer, sample_speech):
     waveform, rate = sample_speech
     video = renderer.render(quick_start(start=0.5, duration=1.0))
     check_file(video, 1.0)
-    assert video.sample_rate == rate
-    expected = waveform[rate // 2 : rate // 2 + rate]
-    count = min(len(expected), len(video.sound))
-    assert np.corrcoef(expected[:count], video.sound[:count])[0, 1] > 0.95
+    times = np.arange(len(video.sound)) / video.sample_rate
+    expected = np.interp(0.5 + times, np.arange(len(waveform)) / rate, waveform)
+    assert np.corrcoef(expected, video.sound)[0, 1] > 0.95
 
 
 def test_two_videos_in_one_queue(renderer):
@@ -69,8 +68,8 @@ def test_two_videos_in_one_queue(renderer):
 
 def test_same_prompt_again_gives_the_same_frames(renderer):
     first = renderer.render(quick_start(seed=7, filename_prefix="same/a"))
-    prompt = quick_start(seed=7, filename_prefix="same/b", steps=2)
-    second = renderer.render(prompt)
+    renderer.client.free()
+    second = renderer.render(quick_start(seed=7, filename_prefix="same/b"))
     assert np.array_equal(first.luma, second.luma)
 
 

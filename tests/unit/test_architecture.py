@@ -1,4 +1,4 @@
-"""The layering of the pack, read from its source: nodes -> pipeline -> solvers, sound, frames, storage -> transformer -> blocks -> constants."""
+"""The layering of the pack, read from its source: nodes -> pipeline -> solvers, sound, storage -> transformer -> blocks -> constants."""
 
 import ast
 import sys

@@ -100,14 +100,15 @@ def test_other_models_are_refused_by_name(kind):
     with pytest.raises(CheckpointError) as caught:
         require_s2v(names, FILE)
     message = str(caught.value)
-    assert f"{FILE} is not a Wan2.2-S2V transformer: it looks like {description}" in message.replace("a Wan text-to-video or image-to-video model ", "")
+    assert message.startswith(f"{FILE} is not a Wan2.2-S2V transformer: it looks like ")
+    assert description in message
     assert "Pick a Wan2.2-S2V-14B file" in message
     assert "models/diffusion_models" in message
 
 
 @pytest.mark.parametrize("key", checkpoint.S2V_KEYS)
 def test_each_s2v_key_is_required(key):
-    with pytest.raises(CheckpointError, match="not a Wan2.2-S2V transformer"):
+    with pytest.raises(CheckpointError, match=r"not a Wan2\.2-S2V transformer"):
         require_s2v([name for name in expected_shapes(TINY) if name != key], FILE)
 
 
@@ -138,16 +139,15 @@ def test_unexpected_tensors_are_named():
 
 
 def test_wrong_shapes_are_named_with_both_shapes():
-    with pytest.raises(CheckpointError, match=r"1 tensors of the wrong shape \(text_embedding.2.weight \(9, 256\) instead of \(256, 256\)\)"):
+    with pytest.raises(CheckpointError, match=r"1 tensors of the wrong shape \(text_embedding.2.weight \(9, 256\) instead of \(256, 256"):
         inspect({**expected_shapes(TINY), "text_embedding.2.weight": (9, 256)}, metadata_of(TINY))
 
 
 def test_all_problems_are_in_one_message():
     shapes = {**expected_shapes(TINY), "extra.weight": (1,), "head.head.bias": (7,)}
     del shapes["text_embedding.2.bias"]
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=r"missing \(text_embedding.2.bias\); .*unexpected \(extra.weight\); .*head.head.bias \(7,\)"):
         inspect(shapes, metadata_of(TINY))
-    assert all(part in str(caught.value) for part in ("missing (text_embedding.2.bias)", "unexpected (extra.weight)", "head.head.bias (7,)"))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_all_problems_are_in_one_message():
 def test_injected_blocks_that_do_not_fit_the_file(metadata, layers):
     with pytest.raises(CheckpointError) as caught:
         infer_config(expected_shapes(TINY), metadata)
-    message = str(caught.value)
-    assert all(part in message for part in ("4 blocks and 3 audio injectors", f"the injected blocks {layers}", "config.transformer.audio_inject_layers"))
+    for part in ("4 blocks and 3 audio injectors", f"the injected blocks {layers}", "config.transformer.audio_inject_layers"):
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", '"x"', '{"transformer": []}'])

@@ -80,10 +80,8 @@ def uni_update(x, x0s, levels, order, corrected):
     for k in range(1, len(rs) + 1):
         rhs.append(phi * math.factorial(k) / b_h)
         phi = phi / -h - 1 / math.factorial(k + 1)
-    if len(rs) < 2:
-        weights = [0.5] * len(rs)  # the authors' choice for one unknown
-    else:
-        weights = np.linalg.solve(np.array([[r**k for r in rs] for k in range(len(rs))]), np.array(rhs))
+    powers = np.array([[r**k for r in rs] for k in range(len(rs))])
+    weights = np.linalg.solve(powers, np.array(rhs)) if len(rs) > 1 else [0.5] * len(rs)  # the authors' choice for one unknown
     base = target / now * x - (1 - target) * math.expm1(-h) * known[-1]
     return base - (1 - target) * b_h * sum((w * d for w, d in zip(weights, differences, strict=True)), np.zeros_like(x))
 

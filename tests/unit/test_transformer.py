@@ -5,7 +5,7 @@ import torch
 from wan_s2v_pack.wan_s2v_model.attention import sdpa
 from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
 from wan_s2v_pack.wan_s2v_model.config import S2V_14B
-from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer, unpatchify
+from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer, share_layers, unpatchify
 
 FRAME, VIDEO, MOTION = 24, 48, 24 + 6 + 4  # tokens of a frame, of the clip and of the history, at 8 x 12 latents
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -261,7 +261,9 @@ def test_kernel_knows_the_block_it_runs_in(tiny_transformer, clip_inputs):
 # Dtypes
 
 
-@pytest.mark.parametrize(("residual_dtype", "expected"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (None, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("residual_dtype", "expected"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (None, torch.bfloat16)]
+)
 def test_residual_stream_has_its_own_dtype(tiny_config, tiny_transformer, clip_inputs, residual_dtype, expected):
     model = WanS2VTransformer(tiny_config, dtype=torch.bfloat16, residual_dtype=residual_dtype).requires_grad_(False)
     model.load_state_dict(tiny_transformer.state_dict())
@@ -291,3 +293,21 @@ def test_14b_model_has_the_tensors_of_the_checkpoint():
 
 def test_tiny_model_has_the_tensors_that_are_expected_of_it(tiny_config, tiny_transformer):
     assert {name: tuple(tensor.shape) for name, tensor in tiny_transformer.state_dict().items()} == expected_shapes(tiny_config)
+
+
+# The layers of another loader's model
+
+
+def test_shared_layers_are_the_other_model_s_own(tiny_config, tiny_transformer, clip_inputs):
+    model = WanS2VTransformer(tiny_config, device="meta")
+    share_layers(model, tiny_transformer)
+    theirs = dict(tiny_transformer.named_parameters())
+    assert all(parameter is theirs[name] for name, parameter in model.named_parameters())
+    assert torch.equal(model(**clip_inputs), tiny_transformer(**clip_inputs))
+
+
+def test_sharing_keeps_the_other_model_whole(tiny_config, tiny_transformer, clip_inputs):
+    names, velocity = list(tiny_transformer.state_dict()), tiny_transformer(**clip_inputs)
+    share_layers(WanS2VTransformer(tiny_config, device="meta"), tiny_transformer)
+    assert list(tiny_transformer.state_dict()) == names
+    assert torch.equal(tiny_transformer(**clip_inputs), velocity)

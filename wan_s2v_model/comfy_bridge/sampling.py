@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning import ClipConditioning
+from ..pipeline import clip_seed
 from ..sampler import sample_dpmpp, sample_unipc
 from ..schedule import SOLVERS, Schedule, build_schedule
 from .model import SCHEDULE_KEY, with_s2v_forward
@@ -88,7 +89,7 @@ class ClipSampler:
             self.sigmas,
             callback=lambda step, x0, x, total: self.on_step(clip * total + step + 1, x0),
             disable_pbar=True,
-            seed=self.seed + clip,
+            seed=clip_seed(self.seed, clip),
         )
         comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())

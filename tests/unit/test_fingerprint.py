@@ -1,0 +1,140 @@
+"""A run may only be continued when nothing that decides it has changed."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.fingerprint import run_fingerprint
+from wan_s2v_pack.wan_s2v_model.pipeline import Plan
+from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 40
+    cfg: float = 4.5
+    shift: float = 3.0
+    solver: str = "unipc"
+    sampler: object = None
+    sigmas: torch.Tensor | None = None
+
+
+def make_plan(seconds=10, **options):
+    timeline = plan_timeline(seconds * 16_000, 16_000, seconds * 16_000, **options)
+    return Plan(timeline, 480, 832, torch.ones(2, 3, 160), torch.ones(1, 160_000), 16_000, torch.ones(1, 16, 1, 4, 4))
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    model = SimpleNamespace(cached_patcher_init=(None, (str(file), {})), patches={})
+    text = [[torch.ones(1, 5, 8), {}]], [[torch.zeros(1, 5, 8), {}]]
+    return {"model": model, "positive": text[0], "negative": text[1], "plan": make_plan(), "settings": Settings(), "seed": 42}
+
+
+def test_same_inputs_give_the_same_fingerprint_which_is_json(inputs):
+    fingerprint = run_fingerprint(**inputs)
+    other = {**inputs, "plan": make_plan(), "positive": [[torch.ones(1, 5, 8), {}]]}
+    assert run_fingerprint(**other) == fingerprint
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+
+
+CHANGES = {
+    "prompt": lambda i: {"positive": [[torch.full((1, 5, 8), 2.0), {}]]},
+    "negative_prompt": lambda i: {"negative": i["positive"]},
+    "seed": lambda i: {"seed": 43},
+    "steps": lambda i: {"settings": Settings(steps=20)},
+    "cfg": lambda i: {"settings": Settings(cfg=1.0)},
+    "shift": lambda i: {"settings": Settings(shift=5.0)},
+    "solver": lambda i: {"settings": Settings(solver="dpm++")},
+    "sigmas": lambda i: {"settings": Settings(sigmas=torch.tensor([1.0, 0.0]))},
+    "picture": lambda i: {"plan": replace(i["plan"], ref_latents=torch.zeros(1, 16, 1, 4, 4))},
+    "pose": lambda i: {"plan": replace(i["plan"], pose_latents=(torch.zeros(1, 16, 20, 4, 4),))},
+    "previous_frames": lambda i: {"plan": replace(i["plan"], history=torch.zeros(73, 8, 8, 3))},
+    "width": lambda i: {"plan": replace(i["plan"], width=848)},
+    "height": lambda i: {"plan": replace(i["plan"], height=496)},
+    "sync_mode": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, sync_mode="official"))},
+    "frames_per_clip": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, frames_per_clip=48))},
+    "clips": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, num_clips=2))},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_shows_under_its_own_name(inputs, name):
+    before = run_fingerprint(**inputs)
+    after = run_fingerprint(**{**inputs, **CHANGES[name](inputs)})
+    assert {key for key in before if before[key] != after[key]} == {name}
+
+
+@pytest.mark.parametrize("part", ["audio_features", "waveform"])
+def test_other_sound_shows(inputs, part):
+    other = replace(inputs["plan"], **{part: getattr(inputs["plan"], part) * 2})
+    assert run_fingerprint(**{**inputs, "plan": other})["audio"] != run_fingerprint(**inputs)["audio"]
+
+
+def test_same_numbers_in_another_shape_show(inputs):
+    other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.reshape(3, 2, 160))
+    assert run_fingerprint(**{**inputs, "plan": other})["audio"] != run_fingerprint(**inputs)["audio"]
+
+
+def test_other_model_file_shows(inputs, tmp_path):
+    before = run_fingerprint(**inputs)["model"]
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"weights")
+    inputs["model"].cached_patcher_init = (None, (str(other), {}))
+    assert run_fingerprint(**inputs)["model"] != before
+
+
+def test_replaced_model_file_shows(inputs, tmp_path):
+    before = run_fingerprint(**inputs)["model"]
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"WEIGHTS")
+    os.utime(file, ns=(1, 1))
+    assert run_fingerprint(**inputs)["model"] != before
+
+
+def test_lora_and_its_strength_show(inputs):
+    seen = set()
+    for strength in (None, 1.0, 0.5):
+        inputs["model"].patches = {} if strength is None else {"blocks.0.self_attn.q.weight": [(strength, "lora", 1.0, None, None)]}
+        seen.add(run_fingerprint(**inputs)["loras"])
+    assert len(seen) == 3
+
+
+def test_model_of_an_unknown_loader_has_a_fingerprint_too(inputs):
+    inputs["model"].cached_patcher_init = None
+    assert run_fingerprint(**inputs)["model"] == "unknown"
+
+
+def test_bfloat16_tensors_are_hashed(inputs):
+    half = [[torch.ones(1, 5, 8, dtype=torch.bfloat16), {}]]
+    assert run_fingerprint(**{**inputs, "positive": half})["prompt"] == run_fingerprint(**inputs)["prompt"]
+
+
+class KSampler:
+    """As ComfyUI's: one class for all samplers."""
+
+    def __init__(self, sampler_function, extra_options):
+        self.sampler_function = sampler_function
+        self.extra_options = extra_options
+
+
+def sample_euler():
+    pass
+
+
+def sample_heun():
+    pass
+
+
+def test_given_samplers_differ_by_class_function_and_options(inputs):
+    class Other:
+        pass
+
+    samplers = [KSampler(sample_euler, {}), KSampler(sample_heun, {}), KSampler(sample_euler, {"eta": 0.5}), Other()]
+    names = [run_fingerprint(**{**inputs, "settings": Settings(sampler=sampler)})["solver"] for sampler in samplers]
+    assert names == ["sample_euler {}", "sample_heun {}", "sample_euler {'eta': 0.5}", "Other {}"]
