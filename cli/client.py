@@ -130,11 +130,17 @@ class ComfyClient:
         Args:
             prompt: node id -> {"class_type", "inputs"}.
             workflow: the same graph in UI format, stored by the save nodes in their files.
+        Raises:
+            PromptRefused: with the broken inputs; nothing runs, not even other outputs.
         """
         request: dict[str, Any] = {"prompt": prompt, "client_id": self.client_id}
         if workflow is not None:
             request["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
-        return self._post("/prompt", request)["prompt_id"]
+        answer = self._post("/prompt", request)
+        if answer["node_errors"]:  # ComfyUI would run the other outputs without a word
+            self.interrupt(answer["prompt_id"])
+            raise _refusal("/prompt", 200, answer)
+        return answer["prompt_id"]
 
     def download(self, file: OutputFile, destination: Path) -> Path:
         """Fetch an output file over HTTP (where the server's folders are not reachable)."""
@@ -166,7 +172,8 @@ class ComfyClient:
             if event == "execution_error":
                 raise _failure(data)
             if event == "execution_interrupted":
-                raise PromptInterrupted("The prompt was cancelled.", node_id=str(data["node_id"]), node_type=data["node_type"], details=data)
+                node = {"node_id": str(data["node_id"]), "node_type": data["node_type"]}
+                raise PromptInterrupted("The prompt was cancelled.", details=data, **node)
         return record["outputs"]
 
     async def _follow(self, prompt_id: str, on_progress: Callable[[Progress], None] | None) -> dict[str, Any]:
@@ -196,10 +203,10 @@ class ComfyClient:
             with _DIRECT.open(request, timeout=HTTP_TIMEOUT_S) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
-            raise _refusal(path, error.code, error.read()) from error
+            raise _refusal(path, error.code, _json_or_none(error.read())) from error
 
 
-async def _until_news(socket: aiohttp.ClientWebSocketResponse, prompt_id: str, on_progress: Callable[[Progress], None] | None) -> None:
+async def _until_news(socket: aiohttp.ClientWebSocketResponse[Any], prompt_id: str, on_progress: Callable[[Progress], None] | None) -> None:
     """Report progress until the prompt may have ended: its last message, or silence."""
     while True:
         try:
@@ -226,16 +233,21 @@ def _failure(data: Mapping[str, Any]) -> PromptFailed:
     return PromptFailed(message, node_id=node_id, node_type=node_type, kind=data["exception_type"], details=data)
 
 
-def _refusal(path: str, status: int, body: bytes) -> ComfyError:
+def _json_or_none(body: bytes) -> dict[str, Any] | None:
     try:
-        answer = json.loads(body)
+        return json.loads(body)
     except ValueError:
-        return ComfyError(f"ComfyUI answered {path} with status {status}: {body[:500].decode(errors='replace')}")
-    lines, first = [], ("", "", "")
-    for node_id, node in answer.get("node_errors", {}).items():
-        for error in node["errors"]:
-            first = first if first[0] else (str(node_id), node["class_type"], error["type"])
-            lines.append(f"{node['class_type']} (node {node_id}): {error['message']}: {error['details']}")
-    error = answer.get("error", {})
-    text = "\n".join(lines) or f"{error.get('message', '')}: {error.get('details', '')}"
-    return PromptRefused(text, node_id=first[0], node_type=first[1], kind=first[2] or error.get("type", ""), details=answer)
+        return None
+
+
+def _refusal(path: str, status: int, answer: Mapping[str, Any] | None) -> ComfyError:
+    """The error for an answer of ComfyUI: one line per broken input, or its general message."""
+    if answer is None:
+        return ComfyError(f"ComfyUI answered {path} with status {status}. Look at the server's log.")
+    broken = [(key, node, error) for key, node in answer.get("node_errors", {}).items() for error in node["errors"]]
+    if not broken:
+        error = answer.get("error", {})
+        return PromptRefused(f"{error.get('message', '')}: {error.get('details', '')}", kind=error.get("type", ""), details=answer)
+    text = "\n".join(f"{node['class_type']} (node {key}): {error['message']}: {error['details']}" for key, node, error in broken)
+    key, node, error = broken[0]
+    return PromptRefused(text, node_id=str(key), node_type=node["class_type"], kind=error["type"], details=answer)

@@ -36,7 +36,7 @@ class WanS2VAudioEncode(io.ComfyNode):
     def execute(cls, audio_encoder, audio, start, duration) -> io.NodeOutput:
         if not hasattr(audio_encoder, "hidden_states"):
             raise ValueError(
-                "This audio encoder is not ours, and ComfyUI's own leaves out the final layer norm. Use Load Wan S2V Audio Encoder."
+                "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."
             )
         sample_rate = int(audio["sample_rate"])
         waveform = select(audio["waveform"], sample_rate, start, duration)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,16 +17,10 @@ sys.path.insert(0, str(ROOT))
 
 from cli.canvas import find_browser, open_canvas  # noqa: E402
 from cli.server import ComfyServer, ServerError, prepare_base_directory  # noqa: E402
+from cli.tiny_models import fill_base_directory  # noqa: E402
 
 WORKFLOW = ROOT / "workflows" / "wan_s2v_quick_start.json"
 PICTURE = ROOT / "docs" / "images" / "quick_start.png"
-MODEL_FILES = {  # tiny file -> name under which the workflows look for it
-    "diffusion_models/wan_s2v_tiny.safetensors": "wan2.2_s2v_14B_bf16.safetensors",
-    "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
-    "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
-    "audio_encoders/wav2vec2-tiny/config.json": "config.json",
-    "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
-}
 
 
 def main() -> int:
@@ -39,7 +31,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         base = prepare_base_directory(Path(folder), ROOT)
-        fill_choices(base)
+        fill_base_directory(base, real_names=True)
         try:
             problems = take_picture(arguments.workflow, arguments.output, base, browser)
         except ServerError as error:
@@ -56,16 +48,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="workflow in UI format (default: the quick start)")
     parser.add_argument("--output", type=Path, default=PICTURE, help="PNG to write (default: docs/images/quick_start.png)")
     return parser.parse_args()
-
-
-def fill_choices(base: Path) -> None:
-    """Put the samples and the tiny model set in place, under the names of the real files."""
-    models = base / "models"
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "make_tiny_models.py"), str(models)], check=True)
-    for tiny, name in MODEL_FILES.items():
-        shutil.copy(models / tiny, models / tiny.split("/")[0] / name)
-    for sample in (ROOT / "samples").iterdir():
-        shutil.copy(sample, base / "input")
 
 
 def take_picture(workflow: Path, output: Path, base: Path, browser: str) -> list[str]:

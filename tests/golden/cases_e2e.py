@@ -37,8 +37,8 @@ def replay(case: Case) -> Iterator[Row]:
     vae = load_vae(case.path("vae_file"))
     height, width = case.setting("size_hw")
     picture = case.input("in.image_u8").float() / 255
-    pose = case.optional_input("in.pose_frames_u8")
-    plan = _plan(case, vae, picture, None if pose is None else pose.float() / 255)
+    pose = case.input("in.pose_frames_u8").float() / 255 if "in.pose_frames_u8" in case.tensors else None
+    plan = _plan(case, vae, picture, pose)
     yield from _check_settings(case, plan)
 
     sampler = _sampler(case)
@@ -59,7 +59,7 @@ def replay(case: Case) -> Iterator[Row]:
         grey = bridge.encode_pixels(vae, conditioning.first_history(height, width))
         measured["clip0.motion_latents_in"] = Measured(grey, VAE_TOLERANCE)
     if pose is not None:
-        first_pose = conditioning.fit_frames(pose[:1].float() / 255, height, width, cover=False)
+        first_pose = conditioning.fit_frames(pose[:1], height, width, cover=False)
         measured["pose_pixels_frame0"] = Measured(to_video(first_pose)[:, 0], PIXEL_TOLERANCE)
     if "video_sel" in case.tensors:
         measured["video_sel"] = Measured(frames[:, case.input("video_sel_idx")], TOLERANCE)
@@ -178,11 +178,10 @@ def _inputs_of_clips(plan: Plan) -> dict[str, Measured]:
     """Sound and pose of each clip; without a pose video the reference gives zeros."""
     clips = [plan.conditioning(clip, None) for clip in range(plan.timeline.num_clips)]
     measured = {"audio_emb_full": Measured(torch.cat([clip.audio_embedding for clip in clips], dim=-1), AUDIO_TOLERANCE)}
-    num_latent_frames = plan.timeline.num_latent_frames
+    no_pose = torch.zeros_like(plan.ref_latents).repeat(1, 1, plan.timeline.num_latent_frames, 1, 1)
     for index, clip in enumerate(clips):
-        pose = plan.ref_latents.new_zeros(1).expand_as(plan.ref_latents).repeat(1, 1, num_latent_frames, 1, 1)
         measured[f"clip{index}.audio_input"] = Measured(clip.audio_embedding, AUDIO_TOLERANCE)
-        measured[f"clip{index}.pose_latents"] = Measured(pose if clip.pose_latents is None else clip.pose_latents, VAE_TOLERANCE)
+        measured[f"clip{index}.pose_latents"] = Measured(no_pose if clip.pose_latents is None else clip.pose_latents, VAE_TOLERANCE)
     return measured
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 from wan_s2v_pack.cli.client import ComfyClient
 from wan_s2v_pack.cli.server import ComfyServer, link_pack, prepare_base_directory
+from wan_s2v_pack.cli.tiny_models import fill_base_directory
 
 from .rendering import Renderer
 from .sounds import read_wav
@@ -41,9 +39,7 @@ def comfyui_path() -> Path:
 def base_directory(tmp_path_factory: pytest.TempPathFactory, comfyui_path: Path) -> Path:
     base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)
     link_pack(STAND_INS, base / "custom_nodes" / "stand_ins")
-    subprocess.run([sys.executable, ROOT / "scripts" / "make_tiny_models.py", base / "models"], check=True)
-    for sample in (ROOT / "samples").iterdir():
-        shutil.copy(sample, base / "input")
+    fill_base_directory(base)
     return base
 
 

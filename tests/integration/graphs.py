@@ -18,11 +18,15 @@ TINY_FILES = {
     "wav2vec2_large_english_fp16.safetensors": "wav2vec2-tiny/model.safetensors",
     "wan_2.1_vae.safetensors": "wan_2.1_vae_tiny.safetensors",
 }
-WIDTH, HEIGHT = 128, 64  # multiples of 64: x264 is not deterministic at some other sizes
+SIZE = 64  # px; the smallest
 FRAMES_PER_CLIP = 16
+NUM_FRAMES = 12  # one clip, not full
+TWO_CLIPS = {"duration": 1.5}  # 24 frames: 13 + 11
+THREE_CLIPS = {"duration": 2.5}  # 40 frames: 13 + 16 + 11
+EXACT = {"quality": 0}  # lossless: at other qualities x264 may give the same frames differently each time
 SMALL = {
-    "WanS2VAudioEncode": {"duration": 1.5},  # 24 frames: two clips, the second one not full
-    "WanS2VPrepare": {"size": "custom", "width": WIDTH, "height": HEIGHT, "frames_per_clip": FRAMES_PER_CLIP},
+    "WanS2VAudioEncode": {"duration": NUM_FRAMES / 16},
+    "WanS2VPrepare": {"size": "custom", "width": SIZE, "height": SIZE, "frames_per_clip": FRAMES_PER_CLIP},
     "WanS2VSampler": {"steps": 2},
 }
 

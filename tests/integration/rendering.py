@@ -93,7 +93,13 @@ def open_video(path: Path) -> Video:
                 pieces.append((float(frame.pts * frame.time_base), frame.to_ndarray()))
         rate = sound.codec_context.sample_rate
     return Video(
-        path=path, luma=np.stack(frames), frame_times=np.array(times), sound=_place(pieces, rate), sample_rate=rate, metadata=metadata, **facts
+        path=path,
+        luma=np.stack(frames),
+        frame_times=np.array(times),
+        sound=_place(pieces, rate),
+        sample_rate=rate,
+        metadata=metadata,
+        **facts,
     )
 
 

@@ -112,7 +112,7 @@ def test_sound_that_is_no_sound(renderer):
     fails(renderer, prompt, "", kind=ComfyError, node="LoadAudio")
 
 
-def with_audio(kind: str, seconds: float = 1.5, **changes) -> Prompt:
+def with_audio(kind: str, seconds: float = 0.75, **changes) -> Prompt:
     prompt = quick_start(**changes)
     inputs_of(prompt, "WanS2VAudioEncode")["audio"] = [add(prompt, "StandInAudio", kind=kind, seconds=seconds), 0]
     return prompt
@@ -137,8 +137,8 @@ def test_negative_times(name, renderer):
 
 def test_pose_shorter_than_the_video(renderer):
     prompt = quick_start()
-    inputs_of(prompt, "WanS2VPrepare")["pose"] = [add(prompt, "StandInImages", count=10), 0]
-    fails(renderer, prompt, r"pose video is too short.*10 frames", node="WanS2VPrepare")
+    inputs_of(prompt, "WanS2VPrepare")["pose"] = [add(prompt, "StandInImages", count=5), 0]
+    fails(renderer, prompt, r"pose video is too short.*5 frames", node="WanS2VPrepare")
 
 
 # --- numbers
@@ -180,7 +180,7 @@ def test_nan_in_the_prompt(name, renderer):
     prompt = quick_start()
     sampler = inputs_of(prompt, "WanS2VSampler")
     sampler[name] = [add(prompt, "StandInConditioning", conditioning=sampler[name]), 0]
-    fails(renderer, prompt, f"{name}.*NaN", node="WanS2VSampler")
+    fails(renderer, prompt, "prompt.*NaN", node="WanS2VSampler")
 
 
 def test_nan_from_the_model(renderer):
@@ -256,8 +256,6 @@ def test_no_space(node, renderer):
         save = inputs_of(prompt, node)
         del save["clips"], prompt[find(prompt, "WanS2VSampler")]
         save["images"] = [add(prompt, "StandInImages", count=24, width=512, height=512), 0]
-    else:
-        prompt = quick_start(run_name="no space", filename_prefix="no_space/video", width=256, height=256)
     with small_files(renderer.server.pid, limit), pytest.raises(PromptFailed) as caught:
         renderer.client.run(prompt)
     assert caught.value.node_type == node

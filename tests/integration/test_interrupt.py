@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from wan_s2v_pack.cli.client import PromptInterrupted
 
-from .graphs import find, quick_start
+from .graphs import TWO_CLIPS, find, quick_start
 
 
 @pytest.mark.parametrize("stop_at", [1, 3], ids=["first clip", "second clip"])
 def test_cancel_while_sampling_then_run_again(stop_at, renderer):
-    prompt = quick_start(seed=100 + stop_at, filename_prefix=f"cancel/{stop_at}")
+    prompt = quick_start(seed=100 + stop_at, filename_prefix=f"cancel/{stop_at}", **TWO_CLIPS)
     sampler = find(prompt, "WanS2VSampler")
     before = renderer.output_files()
     prompt_id = renderer.client.queue(prompt)

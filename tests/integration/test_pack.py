@@ -83,7 +83,8 @@ def test_every_input_and_output_has_a_tooltip(our_nodes):
 
 def test_schema_inputs_are_the_parameters_of_execute(our_nodes):
     for name, definition in node_classes().items():
-        (execute,) = (item for item in definition.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and item.name == "execute")
+        functions = (item for item in definition.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef))
+        (execute,) = (function for function in functions if function.name == "execute")
         parameters = {argument.arg for argument in [*execute.args.args, *execute.args.kwonlyargs]} - {"cls"}
         groups = our_nodes[name]["input"]
         assert parameters == {*groups.get("required", {}), *groups.get("optional", {})}, name

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.client import PromptFailed, PromptInterrupted
+from wan_s2v_pack.cli.client import PromptFailed, PromptInterrupted, PromptRefused
 
-from .graphs import find, quick_start
+from .graphs import EXACT, THREE_CLIPS, find, quick_start
 
-THREE_CLIPS = {"duration": 2.5}  # 40 frames: 13 + 16 + 11
 TOTAL_STEPS = 6
 
 
@@ -30,8 +29,8 @@ def clips_of(renderer, run_name) -> list[str]:
 
 
 def test_resume_after_cancel_gives_the_same_frames(renderer):
-    _, whole = progress_of(renderer, quick_start(seed=200, filename_prefix="runs/whole", **THREE_CLIPS))
-    prompt = quick_start(seed=200, run_name="resumed", filename_prefix="runs/resumed", **THREE_CLIPS)
+    _, whole = progress_of(renderer, quick_start(seed=200, filename_prefix="runs/whole", **THREE_CLIPS, **EXACT))
+    prompt = quick_start(seed=200, run_name="resumed", filename_prefix="runs/resumed", **THREE_CLIPS, **EXACT)
     prompt_id = renderer.client.queue(prompt)
     sampler = find(prompt, "WanS2VSampler")
 
@@ -50,7 +49,7 @@ def test_resume_after_cancel_gives_the_same_frames(renderer):
 
 
 def test_finished_run_is_not_sampled_again(renderer):
-    prompt = quick_start(seed=201, run_name="finished", filename_prefix="runs/finished", **THREE_CLIPS)
+    prompt = quick_start(seed=201, run_name="finished", filename_prefix="runs/finished", **THREE_CLIPS, **EXACT)
     _, first = progress_of(renderer, prompt)
     files = {path: path.stat().st_mtime_ns for path in renderer.server.output_directory.rglob("clip_*") if "finished" in str(path)}
     forget(renderer)
@@ -60,9 +59,9 @@ def test_finished_run_is_not_sampled_again(renderer):
 
 
 def test_redo_from_a_clip_keeps_the_earlier_ones(renderer):
-    prompt = quick_start(seed=202, run_name="redone", filename_prefix="runs/redone", **THREE_CLIPS)
+    prompt = quick_start(seed=202, run_name="redone", filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
     _, first = progress_of(renderer, prompt)
-    redo = quick_start(seed=202, run_name="redone", redo_from_clip=1, filename_prefix="runs/redone", **THREE_CLIPS)
+    redo = quick_start(seed=202, run_name="redone", redo_from_clip=1, filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
     _, second = progress_of(renderer, redo)
     assert np.array_equal(first, second), "the same settings must give the same clips"
 
@@ -77,6 +76,6 @@ def test_changed_settings_are_refused_with_what_changed(renderer):
 @pytest.mark.parametrize("name", ["../outside", "a/../../b", "/absolute"])
 def test_run_name_must_stay_in_the_output_folder(name, renderer):
     before = renderer.output_files()
-    with pytest.raises((PromptFailed, ValueError, RuntimeError), match=r"(?i)run name|outside|output"):
+    with pytest.raises(PromptRefused, match=r"run_name may hold letters"):
         renderer.render(quick_start(run_name=name))
     assert renderer.output_files() == before

@@ -1,6 +1,7 @@
 """Sound in, sound and picture out: the picture must flash when the sound clicks.
 
-Everything between the two files is real (nodes, clip loop, solver, decoder calls, MP4); only the networks are stand-ins (`stand_ins/flash.py`).
+Everything between the two files is real: nodes, clip loop, solver, calls of the decoder, MP4. Only the networks are stand-ins
+(`stand_ins/flash.py`).
 """
 
 from __future__ import annotations

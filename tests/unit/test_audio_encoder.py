@@ -109,6 +109,13 @@ def test_model_is_for_inference_in_float32(tmp_path, tensors):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_half_precision_file_is_read_exactly(tmp_path, tensors, noise):
+    half = {name: tensor.half() for name, tensor in tensors.items()}
+    from_half = hidden_states(load_wav2vec2(write(tmp_path, half)), noise(3200))
+    from_float = hidden_states(load_wav2vec2(write(tmp_path, {name: tensor.float() for name, tensor in half.items()})), noise(3200))
+    assert torch.equal(from_half, from_float)
+
+
 def test_positional_weight_norm_is_folded(tmp_path, tensors):
     model = load_wav2vec2(write(tmp_path, tensors))
     gain, direction = (tensors[POSITIONAL + name].double() for name in NEW_NAMES)

@@ -51,6 +51,11 @@ def test_size_is_that_of_the_reference(picture):
     assert tuple(size_within_area(*picture, AREAS[preset]) for preset in PRESETS) == REFERENCE_SIZES[picture]
 
 
+def test_scale_ends_where_rounding_up_could_still_exceed_the_area():
+    assert size_within_area(1014, 3234, AREAS["480P"]) == (384, 1024)
+    assert size_within_area(718, 1430, AREAS["720P"]) == (704, 1280)
+
+
 def test_presets_are_areas_of_the_reference():
     assert [AREAS[preset] for preset in PRESETS] == [399_360, 921_600, 720_896]
 
@@ -113,8 +118,7 @@ def test_crop_takes_the_middle(noise, width, left, cover):
 
 
 def test_picture_is_resized_with_antialiasing():
-    stripes = torch.zeros(512, 512, 3)
-    stripes[:, ::2] = 1
+    stripes = ((torch.arange(512) + 2) % 8 < 4).float()[None, :, None].expand(512, 512, 3)
     fitted = fit_image(stripes, 64, 64, cover=False)
     assert 0.49 < fitted[8:-8, 8:-8].min() <= fitted[8:-8, 8:-8].max() < 0.51
     assert fit_frames(stripes[None], 64, 64, cover=False)[0, 8:-8, 8:-8].min() > 0.49
@@ -130,6 +134,7 @@ def test_picture_is_rounded_to_8_bits_like_the_file_it_came_from():
     levels = torch.arange(256) / 255
     picture = levels[:, None, None].expand(256, 64, 3)
     torch.testing.assert_close(fit_image(picture, 256, 64, cover=True), picture)
+    torch.testing.assert_close(fit_image(picture - 0.4 / 255, 256, 64, cover=True), picture)
 
 
 def test_pixels_out_of_range_are_clamped():

@@ -153,6 +153,10 @@ def test_tokens_are_video_reference_motion_each_with_its_mask_row(tiny_transform
         torch.testing.assert_close(tokens[0, frame * 24 + row * 6 + column], video + pose + mask[0], **CLOSE)
     reference = token(model.patch_embedding, clip_inputs["ref_latents"], 0, 2, 3)
     torch.testing.assert_close(tokens[0, VIDEO + 2 * 6 + 3], reference + mask[1], **CLOSE)
+    bias = model.cond_encoder.bias  # a pose of zeros still adds it
+    torch.testing.assert_close(
+        tokens_of(pose_latents=None)[0][0, 9], token(model.patch_embedding, clip_inputs["x"], 0, 1, 3) + bias + mask[0], **CLOSE
+    )
     motion = model.frame_packer(clip_inputs["motion_latents"]) + mask[2]
     torch.testing.assert_close(tokens[:, VIDEO + FRAME :], motion, **CLOSE)
 
@@ -251,11 +255,13 @@ def test_kernel_knows_the_block_it_runs_in(tiny_transformer, clip_inputs):
     seen = []
 
     def kernel(q, k, v, heads, transformer_options):
-        seen.append((transformer_options["block_index"], transformer_options["total_blocks"], transformer_options["block_type"]))
+        seen.append((transformer_options["block_index"], q.shape[1], k.shape[1]))
+        assert (transformer_options["total_blocks"], transformer_options["block_type"]) == (3, "double")
         return sdpa(q, k, v, heads)
 
     assert torch.equal(tiny_transformer(**clip_inputs, attention=kernel, transformer_options={}), tiny_transformer(**clip_inputs))
-    assert seen == [(index, 3, "double") for index in (0, 0, 0, 1, 1, 2, 2, 2)]  # self, text, audio
+    block = [(VIDEO + FRAME + MOTION, VIDEO + FRAME + MOTION), (VIDEO + FRAME + MOTION, 512), (FRAME, 5)]  # self, text, audio
+    assert seen == [(index, *lengths) for index, kinds in ((0, 3), (1, 2), (2, 3)) for lengths in block[:kinds]]
 
 
 # Dtypes

@@ -1,5 +1,7 @@
 """Loads the four models into ComfyUI's memory management."""
 
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.wan
 import comfy.utils
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..audio_encoder import load_wav2vec2
@@ -21,6 +24,7 @@ from ..text_encoder import infer_umt5_config
 from .model import S2VModelConfig
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+READ_ERRORS = (SafetensorError, pickle.UnpicklingError, struct.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
 
 
 def load_diffusion_model(path: str, options: Mapping[str, str], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -33,7 +37,7 @@ def load_diffusion_model(path: str, options: Mapping[str, str], disable_dynamic:
         CheckpointError: if the file is not a complete Wan S2V transformer.
     """
     name = Path(path).name
-    state_dict, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    state_dict, metadata = _read(path)
     state_dict, metadata = comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)
     prefix = key_prefix(list(state_dict))
     state_dict = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
@@ -53,6 +57,15 @@ def load_diffusion_model(path: str, options: Mapping[str, str], disable_dynamic:
     model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (load_diffusion_model, (path, dict(options)))
     return patcher
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Tensors and metadata of a weights file."""
+    try:
+        return comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    except READ_ERRORS as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{Path(path).name} is damaged or holds no weights ({reason}). Download the file again.") from error
 
 
 def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], weight_dtype: str, device: torch.device) -> None:
@@ -85,7 +98,7 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
 
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    state_dict, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    state_dict, metadata = _read(path)
     state_dict, _ = comfy.utils.convert_old_quants(state_dict, model_prefix="", metadata=metadata)
     dimensions = infer_umt5_config({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, Path(path).name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
@@ -107,7 +120,7 @@ def load_vae(path: str, dtype: str) -> comfy.sd.VAE:
         CheckpointError: if the file is something else or incomplete.
     """
     name = Path(path).name
-    state_dict, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    state_dict, metadata = _read(path)
     is_wan21 = "decoder.middle.0.residual.0.gamma" in state_dict and "decoder.upsamples.0.upsamples.0.residual.2.weight" not in state_dict
     if not is_wan21:
         raise CheckpointError(

@@ -28,16 +28,12 @@ class StandInImages:
     CATEGORY, FUNCTION, RETURN_TYPES = "stand-ins", "make", ("IMAGE",)
     INPUT_TYPES: ClassVar = classmethod(
         lambda cls: {
-            "required": {
-                "count": ("INT", {"default": 1, "min": 0}),
-                "width": ("INT", {"default": 96, "min": 0}),
-                "height": ("INT", {"default": 64, "min": 0}),
-                "nan": ("BOOLEAN", {"default": False}),
-            }
+            "required": {"count": ("INT", {"min": 0})},
+            "optional": {"width": ("INT", {"min": 0}), "height": ("INT", {"min": 0}), "nan": ("BOOLEAN",)},
         }
     )
 
-    def make(self, count, width, height, nan):
+    def make(self, count, width=96, height=64, nan=False):
         images = torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(0))
         if nan:
             images[-1, 0, 0, 0] = torch.nan

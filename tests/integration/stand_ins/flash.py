@@ -37,9 +37,7 @@ class FlashVAE(nn.Module):
 
     def encode(self, pixels: Tensor, **_: object) -> Tensor:
         """[B, 3, T, H, W] -> [B, 16, 1 + (T - 1) / 4, H / 8, W / 8]."""
-        size = (1, PIXELS_PER_LATENT, PIXELS_PER_LATENT)
-        brightness = F.avg_pool3d(pixels.float().mean(dim=1), size[1:]) if pixels.ndim == 4 else F.avg_pool3d(pixels.float().mean(1, True), size)
-        frames = brightness[:, 0] / 2 + 0.5  # [B, T, h, w]
+        frames = F.avg_pool2d(pixels.float().mean(dim=1) / 2 + 0.5, PIXELS_PER_LATENT)  # [B, T, h, w]
         frames = torch.cat([frames[:, :1].expand(-1, FRAMES_PER_LATENT - 1, -1, -1), frames], dim=1)
         frames = frames[:, : frames.shape[1] // FRAMES_PER_LATENT * FRAMES_PER_LATENT]
         latents = frames.unflatten(1, (-1, FRAMES_PER_LATENT)).movedim(2, 1)  # [B, 4, F, h, w]

@@ -1,0 +1,32 @@
+"""Fill a ComfyUI base directory with the tiny model set and the sample inputs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_NAMES = {  # tiny file -> name under which the workflows look for it
+    "diffusion_models/wan_s2v_tiny.safetensors": "wan2.2_s2v_14B_bf16.safetensors",
+    "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
+    "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
+    "audio_encoders/wav2vec2-tiny/config.json": "config.json",
+    "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
+}
+
+
+def fill_base_directory(base: Path, *, real_names: bool = False) -> None:
+    """Make the tiny models and copy the samples to the input folder.
+
+    Args:
+        base: made by `prepare_base_directory`.
+        real_names: also copy the models to the names that the shipped workflows use.
+    """
+    models = base / "models"
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "make_tiny_models.py"), str(models)], check=True)
+    for tiny, name in REAL_NAMES.items() if real_names else ():
+        shutil.copy(models / tiny, models / tiny.split("/")[0] / name)
+    for sample in (ROOT / "samples").iterdir():
+        shutil.copy(sample, base / "input")
