@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ FIT_VIEW = """margin => {
     canvas.ds.offset[1] = margin.top / scale - top;
     canvas.setDirty(true, true);
 }"""
-DONE_MESSAGE = "Job completed"  # covers the canvas for some seconds
+JOB_MESSAGE = re.compile(r"^\s*Job (queued|completed)")  # covers the canvas for some seconds
 MARGIN = {"left": 70, "top": 100, "right": 20, "bottom": 20}  # room for the side bar and the menu
 
 
@@ -88,7 +89,8 @@ class Canvas:
         """Run the part of the graph that ends in a preview node, and wait until its picture is shown."""
         self.page.evaluate(RUN_NODE, str(node_id))
         self.page.wait_for_function(HAS_PICTURE, arg=node_id, timeout=RUN_TIMEOUT_MS)
-        self.page.get_by_text(DONE_MESSAGE).first.wait_for(state="hidden", timeout=RUN_TIMEOUT_MS)
+        self.page.wait_for_timeout(SETTLE_MS)
+        self.page.get_by_text(JOB_MESSAGE).first.wait_for(state="hidden", timeout=RUN_TIMEOUT_MS)
 
     def problems(self) -> list[str]:
         """Return what is wrong with the nodes on the canvas, in words."""

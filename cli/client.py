@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from .errors import ComfyError, PromptInterrupted, failure, refusal
+
 HTTP_TIMEOUT_S = 60.0
 QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been silent for this long
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -44,35 +46,6 @@ class OutputFile:
     def path(self, base_directory: Path) -> Path:
         """Return where the file lies below ComfyUI's base directory."""
         return Path(base_directory) / self.type / self.subfolder / self.filename
-
-
-class ComfyError(RuntimeError):
-    """The server refused or failed a prompt.
-
-    Attributes:
-        node_id, node_type: the node that failed, where known.
-        kind: ComfyUI's error type or the Python exception's class name.
-        details: the server's answer.
-    """
-
-    def __init__(self, message: str, *, node_id: str = "", node_type: str = "", kind: str = "", details: Any = None) -> None:
-        super().__init__(message)
-        self.node_id = node_id
-        self.node_type = node_type
-        self.kind = kind
-        self.details = details
-
-
-class PromptRefused(ComfyError):
-    """The prompt did not pass validation; nothing ran."""
-
-
-class PromptFailed(ComfyError):
-    """A node raised while the prompt ran."""
-
-
-class PromptInterrupted(ComfyError):
-    """The prompt was cancelled."""
 
 
 class ComfyClient:
@@ -139,7 +112,7 @@ class ComfyClient:
         answer = self._post("/prompt", request)
         if answer["node_errors"]:  # ComfyUI would run the other outputs without a word
             self.interrupt(answer["prompt_id"])
-            raise _refusal("/prompt", 200, answer)
+            raise refusal("/prompt", 200, answer)
         return answer["prompt_id"]
 
     def download(self, file: OutputFile, destination: Path) -> Path:
@@ -167,10 +140,15 @@ class ComfyClient:
             PromptFailed, PromptInterrupted: with node id, node type and message.
             TimeoutError: the prompt goes on, only the waiting ends.
         """
-        record = asyncio.run(asyncio.wait_for(self._follow(prompt_id, on_progress), timeout_s))
+        try:
+            record = asyncio.run(asyncio.wait_for(self._follow(prompt_id, on_progress), timeout_s))
+        except asyncio.TimeoutError as error:  # not the built-in class before Python 3.11
+            raise TimeoutError(f"The prompt {prompt_id} has not ended after {timeout_s:g} s.") from error
+        except aiohttp.ClientError as error:
+            raise ComfyError(f"ComfyUI does not answer at {self.url} ({error}). Is it running?") from error
         for event, data in record["status"]["messages"]:
             if event == "execution_error":
-                raise _failure(data)
+                raise failure(data)
             if event == "execution_interrupted":
                 node = {"node_id": str(data["node_id"]), "node_type": data["node_type"]}
                 raise PromptInterrupted("The prompt was cancelled.", details=data, **node)
@@ -203,7 +181,9 @@ class ComfyClient:
             with _DIRECT.open(request, timeout=HTTP_TIMEOUT_S) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
-            raise _refusal(path, error.code, _json_or_none(error.read())) from error
+            raise refusal(path, error.code, _json_or_none(error.read())) from error
+        except OSError as error:
+            raise ComfyError(f"ComfyUI does not answer at {self.url} ({error}). Is it running?") from error
 
 
 async def _until_news(socket: aiohttp.ClientWebSocketResponse[Any], prompt_id: str, on_progress: Callable[[Progress], None] | None) -> None:
@@ -227,27 +207,8 @@ async def _until_news(socket: aiohttp.ClientWebSocketResponse[Any], prompt_id: s
             return
 
 
-def _failure(data: Mapping[str, Any]) -> PromptFailed:
-    node_id, node_type = str(data["node_id"]), data["node_type"]
-    message = f"{node_type} (node {node_id}): {data['exception_message'].strip()}"
-    return PromptFailed(message, node_id=node_id, node_type=node_type, kind=data["exception_type"], details=data)
-
-
 def _json_or_none(body: bytes) -> dict[str, Any] | None:
     try:
         return json.loads(body)
     except ValueError:
         return None
-
-
-def _refusal(path: str, status: int, answer: Mapping[str, Any] | None) -> ComfyError:
-    """The error for an answer of ComfyUI: one line per broken input, or its general message."""
-    if answer is None:
-        return ComfyError(f"ComfyUI answered {path} with status {status}. Look at the server's log.")
-    broken = [(key, node, error) for key, node in answer.get("node_errors", {}).items() for error in node["errors"]]
-    if not broken:
-        error = answer.get("error", {})
-        return PromptRefused(f"{error.get('message', '')}: {error.get('details', '')}", kind=error.get("type", ""), details=answer)
-    text = "\n".join(f"{node['class_type']} (node {key}): {error['message']}: {error['details']}" for key, node, error in broken)
-    key, node, error = broken[0]
-    return PromptRefused(text, node_id=str(key), node_type=node["class_type"], kind=error["type"], details=answer)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from wan_s2v_pack.cli.client import PromptInterrupted
+from wan_s2v_pack.cli.errors import PromptInterrupted
 
 from .graphs import TWO_CLIPS, find, quick_start
+
+
+def temporary_folders(renderer) -> set[Path]:
+    """Folders in which runs without a name keep their clips."""
+    return set((renderer.server.base_directory / "temp").glob("wan_s2v_*"))
 
 
 @pytest.mark.parametrize("stop_at", [1, 3], ids=["first clip", "second clip"])
@@ -13,6 +20,7 @@ def test_cancel_while_sampling_then_run_again(stop_at, renderer):
     prompt = quick_start(seed=100 + stop_at, filename_prefix=f"cancel/{stop_at}", **TWO_CLIPS)
     sampler = find(prompt, "WanS2VSampler")
     before = renderer.output_files()
+    folders_before = temporary_folders(renderer)
     prompt_id = renderer.client.queue(prompt)
 
     def cancel(step):
@@ -23,6 +31,7 @@ def test_cancel_while_sampling_then_run_again(stop_at, renderer):
         renderer.client.wait(prompt_id, cancel)
     assert stopped.value.node_id == sampler
     assert renderer.output_files() == before
+    assert temporary_folders(renderer) <= folders_before
     video = renderer.render(prompt)
     assert video.num_frames == 24
 

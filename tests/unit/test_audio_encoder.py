@@ -216,8 +216,9 @@ def test_damaged_file_is_a_clear_error(tmp_path, suffix, content):
         load_wav2vec2(path)
 
 
-def test_truncated_file_is_a_clear_error(tmp_path, tensors):
-    path = write(tmp_path, tensors)
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_truncated_file_is_a_clear_error(tmp_path, tensors, suffix):
+    path = write(tmp_path, tensors, suffix=suffix)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=rf"model\{suffix} is damaged"):
         load_wav2vec2(path)

@@ -85,8 +85,10 @@ def test_global_token_passes_the_same_convolutions_and_a_linear_layer(encoder, n
 
 def test_encoder_computes_in_float32(tiny_config, randomised, noise):
     layer = randomised(CausalAudioEncoder(tiny_config, operations=nn)).bfloat16()
-    whole, local = layer(noise(1, 25, 8, 8, dtype=torch.bfloat16))
+    features = noise(1, 25, 8, 8, dtype=torch.bfloat16)
+    whole, local = layer(features)
     assert whole.dtype == local.dtype == torch.float32
+    assert torch.equal(whole, layer(features.float())[0])
 
 
 @pytest.mark.parametrize("stride", [1, 2])

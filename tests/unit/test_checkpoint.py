@@ -1,6 +1,7 @@
 """Which files are accepted, and what is said about the others."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from wan_s2v_pack.wan_s2v_model import checkpoint
@@ -43,6 +44,11 @@ def test_14b_model_needs_no_metadata():
 @pytest.mark.parametrize("inject_layers", [(0, 2, 3), (1,), (0, 1, 2, 3)])
 def test_configuration_survives_shapes_and_metadata(inject_layers):
     config = WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=inject_layers)
+    assert inspect(expected_shapes(config), metadata_of(config)) == config
+
+
+def test_number_of_audio_layers_is_read_from_the_shapes():
+    config = replace(TINY, num_audio_layers=13)
     assert inspect(expected_shapes(config), metadata_of(config)) == config
 
 

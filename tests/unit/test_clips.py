@@ -88,6 +88,7 @@ def test_deleted_run_is_a_clear_error(folder):
         next(clips.frames())
 
 
+@pytest.mark.filterwarnings("error")
 def test_deleting_a_run_twice_is_no_error(folder):
     clips = make_clips(folder, make_plan(5000), delete_with_handle=True)
     for path in folder.iterdir():

@@ -56,6 +56,10 @@ def test_scale_ends_where_rounding_up_could_still_exceed_the_area():
     assert size_within_area(718, 1430, AREAS["720P"]) == (704, 1280)
 
 
+def test_no_side_is_shorter_than_64():
+    assert [min(size_within_area(*picture, AREAS["480P"])) for picture in ((1, 8000), (300_000, 1), (2, 1_000_000))] == [64] * 3
+
+
 def test_presets_are_areas_of_the_reference():
     assert [AREAS[preset] for preset in PRESETS] == [399_360, 921_600, 720_896]
 

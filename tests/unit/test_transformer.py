@@ -286,6 +286,14 @@ def test_residual_stream_has_its_own_dtype(tiny_config, tiny_transformer, clip_i
     assert (velocity - exact).square().mean().sqrt() < 0.05 * exact.std()
 
 
+@pytest.mark.parametrize("name", ["context", "ref_latents", "motion_latents", "pose_latents"])
+def test_everything_is_computed_in_the_dtype_of_the_noisy_latents(tiny_config, tiny_transformer, clip_inputs, name):
+    model = WanS2VTransformer(tiny_config, dtype=torch.bfloat16).requires_grad_(False)
+    model.load_state_dict(tiny_transformer.state_dict())
+    half = {**clip_inputs, "x": clip_inputs["x"].bfloat16(), name: clip_inputs[name].bfloat16()}
+    assert torch.equal(model(**half), model(**{**half, name: half[name].float()}))
+
+
 # The real model
 
 
