@@ -1,8 +1,9 @@
 """Our transformer as the model inside a ComfyUI MODEL, and our forward pass on the layers of other loaders' MODELs."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import comfy.context_windows
@@ -10,6 +11,7 @@ import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_prefetch
 import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models
@@ -21,10 +23,12 @@ from ..attention import AttentionFunction, sdpa
 from ..checkpoint import infer_config, require_s2v
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
 from ..layers import cast_weights
-from ..transformer import WanS2VTransformer, share_layers
+from ..transformer import ClipConstants, ModuleGroup, WanS2VTransformer, share_layers
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
 ATTENTIONS = ("auto", "comfyui")
+CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a dict that lives as long as the sampling of one clip
+ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
 FAST_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -76,7 +80,39 @@ def run_transformer(  # noqa: PLR0913
         attention=pick_attention(attention_name, x.device),
         transformer_options=transformer_options,
         cast=cast_comfy_weights,
+        remember=_memory_of(transformer_options, x),
+        prefetch=lambda groups: _prefetcher(groups, x.device, transformer_options),
     )
+
+
+def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Callable[[], ClipConstants]], ClipConstants]:
+    """Keep a clip's constants for each set of conditionings while our sampler works on the clip; others compute them every time."""
+    memory = transformer_options.get(CONSTANTS_KEY)
+    if memory is None or "context_window" in transformer_options:
+        return lambda build: build()
+    key = (*transformer_options["uuids"], x.device, x.dtype, x.shape)
+
+    def remember(build: Callable[[], ClipConstants]) -> ClipConstants:
+        if key not in memory:
+            memory[key] = _on_host_if_short(build(), x.device)
+        return memory[key]
+
+    return remember
+
+
+def _on_host_if_short(constants: ClipConstants, device: torch.device) -> ClipConstants:
+    """The keys and values of a prompt take 0.4 GB at full size; where GPU memory is short they wait in pinned host memory."""
+    if device.type != "cuda" or comfy.model_management.get_free_memory(device) > ROOMY_BYTES:
+        return constants
+    return replace(constants, text=[(keys.cpu().pin_memory(), values.cpu().pin_memory()) for keys, values in constants.text])
+
+
+def _prefetcher(
+    groups: list[ModuleGroup], device: torch.device, transformer_options: dict[str, Any]
+) -> Callable[[ModuleGroup | None], None]:
+    """Copy the weights of the next block to the GPU while this one runs (dynamic VRAM only)."""
+    queue = comfy.model_prefetch.make_prefetch_queue(groups, device, transformer_options)
+    return lambda group: comfy.model_prefetch.prefetch_queue_pop(queue, device, group)
 
 
 @contextmanager
