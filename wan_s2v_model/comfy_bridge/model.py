@@ -27,7 +27,7 @@ from ..transformer import ClipConstants, ModuleGroup, WanS2VTransformer, share_l
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
 ATTENTIONS = ("auto", "comfyui")
-CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a dict that lives as long as the sampling of one clip
+CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
 ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
 FAST_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -85,6 +85,13 @@ def run_transformer(  # noqa: PLR0913
     )
 
 
+class ClipMemory:
+    """Constants of one clip for each set of conditionings. An object, because ComfyUI copies dicts between steps."""
+
+    def __init__(self) -> None:
+        self.constants: dict[tuple, ClipConstants] = {}
+
+
 def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Callable[[], ClipConstants]], ClipConstants]:
     """Keep a clip's constants for each set of conditionings while our sampler works on the clip; others compute them every time."""
     memory = transformer_options.get(CONSTANTS_KEY)
@@ -93,9 +100,9 @@ def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Call
     key = (*transformer_options["uuids"], x.device, x.dtype, x.shape)
 
     def remember(build: Callable[[], ClipConstants]) -> ClipConstants:
-        if key not in memory:
-            memory[key] = _on_host_if_short(build(), x.device)
-        return memory[key]
+        if key not in memory.constants:
+            memory.constants[key] = _on_host_if_short(build(), x.device)
+        return memory.constants[key]
 
     return remember
 
