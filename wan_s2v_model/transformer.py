@@ -5,7 +5,7 @@ rotary tables are real-valued float32 and shared by all heads; attention runs de
 motion tokens are not computed where they would be dropped; block indices are matched exactly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, AttentionFunction, sdpa
+from .attention import AttentionFunction, sdpa
 from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
 from .config import WanS2VConfig
 from .constants import PATCH_SIZE, TEMPORAL_STRIDE
@@ -36,17 +36,6 @@ class ClipConstants:
     rope: tuple[Tensor, Tensor]
     text: list[tuple[Tensor, Tensor]]
     audio: list[InjectedAudio] | None
-
-
-@dataclass(frozen=True)
-class ModuleGroup:
-    """Layers that are needed together; has `modules()` like a torch module."""
-
-    layers: list[nn.Module]
-
-    def modules(self) -> Iterator[nn.Module]:
-        for layer in self.layers:
-            yield from layer.modules()
 
 
 class WanS2VTransformer(nn.Module):
@@ -105,7 +94,6 @@ class WanS2VTransformer(nn.Module):
         transformer_options: dict[str, Any] | None = None,
         cast: CastWeights = cast_weights,
         remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
-        prefetch: Callable[[list[ModuleGroup]], Callable[[ModuleGroup | None], None]] | None = None,
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
@@ -117,7 +105,6 @@ class WanS2VTransformer(nn.Module):
             ref_latents: [B, 16, 1, h, w]. motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
             pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
-            prefetch: called with the layers of each block; returns a function to be called before each block and with None at the end.
         Returns:
             [B, 16, F, h, w] float32.
         """
@@ -127,20 +114,16 @@ class WanS2VTransformer(nn.Module):
         constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast))
         e_head, e = self.embed_time(timestep, cast)
         tokens = tokens.to(self.residual_dtype or x.dtype)
-        groups = self.layers_per_step()
-        before_block = (lambda group: None) if prefetch is None else prefetch(groups)
         kernel = {"attention": attention, "transformer_options": options, "cast": cast}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
         for index, block in enumerate(self.blocks):
             options["block_index"] = index
-            before_block(groups[index])
             keys, values = constants.text[index]
             text = keys.to(x.device, non_blocking=True), values.to(x.device, non_blocking=True)
             tokens = _run_block(block, index, tokens, e, text, constants.rope, split, kernel)
             if constants.audio is not None:
                 tokens = self.audio_injector(tokens, index, constants.audio, split, attention=attention, transformer_options=options)
-        before_block(None)
         return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
 
     def clip_constants(
@@ -157,17 +140,6 @@ class WanS2VTransformer(nn.Module):
         return ClipConstants(
             rope=rope_table(positions, self.config.head_dim), text=[block.cross_attn.project(context) for block in self.blocks], audio=audio
         )
-
-    def layers_per_step(self) -> list[ModuleGroup]:
-        """The layers that each block, with its audio injection, runs in every step."""
-        groups = []
-        for index, block in enumerate(self.blocks):
-            layers = [block.self_attn, block.norm3, block.ffn, *_query_side(block.cross_attn)]
-            injector = self.audio_injector.index_of_block.get(index)
-            if injector is not None:
-                layers += _query_side(self.audio_injector.injector[injector])
-            groups.append(ModuleGroup(layers))
-        return groups
 
     def embed_tokens(
         self, x: Tensor, ref_latents: Tensor, motion_latents: Tensor | None, pose_latents: Tensor | None, cast: CastWeights = cast_weights
@@ -239,10 +211,6 @@ def _run_block(
     for patch in patches:
         tokens = patch({"img": tokens, "vec": e, "block_index": index, "img_offset": 0, "transformer_options": options})["img"]
     return tokens.clone() if run or patches else tokens  # audio is added in place, and a hook may keep what it returned
-
-
-def _query_side(attention: Attention) -> list[nn.Module]:
-    return [attention.q, attention.o, attention.norm_q]
 
 
 def share_layers(transformer: nn.Module, native: nn.Module) -> None:

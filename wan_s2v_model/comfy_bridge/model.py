@@ -11,7 +11,6 @@ import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.model_prefetch
 import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models
@@ -23,7 +22,7 @@ from ..attention import AttentionFunction, sdpa
 from ..checkpoint import infer_config, require_s2v
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
 from ..layers import cast_weights
-from ..transformer import ClipConstants, ModuleGroup, WanS2VTransformer, share_layers
+from ..transformer import ClipConstants, WanS2VTransformer, share_layers
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
 ATTENTIONS = ("auto", "comfyui")
@@ -81,7 +80,6 @@ def run_transformer(  # noqa: PLR0913
         transformer_options=transformer_options,
         cast=cast_comfy_weights,
         remember=_memory_of(transformer_options, x),
-        prefetch=lambda groups: _prefetcher(groups, x.device, transformer_options),
     )
 
 
@@ -112,14 +110,6 @@ def _on_host_if_short(constants: ClipConstants, device: torch.device) -> ClipCon
     if device.type != "cuda" or comfy.model_management.get_free_memory(device) > ROOMY_BYTES:
         return constants
     return replace(constants, text=[(keys.cpu().pin_memory(), values.cpu().pin_memory()) for keys, values in constants.text])
-
-
-def _prefetcher(
-    groups: list[ModuleGroup], device: torch.device, transformer_options: dict[str, Any]
-) -> Callable[[ModuleGroup | None], None]:
-    """Copy the weights of the next block to the GPU while this one runs (dynamic VRAM only)."""
-    queue = comfy.model_prefetch.make_prefetch_queue(groups, device, transformer_options)
-    return lambda group: comfy.model_prefetch.prefetch_queue_pop(queue, device, group)
 
 
 @contextmanager
