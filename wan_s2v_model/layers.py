@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, AttentionFunction
 from .config import WanS2VConfig
+from .rope import row_chunks
 
 CastWeights = Callable[[nn.Module, Tensor], AbstractContextManager[tuple[Tensor, Tensor | None]]]
 
@@ -46,10 +47,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, split: int, dtype: torch.d
     Returns:
         [B, S, dim] in `dtype`.
     """
-    normed = layer_norm(x, eps)
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    for row, part in enumerate((slice(0, split), slice(split, None))):
-        out[:, part] = torch.addcmul(shift[:, row, None], normed[:, part], 1 + scale[:, row, None])
+    for row, rows in _segments(x.shape[1], split):
+        out[:, rows] = torch.addcmul(shift[:, row, None], layer_norm(x[:, rows], eps), 1 + scale[:, row, None])
     return out
 
 
@@ -60,9 +60,16 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor, split: int) -> Tensor:
         x, y: [B, S, dim]. gate: [B, 2, dim].
     """
     out = torch.empty_like(x)
-    for row, part in enumerate((slice(0, split), slice(split, None))):
-        out[:, part] = torch.addcmul(x[:, part], y[:, part].to(x.dtype), gate[:, row, None].to(x.dtype))
+    for row, rows in _segments(x.shape[1], split):
+        out[:, rows] = torch.addcmul(x[:, rows], y[:, rows].to(x.dtype), gate[:, row, None].to(x.dtype))
     return out
+
+
+def _segments(length: int, split: int) -> Iterator[tuple[int, slice]]:
+    """Chunks of the sequence with their modulation row: 0 before `split`, 1 behind it."""
+    for row, (start, end) in enumerate(((0, split), (split, length))):
+        for rows in row_chunks(end - start):
+            yield row, slice(start + rows.start, start + rows.stop)
 
 
 def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
@@ -100,7 +107,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         e: Tensor,
-        context: Tensor,
+        text: tuple[Tensor, Tensor],
         rope: tuple[Tensor, Tensor],
         split: int,
         *,
@@ -112,20 +119,28 @@ class Block(nn.Module):
 
         Args:
             x: [B, S, dim] residual stream. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
-            context: [B, L, dim] projected text, in the compute dtype. split: number of video tokens.
+            text: keys and values of the prompt, each [B, L, dim] in the compute dtype. split: number of video tokens.
         Returns:
             [B, S, dim] in the dtype of x.
         """
-        dtype = context.dtype
+        dtype = text[0].dtype
         kernel = {"attention": attention, "transformer_options": transformer_options}
         e = e + self.modulation.to(e).unsqueeze(2)  # [B, 6, 2, dim]
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = e.unbind(1)
         y = self.self_attn(modulate(x, shift_a, scale_a, split, dtype, self.eps), rope=rope, **kernel)
         x = add_gated(x, y, gate_a, split)
-        y = self.cross_attn(run_as_input(self.norm3, x.float(), cast).to(dtype), context, **kernel)
-        x = x + y.to(x.dtype)
-        y = self.ffn(modulate(x, shift_f, scale_f, split, dtype, self.eps))
+        y = self.cross_attn(self._norm_for_text(x, dtype, cast), keys_values=text, **kernel)
+        x += y  # x is new since the self attention
+        y = modulate(x, shift_f, scale_f, split, dtype, self.eps)
+        for rows in row_chunks(y.shape[1]):
+            y[:, rows] = self.ffn(y[:, rows])
         return add_gated(x, y, gate_f, split)
+
+    def _norm_for_text(self, x: Tensor, dtype: torch.dtype, cast: CastWeights) -> Tensor:
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        for rows in row_chunks(x.shape[1]):
+            out[:, rows] = run_as_input(self.norm3, x[:, rows].float(), cast)
+        return out
 
 
 class Head(nn.Module):

@@ -1,6 +1,6 @@
 """Rotary positions of video, reference and motion tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from .constants import FAR_MOTION_TIMES, MIDDLE_MOTION_TIME, NEAR_MOTION_TIME, REFERENCE_TIME
 
 THETA = 10_000.0
+CHUNK_ROWS = 16_384
 
 
 def token_positions(num_latent_frames: int, height: int, width: int, with_motion: bool) -> Tensor:
@@ -62,13 +63,19 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         [B, S, H, head_dim] in the dtype of x.
     """
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[:, None], sin[:, None]  # [S, 1, head_dim // 2]
     out = torch.empty_like(x)
     pairs = out.unflatten(-1, (-1, 2))
-    pairs[..., 0] = even * cos - odd * sin
-    pairs[..., 1] = even * sin + odd * cos
+    for rows in row_chunks(x.shape[1]):
+        even, odd = x[:, rows].float().unflatten(-1, (-1, 2)).unbind(-1)
+        pairs[:, rows, :, :, 0] = even * cos[rows] - odd * sin[rows]
+        pairs[:, rows, :, :, 1] = even * sin[rows] + odd * cos[rows]
     return out
+
+
+def row_chunks(rows: int) -> Iterator[slice]:
+    """Slices of CHUNK_ROWS tokens: what is computed token by token needs no float32 copy of the whole sequence."""
+    return (slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS))
 
 
 def _spread(size: int, count: int) -> list[int]:

@@ -5,6 +5,8 @@ rotary tables are real-valued float32 and shared by all heads; attention runs de
 motion tokens are not computed where they would be dropped; block indices are matched exactly.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionFunction, sdpa
-from .audio_injector import AudioInjector, CausalAudioEncoder
+from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
 from .config import WanS2VConfig
-from .constants import PATCH_SIZE
+from .constants import PATCH_SIZE, TEMPORAL_STRIDE
 from .layers import Block, CastWeights, Head, cast_weights, run_as_input, timestep_embedding
 from .motion_packer import MotionPacker
 from .rope import rope_table, token_positions
 
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
+
+
+@dataclass(frozen=True)
+class ClipConstants:
+    """What is the same in every step of a clip.
+
+    Attributes:
+        rope: cos and sin, each [S, head_dim // 2]. text: keys and values of each block, each [B, 512, dim].
+        audio: one entry per injector, or None without sound.
+    """
+
+    rope: tuple[Tensor, Tensor]
+    text: list[tuple[Tensor, Tensor]]
+    audio: list[InjectedAudio] | None
 
 
 class WanS2VTransformer(nn.Module):
@@ -77,6 +93,7 @@ class WanS2VTransformer(nn.Module):
         attention: AttentionFunction = sdpa,
         transformer_options: dict[str, Any] | None = None,
         cast: CastWeights = cast_weights,
+        remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
@@ -87,27 +104,42 @@ class WanS2VTransformer(nn.Module):
             audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention.
             ref_latents: [B, 16, 1, h, w]. motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
             pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
+            remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
         Returns:
             [B, 16, F, h, w] float32.
         """
         options = {} if transformer_options is None else transformer_options
         num_latent_frames, height, width = x.shape[2:]
         tokens, split = self.embed_tokens(x, ref_latents, motion_latents, pose_latents, cast)
-        positions = token_positions(num_latent_frames, height, width, motion_latents is not None).to(x.device)
-        rope = rope_table(positions, self.config.head_dim)
+        constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast))
         e_head, e = self.embed_time(timestep, cast)
-        context = self.embed_text(context.to(x.dtype))
-        audio = None if audio_embedding is None else self.casual_audio_encoder(audio_embedding[..., : 4 * num_latent_frames], cast)
         tokens = tokens.to(self.residual_dtype or x.dtype)
         kernel = {"attention": attention, "transformer_options": options, "cast": cast}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
         for index, block in enumerate(self.blocks):
             options["block_index"] = index
-            tokens = _run_block(block, index, tokens, e, context, rope, split, kernel)
-            if audio is not None:
-                tokens = self.audio_injector(tokens, index, audio, split, dtype=x.dtype, attention=attention, transformer_options=options)
+            keys, values = constants.text[index]
+            text = keys.to(x.device, non_blocking=True), values.to(x.device, non_blocking=True)
+            tokens = _run_block(block, index, tokens, e, text, constants.rope, split, kernel)
+            if constants.audio is not None:
+                tokens = self.audio_injector(tokens, index, constants.audio, split, attention=attention, transformer_options=options)
         return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
+
+    def clip_constants(
+        self, x: Tensor, context: Tensor, audio_embedding: Tensor | None, with_motion: bool, cast: CastWeights = cast_weights
+    ) -> ClipConstants:
+        """Compute what is the same in every step of a clip; a fifth of all weights is needed only here."""
+        num_latent_frames, height, width = x.shape[2:]
+        positions = token_positions(num_latent_frames, height, width, with_motion).to(x.device)
+        context = self.embed_text(context.to(x.dtype))
+        audio = None
+        if audio_embedding is not None:
+            tokens = self.casual_audio_encoder(audio_embedding[..., : TEMPORAL_STRIDE * num_latent_frames], cast)
+            audio = self.audio_injector.project(*tokens, x.dtype)
+        return ClipConstants(
+            rope=rope_table(positions, self.config.head_dim), text=[block.cross_attn.project(context) for block in self.blocks], audio=audio
+        )
 
     def embed_tokens(
         self, x: Tensor, ref_latents: Tensor, motion_latents: Tensor | None, pose_latents: Tensor | None, cast: CastWeights = cast_weights
@@ -160,7 +192,7 @@ def _run_block(
     index: int,
     tokens: Tensor,
     e: Tensor,
-    context: Tensor,
+    text: tuple[Tensor, Tensor],
     rope: tuple[Tensor, Tensor],
     split: int,
     kernel: dict[str, Any],
@@ -173,7 +205,7 @@ def _run_block(
         return {"img": block(args["img"], args["vec"], args["txt"], args["pe"], split, **inner)}
 
     run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
-    args = {"img": tokens, "txt": context, "vec": e, "pe": rope, "transformer_options": options}
+    args = {"img": tokens, "txt": text, "vec": e, "pe": rope, "transformer_options": options}
     tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]
     patches = options.get("patches", {}).get("double_block", [])
     for patch in patches:

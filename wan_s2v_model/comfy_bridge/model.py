@@ -1,8 +1,9 @@
 """Our transformer as the model inside a ComfyUI MODEL, and our forward pass on the layers of other loaders' MODELs."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import comfy.context_windows
@@ -21,10 +22,12 @@ from ..attention import AttentionFunction, sdpa
 from ..checkpoint import infer_config, require_s2v
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
 from ..layers import cast_weights
-from ..transformer import WanS2VTransformer, share_layers
+from ..transformer import ClipConstants, WanS2VTransformer, share_layers
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
 ATTENTIONS = ("auto", "comfyui")
+CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
+ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
 FAST_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -76,7 +79,37 @@ def run_transformer(  # noqa: PLR0913
         attention=pick_attention(attention_name, x.device),
         transformer_options=transformer_options,
         cast=cast_comfy_weights,
+        remember=_memory_of(transformer_options, x),
     )
+
+
+class ClipMemory:
+    """Constants of one clip for each set of conditionings. An object, because ComfyUI copies dicts between steps."""
+
+    def __init__(self) -> None:
+        self.constants: dict[tuple, ClipConstants] = {}
+
+
+def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Callable[[], ClipConstants]], ClipConstants]:
+    """Keep a clip's constants for each set of conditionings while our sampler works on the clip; others compute them every time."""
+    memory = transformer_options.get(CONSTANTS_KEY)
+    if memory is None or "context_window" in transformer_options:
+        return lambda build: build()
+    key = (*transformer_options["uuids"], x.device, x.dtype, x.shape)
+
+    def remember(build: Callable[[], ClipConstants]) -> ClipConstants:
+        if key not in memory.constants:
+            memory.constants[key] = _on_host_if_short(build(), x.device)
+        return memory.constants[key]
+
+    return remember
+
+
+def _on_host_if_short(constants: ClipConstants, device: torch.device) -> ClipConstants:
+    """The keys and values of a prompt take 0.4 GB at full size; where GPU memory is short they wait in pinned host memory."""
+    if device.type != "cuda" or comfy.model_management.get_free_memory(device) > ROOMY_BYTES:
+        return constants
+    return replace(constants, text=[(keys.cpu().pin_memory(), values.cpu().pin_memory()) for keys, values in constants.text])
 
 
 @contextmanager

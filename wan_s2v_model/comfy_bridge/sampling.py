@@ -15,7 +15,7 @@ from ..conditioning import ClipConditioning
 from ..pipeline import clip_seed
 from ..sampler import sample_dpmpp, sample_unipc
 from ..schedule import SOLVERS, Schedule, build_schedule
-from .model import SCHEDULE_KEY, with_s2v_forward
+from .model import CONSTANTS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
@@ -79,6 +79,7 @@ class ClipSampler:
 
     def __call__(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
         """Sample one clip: [1, 16, F, h, w] noise -> normalised latents, float32 on the CPU."""
+        self.model.model_options["transformer_options"][CONSTANTS_KEY] = ClipMemory()
         guider = comfy.samplers.CFGGuider(self.model)
         guider.set_conds(*_conditions(*self.conditions, conditioning))
         guider.set_cfg(max(1.0, self.settings.cfg))
@@ -91,6 +92,7 @@ class ClipSampler:
             disable_pbar=True,
             seed=clip_seed(self.seed, clip),
         )
+        del self.model.model_options["transformer_options"][CONSTANTS_KEY]
         comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
 
