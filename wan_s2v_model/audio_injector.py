@@ -138,7 +138,7 @@ class AudioInjector(nn.Module):
         """What every injector needs of the sound: global [B, F, 1, dim] and local [B, F, tokens, dim] tokens."""
         local = audio_local.to(dtype).flatten(0, 1)  # [B * F, tokens, dim]
         pairs = zip(self.injector_adain_layers, self.injector, strict=True)
-        return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local)) for norm, attention in pairs]
+        return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local)) for norm, attention in pairs]  # type: ignore
 
     def forward(
         self,

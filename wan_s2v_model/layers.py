@@ -136,6 +136,10 @@ class Block(nn.Module):
             y[:, rows] = self.ffn(y[:, rows])
         return add_gated(x, y, gate_f, split)
 
+    def project_text(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the projected prompt [B, L, dim], each [B, L, dim]."""
+        return self.cross_attn.project(context)
+
     def _norm_for_text(self, x: Tensor, dtype: torch.dtype, cast: CastWeights) -> Tensor:
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
         for rows in row_chunks(x.shape[1]):

@@ -5,9 +5,10 @@ rotary tables are real-valued float32 and shared by all heads; attention runs de
 motion tokens are not computed where they would be dropped; block indices are matched exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from typing import cast as cast_type
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +30,13 @@ class ClipConstants:
     """What is the same in every step of a clip.
 
     Attributes:
-        rope: cos and sin, each [S, head_dim // 2]. text: keys and values of each block, each [B, 512, dim].
+        rope: cos and sin, each [S, head_dim // 2]. context: [B, 512, dim], the projected prompt.
+        text: keys and values of the prompt for each block, each [B, 512, dim].
         audio: one entry per injector, or None without sound.
     """
 
     rope: tuple[Tensor, Tensor]
+    context: Tensor
     text: list[tuple[Tensor, Tensor]]
     audio: list[InjectedAudio] | None
 
@@ -117,14 +120,15 @@ class WanS2VTransformer(nn.Module):
         kernel = {"attention": attention, "transformer_options": options, "cast": cast}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self._blocks()):
             options["block_index"] = index
-            keys, values = constants.text[index]
-            text = keys.to(x.device, non_blocking=True), values.to(x.device, non_blocking=True)
-            tokens = _run_block(block, index, tokens, e, text, constants.rope, split, kernel)
+            tokens = _run_block(block, index, tokens, e, constants, split, kernel)
             if constants.audio is not None:
                 tokens = self.audio_injector(tokens, index, constants.audio, split, attention=attention, transformer_options=options)
         return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
+
+    def _blocks(self) -> Iterator[Block]:
+        return (cast_type(Block, block) for block in self.blocks)
 
     def clip_constants(
         self, x: Tensor, context: Tensor, audio_embedding: Tensor | None, with_motion: bool, cast: CastWeights = cast_weights
@@ -135,10 +139,13 @@ class WanS2VTransformer(nn.Module):
         context = self.embed_text(context.to(x.dtype))
         audio = None
         if audio_embedding is not None:
-            tokens = self.casual_audio_encoder(audio_embedding[..., : TEMPORAL_STRIDE * num_latent_frames], cast)
-            audio = self.audio_injector.project(*tokens, x.dtype)
+            whole, local = self.casual_audio_encoder(audio_embedding[..., : TEMPORAL_STRIDE * num_latent_frames], cast)
+            audio = self.audio_injector.project(whole, local, x.dtype)
         return ClipConstants(
-            rope=rope_table(positions, self.config.head_dim), text=[block.cross_attn.project(context) for block in self.blocks], audio=audio
+            rope=rope_table(positions, self.config.head_dim),
+            context=context,
+            text=[block.project_text(context) for block in self._blocks()],
+            audio=audio,
         )
 
     def embed_tokens(
@@ -187,25 +194,20 @@ def unpatchify(patches: Tensor, num_latent_frames: int, height: int, width: int)
     return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], x.shape[6], num_latent_frames, height, width)
 
 
-def _run_block(
-    block: nn.Module,
-    index: int,
-    tokens: Tensor,
-    e: Tensor,
-    text: tuple[Tensor, Tensor],
-    rope: tuple[Tensor, Tensor],
-    split: int,
-    kernel: dict[str, Any],
-) -> Tensor:
+def _run_block(block: Block, index: int, tokens: Tensor, e: Tensor, constants: ClipConstants, split: int, kernel: dict[str, Any]) -> Tensor:
     """Run one block, through the block replacements and patches that other nodes may have put on the model."""
     options = kernel["transformer_options"]
+    known = constants.text[index]
 
     def original(args: dict[str, Any]) -> dict[str, Tensor]:
+        text = known[0].to(tokens.device, non_blocking=True), known[1].to(tokens.device, non_blocking=True)
+        if args["txt"] is not constants.context:
+            text = block.project_text(args["txt"])
         inner = {**kernel, "transformer_options": args["transformer_options"]}
-        return {"img": block(args["img"], args["vec"], args["txt"], args["pe"], split, **inner)}
+        return {"img": block(args["img"], args["vec"], text, args["pe"], split, **inner)}
 
     run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
-    args = {"img": tokens, "txt": text, "vec": e, "pe": rope, "transformer_options": options}
+    args = {"img": tokens, "txt": constants.context, "vec": e, "pe": constants.rope, "transformer_options": options}
     tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]
     patches = options.get("patches", {}).get("double_block", [])
     for patch in patches:

@@ -107,12 +107,13 @@ def test_adaptive_norm_shifts_by_the_first_half_with_its_own_epsilon(tiny_config
     layer = randomised(AdaLayerNorm(tiny_config, operations=nn))
     x, audio = 3e-3 * noise(1, 2, 6, 256), noise(1, 2, 1, 256, seed=1)
     shift, scale = (F.silu(audio) @ layer.linear.weight.T + layer.linear.bias).split(256, dim=-1)
-    torch.testing.assert_close(layer(x, audio, torch.float32), plain_norm(x, 1e-5) * (1 + scale) + shift, atol=1e-5, rtol=1e-5)
-    assert layer(x, audio, torch.float32).sub(plain_norm(x, 1e-6) * (1 + scale) + shift).abs().max() > 0.1
+    result = layer(x, *layer.project(audio, torch.float32), torch.float32)
+    torch.testing.assert_close(result, plain_norm(x, 1e-5) * (1 + scale) + shift, atol=1e-5, rtol=1e-5)
+    assert layer(x, *layer.project(audio, torch.float32), torch.float32).sub(plain_norm(x, 1e-6) * (1 + scale) + shift).abs().max() > 0.1
 
 
-def inject(injector, x, block, audio, split, **options):
-    return injector(x.clone(), block, audio, split, **{"dtype": torch.float32, **KERNEL, **options})
+def inject(injector, x, block, audio, split, dtype=torch.float32, **options):
+    return injector(x.clone(), block, injector.project(*audio, dtype), split, **{**KERNEL, **options})
 
 
 @pytest.fixture
@@ -128,7 +129,8 @@ def test_each_frame_attends_to_its_own_audio(injector, audio, noise, block, inde
     for batch in range(2):
         for frame in range(3):
             tokens = x[batch, 4 * frame : 4 * frame + 4][None]
-            query = injector.injector_adain_layers[index](tokens, whole[batch, frame][None], torch.float32)
+            norm = injector.injector_adain_layers[index]
+            query = norm(tokens, *norm.project(whole[batch, frame][None], torch.float32), torch.float32)
             expected = tokens + injector.injector[index](query, local[batch, frame][None])
             torch.testing.assert_close(result[batch, 4 * frame : 4 * frame + 4], expected[0], atol=1e-5, rtol=1e-5)
 

@@ -20,7 +20,7 @@ def plain_norm(x, eps=1e-6):
 
 def run_block(block, x, e, context, **options):
     kernel = {"attention": sdpa, "transformer_options": {}, **options}
-    return block(x, e, context, ROPE, SPLIT, **kernel)
+    return block(x, e, block.cross_attn.project(context), ROPE, SPLIT, **kernel)
 
 
 def make_block(config, randomised):

@@ -107,7 +107,7 @@ def test_audio_goes_in_behind_the_listed_blocks(tiny_transformer, clip_inputs, m
     inject = tiny_transformer.audio_injector.forward
 
     def spy(tokens, index, audio, split, **options):
-        order.append(("audio", index, split, options["dtype"]))
+        order.append(("audio", index, split, audio[0].keys.dtype))
         return inject(tokens, index, audio, split, **options)
 
     def replace(args, extra):
