@@ -76,7 +76,10 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     """The model's config.json, or the published large configuration with the dimensions of the tensors."""
     config_file = path.parent / "config.json"
     if config_file.is_file():
-        return json.loads(config_file.read_text())
+        try:
+            return json.loads(config_file.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{config_file} is not valid JSON ({error}). Download the whole wav2vec2 folder again.") from error
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
     layers = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("encoder.layers."))
     positional = state_dict[POSITIONAL_CONV + "weight"]

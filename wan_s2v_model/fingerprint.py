@@ -51,9 +51,20 @@ def _digest(*tensors: torch.Tensor) -> str:
 
 
 def model_identity(model: Any) -> dict[str, str]:
-    """What tells two MODELs apart: the file it came from, and a digest of its LoRA keys and strengths."""
+    """What tells two MODELs apart: the file and options it was loaded with, and its LoRAs by strength and content."""
     factory = model.cached_patcher_init
-    path = Path(factory[1][0]) if factory is not None else None
-    file = f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" if path is not None and path.is_file() else "unknown"
-    strengths = sorted((str(key), [patch[0] for patch in patches]) for key, patches in model.patches.items())
-    return {"model": file, "loras": hashlib.sha256(repr(strengths).encode()).hexdigest()[:16]}
+    path, options = (Path(factory[1][0]), factory[1][1:]) if factory is not None else (None, ())
+    file = f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns} {options}" if path is not None and path.is_file() else "unknown"
+    loras = hashlib.sha256()
+    for key, patches in sorted(model.patches.items(), key=lambda item: str(item[0])):
+        for patch in patches:
+            loras.update(f"{key} {patch[0]}".encode())
+            loras.update(_digest(*_tensors(getattr(patch[1], "weights", patch[1]))).encode())
+    return {"model": file, "loras": loras.hexdigest()[:16]}
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of a LoRA patch, which ComfyUI keeps in tuples of its own making."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, tuple | list) else []

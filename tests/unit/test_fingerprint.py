@@ -138,3 +138,20 @@ def test_given_samplers_differ_by_class_function_and_options(inputs):
     samplers = [KSampler(sample_euler, {}), KSampler(sample_heun, {}), KSampler(sample_euler, {"eta": 0.5}), Other()]
     names = [run_fingerprint(**{**inputs, "settings": Settings(sampler=sampler)})["solver"] for sampler in samplers]
     assert names == ["sample_euler {}", "sample_heun {}", "sample_euler {'eta': 0.5}", "Other {}"]
+
+
+def test_another_lora_with_the_same_keys_and_strength_shows(inputs):
+    def loras(value):
+        weights = SimpleNamespace(weights=(torch.full((4, 2), value), torch.ones(2, 4), 1.0, None))
+        inputs["model"].patches = {"blocks.0.self_attn.q.weight": [(0.8, weights, 1.0, None, None)]}
+        return run_fingerprint(**inputs)["loras"]
+
+    assert loras(1.0) == loras(1.0)
+    assert loras(1.0) != loras(2.0)
+
+
+def test_another_precision_of_the_loader_shows(inputs):
+    before = run_fingerprint(**inputs)["model"]
+    path = inputs["model"].cached_patcher_init[1][0]
+    inputs["model"].cached_patcher_init = (None, (path, {"precision": "fast"}))
+    assert run_fingerprint(**inputs)["model"] != before
