@@ -26,12 +26,11 @@ def cast_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor |
 def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
     """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored."""
     with cast(layer, x) as (weight, bias):
-        if isinstance(layer, nn.Linear):
-            return F.linear(x, weight, bias)
+        if isinstance(layer, nn.Conv1d | nn.Conv3d):
+            return layer._conv_forward(x, weight, bias)
         if isinstance(layer, nn.LayerNorm):
             return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
-        assert isinstance(layer, nn.Conv1d | nn.Conv3d)
-        return layer._conv_forward(x, weight, bias)
+        return F.linear(x, weight, bias)  # ComfyUI's quantised linear layers are not nn.Linear
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:

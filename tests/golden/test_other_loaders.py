@@ -1,9 +1,10 @@
-"""A MODEL of ComfyUI's own loader, in our sampler, gives what our loader gives."""
+"""Other files and other loaders: the clip is the one that our loader makes of the plain file."""
 
 import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, pack_module
 
@@ -49,6 +50,26 @@ def test_comfyuis_own_loader_gives_the_same_clip(bridge, checkpoint):
     assert torch.isfinite(clip).all()
     assert torch.equal(sample(bridge, native), clip)
     assert not native.object_patches  # the MODEL that came in is as it was
+
+
+def test_fp8_scaled_file_gives_what_its_dequantised_weights_give(bridge, checkpoint, tmp_path):
+    with safe_open(checkpoint, "pt") as file:
+        metadata = file.metadata()
+    scaled, plain = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)}, {}
+    for name, tensor in load_file(checkpoint).items():
+        if name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2:
+            scale = tensor.float().abs().max() / 448
+            scaled[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            scaled[name.replace(".weight", ".scale_weight")] = scale
+            plain[name] = scaled[name].float() * scale
+        else:
+            scaled[name] = plain[name] = tensor
+    clips = []
+    for name, tensors in (("scaled", scaled), ("plain", plain)):
+        save_file(tensors, tmp_path / f"{name}.safetensors", metadata=metadata)
+        options = {"weight_dtype": "default", "precision": "official", "attention": "comfyui"}
+        clips.append(sample(bridge, bridge.load_diffusion_model(str(tmp_path / f"{name}.safetensors"), options)))
+    assert torch.equal(*clips)
 
 
 def test_another_model_is_refused(bridge, checkpoint):
