@@ -4,6 +4,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.checkpoint import collapse_shards
 
 
 def _path(folder: str, name: str) -> str:
@@ -26,8 +27,9 @@ class WanS2VModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=_weight_files("diffusion_models"),
-                    tooltip="Wan2.2-S2V-14B file in models/diffusion_models, for example wan2.2_s2v_14B_bf16.safetensors.",
+                    options=collapse_shards(_weight_files("diffusion_models")),
+                    tooltip="Wan2.2-S2V-14B in models/diffusion_models: a single file such as wan2.2_s2v_14B_bf16.safetensors, "
+                    "or the index of the official folder.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",

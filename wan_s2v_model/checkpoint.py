@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .config import S2V_14B, WanS2VConfig
@@ -11,6 +12,8 @@ from .constants import HEAD_DIM
 Shapes = Mapping[str, Sequence[int]]
 
 KEY_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
+INDEX_SUFFIX = ".safetensors.index.json"
 QUANTISATION_SUFFIXES = (".weight_scale", ".input_scale", ".comfy_quant", ".scale_weight", ".scale_input", ".weight_scale_2")
 S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
 DIMENSION_KEYS = (
@@ -64,6 +67,29 @@ def describe(names: set[str]) -> str:
         return "a LoRA; load the base model here and the LoRA with a LoRA loader"
     stripped = {name.removeprefix(prefix) for prefix in ("", *KEY_PREFIXES) for name in names}
     return next((text for key, text in OTHER_MODELS if key in stripped), f"something else ({len(names)} tensors)")
+
+
+def collapse_shards(names: Sequence[str]) -> list[str]:
+    """Replace the shards of each sharded checkpoint by the name of its index file, which stands for all of them."""
+    return sorted({SHARD.sub(r"\1" + INDEX_SUFFIX, name) for name in names})
+
+
+def shard_files(index: Path) -> list[Path]:
+    """The shards that an index file lists.
+
+    Raises:
+        CheckpointError: if the index cannot be read or a shard is missing.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index.name} is not the index of a sharded checkpoint ({error!r}). Download the folder again.") from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent.name}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:3])}). Download them."
+        )
+    return [index.parent / name for name in names]
 
 
 def infer_config(shapes: Shapes, metadata: Mapping[str, str] | None = None, inject_layers: Sequence[int] | None = None) -> WanS2VConfig:

@@ -4,12 +4,26 @@ import html
 import logging
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from .checkpoint import CheckpointError, Shapes, describe
 
 logger = logging.getLogger("wan_s2v")
 
+TOKENIZER_PLACES = ("spiece.model", "google/umt5-xxl/spiece.model", "umt5-xxl/spiece.model")  # beside the official file
+OFFICIAL_NAMES = {"token_embedding.weight": "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}
+OFFICIAL_PARTS = {
+    "norm1": "0.layer_norm",
+    "norm2": "1.layer_norm",
+    "pos_embedding.embedding": "0.SelfAttention.relative_attention_bias",
+    "ffn.gate.0": "1.DenseReluDense.wi_0",
+    "ffn.fc1": "1.DenseReluDense.wi_1",
+    "ffn.fc2": "1.DenseReluDense.wo",
+}
 MAX_TOKENS = 512  # the end token included
 BLOCK = "encoder.block.{}.layer."
 ATTENTION = BLOCK + "0.SelfAttention."
@@ -27,17 +41,39 @@ def clean_prompt(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
 
 
+def from_official(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Give the official umT5 file ComfyUI's tensor names and the tokenizer that lies beside it; other files pass unchanged.
+
+    Raises:
+        CheckpointError: if the tokenizer is not there.
+    """
+    if "token_embedding.weight" not in state_dict:
+        return state_dict
+    places = [path.parent / place for place in TOKENIZER_PLACES]
+    tokenizer = next((place for place in places if place.is_file()), None)
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{path.name} needs its tokenizer: put spiece.model of google/umt5-xxl beside it or into {places[1].parent}, "
+            "or pick ComfyUI's umt5_xxl_fp16.safetensors, which brings it."
+        )
+    renamed = {_comfyui_name(name): tensor for name, tensor in state_dict.items()}
+    return {**renamed, "spiece_model": torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8)}
+
+
+def _comfyui_name(name: str) -> str:
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
+    if block is None:
+        return OFFICIAL_NAMES.get(name, name)
+    part = OFFICIAL_PARTS.get(block[2], block[2])
+    return BLOCK.format(block[1]) + part.replace("attn.", "0.SelfAttention.") + ".weight"
+
+
 def infer_umt5_config(shapes: Shapes, file_name: str) -> dict[str, int]:
     """Dimensions of a umT5 encoder in ComfyUI's (Hugging Face's) key names.
 
     Raises:
         CheckpointError: if the file is something else, or tensors are missing.
     """
-    if "token_embedding.weight" in shapes:
-        raise CheckpointError(
-            f"{file_name} is umT5 with the official key names. Pick ComfyUI's umT5 file instead, for example "
-            "umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors."
-        )
     if ATTENTION.format(0) + "relative_attention_bias.weight" not in shapes or "shared.weight" not in shapes:
         raise CheckpointError(
             f"{file_name} is not a umT5 text encoder: it looks like {describe(set(shapes))}. "

@@ -72,6 +72,20 @@ def test_fp8_scaled_file_gives_what_its_dequantised_weights_give(bridge, checkpo
     assert torch.equal(*clips)
 
 
+def test_official_folder_of_shards_gives_the_same_clip(bridge, checkpoint, golden_folder, tmp_path):
+    tensors = load_file(checkpoint)
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, keys in shards.items():
+        save_file({key: tensors[key] for key in keys}, tmp_path / shard)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {key: shard for shard, keys in shards.items() for key in keys}}))
+    (tmp_path / "config.json").write_text((golden_folder / "tiny_s2v.config.json").read_text())
+    options = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
+    clips = [sample(bridge, bridge.load_diffusion_model(path, options)) for path in (str(index), checkpoint)]
+    assert torch.equal(*clips)
+
+
 def test_another_model_is_refused(bridge, checkpoint):
     ours = bridge.load_diffusion_model(checkpoint, {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"})
     stranger = ours.clone()

@@ -75,16 +75,8 @@ def norm_per_head(patch):
 
 
 def swapped_shift_and_scale(patch):
-    forward = nn.Linear.forward
-    patch.setattr(
-        audio_injector.AdaLayerNorm,
-        "forward",
-        lambda self, x, audio, dtype: _ada_layer_norm(x, *forward(self.linear, nn.functional.silu(audio)).chunk(2, dim=-1)),
-    )
-
-
-def _ada_layer_norm(x, scale, shift):
-    return torch.addcmul(shift, audio_injector.layer_norm(x, audio_injector.ADALN_EPS), 1 + scale)
+    project = audio_injector.AdaLayerNorm.project
+    patch.setattr(audio_injector.AdaLayerNorm, "project", lambda self, audio, dtype: project(self, audio, dtype)[::-1])
 
 
 def newest_latents_to_the_4x_bucket(patch):

@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
 
 
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "8000000")  # glibc gives larger blocks back at once, so memory can be compared
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny models gain nothing from more, and lose much on a busy machine
 
 

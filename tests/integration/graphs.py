@@ -80,3 +80,14 @@ def patch_model(prompt: Prompt, class_type: str, **inputs: Any) -> str:
     node_id = add(prompt, class_type, model=sampler["model"], **inputs)
     sampler["model"] = [node_id, 0]
     return node_id
+
+
+def flash_graph(**changes: Any) -> Prompt:
+    """The quick start for the whole sound, with the stand-ins of `stand_ins/flash.py` for audio encoder, model and VAE."""
+    prompt = quick_start(duration=0, **changes)
+    inputs_of(prompt, "WanS2VAudioEncode")["audio_encoder"] = [add(prompt, "StandInAudioEncoder"), 0]
+    vae = add(prompt, "StandInVAE", vae=inputs_of(prompt, "WanS2VPrepare")["vae"])
+    for node in ("WanS2VPrepare", "WanS2VSampler"):
+        inputs_of(prompt, node)["vae"] = [vae, 0]
+    patch_model(prompt, "StandInModel")
+    return prompt

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from .graphs import add, find, inputs_of, quick_start
+from .graphs import add, find, flash_graph, inputs_of
 
 SECONDS = 40
 NUM_CLIPS = 9  # of 80 frames, the first one 77
-ALLOWED_GROWTH_BYTES = 12 * 2**20  # keeping the frames of clips 4 to 7 as float32 would take 15 MiB
+SIDE = 256  # px
+ALLOWED_GROWTH_BYTES = 45 * 2**20  # keeping the frames of clips 4 to 7 would take 60 MiB as bytes, 240 MiB as float32
 INTERVAL_S = 0.02
 
 
@@ -46,8 +47,9 @@ class MemoryWatch:
 
 @pytest.mark.slow
 def test_memory_is_flat_from_the_third_clip_on(renderer):
-    prompt = quick_start(frames_per_clip=80, steps=1)
-    inputs_of(prompt, "WanS2VAudioEncode").update(audio=[add(prompt, "StandInAudio", kind="tone", seconds=SECONDS), 0], duration=0)
+    """With stand-ins for the networks, which allow frames so large that keeping them would show."""
+    prompt = flash_graph(frames_per_clip=80, steps=1, width=SIDE, height=SIDE)
+    inputs_of(prompt, "WanS2VAudioEncode")["audio"] = [add(prompt, "StandInAudio", kind="tone", seconds=SECONDS), 0]
     sampler = find(prompt, "WanS2VSampler")
     watch = MemoryWatch(renderer.server)
 
@@ -60,4 +62,4 @@ def test_memory_is_flat_from_the_third_clip_on(renderer):
     assert video.num_frames == SECONDS * 16
     memory = watch.per_clip()
     assert len(memory) == 1 + NUM_CLIPS
-    assert min(memory[-3:]) - memory[3] < ALLOWED_GROWTH_BYTES, [round(value / 2**20) for value in memory]
+    assert min(memory[-3:-1]) - memory[3] < ALLOWED_GROWTH_BYTES, [round(value / 2**20) for value in memory]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from .graphs import FRAMES_PER_CLIP, Prompt, add, inputs_of, patch_model, quick_start
+from .graphs import FRAMES_PER_CLIP, flash_graph, inputs_of
 from .sounds import write_wav
 
 FPS = 16
@@ -62,23 +62,14 @@ def brightness(video) -> tuple[np.ndarray, np.ndarray]:
     return video.frame_times + HALF_FRAME_S, np.maximum(level - level.min() - 4, 0)
 
 
-def flash_graph(audio_file: str, **settings) -> Prompt:
-    prompt = quick_start(duration=0, cfg=1.0, quality=10, **settings)
-    inputs_of(prompt, "LoadAudio")["audio"] = audio_file
-    inputs_of(prompt, "WanS2VAudioEncode")["audio_encoder"] = [add(prompt, "StandInAudioEncoder"), 0]
-    vae = add(prompt, "StandInVAE", vae=inputs_of(prompt, "WanS2VPrepare")["vae"])
-    for node in ("WanS2VPrepare", "WanS2VSampler"):
-        inputs_of(prompt, node)["vae"] = [vae, 0]
-    patch_model(prompt, "StandInModel")
-    return prompt
-
-
 def leads(renderer, num_frames: int, **settings) -> np.ndarray:
     """Seconds by which each flash of the finished file comes before its click."""
     seconds = num_frames / FPS
     name = f"clicks_{num_frames}.wav"
     write_wav(renderer.server.input_directory / name, click_track(seconds), RATE_HZ)
-    video = renderer.render(flash_graph(name, **settings))
+    prompt = flash_graph(cfg=1.0, quality=10, **settings)
+    inputs_of(prompt, "LoadAudio")["audio"] = name
+    video = renderer.render(prompt)
     clicks = centres(*loudness(video), click_times(seconds))
     return clicks - centres(*brightness(video), click_times(seconds) - (LEAD_S if settings["sync_mode"] == "official" else 0))
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.checkpoint import CheckpointError
-from wan_s2v_pack.wan_s2v_model.text_encoder import MAX_TOKENS, clean_prompt, encode_prompt, infer_umt5_config
+from wan_s2v_pack.wan_s2v_model.text_encoder import MAX_TOKENS, clean_prompt, encode_prompt, from_official, infer_umt5_config
 
 FILE = "umt5.safetensors"
 
@@ -142,7 +142,6 @@ def test_layer_without_its_own_position_bias_is_refused():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["token_embedding.weight"], "umT5 with the official key names. Pick ComfyUI's umT5 file instead"),
         (["head.modulation"], "is not a umT5 text encoder: it looks like a Wan text-to-video"),
         (["decoder.middle.0.residual.0.gamma"], "is not a umT5 text encoder: it looks like a Wan VAE"),
         (["text_model.embeddings.weight"], "is not a umT5 text encoder: it looks like something else"),
@@ -155,3 +154,48 @@ def test_other_files_are_refused(names, message):
     assert FILE in str(caught.value)
     assert message in str(caught.value)
     assert "umt5_xxl_fp16.safetensors" in str(caught.value)
+
+
+# The official file
+
+OFFICIAL_PARTS = {
+    "0.layer_norm": "norm1",
+    "1.layer_norm": "norm2",
+    "0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    **{f"0.SelfAttention.{part}": f"attn.{part}" for part in "qkvo"},
+    "1.DenseReluDense.wi_0": "ffn.gate.0",
+    "1.DenseReluDense.wi_1": "ffn.fc1",
+    "1.DenseReluDense.wo": "ffn.fc2",
+}
+
+
+def official_state_dict(shapes):
+    """The tensors of ComfyUI's layout under the names of the official file, which has no tokenizer."""
+    names = {"shared.weight": "token_embedding.weight", "encoder.final_layer_norm.weight": "norm.weight"}
+    for name in shapes:
+        if name.startswith("encoder.block."):
+            _, _, block, _, part = name.removesuffix(".weight").split(".", 4)
+            names[name] = f"blocks.{block}.{OFFICIAL_PARTS[part]}.weight"
+    return {official: torch.full(shapes[name], float(index)) for index, (name, official) in enumerate(names.items())}, names
+
+
+def test_official_names_become_comfyuis(tmp_path):
+    shapes = umt5_shapes()
+    official, names = official_state_dict(shapes)
+    (tmp_path / "google" / "umt5-xxl").mkdir(parents=True)
+    (tmp_path / "google" / "umt5-xxl" / "spiece.model").write_bytes(b"pieces")
+    renamed = from_official(official, tmp_path / "models_t5.pth")
+    assert bytes(renamed.pop("spiece_model")) == b"pieces"
+    assert renamed.keys() == shapes.keys() - {"spiece_model"}
+    assert all(renamed[name] is official[names[name]] for name in renamed)
+
+
+def test_official_file_without_its_tokenizer_is_refused(tmp_path):
+    official, _ = official_state_dict(umt5_shapes())
+    with pytest.raises(CheckpointError, match=r"needs its tokenizer: put spiece\.model of google/umt5-xxl beside it"):
+        from_official(official, tmp_path / "models_t5.pth")
+
+
+def test_comfyuis_file_passes_unchanged(tmp_path):
+    tensors = {name: torch.empty(shape) for name, shape in umt5_shapes().items()}
+    assert from_official(tensors, tmp_path / "umt5.safetensors") is tensors

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..audio_encoder import load_wav2vec2
 from ..audio_features import hidden_states, normalise, to_mono_16khz
-from ..checkpoint import CheckpointError, check_shapes, describe, infer_config, key_prefix, require_s2v
-from ..text_encoder import infer_umt5_config
+from ..checkpoint import INDEX_SUFFIX, CheckpointError, check_shapes, describe, infer_config, key_prefix, require_s2v, shard_files
+from ..text_encoder import from_official, infer_umt5_config
 from .model import S2VModelConfig
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -37,7 +37,7 @@ def load_diffusion_model(path: str, options: Mapping[str, str], disable_dynamic:
         CheckpointError: if the file is not a complete Wan S2V transformer.
     """
     name = Path(path).name
-    state_dict, metadata = _read(path)
+    state_dict, metadata = _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else _read(path)
     state_dict, metadata = comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)
     prefix = key_prefix(list(state_dict))
     state_dict = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
@@ -66,6 +66,15 @@ def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     except READ_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{Path(path).name} is damaged or holds no weights ({reason}). Download the file again.") from error
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Tensors of the official folder, and its config.json in the form of a single file's metadata."""
+    state_dict: dict[str, Tensor] = {}
+    for shard in shard_files(index):
+        state_dict |= _read(str(shard))[0]
+    config = index.parent / "config.json"
+    return state_dict, {"config": f'{{"transformer": {config.read_text()}}}'} if config.is_file() else None
 
 
 def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], weight_dtype: str, device: torch.device) -> None:
@@ -99,7 +108,7 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     state_dict, metadata = _read(path)
-    state_dict, _ = comfy.utils.convert_old_quants(state_dict, model_prefix="", metadata=metadata)
+    state_dict, _ = comfy.utils.convert_old_quants(from_official(state_dict, Path(path)), model_prefix="", metadata=metadata)
     dimensions = infer_umt5_config({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, Path(path).name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
     target = SimpleNamespace(params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer)

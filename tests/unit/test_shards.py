@@ -1,0 +1,46 @@
+"""The official checkpoint: a folder of shards with an index."""
+
+import json
+
+import pytest
+from wan_s2v_pack.wan_s2v_model.checkpoint import CheckpointError, collapse_shards, shard_files
+
+SHARDS = ["official/model-00001-of-00002.safetensors", "official/model-00002-of-00002.safetensors"]
+
+
+def test_shards_appear_once_under_the_name_of_their_index():
+    assert collapse_shards([*SHARDS, "plain.safetensors"]) == ["official/model.safetensors.index.json", "plain.safetensors"]
+
+
+def test_two_folders_stay_apart():
+    names = collapse_shards([*SHARDS, SHARDS[0].replace("official", "other")])
+    assert names == ["official/model.safetensors.index.json", "other/model.safetensors.index.json"]
+
+
+def test_index_leads_to_its_shards(tmp_path):
+    for name in ("b.safetensors", "a.safetensors"):
+        (tmp_path / name).touch()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "a.safetensors"}}))
+    assert shard_files(index) == [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+def test_missing_shard_is_named(tmp_path):
+    (tmp_path / "a.safetensors").touch()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"1 of 2 shards are missing \(b\.safetensors\)"):
+        shard_files(index)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": 3}'])
+def test_something_else_is_not_an_index(tmp_path, text):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(CheckpointError, match="not the index of a sharded checkpoint"):
+        shard_files(index)
+
+
+def test_index_without_a_file_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="not the index"):
+        shard_files(tmp_path / "model.safetensors.index.json")
