@@ -21,6 +21,7 @@ LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside
 }
 UNUSED = re.compile(r"^(lm_head\.|quantizer\.|project_(q|hid)\.|masked_spec_embed$)")
 POSITIONAL_CONV = "encoder.pos_conv_embed.conv."
+CONVOLUTION = re.compile(r"feature_extractor\.conv_layers\.\d\.conv\.weight")
 DIMENSION_KEYS = ("encoder.layer_norm.weight", "encoder.layers.0.feed_forward.intermediate_dense.weight", POSITIONAL_CONV + "weight")
 
 
@@ -83,8 +84,10 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
     layers = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("encoder.layers."))
     positional = state_dict[POSITIONAL_CONV + "weight"]
+    convolutions = [state_dict[name].shape for name in sorted(state_dict) if CONVOLUTION.fullmatch(name)]
     return {
         **LARGE_CONFIG,
+        "conv_dim": [shape[0] for shape in convolutions],
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": max(1, hidden // HEAD_DIM),

@@ -130,7 +130,7 @@ def test_folded_file_loads_too(tmp_path, tensors, expected, noise):
 
 
 def test_single_file_without_configuration(tmp_path, randomised, noise):
-    config = {**CONFIG, "hidden_size": 128, "num_attention_heads": 2, "conv_dim": [512] * 7, "num_conv_pos_embedding_groups": 16}
+    config = {**CONFIG, "hidden_size": 128, "num_attention_heads": 2, "num_conv_pos_embedding_groups": 16}
     model = make_model(config, randomised)
     loaded = load_wav2vec2(write(tmp_path, dict(model.state_dict()), config=None))
     waveform = noise(1600)
