@@ -29,15 +29,19 @@ BLOCK = "encoder.block.{}.layer."
 ATTENTION = BLOCK + "0.SelfAttention."
 FEED_FORWARD = BLOCK + "1.DenseReluDense."
 QUOTES = str.maketrans("ʼ‘’‚‛“”„‟", "'''''\"\"\"\"")  # noqa: RUF001
+LIGATURES = frozenset("ĲĳŉǄǅǆǇǈǉǊǋǌǱǲǳﬀﬁﬂﬃﬄﬅﬆ")
+TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+CONTROLS = dict.fromkeys([*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)])
 
 
 def clean_prompt(text: str) -> str:
-    """Undo HTML escapes (twice), fold full-width characters and curly quotes, collapse white space, as the reference does.
+    """Undo HTML escapes (twice), fold full-width characters, ligatures and curly quotes, drop control characters, collapse white space.
 
-    The reference also repairs wrongly decoded text (mojibake); this does not.
+    So does the reference, which also repairs wrongly decoded text (mojibake); this does not.
     """
-    text = html.unescape(html.unescape(text)).translate(QUOTES)
-    text = "".join(unicodedata.normalize("NFKC", c) if unicodedata.east_asian_width(c) in "FH" else c for c in text)
+    text = TERMINAL_ESCAPE.sub("", html.unescape(html.unescape(text))).translate(QUOTES | CONTROLS)
+    folded = (unicodedata.normalize("NFKC", c) if c in LIGATURES or unicodedata.east_asian_width(c) in "FH" else c for c in text)
+    text = "".join(folded).translate(QUOTES)
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
 
 

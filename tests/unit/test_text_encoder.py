@@ -18,6 +18,9 @@ FILE = "umt5.safetensors"
     [
         ("A man sings.", "A man sings."),
         ("  A man\n\n sings.\t ", "A man sings."),
+        ("\ufb01ne \ufb02ow, \u0149, \u0132", "fine flow, 'n, IJ"),
+        ("a\x00b\x07c\ufeff", "abc"),
+        ("a \x1b[1;31mred\x1b[0m rose", "a red rose"),
         ("A\u00a0man\u3000sings", "A man sings"),
         ("Tom &amp; Jerry", "Tom & Jerry"),
         ("Tom &amp;amp; Jerry", "Tom & Jerry"),
