@@ -45,8 +45,10 @@ def base_directory(tmp_path_factory: pytest.TempPathFactory, comfyui_path: Path)
 
 @pytest.fixture(scope="session")
 def server(comfyui_path: Path, base_directory: Path) -> Iterator[ComfyServer]:
-    with ComfyServer(comfyui_path, base_directory, cpu=True, extra_args=["--disable-api-nodes"]) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))  # glibc: freed tensors leave the process, so that its size can be measured
+        with ComfyServer(comfyui_path, base_directory, cpu=True, extra_args=["--disable-api-nodes"]) as running:
+            yield running
 
 
 @pytest.fixture
