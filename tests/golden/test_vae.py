@@ -30,6 +30,25 @@ def test_stream_is_exact_and_never_more_than_8_frames(runtime, vae, num_latents,
     assert torch.equal(torch.cat(stream), at_once)
 
 
+@pytest.mark.parametrize("num_frames", [1, 73, 81])
+def test_encoding_is_that_of_comfyuis_call(runtime, vae, num_frames):
+    frames = torch.rand(num_frames, 32, 48, 3, generator=torch.Generator().manual_seed(num_frames))
+    with torch.inference_mode():
+        assert torch.equal(runtime.encode_pixels(vae, frames), runtime.LATENT_FORMAT.process_in(vae.encode(frames)))
+
+
+def test_out_of_memory_is_not_hidden(runtime, vae, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(vae.first_stage_model, "encode", out_of_memory)
+    monkeypatch.setattr(vae.first_stage_model.decoder, "forward", out_of_memory)
+    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
+        runtime.encode_pixels(vae, torch.rand(5, 32, 48, 3))
+    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
+        runtime.decode_latents(vae, torch.randn(1, 16, 3, 4, 6))
+
+
 def test_cancel_stops_between_two_parts(runtime, vae, monkeypatch):
     class Cancelled(BaseException):
         pass

@@ -26,9 +26,18 @@ def require_wan_vae(vae: comfy.sd.VAE) -> None:
 
 
 def encode_pixels(vae: comfy.sd.VAE, frames: Tensor) -> Tensor:
-    """[T, H, W, 3] in [0, 1] -> [1, 16, F, h, w] normalised latents, float32 on the CPU."""
+    """[T, H, W, 3] in [0, 1] -> [1, 16, F, h, w] normalised latents, float32 on the CPU.
+
+    Out of memory this raises, where ComfyUI's own call would go over to tiles, which changes the latents.
+    """
     raise_if_interrupted()
-    return LATENT_FORMAT.process_in(vae.encode(frames).float().cpu())
+    network = vae.first_stage_model
+    if not isinstance(network, WanVAE):
+        return LATENT_FORMAT.process_in(vae.encode(frames).float().cpu())
+    pixels = vae.process_input(frames).movedim(-1, 0)[None]  # [T, H, W, 3] -> [1, 3, T, H, W]
+    _load(vae, vae.memory_used_encode(pixels.shape, vae.vae_dtype))
+    with comfy.model_management.cuda_device_context(vae.device):
+        return LATENT_FORMAT.process_in(network.encode(pixels.to(vae.device, vae.vae_dtype)).float().cpu())
 
 
 def decode_latents(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
@@ -49,8 +58,7 @@ def stream_frames(vae: comfy.sd.VAE, latents: Tensor) -> Iterator[Tensor]:
     if not isinstance(network, WanVAE):
         yield vae.decode(raw)[0].float().cpu()
         return
-    needed = vae.memory_used_decode(raw.shape, vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=vae.disable_offload)
+    _load(vae, vae.memory_used_decode(raw.shape, vae.vae_dtype))
     with comfy.model_management.cuda_device_context(vae.device):
         features = network.conv2(raw.to(vae.device, vae.vae_dtype))
         cache = [None] * count_cache_layers(network.decoder)
@@ -59,6 +67,10 @@ def stream_frames(vae: comfy.sd.VAE, latents: Tensor) -> Iterator[Tensor]:
             part = features[:, :, start : start + LATENTS_AT_ONCE if start else 1]
             frames = torch.cat(network.decoder(part, feat_cache=cache, feat_idx=[0]), dim=2)
             yield vae.process_output(frames.float().cpu())[0].movedim(0, -1)
+
+
+def _load(vae: comfy.sd.VAE, needed_bytes: float) -> None:
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes, force_full_load=vae.disable_offload)
 
 
 def raise_if_interrupted() -> None:
