@@ -39,9 +39,9 @@ def clean_prompt(text: str) -> str:
 
     So does the reference, which also repairs wrongly decoded text (mojibake); this does not.
     """
-    text = TERMINAL_ESCAPE.sub("", html.unescape(html.unescape(text))).translate(QUOTES | CONTROLS)
+    text = TERMINAL_ESCAPE.sub("", html.unescape(html.unescape(text)))
     folded = (unicodedata.normalize("NFKC", c) if c in LIGATURES or unicodedata.east_asian_width(c) in "FH" else c for c in text)
-    text = "".join(folded).translate(QUOTES)
+    text = "".join(folded).translate(QUOTES | CONTROLS)
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
 
 

@@ -60,33 +60,33 @@ def test_missing_model_file(node, renderer):
     fails(renderer, prompt, "not_there", kind=PromptRefused, node=node)
 
 
+def fails_with_file(renderer, node, models, file_name, data, message):
+    """Pick a file with this content in a loader; it is gone afterwards."""
+    name, folder = LOADERS[node]
+    path = models / folder / file_name
+    path.write_bytes(data)
+    prompt = quick_start()
+    inputs_of(prompt, node)[name] = file_name
+    try:
+        fails(renderer, prompt, message, node=node)
+    finally:
+        path.unlink()
+
+
 @pytest.mark.parametrize("node", LOADERS)
 def test_file_of_another_model(node, renderer, base_directory):
     models = base_directory / "models"
-    name, folder = LOADERS[node]
-    wrong = models / folder / "wrong_model.safetensors"
-    wrong.write_bytes((models / WRONG_FILES[node]).read_bytes())
-    prompt = quick_start()
-    inputs_of(prompt, node)[name] = wrong.name
-    try:
-        fails(renderer, prompt, r"wrong_model\.safetensors.*(is not|missing)", node=node)
-    finally:
-        wrong.unlink()
+    data = (models / WRONG_FILES[node]).read_bytes()
+    fails_with_file(renderer, node, models, "wrong_model.safetensors", data, r"wrong_model\.safetensors.*(is not|missing)")
 
 
 @pytest.mark.parametrize("node", LOADERS)
 @pytest.mark.parametrize("size", [0, 1000], ids=["empty", "cut off"])
 def test_damaged_file(node, size, renderer, base_directory):
     name, folder = LOADERS[node]
-    whole = base_directory / "models" / folder / inputs_of(quick_start(), node)[name]
-    damaged = base_directory / "models" / folder / f"damaged_{size}.safetensors"
-    damaged.write_bytes(whole.read_bytes()[:size])
-    prompt = quick_start()
-    inputs_of(prompt, node)[name] = damaged.name
-    try:
-        fails(renderer, prompt, rf"damaged_{size}", node=node)
-    finally:
-        damaged.unlink()
+    models = base_directory / "models"
+    data = (models / folder / inputs_of(quick_start(), node)[name]).read_bytes()[:size]
+    fails_with_file(renderer, node, models, f"damaged_{size}.safetensors", data, rf"damaged_{size}")
 
 
 # --- picture and sound

@@ -147,7 +147,6 @@ class AudioEncoder:
     """wav2vec2 in ComfyUI's memory management; also answers to ComfyUI's own AudioEncoderEncode node."""
 
     def __init__(self, path: str, dtype: str):
-        self.name = Path(path).name
         self.dtype = DTYPES[dtype]
         # In a shell of its own: the patcher sets `device`, which is a read-only property of transformers' models.
         model = nn.ModuleDict({"wav2vec2": load_wav2vec2(Path(path)).to(self.dtype)})

@@ -46,24 +46,27 @@ class ComfyTransformer(WanS2VTransformer):
         return executor.execute(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
     def _forward(self, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
-        return run_transformer(self, x, timestep, context, transformer_options, self.attention_name, **kwargs)
+        arguments = x, timestep, context, clip_fea, time_dim_concat, transformer_options
+        return run_transformer(*arguments, transformer=self, attention_name=self.attention_name, **kwargs)
 
 
 def run_transformer(  # noqa: PLR0913
-    transformer: WanS2VTransformer,
     x: Tensor,
     timestep: Tensor,
     context: Tensor,
+    clip_fea: Tensor | None,
+    time_dim_concat: Tensor | None,
     transformer_options: dict[str, Any],
-    attention_name: str = "auto",
     *,
+    transformer: WanS2VTransformer,
+    attention_name: str,
     audio_embed: Tensor | None = None,
     reference_latent: Tensor | None = None,
     reference_motion: Tensor | None = None,
     control_video: Tensor | None = None,
     **_: Any,
 ) -> Tensor:
-    """Call the transformer with the conditioning names that ComfyUI's own S2V nodes use."""
+    """`_forward` of a Wan model: calls the transformer with the conditioning names that ComfyUI's own S2V nodes use."""
     if reference_latent is None:
         raise ValueError("Wan S2V got no reference picture. Sample with WanS2VSampler, or add the conditioning of WanSoundImageToVideo.")
     schedule = transformer_options.get(SCHEDULE_KEY)
@@ -184,11 +187,5 @@ def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
     config = infer_config(shapes, inject_layers=tuple(native.audio_injector.injected_block_id))
     transformer = WanS2VTransformer(config, device="meta")
     share_layers(transformer, native)
-    model.add_object_patch(
-        "diffusion_model._forward", functools.partial(_forward_on_native, transformer=transformer, attention_name="auto")
-    )
+    model.add_object_patch("diffusion_model._forward", functools.partial(run_transformer, transformer=transformer, attention_name="auto"))
     return model
-
-
-def _forward_on_native(x, timestep, context, clip_fea, time_dim_concat, transformer_options, *, transformer, attention_name, **kwargs):
-    return run_transformer(transformer, x, timestep, context, transformer_options, attention_name, **kwargs)

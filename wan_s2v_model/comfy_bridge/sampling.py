@@ -79,21 +79,24 @@ class ClipSampler:
 
     def __call__(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
         """Sample one clip: [1, 16, F, h, w] noise -> normalised latents, float32 on the CPU."""
-        self.model.model_options["transformer_options"][CONSTANTS_KEY] = ClipMemory()
         guider = comfy.samplers.CFGGuider(self.model)
         guider.set_conds(*_conditions(*self.conditions, conditioning))
         guider.set_cfg(max(1.0, self.settings.cfg))
-        latents = guider.sample(
-            noise,
-            torch.zeros_like(noise),
-            self.sampler,
-            self.sigmas,
-            callback=lambda step, x0, x, total: self.on_step(clip * total + step + 1, x0),
-            disable_pbar=True,
-            seed=clip_seed(self.seed, clip),
-        )
-        del self.model.model_options["transformer_options"][CONSTANTS_KEY]
-        comfy.model_management.reset_cast_buffers()
+        options = self.model.model_options["transformer_options"]
+        options[CONSTANTS_KEY] = ClipMemory()
+        try:
+            latents = guider.sample(
+                noise,
+                torch.zeros_like(noise),
+                self.sampler,
+                self.sigmas,
+                callback=lambda step, x0, x, total: self.on_step(clip * total + step + 1, x0),
+                disable_pbar=True,
+                seed=clip_seed(self.seed, clip),
+            )
+        finally:
+            del options[CONSTANTS_KEY]
+            comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
 
 
@@ -105,13 +108,13 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
         logger.info("shift %s comes from the MODEL (ModelSamplingSD3), not from the sampler's input", shift)
     schedule = build_schedule(settings.solver, settings.steps, shift)
     sigmas = schedule.sigmas if settings.sigmas is None else settings.sigmas.float().cpu()
-    told = None if settings.sampler is not None or settings.sigmas is not None or settings.solver not in SOLVERS else schedule
     if settings.sampler is not None:
-        return settings.sampler, sigmas, told
+        return settings.sampler, sigmas, None
     if settings.solver not in SOLVERS:
-        return comfy.samplers.sampler_object(settings.solver), sigmas, told
+        return comfy.samplers.sampler_object(settings.solver), sigmas, None
     state_dtype = model.model.get_dtype_inference() if settings.round_state else None
-    return FlowSolver(sample_unipc if settings.solver == "unipc" else sample_dpmpp, state_dtype), sigmas, told
+    solver = FlowSolver(sample_unipc if settings.solver == "unipc" else sample_dpmpp, state_dtype)
+    return solver, sigmas, schedule if settings.sigmas is None else None
 
 
 def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list]:
