@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,7 +13,6 @@ REAL_NAMES = {  # tiny file -> name under which the workflows look for it
     "diffusion_models/wan_s2v_tiny.safetensors": "wan2.2_s2v_14B_bf16.safetensors",
     "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
     "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
-    "audio_encoders/wav2vec2-tiny/config.json": "config.json",
     "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
 }
 
@@ -25,8 +25,14 @@ def fill_base_directory(base: Path, *, real_names: bool = False) -> None:
         real_names: also copy the models to the names that the shipped workflows use.
     """
     models = base / "models"
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "make_tiny_models.py"), str(models)], check=True)
+    make_tiny_models(models)
     for tiny, name in REAL_NAMES.items() if real_names else ():
         shutil.copy(models / tiny, models / tiny.split("/")[0] / name)
     for sample in (ROOT / "samples").iterdir():
         shutil.copy(sample, base / "input")
+
+
+def make_tiny_models(models: Path, layouts: Sequence[str] = ()) -> None:
+    """Write the tiny set into a models folder, and those layouts (names in scripts/tiny_layouts.py) beside it."""
+    options = ["--layout", *layouts] if layouts else []
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "make_tiny_models.py"), str(models), *options], check=True)

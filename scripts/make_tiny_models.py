@@ -1,7 +1,9 @@
 """Make the tiny model set: the real file layouts with small dimensions and seeded random weights.
 
-Usage: make_tiny_models.py OUT_DIR    (OUT_DIR is a ComfyUI models folder; COMFYUI_PATH names the ComfyUI to take the VAE layout from)
+Usage: make_tiny_models.py OUT_DIR [--layout NAME ...] [--all-layouts]
 
+OUT_DIR is a ComfyUI models folder; COMFYUI_PATH names the ComfyUI to take the VAE layout from. Without options only the plain set is made:
+one file or folder for each of the four models. tiny_layouts.py lists the other layouts in which they are published.
 The same bytes come out of every run. Videos made with these weights are coloured noise; they only show that every part works.
 """
 
@@ -21,6 +23,7 @@ from pathlib import Path
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from tiny_layouts import AUDIO_ENCODER, DIFFUSION_MODEL, LAYOUTS, TEXT_ENCODER, VAE
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,10 +34,6 @@ from wan_s2v_model.config import WanS2VConfig  # noqa: E402
 
 Shapes = Mapping[str, Sequence[int]]
 
-DIFFUSION_MODEL = "diffusion_models/wan_s2v_tiny.safetensors"
-TEXT_ENCODER = "text_encoders/umt5_tiny.safetensors"
-AUDIO_ENCODER = "audio_encoders/wav2vec2-tiny"
-VAE = "vae/wan_2.1_vae_tiny.safetensors"
 STAMP = ".tiny_models"
 
 S2V_TINY = WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2, 3))
@@ -42,7 +41,7 @@ UMT5_TINY = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers
 WAV2VEC2_TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 24,
-    "num_attention_heads": 4,
+    "num_attention_heads": 1,  # as is assumed of a single file of this width without config.json
     "intermediate_size": 64,
     "conv_dim": (32,) * 7,
     "conv_bias": True,
@@ -79,7 +78,12 @@ Bad quality, blurry, overexposed, still picture, text, watermark, extra fingers,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path, help="models folder to write into")
-    make_tiny_models(parser.parse_args().out_dir)
+    parser.add_argument("--layout", nargs="+", choices=LAYOUTS, default=[], metavar="NAME", help=f"also write: {', '.join(LAYOUTS)}")
+    parser.add_argument("--all-layouts", action="store_true", help="also write every layout")
+    options = parser.parse_args()
+    make_tiny_models(options.out_dir)
+    for name in LAYOUTS if options.all_layouts else options.layout:
+        LAYOUTS[name].make(options.out_dir)
 
 
 def make_tiny_models(folder: Path) -> None:
@@ -110,16 +114,16 @@ def make_text_encoder(path: Path) -> None:
     save(state_dict, path)
 
 
-def umt5_shapes(vocabulary_size: int) -> Shapes:
+def umt5_shapes(vocabulary_size: int, config: Mapping[str, int] = UMT5_TINY) -> Shapes:
     """Name and shape of every tensor of a umT5 encoder; each layer has its own relative position bias."""
-    dim, ff, heads = UMT5_TINY["d_model"], UMT5_TINY["d_ff"], UMT5_TINY["num_heads"]
-    inner = heads * UMT5_TINY["d_kv"]
+    dim, ff, heads = config["d_model"], config["d_ff"], config["num_heads"]
+    inner = heads * config["d_kv"]
     shapes: dict[str, Sequence[int]] = {"shared.weight": (vocabulary_size, dim), "encoder.final_layer_norm.weight": (dim,)}
-    for index in range(UMT5_TINY["num_layers"]):
+    for index in range(config["num_layers"]):
         attention, feed_forward = (f"encoder.block.{index}.layer.{part}" for part in (0, 1))
         shapes |= {f"{attention}.SelfAttention.{part}.weight": (inner, dim) for part in "qkv"}
         shapes[f"{attention}.SelfAttention.o.weight"] = (dim, inner)
-        shapes[f"{attention}.SelfAttention.relative_attention_bias.weight"] = (UMT5_TINY["relative_attention_num_buckets"], heads)
+        shapes[f"{attention}.SelfAttention.relative_attention_bias.weight"] = (config["relative_attention_num_buckets"], heads)
         shapes |= {f"{feed_forward}.DenseReluDense.{part}.weight": (ff, dim) for part in ("wi_0", "wi_1")}
         shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (dim, ff)
         shapes |= {f"{part}.layer_norm.weight": (dim,) for part in (attention, feed_forward)}

@@ -1,17 +1,17 @@
 """Builds transformers' Wav2Vec2Model from a Hugging Face folder or a single file, strictly."""
 
 import json
-import pickle
 import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, compare_shapes, describe
+from .checkpoint import compare_shapes, require_dimensions
 from .constants import NUM_AUDIO_LAYERS
+from .identify import WAV2VEC2, CheckpointError, require
+from .weights_file import SAFETENSORS, reading, require_tensors
 
 HEAD_DIM = 64  # of every published wav2vec2 model
 LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside the file
@@ -22,7 +22,13 @@ LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside
 UNUSED = re.compile(r"^(lm_head\.|quantizer\.|project_(q|hid)\.|masked_spec_embed$)")
 POSITIONAL_CONV = "encoder.pos_conv_embed.conv."
 CONVOLUTION = re.compile(r"feature_extractor\.conv_layers\.\d\.conv\.weight")
-DIMENSION_KEYS = ("encoder.layer_norm.weight", "encoder.layers.0.feed_forward.intermediate_dense.weight", POSITIONAL_CONV + "weight")
+DIMENSION_RANKS = {
+    "encoder.layer_norm.weight": 1,
+    "encoder.layers.0.feed_forward.intermediate_dense.weight": 2,
+    POSITIONAL_CONV + "weight": 3,
+    **{f"feature_extractor.conv_layers.{index}.conv.weight": 3 for index in range(7)},
+}
+DOWNLOAD_AGAIN = "Download the whole wav2vec2 folder again."
 
 
 def load_wav2vec2(path: Path) -> nn.Module:
@@ -35,15 +41,10 @@ def load_wav2vec2(path: Path) -> nn.Module:
     """
     from transformers import Wav2Vec2Config, Wav2Vec2Model  # slow to import
 
-    state_dict = clean_state_dict(_read(path))
-    if "feature_extractor.conv_layers.0.conv.weight" not in state_dict:
-        raise CheckpointError(
-            f"{path.name} is not a wav2vec2 audio encoder: it looks like {describe(set(state_dict))}. "
-            "Pick the wav2vec2-large-xlsr-53-english file in models/audio_encoders."
-        )
-    absent = [name for name in DIMENSION_KEYS if name not in state_dict]
-    if absent:
-        raise CheckpointError(f"{path.name} is incomplete: {', '.join(absent)} missing. Download the whole wav2vec2 folder again.")
+    contents = _read(path)
+    require(WAV2VEC2, {name: tuple(tensor.shape) for name, tensor in contents.items()}, path.name)
+    state_dict = clean_state_dict(contents)
+    require_dimensions({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, DIMENSION_RANKS, path.name)
     config = Wav2Vec2Config(**read_config(path, state_dict))
     if config.num_hidden_layers + 1 != NUM_AUDIO_LAYERS:
         raise CheckpointError(
@@ -51,13 +52,17 @@ def load_wav2vec2(path: Path) -> nn.Module:
             "Use wav2vec2-large-xlsr-53-english."
         )
     config._attn_implementation = "sdpa"
-    model = Wav2Vec2Model(config)
+    try:
+        model = Wav2Vec2Model(config)
+    except (ArithmeticError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path.name} does not fit its configuration ({reason}). {DOWNLOAD_AGAIN}") from error
     nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     model.masked_spec_embed = None
     shapes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state_dict, model.state_dict()))
     problems = compare_shapes(shapes, expected)
     if problems:
-        raise CheckpointError(f"{path.name} does not fit its configuration: {problems}. Download the whole wav2vec2 folder again.")
+        raise CheckpointError(f"{path.name} does not fit its configuration: {problems}. {DOWNLOAD_AGAIN}")
     model.load_state_dict(state_dict)
     return model.train(False).requires_grad_(False)
 
@@ -67,9 +72,10 @@ def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     stripped = {name.removeprefix("wav2vec2."): tensor for name, tensor in state_dict.items()}
     kept = {name: tensor.float() for name, tensor in stripped.items() if not UNUSED.match(name)}
     for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
-        if POSITIONAL_CONV + gain in kept and POSITIONAL_CONV + direction in kept:
-            g, v = kept.pop(POSITIONAL_CONV + gain), kept.pop(POSITIONAL_CONV + direction)
+        g, v = kept.get(POSITIONAL_CONV + gain), kept.get(POSITIONAL_CONV + direction)
+        if g is not None and v is not None and v.ndim == 3 and g.shape == (1, 1, v.shape[2]):
             kept[POSITIONAL_CONV + "weight"] = torch._weight_norm(v, g, dim=2)
+            del kept[POSITIONAL_CONV + gain], kept[POSITIONAL_CONV + direction]
     return kept
 
 
@@ -77,10 +83,7 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     """The model's config.json, or the published large configuration with the dimensions of the tensors."""
     config_file = path.parent / "config.json"
     if config_file.is_file():
-        try:
-            return json.loads(config_file.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{config_file} is not valid JSON ({error}). Download the whole wav2vec2 folder again.") from error
+        return _stored_config(config_file, path)
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
     layers = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("encoder.layers."))
     positional = state_dict[POSITIONAL_CONV + "weight"]
@@ -97,12 +100,21 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     }
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _stored_config(config_file: Path, path: Path) -> dict[str, object]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        message = f"{path.name} is damaged or holds no weights ({reason}). Download the whole wav2vec2 folder again."
-        raise CheckpointError(message) from error
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{config_file} is not valid JSON. {DOWNLOAD_AGAIN}") from error
+    if not isinstance(config, dict) or config.get("model_type", "wav2vec2") != "wav2vec2":
+        raise CheckpointError(
+            f"{config_file} is not the configuration of a wav2vec2 model. Put the one of {path.name} there, "
+            "or give the file a folder of its own."
+        )
+    return config
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with reading(path):
+        is_safetensors = path.suffix.lower() in SAFETENSORS
+        contents = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+    return require_tensors(contents, path)

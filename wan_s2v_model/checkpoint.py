@@ -3,75 +3,75 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .config import S2V_14B, WanS2VConfig
 from .constants import HEAD_DIM
+from .identify import KEY_PREFIXES, S2V_KEYS, CheckpointError, Shapes
 
-Shapes = Mapping[str, Sequence[int]]
-
-KEY_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 INDEX_SUFFIX = ".safetensors.index.json"
-QUANTISATION_SUFFIXES = (".weight_scale", ".input_scale", ".comfy_quant", ".scale_weight", ".scale_input", ".weight_scale_2")
-S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
-DIMENSION_KEYS = (
-    "patch_embedding.weight",
-    "cond_encoder.weight",
-    "blocks.0.ffn.0.weight",
-    "text_embedding.0.weight",
-    "casual_audio_encoder.weights",
-    "casual_audio_encoder.encoder.conv1_local.conv.weight",
-)
-
-# The first entry whose key is present names the file.
-OTHER_MODELS = (
-    ("vace_patch_embedding.weight", "a Wan VACE model"),
-    ("face_adapter.fuser_blocks.0.k_norm.weight", "a Wan2.2-Animate model"),
-    ("audio_proj.audio_proj_glob_1.layer.bias", "a HuMo model"),
-    ("img_emb.proj.0.bias", "a Wan image-to-video model"),
-    ("head.modulation", "a Wan text-to-video or image-to-video model without the S2V audio layers"),
-    ("decoder.middle.0.residual.0.gamma", "a Wan VAE; pick it in the VAE loader"),
-    ("shared.weight", "a T5 text encoder; pick it in the text encoder loader"),
-    ("token_embedding.weight", "the official umT5 text encoder; pick it in the text encoder loader"),
-    ("feature_extractor.conv_layers.0.conv.weight", "a wav2vec2 audio encoder; pick it in the audio encoder loader"),
-    ("wav2vec2.feature_extractor.conv_layers.0.conv.weight", "a wav2vec2 audio encoder; pick it in the audio encoder loader"),
-)
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be used, with the reason and what to pick instead."""
+MAIN_FILES = ("*" + INDEX_SUFFIX, "model.safetensors", "pytorch_model.bin")  # stand for their folder; the best first
+MARK_SUFFIX = ".comfy_quant"
+QUANTISATION_SUFFIXES = (MARK_SUFFIX, ".weight_scale", ".input_scale", ".scale_weight", ".scale_input", ".weight_scale_2")
+DIMENSION_RANKS = {
+    "patch_embedding.weight": 5,
+    "cond_encoder.weight": 5,
+    "blocks.0.ffn.0.weight": 2,
+    "text_embedding.0.weight": 2,
+    "casual_audio_encoder.weights": 4,
+    "casual_audio_encoder.encoder.conv1_local.conv.weight": 3,
+}
 
 
 def key_prefix(names: Sequence[str]) -> str:
     """The prefix under which the S2V tensors of a file are stored, "" when there is none."""
     present = set(names)
-    return next((prefix for prefix in KEY_PREFIXES if prefix + S2V_KEYS[0] in present), "")
+    return next((prefix for prefix in KEY_PREFIXES if any(prefix + key in present for key in S2V_KEYS)), "")
 
 
-def require_s2v(names: Sequence[str], file_name: str) -> None:
-    """Raise CheckpointError unless the names look like a Wan S2V transformer."""
-    present = set(names)
-    if all(key in present for key in S2V_KEYS):
-        return
-    raise CheckpointError(
-        f"{file_name} is not a Wan2.2-S2V transformer: it looks like {describe(present)}. "
-        "Pick a Wan2.2-S2V-14B file, for example wan2.2_s2v_14B_bf16.safetensors, in models/diffusion_models."
-    )
+def require_dimensions(shapes: Shapes, ranks: Mapping[str, int], file_name: str) -> None:
+    """Raise CheckpointError unless the tensors that tell the architecture are there, none of them empty.
+
+    Args:
+        ranks: name of each tensor -> its number of dimensions.
+    """
+    found = {name: tuple(shapes[name]) for name in ranks if name in shapes}
+    wrong = [f"{name} {shape}" for name, shape in found.items() if len(shape) != ranks[name] or 0 in shape]
+    problems = "; ".join(filter(None, (_listing("missing", sorted(ranks.keys() - found.keys())), _listing("of the wrong shape", wrong))))
+    if problems:
+        raise CheckpointError(f"{file_name} is incomplete: {problems}. {_advice(file_name)}")
 
 
-def describe(names: set[str]) -> str:
-    """Say in words what a file with these tensor names is."""
-    if any(re.search(r"(lora_(up|down|A|B)|\.alpha$)", name) for name in names):
-        return "a LoRA; load the base model here and the LoRA with a LoRA loader"
-    stripped = {name.removeprefix(prefix) for prefix in ("", *KEY_PREFIXES) for name in names}
-    return next((text for key, text in OTHER_MODELS if key in stripped), f"something else ({len(names)} tensors)")
+def require_marks(names: Sequence[str], file_name: str) -> None:
+    """Raise CheckpointError if a layer has a quantisation scale, but no mark of its format, so that the scale would not be used."""
+    layers = {suffix: {name.removesuffix(suffix) for name in names if name.endswith(suffix)} for suffix in QUANTISATION_SUFFIXES}
+    bare = sorted(set().union(*layers.values()) - layers[MARK_SUFFIX])
+    if bare:
+        raise CheckpointError(
+            f"{file_name} does not say how its quantised weights are stored: {_listing('without a mark', bare)}. "
+            "A program that rewrote the file has dropped that. Pick the published file."
+        )
 
 
 def collapse_shards(names: Sequence[str]) -> list[str]:
     """Replace the shards of each sharded checkpoint by the name of its index file, which stands for all of them."""
     return sorted({SHARD.sub(r"\1" + INDEX_SUFFIX, name) for name in names})
+
+
+def with_folders(files: Sequence[str]) -> dict[str, str]:
+    """What a loader offers, and the file that each choice stands for: every file, and every folder that holds one model.
+
+    Args:
+        files: paths below the models folder.
+    """
+    choices = {name: name for name in files}
+    for pattern in reversed(MAIN_FILES):
+        found = [path for path in map(PurePath, files) if path.parent.name and path.match(pattern)]
+        folders = [path.parent for path in found]
+        choices |= {str(path.parent): str(path) for path in found if folders.count(path.parent) == 1}
+    return dict(sorted(choices.items()))
 
 
 def shard_files(index: Path) -> list[Path]:
@@ -81,10 +81,11 @@ def shard_files(index: Path) -> list[Path]:
         CheckpointError: if the index cannot be read or a shard is missing.
     """
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (index.parent / name).is_file()]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index.name} is not the index of a sharded checkpoint ({error!r}). Download the folder again.") from error
-    missing = [name for name in names if not (index.parent / name).is_file()]
+        reason = error.strerror if isinstance(error, OSError) else "it lists no shards"
+        raise CheckpointError(f"{index.name} is not the index of a sharded checkpoint: {reason}. Download the folder again.") from error
     if missing:
         raise CheckpointError(
             f"{index.parent.name}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:3])}). Download them."
@@ -92,7 +93,12 @@ def shard_files(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def infer_config(shapes: Shapes, metadata: Mapping[str, str] | None = None, inject_layers: Sequence[int] | None = None) -> WanS2VConfig:
+def infer_config(
+    shapes: Shapes,
+    metadata: Mapping[str, str] | None = None,
+    inject_layers: Sequence[int] | None = None,
+    file_name: str = "The model",
+) -> WanS2VConfig:
     """Read the architecture from tensor shapes; the injected blocks come from metadata unless the file is the 14B model.
 
     Args:
@@ -101,21 +107,18 @@ def infer_config(shapes: Shapes, metadata: Mapping[str, str] | None = None, inje
     Raises:
         CheckpointError: if the blocks that get audio cannot be known.
     """
-    absent = [name for name in DIMENSION_KEYS if name not in shapes]
-    if absent:
-        raise CheckpointError(f"The file is incomplete: {_listing('missing', absent)}. Download it again or pick another one.")
-    stored = _stored_config(metadata)
-    num_layers = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks."))
+    require_dimensions(shapes, DIMENSION_RANKS, file_name)
+    num_layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     num_injectors = sum(bool(re.fullmatch(r"audio_injector\.injector\.\d+\.q\.weight", name)) for name in shapes)
-    inject_layers = tuple(inject_layers or stored.get("audio_inject_layers", S2V_14B.audio_inject_layers))
-    if len(inject_layers) != num_injectors or max(inject_layers, default=0) >= num_layers:
+    inject_layers = tuple(inject_layers or _stored_inject_layers(metadata) or S2V_14B.audio_inject_layers)
+    if len(inject_layers) != num_injectors or max(inject_layers) >= num_layers:
         raise CheckpointError(
-            f"The file has {num_layers} blocks and {num_injectors} audio injectors; the injected blocks {inject_layers} do not fit. "
+            f"{file_name} has {num_layers} blocks and {num_injectors} audio injectors; the injected blocks {inject_layers} do not fit. "
             "Give the metadata `config.transformer.audio_inject_layers`, or use an unmodified Wan2.2-S2V-14B file."
         )
     dim = shapes["patch_embedding.weight"][0]
     if dim % HEAD_DIM:
-        raise CheckpointError(f"The model width {dim} is not a multiple of {HEAD_DIM}, so this is not a Wan2.2-S2V file.")
+        raise CheckpointError(f"{file_name}: the width {dim} is not a multiple of {HEAD_DIM}. Use an unmodified Wan2.2-S2V-14B file.")
     return WanS2VConfig(
         dim=dim,
         ffn_dim=shapes["blocks.0.ffn.0.weight"][0],
@@ -129,13 +132,13 @@ def infer_config(shapes: Shapes, metadata: Mapping[str, str] | None = None, inje
     )
 
 
-def _stored_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """The `transformer` object of the metadata; other programs use `config` for other things, which say nothing here."""
+def _stored_inject_layers(metadata: Mapping[str, str] | None) -> list[int]:
+    """The injected blocks that the metadata names; other programs use `config` for other things, which say nothing here."""
     try:
-        stored = json.loads((metadata or {})["config"])["transformer"]
+        stored: Any = json.loads((metadata or {})["config"])["transformer"]["audio_inject_layers"]
     except (KeyError, TypeError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+        return []
+    return stored if isinstance(stored, list) and all(isinstance(index, int) for index in stored) else []
 
 
 def expected_shapes(config: WanS2VConfig) -> dict[str, tuple[int, ...]]:
@@ -191,10 +194,15 @@ def _audio_encoder(shapes: dict[str, tuple[int, ...]], layer: Callable[..., None
 
 def check_shapes(shapes: Shapes, config: WanS2VConfig, file_name: str) -> None:
     """Raise CheckpointError if a tensor is missing, unexpected or has the wrong shape (quantisation scales are allowed)."""
+    require_fit(shapes, expected_shapes(config), "Wan2.2-S2V", file_name)
+
+
+def require_fit(shapes: Shapes, expected: Shapes, model: str, file_name: str) -> None:
+    """Raise CheckpointError unless a file has exactly these tensors, apart from quantisation scales."""
     found = {name: shape for name, shape in shapes.items() if not name.endswith(QUANTISATION_SUFFIXES) and name != "scaled_fp8"}
-    problems = compare_shapes(found, expected_shapes(config))
+    problems = compare_shapes(found, expected)
     if problems:
-        raise CheckpointError(f"{file_name} does not fit Wan2.2-S2V: {problems}. Download the file again or pick another one.")
+        raise CheckpointError(f"{file_name} does not fit {model}: {problems}. {_advice(file_name)}")
 
 
 def compare_shapes(found: Shapes, expected: Shapes) -> str:
@@ -212,3 +220,9 @@ def _listing(what: str, names: Sequence[str]) -> str:
     if not names:
         return ""
     return f"{len(names)} tensors {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _advice(file_name: str) -> str:
+    if SHARD.fullmatch(file_name):
+        return "It is one part of a model in several files; pick a single file."
+    return "Download the file again or pick another one."

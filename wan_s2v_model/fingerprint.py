@@ -1,12 +1,16 @@
 """What decides the result of a run, by hash: the manifest of the run folder holds it."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .checkpoint import INDEX_SUFFIX, shard_files
 from .pipeline import Plan
+
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object, other in every process
 
 
 def run_fingerprint(
@@ -54,7 +58,7 @@ def model_identity(model: Any) -> dict[str, str]:
     """What tells two MODELs apart: the file and options it was loaded with, and its LoRAs by strength and content."""
     factory = model.cached_patcher_init
     path, options = (Path(factory[1][0]), factory[1][1:]) if factory is not None else (None, ())
-    file = f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns} {options}" if path is not None and path.is_file() else "unknown"
+    file = f"{_file_identity(path)} {ADDRESS.sub('', str(options))}" if path is not None and path.is_file() else "unknown"
     loras = hashlib.sha256()
     for key, patches in sorted(model.patches.items(), key=lambda item: str(item[0])):
         for patch in patches:
@@ -63,8 +67,14 @@ def model_identity(model: Any) -> dict[str, str]:
     return {"model": file, "loras": loras.hexdigest()[:16]}
 
 
+def _file_identity(path: Path) -> str:
+    """Name, size in bytes and time of change; of a model in shards those of every shard."""
+    shards = shard_files(path) if path.name.endswith(INDEX_SUFFIX) else []
+    return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in (path, *shards))
+
+
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors of a LoRA patch, which ComfyUI keeps in tuples of its own making."""
-    if isinstance(value, torch.Tensor):
-        return [value]
+    """The tensors and scales of a LoRA patch, which ComfyUI keeps in tuples of its own making."""
+    if isinstance(value, torch.Tensor | float | int):  # a number is the alpha of an adapter
+        return [torch.as_tensor(value)]
     return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, tuple | list) else []

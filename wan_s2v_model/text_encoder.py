@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import CheckpointError, Shapes, describe
+from .checkpoint import require_dimensions, require_fit
+from .identify import UMT5, CheckpointError, Shapes, require
+from .weights_file import require_no_stand_in
 
 logger = logging.getLogger("wan_s2v")
 
@@ -28,6 +30,16 @@ MAX_TOKENS = 512  # the end token included
 BLOCK = "encoder.block.{}.layer."
 ATTENTION = BLOCK + "0.SelfAttention."
 FEED_FORWARD = BLOCK + "1.DenseReluDense."
+POSITION_BIAS = ATTENTION.format(0) + "relative_attention_bias.weight"
+POSITION_BUCKETS = 32
+TOKENIZER = "spiece_model"
+TIED = "encoder.embed_tokens.weight"  # the same table as shared.weight
+DIMENSION_RANKS = {
+    "shared.weight": 2,
+    POSITION_BIAS: 2,
+    FEED_FORWARD.format(0) + "wi_0.weight": 2,
+    ATTENTION.format(0) + "q.weight": 2,
+}
 QUOTES = str.maketrans("ʼ‘’‚‛“”„‟", "'''''\"\"\"\"")  # noqa: RUF001
 LIGATURES = frozenset("ĲĳŉǄǅǆǇǈǉǊǋǌǱǲǳﬀﬁﬂﬃﬄﬅﬆ")
 TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -49,9 +61,9 @@ def from_official(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor
     """Give the official umT5 file ComfyUI's tensor names and the tokenizer that lies beside it; other files pass unchanged.
 
     Raises:
-        CheckpointError: if the tokenizer is not there.
+        CheckpointError: if the tokenizer is not there, or only a pointer or a page in its place.
     """
-    if "token_embedding.weight" not in state_dict:
+    if not {"token_embedding.weight", "blocks.0.attn.q.weight"} <= state_dict.keys():
         return state_dict
     places = [path.parent / place for place in TOKENIZER_PLACES]
     tokenizer = next((place for place in places if place.is_file()), None)
@@ -60,6 +72,7 @@ def from_official(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor
             f"{path.name} needs its tokenizer: put spiece.model of google/umt5-xxl beside it or into {places[1].parent}, "
             "or pick ComfyUI's umt5_xxl_fp16.safetensors, which brings it."
         )
+    require_no_stand_in(tokenizer)
     renamed = {_comfyui_name(name): tensor for name, tensor in state_dict.items()}
     return {**renamed, "spiece_model": torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8)}
 
@@ -76,35 +89,35 @@ def infer_umt5_config(shapes: Shapes, file_name: str) -> dict[str, int]:
     """Dimensions of a umT5 encoder in ComfyUI's (Hugging Face's) key names.
 
     Raises:
-        CheckpointError: if the file is something else, or tensors are missing.
+        CheckpointError: if the file is something else, or does not hold exactly the tensors of a umT5 encoder.
     """
-    if ATTENTION.format(0) + "relative_attention_bias.weight" not in shapes or "shared.weight" not in shapes:
-        raise CheckpointError(
-            f"{file_name} is not a umT5 text encoder: it looks like {describe(set(shapes))}. "
-            "Pick umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors in models/text_encoders."
-        )
-    layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block."))
-    missing = [name for name in _required_names(layers) if name not in shapes]
-    if missing:
-        raise CheckpointError(f"{file_name}: {len(missing)} tensors are missing ({', '.join(missing[:3])}). Download the file again.")
-    heads = shapes[ATTENTION.format(0) + "relative_attention_bias.weight"][1]
-    return {
+    require(UMT5, shapes, file_name)
+    require_dimensions(shapes, DIMENSION_RANKS, file_name)
+    heads = shapes[POSITION_BIAS][1]
+    config = {
         "d_model": shapes["shared.weight"][1],
         "vocab_size": shapes["shared.weight"][0],
         "d_ff": shapes[FEED_FORWARD.format(0) + "wi_0.weight"][0],
         "d_kv": shapes[ATTENTION.format(0) + "q.weight"][0] // heads,
         "num_heads": heads,
-        "num_layers": layers,
+        "num_layers": len({name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}),
     }
+    expected = {**_expected_shapes(config), TOKENIZER: shapes.get(TOKENIZER, ())}
+    require_fit({name: shape for name, shape in shapes.items() if name != TIED}, expected, "umT5", file_name)
+    return config
 
 
-def _required_names(layers: int) -> list[str]:
-    names = ["shared.weight", "encoder.final_layer_norm.weight", "spiece_model"]
-    for layer in range(layers):
-        names += [ATTENTION.format(layer) + f"{part}.weight" for part in ("q", "k", "v", "o", "relative_attention_bias")]
-        names += [FEED_FORWARD.format(layer) + f"{part}.weight" for part in ("wi_0", "wi_1", "wo")]
-        names += [BLOCK.format(layer) + f"{part}.layer_norm.weight" for part in (0, 1)]
-    return names
+def _expected_shapes(config: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    dim, ff, inner = config["d_model"], config["d_ff"], config["num_heads"] * config["d_kv"]
+    shapes: dict[str, tuple[int, ...]] = {"shared.weight": (config["vocab_size"], dim), "encoder.final_layer_norm.weight": (dim,)}
+    for layer in range(config["num_layers"]):
+        shapes |= {ATTENTION.format(layer) + f"{part}.weight": (inner, dim) for part in "qkv"}
+        shapes[ATTENTION.format(layer) + "o.weight"] = (dim, inner)
+        shapes[ATTENTION.format(layer) + "relative_attention_bias.weight"] = (POSITION_BUCKETS, config["num_heads"])
+        shapes |= {FEED_FORWARD.format(layer) + f"{part}.weight": (ff, dim) for part in ("wi_0", "wi_1")}
+        shapes[FEED_FORWARD.format(layer) + "wo.weight"] = (dim, ff)
+        shapes |= {BLOCK.format(layer) + f"{part}.layer_norm.weight": (dim,) for part in (0, 1)}
+    return shapes
 
 
 def encode_prompt(clip: Any, prompt: str) -> list:

@@ -1,73 +1,68 @@
-"""The official layouts of the models, picked in our loaders, give the frames of the plain files."""
+"""Published layouts of the models, picked in our loaders on a real server, give the frames of the plain files.
+
+tests/golden/test_other_loaders.py has all of them, without a server.
+"""
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from wan_s2v_pack.cli.tiny_models import make_tiny_models
+from wan_s2v_pack.scripts.tiny_layouts import INDEX, LAYOUTS
 
-from .graphs import EXACT, TINY_FILES, quick_start
+from .graphs import EXACT, add, inputs_of, quick_start
 
-MODEL = TINY_FILES["wan2.2_s2v_14B_bf16.safetensors"]
-TEXT_ENCODER = TINY_FILES["umt5_xxl_fp16.safetensors"]
-OFFICIAL_PARTS = {
-    "0.layer_norm": "norm1",
-    "1.layer_norm": "norm2",
-    "0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
-    "1.DenseReluDense.wi_0": "ffn.gate.0",
-    "1.DenseReluDense.wi_1": "ffn.fc1",
-    "1.DenseReluDense.wo": "ffn.fc2",
+INPUTS = {
+    "diffusion_models": "model_name",
+    "text_encoders": "text_encoder_name",
+    "audio_encoders": "audio_encoder_name",
+    "vae": "vae_name",
 }
+OFFICIAL = ("dit_folder", "umt5_official", "wav2vec2_old_pickle", "vae_official")
+COMFYUI = ("dit_prefix_fp8_scaled", "umt5_fp8_scaled", "wav2vec2_comfyui")
 
 
 @pytest.fixture(scope="session")
-def official_folder(base_directory) -> str:
-    """The transformer in two shards with index and config.json."""
-    source = base_directory / "models" / "diffusion_models" / MODEL
-    folder = source.parent / "official"
-    folder.mkdir()
-    with safe_open(source, "pt") as file:
-        config = json.loads(file.metadata()["config"])["transformer"]
-    (folder / "config.json").write_text(json.dumps(config))
-    tensors = load_file(source)
-    places = {name: f"diffusion_pytorch_model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(sorted(tensors))}
-    for shard in set(places.values()):
-        save_file({name: tensors[name] for name, place in places.items() if place == shard}, folder / shard)
-    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    return "official/diffusion_pytorch_model.safetensors.index.json"
-
-
-@pytest.fixture(scope="session")
-def official_text_encoder(base_directory) -> str:
-    """The text encoder as a pickle with the official names, its tokenizer beside it."""
-    source = base_directory / "models" / "text_encoders" / TEXT_ENCODER
-    tensors = load_file(source)
-    tokenizer = source.parent / "google" / "umt5-xxl" / "spiece.model"
-    tokenizer.parent.mkdir(parents=True)
-    tokenizer.write_bytes(bytes(tensors.pop("spiece_model")))
-    torch.save({official_name(name): tensor for name, tensor in tensors.items()}, source.parent / "models_t5_tiny.pth")
-    return "models_t5_tiny.pth"
-
-
-def official_name(name: str) -> str:
-    if not name.startswith("encoder.block."):
-        return {"shared.weight": "token_embedding.weight", "encoder.final_layer_norm.weight": "norm.weight"}[name]
-    _, _, block, _, part = name.removesuffix(".weight").split(".", 4)
-    return f"blocks.{block}.{OFFICIAL_PARTS.get(part, part.replace('0.SelfAttention.', 'attn.'))}.weight"
+def layouts(base_directory, server) -> None:
+    """Written while the server runs, which has to see them without a restart."""
+    exact = ("dit_fp8_exact", "umt5_fp8_exact", "wav2vec2_fp16_exact", "dit_q8_0_exact")
+    make_tiny_models(base_directory / "models", [*OFFICIAL, *COMFYUI, "wav2vec2_old", "dit_q8_0", *exact])
 
 
 @pytest.fixture
-def plain(renderer):
-    return renderer.render(quick_start(**EXACT)).luma
+def frames(layouts, renderer):
+    """The frames that come out when these are picked, each in the loader for its folder."""
+
+    def render(*picks):
+        choices = dict(pick.split("/", 1) for pick in picks)
+        return renderer.render(quick_start(**{INPUTS[folder]: name for folder, name in choices.items()}, **EXACT)).luma
+
+    return render
 
 
-def test_official_folder_of_shards(official_folder, plain, renderer):
-    assert np.array_equal(renderer.render(quick_start(model_name=official_folder, **EXACT)).luma, plain)
+def test_official_files(frames):
+    assert np.array_equal(frames(*(LAYOUTS[name].pick for name in OFFICIAL)), frames())
 
 
-def test_official_text_encoder(official_text_encoder, plain, renderer):
-    assert np.array_equal(renderer.render(quick_start(text_encoder_name=official_text_encoder, **EXACT)).luma, plain)
+def test_files_in_the_official_folders(frames):
+    files = (f"{LAYOUTS['dit_folder'].pick}/{INDEX}", f"{LAYOUTS['wav2vec2_old'].pick}/model.safetensors")
+    assert np.array_equal(frames(*files), frames())
+
+
+def test_comfyui_files(frames):
+    picked, exact = frames(*(LAYOUTS[name].pick for name in COMFYUI)), frames(*(LAYOUTS[name].same_as for name in COMFYUI))
+    assert np.array_equal(picked, exact)
+    assert not np.array_equal(picked, frames())
+
+
+def test_model_of_a_loader_with_its_own_layers(frames, renderer):
+    prompt = quick_start(**EXACT)
+    file = LAYOUTS["dit_q8_0"].pick.split("/", 1)[1]
+    inputs_of(prompt, "WanS2VSampler")["model"] = [add(prompt, "StandInGGUFLoader", name=file), 0]
+    assert np.array_equal(renderer.render(prompt).luma, frames(LAYOUTS["dit_q8_0"].same_as))
+
+
+def test_folders_are_offered_and_shards_are_not(layouts, client):
+    _, combo = client.object_info()["WanS2VModelLoader"]["input"]["required"]["model_name"]
+    folder = LAYOUTS["dit_folder"].pick.split("/", 1)[1]
+    assert {name for name in combo["options"] if name.startswith(folder)} == {folder, f"{folder}/{INDEX}"}

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 from wan_s2v_pack.wan_s2v_model import checkpoint
-from wan_s2v_pack.wan_s2v_model.checkpoint import CheckpointError, check_shapes, expected_shapes, infer_config, key_prefix, require_s2v
+from wan_s2v_pack.wan_s2v_model.checkpoint import DIMENSION_RANKS, check_shapes, expected_shapes, infer_config, key_prefix
 from wan_s2v_pack.wan_s2v_model.config import S2V_14B, WanS2VConfig
+from wan_s2v_pack.wan_s2v_model.identify import S2V, S2V_KEYS, CheckpointError, require
 
 TINY = WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2, 3))
 FILE = "some_model.safetensors"
@@ -18,8 +19,8 @@ def metadata_of(config):
 
 def inspect(shapes, metadata=None):
     """What a loader does with a file."""
-    require_s2v(list(shapes), FILE)
-    config = infer_config(shapes, metadata)
+    require(S2V, shapes, FILE)
+    config = infer_config(shapes, metadata, file_name=FILE)
     check_shapes(shapes, config, FILE)
     return config
 
@@ -78,54 +79,34 @@ def test_foreign_tensors_have_no_prefix():
     assert key_prefix(["model.diffusion_model.input_blocks.0.weight"]) == ""
 
 
-# Other models
-
-OTHER_FILES = {
-    "vace": (["vace_patch_embedding.weight", "head.modulation"], "a Wan VACE model"),
-    "animate": (["face_adapter.fuser_blocks.0.k_norm.weight", "img_emb.proj.0.bias", "head.modulation"], "a Wan2.2-Animate model"),
-    "humo": (["audio_proj.audio_proj_glob_1.layer.bias", "head.modulation"], "a HuMo model"),
-    "i2v": (["img_emb.proj.0.bias", "head.modulation"], "a Wan image-to-video model"),
-    "t2v": (["patch_embedding.weight", "head.modulation"], "without the S2V audio layers"),
-    "prefixed t2v": (["model.diffusion_model.head.modulation"], "without the S2V audio layers"),
-    "vae": (["decoder.middle.0.residual.0.gamma"], "a Wan VAE; pick it in the VAE loader"),
-    "t5": (["shared.weight"], "a T5 text encoder; pick it in the text encoder loader"),
-    "official umT5": (["token_embedding.weight"], "the official umT5 text encoder"),
-    "wav2vec2": (["feature_extractor.conv_layers.0.conv.weight"], "a wav2vec2 audio encoder; pick it in the audio encoder loader"),
-    "wav2vec2 with head": (["wav2vec2.feature_extractor.conv_layers.0.conv.weight", "lm_head.weight"], "a wav2vec2 audio encoder"),
-    "LoRA": (["diffusion_model.blocks.0.self_attn.q.lora_A.weight"], "a LoRA; load the base model here"),
-    "LoRA of S2V": (["blocks.0.self_attn.q.lora_up.weight", "head.modulation"], "a LoRA"),
-    "LoRA with alpha": (["lora_unet_blocks_0_cross_attn_k.alpha"], "a LoRA"),
-    "unknown": (["conv_in.weight", "conv_out.weight"], "something else (2 tensors)"),
-    "empty": ([], "something else (0 tensors)"),
-}
-
-
-@pytest.mark.parametrize("kind", OTHER_FILES)
-def test_other_models_are_refused_by_name(kind):
-    names, description = OTHER_FILES[kind]
-    with pytest.raises(CheckpointError) as caught:
-        require_s2v(names, FILE)
-    message = str(caught.value)
-    assert message.startswith(f"{FILE} is not a Wan2.2-S2V transformer: it looks like ")
-    assert description in message
-    assert "Pick a Wan2.2-S2V-14B file" in message
-    assert "models/diffusion_models" in message
-
-
-@pytest.mark.parametrize("key", checkpoint.S2V_KEYS)
-def test_each_s2v_key_is_required(key):
-    with pytest.raises(CheckpointError, match=r"not a Wan2\.2-S2V transformer"):
-        require_s2v([name for name in expected_shapes(TINY) if name != key], FILE)
-
-
 # Damaged files
+
+
+@pytest.mark.parametrize("key", S2V_KEYS)
+def test_each_s2v_key_is_required(key):
+    shapes = {name: shape for name, shape in expected_shapes(TINY).items() if name != key}
+    with pytest.raises(CheckpointError, match=rf"{FILE} does not fit Wan2.2-S2V: 1 tensors missing \({key}\)"):
+        inspect(shapes, metadata_of(TINY))
+
+
+@pytest.mark.parametrize("key", DIMENSION_RANKS)
+@pytest.mark.parametrize("shape", [(), (256,), (0, 0), (3,) * 7])
+def test_tensors_that_tell_the_architecture_have_a_shape_to_read(key, shape):
+    with pytest.raises(CheckpointError, match=rf"{FILE} is incomplete: 1 tensors of the wrong shape \({key}.*Download the file again"):
+        inspect({**expected_shapes(TINY), key: shape}, metadata_of(TINY))
+
+
+def test_part_of_a_folder_is_not_downloaded_again():
+    shapes = {name: shape for name, shape in expected_shapes(TINY).items() if not name.startswith("head.")}
+    with pytest.raises(CheckpointError, match=r"3 tensors missing.*It is one part of a model in several files; pick a single file"):
+        check_shapes(shapes, TINY, "model-00001-of-00002.safetensors")
 
 
 @pytest.mark.parametrize("name", expected_shapes(WanS2VConfig(128, 128, 1, 8, 8, (0,))))
 def test_any_missing_tensor_is_a_clear_error(name):
     config = WanS2VConfig(dim=128, ffn_dim=128, num_layers=1, text_dim=8, audio_dim=8, audio_inject_layers=(0,))
     shapes = {key: shape for key, shape in expected_shapes(config).items() if key != name}
-    with pytest.raises(CheckpointError, match=r"missing|not a Wan2.2-S2V transformer|audio injectors"):
+    with pytest.raises(CheckpointError, match=rf"{FILE} .*(missing|audio injectors)"):
         inspect(shapes, metadata_of(config))
 
 
@@ -173,7 +154,18 @@ def test_injected_blocks_that_do_not_fit_the_file(metadata, layers):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[]", '"x"', '{"transformer": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        '"x"',
+        '{"transformer": []}',
+        '{"transformer": {"audio_inject_layers": "all"}}',
+        '{"transformer": {"audio_inject_layers": [null]}}',
+        '{"transformer": {"audio_inject_layers": 4}}',
+    ],
+)
 def test_unreadable_metadata_counts_as_none(text):
     assert infer_config(expected_shapes(S2V_14B), {"config": text}) == S2V_14B
 

@@ -97,6 +97,28 @@ def test_replaced_model_file_shows(inputs, tmp_path):
     assert run_fingerprint(**inputs)["model"] != before
 
 
+@pytest.mark.parametrize("replaced", ["model.safetensors.index.json", "a.safetensors", "b.safetensors"])
+def test_replaced_shard_shows(inputs, tmp_path, replaced):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    inputs["model"].cached_patcher_init = (None, (str(index), {}))
+    before = run_fingerprint(**inputs)["model"]
+    assert run_fingerprint(**inputs)["model"] == before
+    os.utime(tmp_path / replaced, ns=(1, 1))
+    assert run_fingerprint(**inputs)["model"] != before
+
+
+def test_objects_of_another_loader_are_the_same_in_every_process(inputs):
+    path, options = inputs["model"].cached_patcher_init[1]
+    seen = set()
+    for operations in (object(), object()):
+        inputs["model"].cached_patcher_init = (None, (path, operations, options))
+        seen.add(run_fingerprint(**inputs)["model"])
+    assert len(seen) == 1
+
+
 def test_lora_and_its_strength_show(inputs):
     seen = set()
     for strength in (None, 1.0, 0.5):
@@ -141,13 +163,14 @@ def test_given_samplers_differ_by_class_function_and_options(inputs):
 
 
 def test_another_lora_with_the_same_keys_and_strength_shows(inputs):
-    def loras(value):
-        weights = SimpleNamespace(weights=(torch.full((4, 2), value), torch.ones(2, 4), 1.0, None))
+    def loras(value, alpha=1.0):
+        weights = SimpleNamespace(weights=(torch.full((4, 2), value), torch.ones(2, 4), alpha, None))
         inputs["model"].patches = {"blocks.0.self_attn.q.weight": [(0.8, weights, 1.0, None, None)]}
         return run_fingerprint(**inputs)["loras"]
 
     assert loras(1.0) == loras(1.0)
     assert loras(1.0) != loras(2.0)
+    assert loras(1.0) != loras(1.0, alpha=2.0)
 
 
 def test_another_precision_of_the_loader_shows(inputs):

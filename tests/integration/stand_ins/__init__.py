@@ -2,6 +2,7 @@
 
 from .broken import StandInAudio, StandInConditioning, StandInImages, StandInNaNModel
 from .flash import StandInAttention, StandInAudioEncoder, StandInModel, StandInVAE
+from .gguf import StandInGGUFLoader
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
@@ -10,6 +11,7 @@ NODE_CLASS_MAPPINGS = {
         StandInAudio,
         StandInAudioEncoder,
         StandInConditioning,
+        StandInGGUFLoader,
         StandInImages,
         StandInModel,
         StandInNaNModel,

@@ -1,0 +1,286 @@
+"""Every layout in which the four models are published, written from the plain tiny set. Imports nothing of the pack.
+
+A layout that loses precision has a twin that ends in `_exact`: a plain file, in float32, with the weights that the layout stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+DIFFUSION_MODEL = "diffusion_models/wan_s2v_tiny.safetensors"
+TEXT_ENCODER = "text_encoders/umt5_tiny.safetensors"
+AUDIO_ENCODER = "audio_encoders/wav2vec2-tiny"
+VAE = "vae/wan_2.1_vae_tiny.safetensors"
+PLAIN = {path.split("/")[0]: path for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE)}
+
+NUM_SHARDS = 2
+SHARD = "diffusion_pytorch_model-{:05d}-of-{:05d}.safetensors"
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+TOKENIZER = "spiece_model"
+OFFICIAL_UMT5_PARTS = {
+    "0.layer_norm": "norm1",
+    "1.layer_norm": "norm2",
+    "0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    "1.DenseReluDense.wi_0": "ffn.gate.0",
+    "1.DenseReluDense.wi_1": "ffn.fc1",
+    "1.DenseReluDense.wo": "ffn.fc2",
+}
+OLD_WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+EMBEDDINGS = ("trainable_cond_mask.weight", "shared.weight", "relative_attention_bias.weight")  # matrices that fp8 files leave alone
+FP8 = torch.float8_e4m3fn
+Q8_BLOCK = 32  # values that share one float16 scale
+
+
+# --- what is stored: values and names
+
+
+def as_bf16(tensors: Tensors) -> Tensors:
+    return cast_floats(tensors, torch.bfloat16)
+
+
+def as_fp16(tensors: Tensors) -> Tensors:
+    return cast_floats(tensors, torch.float16)
+
+
+def as_fp32(tensors: Tensors) -> Tensors:
+    return cast_floats(tensors, torch.float32)
+
+
+def cast_floats(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def as_fp8(tensors: Tensors, scale_name: str = "weight_scale") -> Tensors:
+    """Matrices in float8 with one scale each, the rest in float16."""
+    stored = as_fp16(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith(".weight") and tensor.ndim == 2 and not name.endswith(EMBEDDINGS):
+            scale = tensor.float().abs().max() / torch.finfo(FP8).max
+            stored[name] = (tensor.float() / scale).to(FP8)
+            stored[f"{name.removesuffix('weight')}{scale_name}"] = scale
+    return stored
+
+
+def as_fp8_scaled(tensors: Tensors) -> Tensors:
+    """The older spelling: one mark for the file; of two values, it asks for matrix products in full precision."""
+    return {"scaled_fp8": torch.zeros(2, dtype=FP8), **as_fp8(tensors, "scale_weight")}
+
+
+def as_fp8_scaled_text_encoder(tensors: Tensors) -> Tensors:
+    return {**as_fp8_scaled(tensors), "scaled_fp8": torch.zeros(0, dtype=FP8)}
+
+
+def as_fp8_layers(tensors: Tensors) -> Tensors:
+    """The newer spelling: each layer says how it is stored."""
+    stored = as_fp8(tensors)
+    mark = json.dumps({"format": "float8_e4m3fn"}).encode()
+    layers = [name.removesuffix(".weight_scale") for name in stored if name.endswith(".weight_scale")]
+    return {**stored, **{f"{layer}.comfy_quant": torch.tensor(list(mark), dtype=torch.uint8) for layer in layers}}
+
+
+def exact_fp8(tensors: Tensors) -> Tensors:
+    stored = as_fp8(tensors)
+    scales = {name.removesuffix("_scale"): stored.pop(name) for name in list(stored) if name.endswith(".weight_scale")}
+    return {name: tensor.float() * scales.get(name, 1) if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
+
+
+def as_q8_0(tensors: Tensors) -> Tensors:
+    """All matrices in blocks of a float16 scale and 32 int8 values, as bytes; what the stand-in of a GGUF loader reads."""
+    return {name: pack_q8_0(tensor) if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+
+
+def pack_q8_0(tensor: Tensor) -> Tensor:
+    """[rows, columns] -> [rows, columns / 32 * 34] bytes."""
+    blocks = tensor.float().unflatten(-1, (-1, Q8_BLOCK))
+    scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).half()
+    values = (blocks / scales.float().clamp_min(1e-12)).round().clamp(-127, 127).to(torch.int8)
+    return torch.cat([scales.view(torch.uint8), values.view(torch.uint8)], dim=-1).flatten(-2)
+
+
+def unpack_q8_0(data: Tensor) -> Tensor:
+    """[rows, columns / 32 * 34] bytes -> [rows, columns] float32."""
+    blocks = data.unflatten(-1, (-1, Q8_BLOCK + 2))
+    return (blocks[..., 2:].view(torch.int8).float() * blocks[..., :2].contiguous().view(torch.float16).float()).flatten(-2)
+
+
+def exact_q8_0(tensors: Tensors) -> Tensors:
+    return {name: unpack_q8_0(pack_q8_0(tensor)) if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+
+
+def prefixed(prefix: str, encode: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {prefix + name: tensor for name, tensor in encode(tensors).items()}
+
+
+def official_umt5(tensors: Tensors) -> Tensors:
+    return {official_umt5_name(name): tensor for name, tensor in as_bf16(tensors).items()}
+
+
+def official_umt5_name(name: str) -> str:
+    if not name.startswith("encoder.block."):
+        return {"shared.weight": "token_embedding.weight", "encoder.final_layer_norm.weight": "norm.weight"}.get(name, name)
+    _, _, block, _, part = name.removesuffix(".weight").split(".", 4)
+    return f"blocks.{block}.{OFFICIAL_UMT5_PARTS.get(part, part.replace('0.SelfAttention.', 'attn.'))}.weight"
+
+
+def old_weight_norm(tensors: Tensors) -> Tensors:
+    for new, old in OLD_WEIGHT_NORM.items():
+        tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def comfyui_wav2vec2(tensors: Tensors) -> Tensors:
+    """In half precision, without the prefix and the head for speech recognition."""
+    return {name.removeprefix("wav2vec2."): tensor for name, tensor in as_fp16(tensors).items() if not name.startswith("lm_head.")}
+
+
+def exact_fp16(tensors: Tensors) -> Tensors:
+    return as_fp32(as_fp16(tensors))
+
+
+# --- how it is stored: files and folders
+
+
+def write_file(tensors: Tensors, plain: Path, path: Path) -> None:
+    save_file(tensors, path, metadata_of(plain))
+
+
+def write_file_of_marked_layers(tensors: Tensors, plain: Path, path: Path) -> None:
+    """The marks of quantised layers in the header of the file."""
+    marks = {name.removesuffix(".comfy_quant"): json.loads(bytes(mark)) for name, mark in tensors.items() if name.endswith(".comfy_quant")}
+    stored = {name: tensor for name, tensor in tensors.items() if not name.endswith(".comfy_quant")}
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": marks})}
+    path.write_bytes(in_order(save(stored, {**(metadata_of(plain) or {}), **metadata})))
+
+
+def in_order(file: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted; the library writes several entries in random order."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    return file[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(length) + file[8 + length :]
+
+
+def write_shards(tensors: Tensors, plain: Path, folder: Path) -> None:
+    """The official folder: shards, index, config.json."""
+    folder.mkdir()
+    config = json.loads((metadata_of(plain) or {})["config"])["transformer"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    places = {name: SHARD.format(1 + index % NUM_SHARDS, NUM_SHARDS) for index, name in enumerate(sorted(tensors))}
+    for shard in sorted(set(places.values())):
+        save_file({name: tensors[name] for name, place in places.items() if place == shard}, folder / shard)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+
+
+def write_pickle(tensors: Tensors, _: Path, path: Path) -> None:
+    torch.save(tensors, path)
+
+
+def write_pickle_and_tokenizer(tensors: Tensors, plain: Path, path: Path) -> None:
+    """The official text encoder, which has its tokenizer in a folder beside it."""
+    tokenizer = path.parent / "google" / "umt5-xxl" / "spiece.model"
+    tokenizer.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.write_bytes(bytes(tensors[TOKENIZER].tolist()))
+    write_pickle({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, plain, path)
+
+
+def write_transformers_folder(tensors: Tensors, plain: Path, folder: Path) -> None:
+    folder.mkdir()
+    shutil.copy(plain.with_name("config.json"), folder)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def write_transformers_pickle(tensors: Tensors, plain: Path, folder: Path) -> None:
+    folder.mkdir()
+    shutil.copy(plain.with_name("config.json"), folder)
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+def metadata_of(path: Path) -> dict[str, str] | None:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+# --- the layouts
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a model is published.
+
+    Attributes:
+        pick: what to pick in the loader, below the models folder.
+        encode: gives the stored tensors. write: puts them into files.
+        twin: the model that must give the same output, bit for bit; the plain one unless the layout loses precision.
+    """
+
+    pick: str
+    encode: Callable[[Tensors], Tensors]
+    write: Callable[[Tensors, Path, Path], None] = write_file
+    twin: str = ""
+
+    @property
+    def plain(self) -> str:
+        """The model of the plain set from which the layout is written."""
+        return PLAIN[self.pick.split("/")[0]]
+
+    @property
+    def same_as(self) -> str:
+        return self.twin or self.plain
+
+    def make(self, models: Path) -> None:
+        """Write the layout into a models folder that holds the plain set, in place of what was there."""
+        plain, path = models / self.plain, models / self.pick
+        plain = plain / "model.safetensors" if plain.is_dir() else plain
+        if path.is_dir():
+            shutil.rmtree(path)
+        self.write(self.encode(as_fp32(load_file(plain))), plain, path)
+
+
+DIT, UMT5 = "diffusion_models/wan2.2_s2v_tiny", "text_encoders/umt5_tiny"
+DIT_FP16, DIT_FP8, DIT_Q8_0 = (f"{DIT}_{name}_exact.safetensors" for name in ("fp16", "fp8", "q8_0"))
+UMT5_FP16, UMT5_FP8 = (f"{UMT5}_{name}_exact.safetensors" for name in ("fp16", "fp8"))
+WAV2VEC2_FP16 = "audio_encoders/wav2vec2-tiny-fp16-exact"
+LONG, SHORT = "model.diffusion_model.", "diffusion_model."
+
+LAYOUTS = {
+    "dit_folder": Layout("diffusion_models/Wan2.2-S2V-tiny", as_bf16, write_shards),
+    "dit_fp32": Layout(f"{DIT}_fp32.safetensors", as_fp32),
+    "dit_fp16": Layout(f"{DIT}_fp16.safetensors", as_fp16, twin=DIT_FP16),
+    "dit_fp8_scaled": Layout(f"{DIT}_fp8_scaled.safetensors", as_fp8_scaled, twin=DIT_FP8),
+    "dit_fp8_layers": Layout(f"{DIT}_fp8_layers.safetensors", as_fp8_layers, twin=DIT_FP8),
+    "dit_fp8_header": Layout(f"{DIT}_fp8_header.safetensors", as_fp8_layers, write_file_of_marked_layers, DIT_FP8),
+    "dit_prefix": Layout(f"{DIT}_prefix.safetensors", prefixed(LONG, as_bf16)),
+    "dit_short_prefix": Layout(f"{DIT}_short_prefix.safetensors", prefixed(SHORT, as_bf16)),
+    "dit_prefix_fp8_scaled": Layout(f"{DIT}_prefix_fp8_scaled.safetensors", prefixed(LONG, as_fp8_scaled), twin=DIT_FP8),
+    "dit_prefix_fp8_layers": Layout(f"{DIT}_prefix_fp8_layers.safetensors", prefixed(LONG, as_fp8_layers), twin=DIT_FP8),
+    "dit_prefix_fp8_header": Layout(
+        f"{DIT}_prefix_fp8_header.safetensors", prefixed(SHORT, as_fp8_layers), write_file_of_marked_layers, DIT_FP8
+    ),
+    "dit_q8_0": Layout(f"{DIT}_q8_0.safetensors", as_q8_0, twin=DIT_Q8_0),  # for the stand-in of a GGUF loader
+    "dit_fp16_exact": Layout(DIT_FP16, exact_fp16),
+    "dit_fp8_exact": Layout(DIT_FP8, exact_fp8),
+    "dit_q8_0_exact": Layout(DIT_Q8_0, exact_q8_0),
+    "umt5_fp16": Layout(f"{UMT5}_fp16.safetensors", as_fp16, twin=UMT5_FP16),
+    "umt5_fp8_scaled": Layout(f"{UMT5}_fp8_e4m3fn_scaled.safetensors", as_fp8_scaled_text_encoder, twin=UMT5_FP8),
+    "umt5_official": Layout("text_encoders/models_t5_umt5-tiny-enc-bf16.pth", official_umt5, write_pickle_and_tokenizer),
+    "umt5_fp16_exact": Layout(UMT5_FP16, exact_fp16),
+    "umt5_fp8_exact": Layout(UMT5_FP8, exact_fp8),
+    "wav2vec2_old": Layout("audio_encoders/wav2vec2-tiny-old", old_weight_norm, write_transformers_folder),
+    "wav2vec2_pickle": Layout("audio_encoders/wav2vec2-tiny-pickle", as_fp32, write_transformers_pickle),
+    "wav2vec2_old_pickle": Layout("audio_encoders/wav2vec2-tiny-old-pickle", old_weight_norm, write_transformers_pickle),
+    "wav2vec2_comfyui": Layout("audio_encoders/wav2vec2_tiny_fp16.safetensors", comfyui_wav2vec2, twin=WAV2VEC2_FP16),
+    "wav2vec2_comfyui_prefix": Layout("audio_encoders/wav2vec2_tiny_prefix_fp16.safetensors", as_fp16, twin=WAV2VEC2_FP16),
+    "wav2vec2_fp16_exact": Layout(WAV2VEC2_FP16, exact_fp16, write_transformers_folder),
+    "vae_official": Layout("vae/Wan2.1_VAE_tiny.pth", as_fp32, write_pickle),
+}
