@@ -1,0 +1,61 @@
+"""Load LoRA (Wan S2V) on a real server: frames, report and refusals."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from wan_s2v_pack.cli.errors import PromptFailed
+from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL
+from wan_s2v_pack.scripts.tiny_loras import write_lora
+
+from .graphs import EXACT, add, patch_model, quick_start
+
+LORA = "tiny_lightx2v.safetensors"
+
+
+@pytest.fixture(scope="session")
+def loras(base_directory, server):
+    """The folder for LoRAs, filled while the server runs."""
+    models = base_directory / "models"
+    with safe_open(models / DIFFUSION_MODEL, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    write_lora("lightx2v", shapes, models / "loras" / LORA)
+    shutil.copyfile(models / DIFFUSION_MODEL, models / "loras" / "not_a_lora.safetensors")
+
+
+def with_lora(strength, name=LORA):
+    prompt = quick_start(**EXACT)
+    node = patch_model(prompt, "WanS2VLoraLoader", lora_name=name, strength=strength)
+    return prompt, node
+
+
+def test_strengths_differ_and_leave_no_trace(loras, renderer):
+    plain = renderer.render(quick_start(**EXACT)).luma
+    strong, weak, none = (renderer.render(with_lora(strength)[0]).luma for strength in (0.8, 0.3, 0.0))
+    assert not np.array_equal(strong, weak)
+    assert not np.array_equal(weak, plain)
+    assert np.array_equal(none, plain)
+
+
+def test_comfyuis_loader_gives_the_same_frames(loras, renderer):
+    prompt = quick_start(**EXACT)
+    patch_model(prompt, "LoraLoaderModelOnly", lora_name=LORA, strength_model=0.8)
+    assert np.array_equal(renderer.render(prompt).luma, renderer.render(with_lora(0.8)[0]).luma)
+
+
+def test_report_comes_out_of_the_node_and_into_the_log(loras, renderer, server):
+    prompt, node = with_lora(0.5)
+    preview = add(prompt, "PreviewAny", source=[node, 1])
+    (report,) = renderer.client.run(prompt)[preview]["text"]
+    first = report.splitlines()[0]
+    assert first.startswith(f"{LORA}: ")
+    assert "low rank" in first
+    assert f"LoRA {first}, strength 0.5" in server.log_text()
+
+
+def test_a_checkpoint_is_refused(loras, renderer):
+    with pytest.raises(PromptFailed, match=r"not_a_lora\.safetensors is not a LoRA: it looks like a Wan2\.2-S2V transformer"):
+        renderer.client.run(with_lora(1.0, "not_a_lora.safetensors")[0])

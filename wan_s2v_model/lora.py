@@ -1,0 +1,254 @@
+"""LoRA files for Wan in the usual dialects: finds what each tensor changes in the model and says what does not fit.
+
+Knows names and shapes only; the arithmetic is that of ComfyUI's adapters.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .identify import CheckpointError, Kind, Shapes, identify
+
+# kohya and musubi-tuner: lora_unet_; VideoX-Fun: lora_unet__; SimpleTuner: lycoris_; PEFT: base_model.model.
+PREFIX = re.compile(r"(?:(?:base_model|model|diffusion_model|transformer|unet|dit|pipe)\.|lora_unet_+|lora_transformer_|lycoris_)*")
+SUFFIX = re.compile(
+    r"\.(?:(?P<down>(?:lora_down|lora_A|lora\.down)(?:\.\w+)?\.weight|lora_A)"
+    r"|(?P<up>(?:lora_up|lora_B|lora\.up)(?:\.\w+)?\.weight|lora_B)"
+    r"|(?P<magnitude>dora_scale|lora_magnitude_vector(?:\.\w+)*)"
+    r"|(?P<weight>diff|w_norm)|(?P<bias>diff_b|b_norm)|(?P<modulation>diff_m)"
+    r"|(?P<as_is>alpha|set_weight|lora_mid\.weight|hada_\w+|lokr_\w+|oft_blocks|rescale|[ab][12]\.weight))$"
+)
+PARTS = {  # group of SUFFIX -> the name that ComfyUI's adapters read
+    "down": "lora_down.weight",
+    "up": "lora_up.weight",
+    "magnitude": "dora_scale",
+    "weight": "diff",
+    "bias": "diff_b",
+    "modulation": "diff",
+}
+DIFFERENCES = {"diff": "weight difference", "diff_b": "bias difference", "set_weight": "new weight"}
+ADAPTERS = (("lora_", "low rank"), ("hada_", "LoHa"), ("lokr_", "LoKr"), ("oft_", "OFT"), ("a1.", "GLoRA"))
+
+# Our names -> those of the diffusers library, replaced one after the other.
+TO_DIFFUSERS = (
+    (r"\.self_attn\.", ".attn1."),
+    (r"\.cross_attn\.", ".attn2."),
+    (r"(\.attn[12])\.([qkv])$", r"\1.to_\2"),
+    (r"(\.attn[12])\.o$", r"\1.to_out.0"),
+    (r"\.ffn\.0$", ".ffn.net.0.proj"),
+    (r"\.ffn\.2$", ".ffn.net.2"),
+    (r"\.norm3$", ".norm2"),
+    (r"^(blocks\.\d+)\.modulation$", r"\1.scale_shift_table"),
+    (r"^head\.modulation$", "scale_shift_table"),
+    (r"^head\.head$", "proj_out"),
+    (r"^time_projection\.1$", "condition_embedder.time_proj"),
+    (r"^(text|time)_embedding\.0$", r"condition_embedder.\1_embedder.linear_1"),
+    (r"^(text|time)_embedding\.2$", r"condition_embedder.\1_embedder.linear_2"),
+)
+STRANGERS = (  # part of a name -> what it belongs to
+    (
+        r"img_emb|image_embedder|k_img|v_img|add_[kv]_proj|norm_added",
+        "for the picture input of Wan image-to-video",
+    ),
+    (r"vace", "for the control input of Wan VACE"),
+    (r"lora_te|text_encoder|text_model", "for a text encoder"),
+    (r"", "for parts that this model does not have"),
+)
+UNKNOWN = "in a form that is not known"
+TWICE = "in the file twice, under two names"
+BESIDE = "beside an adapter of the same module, which is used instead"
+HALF = "an adapter without its other half"
+WRONG_SHAPE = "of the wrong shape"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What a LoRA file changes, and what of it does not fit.
+
+    Attributes:
+        name: of the file. num_tensors: in the file.
+        tensors: `<module>.<part>` in the part names of ComfyUI's adapters, for example `blocks.0.ffn.0.lora_up.weight`.
+        targets: module -> name of the checkpoint tensor that its adapter changes.
+        changes: kind of change -> modules.
+        unused: reason -> tensors of the file, with both shapes where these differ.
+    """
+
+    name: str
+    num_tensors: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    unused: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """One line: how much of the file fits and what it changes."""
+        used = self.num_tensors - sum(map(len, self.unused.values()))
+        kinds = ", ".join(f"{kind} {len(modules)}" for kind, modules in self.changes.items())
+        return f"{self.name}: {used} of {self.num_tensors} tensors fit, {len(self.targets)} modules change ({kinds})"
+
+    def report(self) -> str:
+        """Summary, changes by part of the model, and every tensor that is not used, with the reason."""
+        lines = [self.summary, *self._places()]
+        if self.without_alpha():
+            lines.append(f"{self.without_alpha()} low rank changes have no alpha: strength 1 adds them unscaled")
+        for reason, keys in self.unused.items():
+            lines += [f"not used, {reason} ({len(keys)}):", *(f"  {key}" for key in keys)]
+        return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """One line for each reason why tensors are not used."""
+        return [f"{self.name}: {len(keys)} tensors not used, {reason}: {_some(keys)}" for reason, keys in self.unused.items()]
+
+    def without_alpha(self) -> int:
+        return sum(f"{module}.alpha" not in self.tensors for module in self.changes.get("low rank", ()))
+
+    def _places(self) -> Iterator[str]:
+        for kind, modules in self.changes.items():
+            places: dict[str, int] = {}
+            for module in modules:
+                place = re.sub(r"^blocks\.\d+\.|\.\d+\b", "", module)
+                places[place] = places.get(place, 0) + 1
+            yield f"{kind}: " + ", ".join(f"{place} {count}" for place, count in places.items())
+
+
+def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> Lora:
+    """Find what each tensor of a LoRA file changes.
+
+    Args:
+        shapes: of the model's tensors, under the names of the checkpoint.
+        name: of the file, for messages.
+    Raises:
+        CheckpointError: if the file is no LoRA, or if nothing of it fits the model.
+    """
+    if not any(SUFFIX.search(key) for key in tensors):
+        found = identify({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        words = found.words if isinstance(found, Kind) else found
+        raise CheckpointError(f"{name} is not a LoRA: it looks like {words}. Pick a LoRA in models/loras.")
+    lora = Lora(name, len(tensors))
+    for module, keys in _by_module(tensors, shapes, lora.unused).items():
+        _add_module(lora, module, keys, tensors, shapes)
+    if not lora.changes:
+        reasons = "; ".join(f"{len(keys)} {reason} ({_some(keys)})" for reason, keys in lora.unused.items())
+        raise CheckpointError(f"Nothing of the LoRA {name} fits Wan2.2-S2V-14B: {reasons}. It was made for another model.")
+    return lora
+
+
+def module_of(tensor_name: str) -> str:
+    """The module that a checkpoint tensor belongs to; a parameter that is no weight or bias stands for itself."""
+    return re.sub(r"\.(weight|bias)$", "", tensor_name)
+
+
+def diffusers_name(module: str) -> str:
+    """What the diffusers library calls one of our modules."""
+    for pattern, name in TO_DIFFUSERS:
+        module = re.sub(pattern, name, module)
+    return module
+
+
+def _by_module(tensors: Mapping[str, Tensor], shapes: Shapes, unused: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+    """Module -> part -> key of the file; keys without a place go to `unused`."""
+    modules = {module_of(name) for name in shapes}
+    names = {name: module for module in sorted(modules) for name in (module, diffusers_name(module))}
+    names |= {name.replace(".", "_"): module for name, module in names.items()}
+    found: dict[str, dict[str, str]] = {}
+    for key in tensors:
+        stem, part = _split(key)
+        module = names.get(stem)
+        if module is None or part is None:
+            _note(unused, UNKNOWN if part is None else _stranger(key), key)
+        elif found.setdefault(module, {}).setdefault(part, key) != key:
+            _note(unused, TWICE, key)
+    return found
+
+
+def _split(key: str) -> tuple[str, str | None]:
+    """Name of the module without the dialect's prefix, and the part in the names of ComfyUI's adapters."""
+    suffix = SUFFIX.search(key)
+    stem = PREFIX.sub("", key[: suffix.start()] if suffix else key, count=1)
+    if suffix is None:
+        return stem, None
+    group = str(suffix.lastgroup)
+    return (f"{stem}.modulation" if group == "modulation" else stem), PARTS.get(group, suffix[group])
+
+
+def _stranger(key: str) -> str:
+    return next(text for pattern, text in STRANGERS if re.search(pattern, key))
+
+
+def _add_module(lora: Lora, module: str, keys: dict[str, str], tensors: Mapping[str, Tensor], shapes: Shapes) -> None:
+    """Add the changes of one module to `lora`, or the reason why they do not fit."""
+    adapter = {part: tensors[key] for part, key in keys.items() if part not in DIFFERENCES}
+    kind = next((kind for prefix, kind in ADAPTERS if any(part.startswith(prefix) for part in adapter)), None)
+    weight = f"{module}.weight" if f"{module}.weight" in shapes else module
+    units = [(kind, adapter, weight)] if adapter else []
+    for part in DIFFERENCES.keys() & keys.keys():
+        units.append((DIFFERENCES[part], {part: tensors[keys[part]]}, f"{module}.bias" if part == "diff_b" else weight))
+    for what, parts, target in sorted(units, key=lambda unit: str(unit[0])):
+        expected = tuple(shapes[target]) if target in shapes else None
+        problem = BESIDE if kind and parts.keys() <= {"diff", "set_weight"} else _problem(what, parts, expected)
+        if problem or what is None:
+            reason, _, detail = (problem or HALF).partition(":")
+            for part in parts:
+                _note(lora.unused, reason, keys[part] + detail)
+            continue
+        lora.tensors.update({f"{module}.{part}": _reshaped(part, tensor, expected or ()) for part, tensor in parts.items()})
+        lora.targets[module] = weight
+        _note(lora.changes, what, module)
+
+
+def _problem(kind: str | None, parts: Mapping[str, Tensor], expected: Sequence[int] | None) -> str | None:
+    """Why a change cannot be applied to a tensor of this shape; after a colon the shapes."""
+    if expected is None:
+        return STRANGERS[-1][1]
+    if kind in DIFFERENCES.values():
+        (difference,) = parts.values()
+        return _mismatch(tuple(difference.shape), tuple(expected))
+    size = _adapter_size(parts)
+    if kind == "low rank":
+        up, down = parts.get("lora_up.weight"), parts.get("lora_down.weight")
+        if up is None or down is None or up.shape[1:2] != down.shape[:1]:
+            return HALF
+        size = (up.shape[0], down[0].numel()) if "lora_mid.weight" not in parts else None
+    return None if size is None else _mismatch(size, (expected[0], math.prod(expected[1:])))
+
+
+def _mismatch(found: tuple[int, ...], expected: tuple[int, ...]) -> str | None:
+    return f"{WRONG_SHAPE}: {found} instead of {expected}" if found != expected else None
+
+
+def _adapter_size(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Rows and columns that a LoHa or LoKr changes; None for others, which ComfyUI checks itself."""
+    if {"hada_w1_a", "hada_w1_b"} <= parts.keys() and "hada_t1" not in parts:
+        return parts["hada_w1_a"].shape[0], parts["hada_w1_b"].shape[1]
+    if "lokr_t2" in parts:
+        return None
+    factors = [_factor_size(parts, name) for name in ("lokr_w1", "lokr_w2")]
+    if None in factors:
+        return None
+    (rows, columns), (more_rows, more_columns) = factors  # type: ignore[misc]
+    return rows * more_rows, columns * more_columns
+
+
+def _factor_size(parts: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+    if name in parts:
+        return parts[name].shape[0], parts[name][0].numel()
+    if {f"{name}_a", f"{name}_b"} <= parts.keys():
+        return parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]
+    return None
+
+
+def _reshaped(part: str, tensor: Tensor, target: Sequence[int]) -> Tensor:
+    """PEFT stores the magnitudes of a DoRA as a list; ComfyUI divides by norms that keep their axes."""
+    return tensor.reshape(-1, *(1 for _ in target[1:])) if part == "dora_scale" and tensor.ndim == 1 else tensor
+
+
+def _note(lists: dict[str, list[str]], name: str, entry: str) -> None:
+    lists.setdefault(name, []).append(entry)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
