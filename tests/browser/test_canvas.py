@@ -83,3 +83,15 @@ def test_plan_preview_shows_up_on_its_node(canvas):
     canvas.load(workflow, "preview")
     (node,) = (node for node in workflow["nodes"] if node["type"] == "PreviewImage")
     canvas.run_until_picture(node["id"])
+
+
+def test_front_end_offers_a_missing_file(canvas):
+    """Last, because its list of errors stays open. The server has the bf16 file only."""
+    name = "wan2.2_s2v_14B_fp8_scaled.safetensors"
+    text = json.dumps(WORKFLOWS["wan_s2v_quick_start"])
+    canvas.load(json.loads(text.replace("wan2.2_s2v_14B_bf16.safetensors", name)), "missing")
+    canvas.page.get_by_text("View details").click()
+    canvas.page.get_by_text("Missing Models").first.wait_for()
+    lines = [line.strip() for line in canvas.page.inner_text("body").splitlines()]
+    offered = lines[lines.index("Missing Models") :]
+    assert {name, "diffusion_models", "Download"} <= set(offered)

@@ -1,0 +1,40 @@
+"""The command line: `python -m cli COMMAND` in the pack's folder, or `python <this folder> COMMAND` from anywhere.
+
+Run it with the Python that runs ComfyUI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # started by path: some Pythons, such as the portable ComfyUI's, do not look into the working directory
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import cli  # noqa: F401
+
+    __package__ = "cli"
+
+from . import doctor, download
+
+COMMANDS = (download, doctor)
+INTERRUPTED = 130  # exit status, as of a shell
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cli", description="Wan S2V for ComfyUI on the command line.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,366 @@
+"""What the doctor says of a machine: facts in, one finding per topic out. Looks at nothing itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..model_files import PARTS, PRECISIONS, select
+
+OLDEST_COMFYUI = (0, 30)
+OLDEST_PYTHON = (3, 10)
+OLDEST_TORCH_DYNAMIC = (2, 8)  # ComfyUI's dynamic VRAM
+TORCHVISION_OFFSET = 15  # torch 2.11 belongs to torchvision 0.26
+BF16_CAPABILITY = (8, 0)
+CUDNN_CAPABILITY = (9, 0)  # from here on our `attention: auto` tries cuDNN first
+FRAMES_GB = 5.0  # free disk that some minutes of video need
+GB = 1e9
+DOWNLOAD = "python -m cli download"
+REINSTALL = "Install the three of one release for one CUDA version, as pytorch.org's install command does."
+ATTENTION_NAMES = {
+    "attention_pytorch": "PyTorch",
+    "attention_sage": "SageAttention (not exact)",
+    "attention_flash": "flash_attn",
+    "attention_xformers": "xformers",
+    "attention_split": "split (slow)",
+    "attention_sub_quad": "sub-quadratic (slow)",
+    "attention_basic": "basic (slow)",
+}
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; what is not ok comes with advice."""
+
+    status: str
+    topic: str
+    text: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory_bytes: int
+    capability: tuple[int, int] | None = None  # None unless NVIDIA
+    driver: str = ""
+
+
+@dataclass(frozen=True)
+class TorchFacts:
+    """Versions are with their build, e.g. 2.11.0+cu130. `errors`: what importing a package said, by package."""
+
+    version: str = ""
+    torchvision: str = ""
+    torchaudio: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
+    accelerator: str = ""  # cuda, mps, xpu or none
+    kernels: tuple[str, ...] = ()  # attention kernels of PyTorch itself
+    packages: tuple[str, ...] = ()  # attention packages that can be imported
+    broken: Mapping[str, str] = field(default_factory=dict)  # attention packages that cannot, with the reason
+
+
+@dataclass(frozen=True)
+class RuntimeFacts:
+    """What ComfyUI decides when it starts."""
+
+    wants_dynamic: bool = True  # by its flags
+    forces_dynamic: bool = False
+    wsl: bool = False
+    aimdo: bool = True  # comfy-aimdo loads
+    vram_state: str = "NORMAL_VRAM"
+    attention: str = "attention_pytorch"
+    pinned_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ModelFound:
+    """A file that has the name of one of ours.
+
+    Attributes:
+        kind: its type, in words.
+        problem: why it cannot be used.
+        damaged: whether that is because it is damaged; else it is another model.
+    """
+
+    name: str
+    size_bytes: int
+    kind: str = ""
+    problem: str = ""
+    damaged: bool = True
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """A running ComfyUI."""
+
+    url: str
+    error: str = ""
+    version: str = ""
+    python: str = ""
+    flags: tuple[str, ...] = ()
+    has_pack: bool = True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the doctor knows; None is what could not be found out.
+
+    Attributes:
+        models: by part; None where no models folder is known.
+        free_bytes: free disk by folder.
+        probe_error: why `runtime` or `torch` is None.
+        pack_nodes: number of nodes that ComfyUI gets from this pack.
+    """
+
+    python: str
+    comfyui: str | None = None
+    comfyui_version: str = ""
+    comfyui_error: str = ""
+    torch: TorchFacts | None = None
+    runtime: RuntimeFacts | None = None
+    ram_bytes: int = 0
+    models: Mapping[str, tuple[ModelFound, ...]] | None = None
+    models_error: str = ""
+    free_bytes: Mapping[str, int] = field(default_factory=dict)
+    pack_nodes: int | None = None
+    probe_error: str = ""
+    server: ServerFacts | None = None
+
+
+def examine(facts: Facts) -> list[Finding]:
+    """All findings, in the order of the report."""
+    checks: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+        check_comfyui,
+        check_server,
+        check_python,
+        check_torch,
+        check_gpu,
+        check_memory_mode,
+        check_ram,
+        check_attention,
+        check_models,
+        check_disk,
+        check_pack,
+    )
+    return [finding for check in checks for finding in check(facts)]
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 2.11.0+cu130 -> (2, 11, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[+\-a-z]", version)[0]))
+
+
+def build(version: str) -> str:
+    """The build of a version: 2.11.0+cu130 -> cu130."""
+    return version.partition("+")[2]
+
+
+def check_comfyui(facts: Facts) -> Iterator[Finding]:
+    topic = "ComfyUI"
+    if facts.comfyui is None:
+        advice = "Give its folder with --comfyui, or set COMFYUI_PATH."
+        yield Finding(PROBLEM, topic, facts.comfyui_error or "not found", advice)
+    elif not facts.comfyui_version:
+        yield Finding(WARNING, topic, f"unknown version in {facts.comfyui}", f"This pack needs {_dotted(OLDEST_COMFYUI)} or newer.")
+    elif numbers(facts.comfyui_version) < OLDEST_COMFYUI:
+        yield Finding(PROBLEM, topic, f"{facts.comfyui_version} in {facts.comfyui}", f"Update it to {_dotted(OLDEST_COMFYUI)} or newer.")
+    else:
+        yield Finding(OK, topic, f"{facts.comfyui_version} in {facts.comfyui}")
+
+
+def check_server(facts: Facts) -> Iterator[Finding]:
+    server = facts.server
+    if server is None:
+        return
+    topic = "Server"
+    if server.error:
+        yield Finding(PROBLEM, topic, f"{server.url}: {server.error}", "Start ComfyUI, or correct --url.")
+    elif not server.has_pack:
+        advice = "Put this pack into the custom_nodes folder of that ComfyUI and restart it; its log says why a pack was not loaded."
+        yield Finding(PROBLEM, topic, f"{server.url} (ComfyUI {server.version}) has no Wan S2V nodes", advice)
+    elif server.python and server.python.split()[0] != facts.python.split()[0]:
+        advice = "Run the doctor with the Python that runs ComfyUI; the lines below are about another one."
+        yield Finding(WARNING, topic, f"{server.url} runs Python {server.python.split()[0]}, this is {facts.python.split()[0]}", advice)
+    else:
+        flags = f", started with {' '.join(server.flags)}" if server.flags else ""
+        yield Finding(OK, topic, f"{server.url}: ComfyUI {server.version} with this pack{flags}")
+
+
+def check_python(facts: Facts) -> Iterator[Finding]:
+    old = numbers(facts.python) < OLDEST_PYTHON
+    advice = f"Use Python {_dotted(OLDEST_PYTHON)} or newer." if old else ""
+    yield Finding(PROBLEM if old else OK, "Python", facts.python, advice)
+
+
+def check_torch(facts: Facts) -> Iterator[Finding]:
+    topic, torch = "PyTorch", facts.torch
+    if torch is None:
+        yield Finding(PROBLEM, topic, facts.probe_error or "not found", "Run the doctor with the Python that runs ComfyUI.")
+        return
+    if "torch" in torch.errors:
+        advice = "Run the doctor with the Python that runs ComfyUI, or install ComfyUI's requirements.txt."
+        yield Finding(PROBLEM, topic, f"torch cannot be imported: {torch.errors['torch']}", advice)
+        return
+    for package, error in torch.errors.items():
+        yield Finding(PROBLEM, topic, f"{package} cannot be imported beside torch {torch.version}: {error}", REINSTALL)
+    if torch.errors:
+        return
+    trio = {"torch": torch.version, "torchvision": torch.torchvision, "torchaudio": torch.torchaudio}
+    text = ", ".join(f"{package} {version}" for package, version in trio.items())
+    if mismatch := trio_mismatch(torch):
+        yield Finding(PROBLEM, topic, f"{text}: {mismatch}", REINSTALL)
+    else:
+        yield Finding(OK, topic, text)
+
+
+def trio_mismatch(torch: TorchFacts) -> str:
+    """Say what does not fit between torch, torchvision and torchaudio, "" if they fit."""
+    builds = {build(version) for version in (torch.version, torch.torchvision, torch.torchaudio)} - {""}
+    if len(builds) > 1:
+        return f"builds for different platforms ({', '.join(sorted(builds))})"
+    major, minor = numbers(torch.version)[:2]
+    if major == 2 and numbers(torch.torchvision)[:2] != (0, minor + TORCHVISION_OFFSET):
+        return f"torch {major}.{minor} needs torchvision 0.{minor + TORCHVISION_OFFSET}"
+    if numbers(torch.torchaudio)[:2] != (major, minor):
+        return f"torch {major}.{minor} needs torchaudio {major}.{minor}"
+    return ""
+
+
+def check_gpu(facts: Facts) -> Iterator[Finding]:
+    topic = "GPU"
+    if facts.torch is None or not facts.torch.version:
+        return
+    if not facts.torch.gpus:
+        found = f"none, only {facts.torch.accelerator}" if facts.torch.accelerator else "none that PyTorch can use"
+        advice = f"With an NVIDIA GPU, check its driver (nvidia-smi) and that torch ({facts.torch.version}) is a CUDA build."
+        yield Finding(WARNING, topic, f"{found}; a CPU is for trying things out", advice)
+    for gpu in facts.torch.gpus:
+        text = f"{gpu.name}, {gpu.memory_bytes / GB:.1f} GB"
+        if gpu.capability is None:
+            yield Finding(WARNING, topic, f"{text}; not NVIDIA", "This pack was tested on NVIDIA and CPU only. Nothing to do if it works.")
+            continue
+        text += f", compute capability {_dotted(gpu.capability)}" + (f", driver {gpu.driver}" if gpu.driver else "")
+        if gpu.capability < BF16_CAPABILITY:
+            yield Finding(WARNING, topic, text, "It cannot compute in bfloat16 in hardware; ComfyUI takes a slower type.")
+        else:
+            yield Finding(OK, topic, text)
+
+
+def check_memory_mode(facts: Facts) -> Iterator[Finding]:
+    topic, runtime = "Memory mode", facts.runtime
+    if runtime is None or facts.torch is None or not facts.torch.gpus:
+        return
+    reason, advice = why_not_dynamic(runtime, facts.torch)
+    if reason:
+        yield Finding(WARNING, topic, f"older memory management ({runtime.vram_state}); dynamic VRAM is off: {reason}", advice)
+    else:
+        yield Finding(OK, topic, "dynamic VRAM")
+
+
+def why_not_dynamic(runtime: RuntimeFacts, torch: TorchFacts) -> tuple[str, str]:
+    """Why ComfyUI does not use dynamic VRAM, and what to do; ("", "") if it does."""
+    if not runtime.aimdo:
+        return "comfy-aimdo is missing or does not load", "Install ComfyUI's requirements.txt again."
+    if runtime.forces_dynamic:
+        return "", ""
+    if not runtime.wants_dynamic:
+        flags = "--highvram, --gpu-only, --novram, --cpu and --disable-dynamic-vram"
+        return "turned off by a flag of ComfyUI", f"Start ComfyUI without {flags}."
+    if torch.gpus[0].capability is None:
+        return "it needs an NVIDIA GPU", "Nothing to do."
+    if runtime.wsl:
+        return (
+            "ComfyUI leaves it off in WSL",
+            "Start ComfyUI with --enable-dynamic-vram to try it, or run it on Windows itself or on Linux.",
+        )
+    if numbers(torch.version) < OLDEST_TORCH_DYNAMIC:
+        return f"it needs torch {_dotted(OLDEST_TORCH_DYNAMIC)}", "Update torch, torchvision and torchaudio together."
+    return "", ""
+
+
+def check_ram(facts: Facts) -> Iterator[Finding]:
+    if not facts.ram_bytes:
+        return
+    pinned = f", up to {facts.runtime.pinned_bytes / GB:.0f} GB of it pinned" if facts.runtime and facts.runtime.pinned_bytes > 0 else ""
+    text = f"{facts.ram_bytes / GB:.0f} GB{pinned}"
+    models = [model for model in (facts.models or {}).get("model", ()) if not model.problem]
+    smallest = min((model.size_bytes for model in models), default=0)
+    if smallest > facts.ram_bytes:
+        advice = "Parts of it may have to be read from the disk in every step. Use the fp8 file, or add memory."
+        yield Finding(WARNING, "RAM", f"{text}; the model has {smallest / GB:.1f} GB", advice)
+    else:
+        yield Finding(OK, "RAM", text)
+
+
+def check_attention(facts: Facts) -> Iterator[Finding]:
+    if facts.torch is None or not facts.torch.gpus or facts.runtime is None:
+        return
+    for package, error in facts.torch.broken.items():
+        advice = f"Uninstall {package}, or install a build for torch {facts.torch.version}."
+        yield Finding(WARNING, "Attention", f"{package} is installed but cannot be imported: {error}", advice)
+    chosen = ATTENTION_NAMES.get(facts.runtime.attention, facts.runtime.attention)
+    if facts.runtime.attention == "attention_pytorch":
+        capability = facts.torch.gpus[0].capability
+        order = "cuDNN first" if capability and capability >= CUDNN_CAPABILITY else "flash first"
+        chosen += f", {order} (of {', '.join(facts.torch.kernels)})"
+    also = f"; also installed: {', '.join(facts.torch.packages)}" if facts.torch.packages else ""
+    advice = "Start ComfyUI with --use-pytorch-cross-attention." if "slow" in chosen else ""
+    yield Finding(WARNING if advice else OK, "Attention", chosen + also, advice)
+
+
+def check_models(facts: Facts) -> Iterator[Finding]:
+    if facts.models is None:
+        yield Finding(PROBLEM, "Models", "no models folder is known", facts.models_error)
+        return
+    missing = []
+    for name, part in PARTS.items():
+        found = facts.models.get(name, ())
+        good = [model for model in found if not model.problem]
+        if good:
+            yield Finding(OK, part.title, "; ".join(f"{model.name} ({model.kind}, {_size(model.size_bytes)})" for model in good))
+        elif part.needed:
+            missing.append(name)
+        for model in found:
+            if model.problem and model.damaged:
+                advice = f"Delete it, then: {DOWNLOAD} --only {name}"
+                yield Finding(WARNING if good else PROBLEM, part.title, f"{model.name} is damaged: {model.problem}", advice)
+            elif model.problem:
+                yield Finding(WARNING, part.title, f"{model.name} is {model.problem}", "Leave it; pick another file in the loader.")
+    if missing:
+        places = ", ".join(f"{PARTS[name].title} (models/{PARTS[name].folder})" for name in missing)
+        exact, small = (sum(file.gigabytes for file in select("comfy", precision, tuple(missing))) for precision in PRECISIONS)
+        advice = f"{DOWNLOAD} --only {','.join(missing)}   ({exact:.1f} GB; --precision fp8: {small:.1f} GB)"
+        yield Finding(PROBLEM, "Missing", places, advice)
+
+
+def check_disk(facts: Facts) -> Iterator[Finding]:
+    if not facts.free_bytes:
+        return
+    text = ", ".join(f"{free / GB:.0f} GB free in {folder}" for folder, free in facts.free_bytes.items())
+    if min(facts.free_bytes.values()) / GB < FRAMES_GB:
+        yield Finding(WARNING, "Disk", text, "Make room: finished frames need 1.2 GB per minute of video at 832x480 until the run ends.")
+    else:
+        yield Finding(OK, "Disk", text)
+
+
+def check_pack(facts: Facts) -> Iterator[Finding]:
+    if facts.comfyui is None:
+        return
+    if facts.pack_nodes:
+        yield Finding(OK, "This pack", f"{facts.pack_nodes} nodes load")
+    else:
+        advice = "Run the doctor with the Python that runs ComfyUI. If this is it, install ComfyUI's requirements.txt again."
+        yield Finding(PROBLEM, "This pack", f"does not load in ComfyUI: {facts.probe_error or 'no reason given'}", advice)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / GB:.2f} GB" if size_bytes >= GB / 10 else f"{size_bytes / 1e6:.1f} MB"

@@ -1,0 +1,222 @@
+"""Collects what the doctor looks at. Nothing here raises because something is missing: that is a fact, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..model_files import PARTS
+from ..model_folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
+from ..model_headers import HeaderError, OtherModelError, describe, find_candidates
+from .checks import Facts, Gpu, ModelFound, RuntimeFacts, ServerFacts, TorchFacts
+from .probe import MARK
+
+PROBE = Path(__file__).with_name("probe.py")
+PROBE_TIMEOUT_S = 180
+HTTP_TIMEOUT_S = 10
+NODE = "WanS2VSampler"  # stands for all nodes of the pack
+# Switches of ComfyUI that decide about memory and attention; the probe starts with those of the running server.
+SWITCH = re.compile(r"--(cpu|gpu-only|(high|normal|low|no)vram|(enable|disable)-dynamic-vram|disable-(pinned-memory|xformers)|use-.+)")
+
+# A local server must not be asked through a proxy named in the environment.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url: str | None = None) -> Facts:
+    """Look at this machine.
+
+    Args:
+        comfyui: folder of ComfyUI, where it is not found by itself.
+        models_dir: models folder, where it is not in ComfyUI's folder.
+        url: address of a running ComfyUI, whose flags and models folder count then.
+    """
+    server, arguments = ask_server(url) if url else (None, ())
+    found, comfyui_error = _find(comfyui)
+    models_dir = models_dir or _models_dir_of(arguments)
+    folders, models_error = _folders(found, models_dir)
+    torch, error = probe_torch()
+    runtime: RuntimeFacts | None = None
+    nodes = None
+    if found:
+        accelerated = torch is not None and bool(torch.accelerator)
+        flags = [argument for argument in arguments if SWITCH.fullmatch(argument)]
+        runtime, nodes, comfyui_probe_error = probe_comfyui(found, flags if accelerated or "--cpu" in flags else ["--cpu", *flags])
+        error = comfyui_probe_error or error
+    return Facts(
+        python=f"{platform.python_version()} ({sys.executable})",
+        comfyui=str(found) if found else None,
+        comfyui_version=_version_of(found) if found else "",
+        comfyui_error=comfyui_error,
+        torch=torch,
+        runtime=runtime,
+        ram_bytes=_ram_bytes(),
+        models=_models(folders) if folders else None,
+        models_error=models_error,
+        free_bytes=_free_bytes(folders, found),
+        pack_nodes=nodes,
+        probe_error=error,
+        server=server,
+    )
+
+
+def _find(given: Path | None) -> tuple[Path | None, str]:
+    try:
+        return find_comfyui(given), ""
+    except FolderError as error:
+        return None, str(error)
+
+
+def _folders(comfyui: Path | None, models_dir: Path | None) -> tuple[ModelFolders | None, str]:
+    try:
+        return find_model_folders(comfyui, models_dir), ""
+    except FolderError as error:
+        return None, str(error)
+
+
+def _version_of(comfyui: Path) -> str:
+    file = comfyui / "comfyui_version.py"
+    found = re.search(r'__version__ = "(.+?)"', file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found[1] if found else ""
+
+
+def _ram_bytes() -> int:
+    try:
+        import psutil  # comes with ComfyUI
+    except ImportError:
+        return 0
+    return psutil.virtual_memory().total
+
+
+def _models(folders: ModelFolders) -> dict[str, tuple[ModelFound, ...]]:
+    return {
+        name: tuple(_model(file, path, name) for file, path in find_candidates(folders.of(part.folder), part.pattern))
+        for name, part in PARTS.items()
+    }
+
+
+def _model(name: str, path: Path, part: str) -> ModelFound:
+    try:
+        size, kind = describe(path, part)
+    except OtherModelError as error:
+        return ModelFound(name, 0, problem=str(error), damaged=False)
+    except (HeaderError, OSError) as error:
+        return ModelFound(name, 0, problem=str(error))
+    return ModelFound(name, size, kind)
+
+
+def _free_bytes(folders: ModelFolders | None, comfyui: Path | None) -> dict[str, int]:
+    """Free disk by folder: models and output, once if they are on the same disk."""
+    places = [folders.models] if folders else []
+    places += [comfyui / "output"] if comfyui else []
+    by_disk = {place.stat().st_dev: place for place in reversed(places) if place.is_dir()}
+    return {str(place): shutil.disk_usage(place).free for place in by_disk.values()}
+
+
+# --- probes
+
+
+def probe_torch() -> tuple[TorchFacts | None, str]:
+    """PyTorch and its companions, or None and the reason."""
+    told, error = _run_probe("torch")
+    if "versions" not in told:
+        return None, error
+    versions, devices, attention = told["versions"], told.get("devices", {}), told.get("attention", {})
+    drivers = _drivers() if devices.get("gpus") else []
+    gpus = [_gpu(gpu, drivers[index] if index < len(drivers) else "") for index, gpu in enumerate(devices.get("gpus", ()))]
+    facts = TorchFacts(
+        version=versions["torch"],
+        torchvision=versions["torchvision"],
+        torchaudio=versions["torchaudio"],
+        errors=versions["errors"],
+        gpus=tuple(gpus),
+        accelerator=devices.get("accelerator", ""),
+        kernels=tuple(devices.get("kernels", ())),
+        packages=tuple(attention.get("packages", ())),
+        broken=attention.get("broken", {}),
+    )
+    return facts, error
+
+
+def _gpu(gpu: Mapping[str, Any], driver: str) -> Gpu:
+    capability = gpu["capability"] and (gpu["capability"][0], gpu["capability"][1])
+    return Gpu(gpu["name"], gpu["memory_bytes"], capability, driver)
+
+
+def _drivers() -> list[str]:
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def probe_comfyui(comfyui: Path, flags: Sequence[str]) -> tuple[RuntimeFacts | None, int | None, str]:
+    """What ComfyUI decides at its start, the number of our nodes that it gets, and what went wrong."""
+    told, error = _run_probe("comfyui", str(comfyui), str(ROOT), *flags)
+    runtime = RuntimeFacts(**told["runtime"]) if "runtime" in told else None
+    return runtime, told.get("pack", {}).get("nodes"), error
+
+
+def _run_probe(*arguments: str) -> tuple[dict[str, Any], str]:
+    """What the probe told before it ended, and its last words if it failed."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    try:
+        ended = subprocess.run(
+            [sys.executable, str(PROBE), *arguments],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=PROBE_TIMEOUT_S,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        return {}, f"no answer within {PROBE_TIMEOUT_S} s"
+    told: dict[str, Any] = {}
+    for line in ended.stdout.splitlines():
+        if line.startswith(MARK):
+            told |= json.loads(line.removeprefix(MARK))
+    if ended.returncode == 0:
+        return told, ""
+    words = ended.stderr.strip().splitlines()
+    return told, words[-1] if words else f"Python ended with status {ended.returncode}"
+
+
+# --- a running server
+
+
+def ask_server(url: str) -> tuple[ServerFacts, Sequence[str]]:
+    """A running ComfyUI and the arguments of its command line."""
+    url = url.rstrip("/")
+    try:
+        system = _get(f"{url}/system_stats")["system"]
+        has_pack = NODE in _get(f"{url}/object_info/{NODE}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return ServerFacts(url, error=f"no answer of a ComfyUI ({error})"), ()
+    arguments = system.get("argv", [])[1:]
+    flags = tuple(argument for argument in arguments if SWITCH.fullmatch(argument))
+    return ServerFacts(url, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
+
+
+def _get(address: str) -> Any:
+    with _DIRECT.open(address, timeout=HTTP_TIMEOUT_S) as response:
+        return json.loads(response.read())
+
+
+def _models_dir_of(arguments: Sequence[str]) -> Path | None:
+    """The models folder that a server was started with, where its command line names one."""
+    for flag, below in (("--models-directory", ""), ("--base-directory", "models")):
+        if flag in arguments[:-1]:
+            path = Path(arguments[arguments.index(flag) + 1]) / below
+            return path if path.is_dir() else None
+    return None

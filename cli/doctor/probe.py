@@ -1,0 +1,131 @@
+"""Runs in a process of its own, because broken packages can end it: imports them and prints what it finds, one JSON object a line.
+
+Usage: probe.py torch
+       probe.py comfyui COMFYUI_FOLDER PACK_FOLDER [flag of ComfyUI ...]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+IMPORT_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)  # what packages of different builds raise
+TRIO = ("torch", "torchvision", "torchaudio")
+ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "fa3_fwd_interface", "sageattention", "sageattn3", "xformers.ops")
+MARK = "wan_s2v_probe "
+
+
+def main() -> None:
+    what, *arguments = sys.argv[1:]
+    if what == "torch":
+        probe_torch()
+    else:
+        probe_comfyui(*arguments)
+
+
+def tell(section: str, **values: Any) -> None:
+    print(MARK + json.dumps({section: values}), flush=True)
+
+
+def try_import(name: str) -> tuple[Any, str]:
+    """The module and "", or None and the reason in one line."""
+    try:
+        return importlib.import_module(name), ""
+    except IMPORT_ERRORS as error:
+        return None, (str(error) or type(error).__name__).splitlines()[0]
+
+
+def probe_torch() -> None:
+    """Versions, GPUs, attention kernels."""
+    modules, errors = {}, {}
+    for name in TRIO:
+        modules[name], reason = try_import(name)
+        if reason:
+            errors[name] = reason
+    versions = {name: getattr(module, "__version__", "") for name, module in modules.items()}
+    tell("versions", errors=errors, **versions)
+    if torch := modules["torch"]:
+        tell("devices", accelerator=accelerator(torch), gpus=gpus(torch), kernels=kernels(torch))
+        tell("attention", **attention_packages())
+
+
+def accelerator(torch: Any) -> str:
+    for name in ("cuda", "xpu", "mps"):
+        backend = getattr(torch.backends, name, None) if name == "mps" else getattr(torch, name, None)
+        if backend is not None and backend.is_available():
+            return name
+    return ""
+
+
+def gpus(torch: Any) -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    is_nvidia = torch.version.cuda is not None
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [
+        {"name": item.name, "memory_bytes": item.total_memory, "capability": [item.major, item.minor] if is_nvidia else None}
+        for item in found
+    ]
+
+
+def kernels(torch: Any) -> list[str]:
+    """Attention kernels of PyTorch that are switched on."""
+    names = {"cuDNN": "cudnn_sdp_enabled", "flash": "flash_sdp_enabled", "memory-efficient": "mem_efficient_sdp_enabled"}
+    return [name for name, switch in names.items() if hasattr(torch.backends.cuda, switch) and getattr(torch.backends.cuda, switch)()]
+
+
+def attention_packages() -> dict[str, Any]:
+    packages: list[str] = []
+    broken: dict[str, str] = {}
+    for name in ATTENTION_PACKAGES:
+        top = name.split(".")[0]
+        if importlib.util.find_spec(top) is not None:
+            reason = try_import(name)[1]
+            packages += [] if reason else [top]
+            broken |= {top: reason} if reason else {}
+    return {"packages": packages, "broken": broken}
+
+
+def probe_comfyui(comfyui: str, pack: str, *flags: str) -> None:
+    """What ComfyUI decides when it starts with these flags, and whether it can load the pack."""
+    os.chdir(comfyui)
+    sys.path[:] = [comfyui, *(path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent)]
+    sys.argv = ["main.py", *flags]
+    importlib.import_module("comfy.options").enable_args_parsing()
+    cli_args = importlib.import_module("comfy.cli_args")
+    aimdo, _ = try_import("comfy_aimdo.control")
+    loads = bool(aimdo and aimdo.init())  # ComfyUI, too, does this before it imports torch
+    management = importlib.import_module("comfy.model_management")
+    attention = importlib.import_module("comfy.ldm.modules.attention")
+    tell(
+        "runtime",
+        wants_dynamic=cli_args.enables_dynamic_vram(),
+        forces_dynamic=cli_args.args.enable_dynamic_vram,
+        wsl=management.is_wsl(),
+        aimdo=loads,
+        vram_state=management.vram_state.name,
+        attention=attention.optimized_attention.__name__,
+        pinned_bytes=int(management.MAX_PINNED_MEMORY),
+    )
+    spec = importlib.util.spec_from_file_location("wan_s2v_pack", Path(pack) / "__init__.py", submodule_search_locations=[pack])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["wan_s2v_pack"] = module
+    spec.loader.exec_module(module)
+    tell("pack", nodes=asyncio.run(count_nodes(module)))
+
+
+async def count_nodes(pack: Any) -> int:
+    extension = await pack.comfy_entrypoint()
+    return len(await extension.get_node_list())
+
+
+if __name__ == "__main__":
+    main()
