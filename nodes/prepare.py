@@ -1,16 +1,23 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
 import logging
-from fractions import Fraction
 
 import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.conditioning import AREAS, first_history, fit_frames, fit_image, size_within_area, start_from_picture
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, PIXELS_PER_TOKEN, SIZE_MULTIPLE, TEMPORAL_STRIDE, VIDEO_FPS
-from ..wan_s2v_model.estimate import describe_plan
+from ..wan_s2v_model.constants import (
+    DEFAULT_FRAMES_PER_CLIP,
+    DEFAULT_STEPS,
+    PIXELS_PER_TOKEN,
+    SIZE_MULTIPLE,
+    TEMPORAL_STRIDE,
+    VIDEO_FPS,
+)
+from ..wan_s2v_model.estimate import Job
 from ..wan_s2v_model.pipeline import Plan
+from ..wan_s2v_model.resources import describe_plan
 from ..wan_s2v_model.timeline import SYNC_MODES, Timeline, plan_timeline, pose_index
 from ..wan_s2v_model.waveform_preview import draw_plan
 from .sockets import WanS2VAudio, WanS2VPlan
@@ -99,7 +106,8 @@ class WanS2VPrepare(io.ComfyNode):
                 io.Int.Output(display_name="frames", tooltip="Frames of the video at 16 fps."),
                 io.Int.Output(display_name="clips", tooltip="Clips to be sampled."),
                 io.Image.Output(
-                    display_name="preview", tooltip="The fitted picture, the sound with the borders of the clips, and the work to do."
+                    display_name="preview",
+                    tooltip="The fitted picture, the sound with the clip borders, and the work to do: time, GPU memory, RAM.",
                 ),
             ],
         )
@@ -166,7 +174,7 @@ class WanS2VPrepare(io.ComfyNode):
             pose_latents=None if pose is None else tuple(_pose_latents(vae, timeline, pose, pose_fps, height, width, cover)),
             history=history,
         )
-        return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture))
+        return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture, vae))
 
 
 def _nearest(value: int, step: int, low: int, high: int) -> int:
@@ -211,14 +219,15 @@ def _pose_latents(vae, timeline: Timeline, pose: torch.Tensor, pose_fps: float, 
         yield comfy_bridge.encode_pixels(vae, torch.cat([pixels[:1], pixels]))[:, :, 1:]
 
 
-def _preview(plan: Plan, picture: torch.Tensor) -> torch.Tensor:
+def _preview(plan: Plan, picture: torch.Tensor, vae) -> torch.Tensor:
+    """The plan with its cost for the 14B model at the sampler's defaults: which model it will be is not known here."""
     timeline = plan.timeline
-    seconds = float(Fraction(timeline.num_frames, VIDEO_FPS))
+    job = Job(timeline, plan.height, plan.width, DEFAULT_STEPS, model_calls=2, vae_value_bytes=comfy_bridge.vae_value_bytes(vae))
     return draw_plan(
         plan.waveform,
         plan.sample_rate_hz,
         image=picture,
         clip_starts_s=[timeline.first_frame(clip) / VIDEO_FPS for clip in range(timeline.num_clips)],
-        seconds=seconds,
-        lines=describe_plan(timeline, plan.height, plan.width, seconds),
+        seconds=timeline.num_frames / VIDEO_FPS,
+        lines=describe_plan(job, *comfy_bridge.assumed_facts(vae)),
     )

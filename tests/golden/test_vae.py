@@ -1,4 +1,6 @@
-"""Decoding in a stream gives what ComfyUI's call gives at once."""
+"""Our passes through the VAE give what ComfyUI's calls give at once, in tiles too."""
+
+import logging
 
 import pytest
 import torch
@@ -6,65 +8,156 @@ from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
 
 pytestmark = pytest.mark.comfy
 
+HEIGHT, WIDTH = 30, 30  # latents; just enough for two rows and two columns of tiles
+
+
+class CancelledError(BaseException):
+    pass
+
 
 @pytest.fixture(scope="module")
-def runtime():
+def module():
     try:
-        return pack_module("wan_s2v_model.comfy_bridge.runtime")
+        return pack_module("wan_s2v_model.comfy_bridge.vae")
     except ComfyUINotFoundError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
-def vae(runtime, golden_folder):
+def vae(module, golden_folder):
     return comfy_bridge().load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
 
 
-@pytest.mark.parametrize(("num_latents", "parts"), [(1, [1]), (2, [1, 4]), (3, [1, 8]), (5, [1, 8, 8]), (6, [1, 8, 8, 4])])
-def test_stream_is_exact_and_never_more_than_8_frames(runtime, vae, num_latents, parts):
-    latents = torch.randn(1, 16, num_latents, 4, 6, generator=torch.Generator().manual_seed(num_latents))
+@pytest.fixture(autouse=True)
+def _inference():
     with torch.inference_mode():
-        stream = list(runtime.stream_frames(vae, latents))
-        at_once = vae.decode(runtime.LATENT_FORMAT.process_out(latents))[0]
-    assert [len(part) for part in stream] == parts
-    assert torch.equal(torch.cat(stream), at_once)
+        yield
 
 
-@pytest.mark.parametrize("num_frames", [1, 73, 81])
-def test_encoding_is_that_of_comfyuis_call(runtime, vae, num_frames):
-    frames = torch.rand(num_frames, 32, 48, 3, generator=torch.Generator().manual_seed(num_frames))
-    with torch.inference_mode():
-        assert torch.equal(runtime.encode_pixels(vae, frames), runtime.LATENT_FORMAT.process_in(vae.encode(frames)))
+def random_latents(num_latents, height=4, width=6):
+    return torch.randn(1, 16, num_latents, height, width, generator=torch.Generator().manual_seed(num_latents))
 
 
-def test_out_of_memory_is_not_hidden(runtime, vae, monkeypatch):
+def random_frames(num_frames, height=32, width=48):
+    return torch.rand(num_frames, height, width, 3, generator=torch.Generator().manual_seed(num_frames))
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3, 5, 6])
+def test_decoding_is_that_of_comfyuis_call(module, vae, num_latents):
+    latents = random_latents(num_latents)
+    expected = vae.decode(module.LATENT_FORMAT.process_out(latents))[0]
+    assert torch.equal(module.decode_latents(vae, latents), expected)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 7, 13, 73])
+def test_encoding_is_that_of_comfyuis_call(module, vae, num_frames):
+    frames = random_frames(num_frames)
+    assert torch.equal(module.encode_pixels(vae, frames), module.LATENT_FORMAT.process_in(vae.encode(frames)))
+
+
+@pytest.mark.parametrize("num_latents", [1, 4])
+def test_tiles_decode_the_same(module, vae, num_latents):
+    latents = random_latents(num_latents, HEIGHT, WIDTH)
+    tiled, whole = module.decode_latents(vae, latents, (2, 2)), module.decode_latents(vae, latents, (1, 1))
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=2e-6)  # bit-equal where kernels do not depend on the size
+
+
+@pytest.mark.parametrize("num_frames", [1, 13])
+def test_tiles_encode_the_same(module, vae, num_frames):
+    frames = random_frames(num_frames, HEIGHT * 8, WIDTH * 8)
+    tiled, whole = module.encode_pixels(vae, frames, (2, 2)), module.encode_pixels(vae, frames, (1, 1))
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=2e-6)
+
+
+def test_tiles_that_see_less_would_show(module, vae, monkeypatch):
+    tiling = pack_module("wan_s2v_model.vae_tiling")
+    latents = random_latents(2, HEIGHT, WIDTH)
+    whole = module.decode_latents(vae, latents, (1, 1))
+    monkeypatch.setattr(tiling, "OVERLAP", 6)
+    assert (module.decode_latents(vae, latents, (1, 2)) - whole).abs().max() > 1e-4
+
+
+def test_frames_reach_the_device_two_at_a_time(module, vae, monkeypatch):
+    sizes, process = [], vae.process_input
+    monkeypatch.setattr(vae, "process_input", lambda frames: sizes.append(len(frames)) or process(frames))
+    module.encode_pixels(vae, random_frames(9))
+    assert sizes == [1, 2, 2, 2, 2]
+
+
+def plan(module, vae, name="decode"):
+    return module._plan_pass(vae, name, HEIGHT, WIDTH, is_picture=False)
+
+
+@pytest.mark.parametrize(
+    ("share", "grid", "level", "text"),
+    [
+        (1.01, (1, 1), logging.INFO, "VAE decode 240x240: whole picture, needs"),
+        (0.99, (1, 2), logging.INFO, "2 tiles, each needs"),
+        (0.60, (2, 2), logging.INFO, "4 tiles, each needs"),
+        (0.01, (2, 2), logging.WARNING, "This may run out of memory"),
+    ],
+)
+def test_free_memory_decides(module, vae, monkeypatch, caplog, share, grid, level, text):
+    weights = vae.patcher.model_size()
+    free = weights + share * plan(module, vae).needed_bytes()
+    monkeypatch.setattr(module.comfy.model_management, "get_free_memory", lambda *_: free)
+    monkeypatch.setattr(module, "_missing_weights", lambda _: weights)
+    monkeypatch.setattr(module, "_announced", {})
+    with caplog.at_level(logging.INFO, "wan_s2v"):
+        assert module._prepare(vae, plan(module, vae), None) == grid
+    assert [record.levelno for record in caplog.records if record.name == "wan_s2v"] == [level]
+    assert text in caplog.text
+
+
+def test_choice_is_logged_when_it_changes(module, vae, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_announced", {})
+    with caplog.at_level(logging.INFO, "wan_s2v"):
+        for name, grid in [("decode", (1, 1)), ("encode", (1, 1)), ("decode", (1, 1)), ("decode", (1, 2)), ("decode", (1, 1))]:
+            module._prepare(vae, plan(module, vae, name), grid)
+    lines = [record.getMessage() for record in caplog.records if record.name == "wan_s2v"]
+    starts = ["VAE decode 240x240: whole", "VAE encode 240x240: whole", "VAE decode 240x240: 2 tiles", "VAE decode 240x240: whole"]
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 4
+
+
+def test_out_of_memory_is_not_hidden(module, vae, monkeypatch):
     def out_of_memory(*_, **__):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(vae.first_stage_model, "encode", out_of_memory)
-    monkeypatch.setattr(vae.first_stage_model.decoder, "forward", out_of_memory)
-    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        runtime.encode_pixels(vae, torch.rand(5, 32, 48, 3))
-    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        runtime.decode_latents(vae, torch.randn(1, 16, 3, 4, 6))
+    monkeypatch.setattr(vae.first_stage_model.encoder.conv1, "forward", out_of_memory)
+    monkeypatch.setattr(vae.first_stage_model.decoder, "run_up", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        module.encode_pixels(vae, random_frames(5))
+    with pytest.raises(torch.OutOfMemoryError):
+        module.decode_latents(vae, random_latents(3))
 
 
-def test_cancel_stops_between_two_parts(runtime, vae, monkeypatch):
-    class Cancelled(BaseException):
-        pass
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("name", ["encode", "decode"])
+def test_cancel_stops_between_two_parts(module, vae, monkeypatch, name, grid):
+    convolution = getattr(vae.first_stage_model, f"{name}r").conv1
+    checks, convolved, convolve = [], [], convolution.forward
 
-    def cancel():
-        raise Cancelled
+    def cancel_at_fourth_check():
+        checks.append(None)
+        if len(checks) == 4:
+            raise CancelledError
 
-    stream = runtime.stream_frames(vae, torch.randn(1, 16, 5, 4, 6))
-    with torch.inference_mode():
-        assert len(next(stream)) == 1
-        monkeypatch.setattr(runtime, "raise_if_interrupted", cancel)
-        with pytest.raises(Cancelled):
-            next(stream)
+    def run():
+        if name == "encode":
+            module.encode_pixels(vae, random_frames(9, HEIGHT * 8, WIDTH * 8), grid)
+        else:
+            module.decode_latents(vae, random_latents(5, HEIGHT, WIDTH), grid)
+
+    monkeypatch.setattr(module, "raise_if_interrupted", cancel_at_fourth_check)
+    monkeypatch.setattr(convolution, "forward", lambda *args, **options: convolved.append(None) or convolve(*args, **options))
+    with pytest.raises(CancelledError):
+        run()
+    assert 0 < len(convolved) < 3
 
 
-def test_another_network_inside_the_vae_decodes_itself(runtime, vae, monkeypatch):
+def test_another_network_inside_the_vae_runs_itself(module, vae, monkeypatch):
     monkeypatch.setattr(vae, "first_stage_model", torch.nn.Identity())
     monkeypatch.setattr(vae, "decode", lambda latents: latents.new_zeros(1, 9, 8, 8, 3))
-    assert runtime.decode_latents(vae, torch.randn(1, 16, 3, 1, 1)).shape == (9, 8, 8, 3)
+    monkeypatch.setattr(vae, "encode", lambda frames: frames.new_zeros(1, 16, 3, 1, 1))
+    assert module.decode_latents(vae, random_latents(3, 1, 1)).shape == (9, 8, 8, 3)
+    assert module.encode_pixels(vae, random_frames(9, 8, 8)).shape == (1, 16, 3, 1, 1)

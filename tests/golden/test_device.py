@@ -1,0 +1,155 @@
+"""What the bridge says about a device and a loaded model, and what the sampler makes of it before it samples."""
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from wan_s2v_pack.cli.tiny_models import make_tiny_models
+from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, VAE
+from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path, pack_module
+
+pytestmark = pytest.mark.comfy
+
+OPTIONS = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
+TEXT = [[torch.zeros(1, 4, 64), {}]]
+GIGABYTE = 10**9
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    try:
+        return comfy_bridge()
+    except ComfyUINotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def device(bridge):
+    return pack_module("wan_s2v_model.comfy_bridge.device")
+
+
+@pytest.fixture(scope="module")
+def models(bridge, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMFYUI_PATH", str(comfyui_path()))
+        make_tiny_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(bridge, models):
+    return bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def vae(bridge, models):
+    return bridge.load_vae(str(models / VAE), "fp32")
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Set the bytes that ComfyUI believes to be free."""
+    import comfy.model_management
+
+    return lambda free: monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: free)
+
+
+def sampler(bridge, model, cfg=4.5):
+    return bridge.ClipSampler(model, TEXT, TEXT, bridge.SamplerSettings(steps=3, cfg=cfg, shift=3.0, solver="unipc"), seed=1)
+
+
+def plan(**options):
+    timeline = pack_module("wan_s2v_model.timeline").plan_timeline(160_000, 16_000, 160_000)
+    return SimpleNamespace(**{"timeline": timeline, "height": 480, "width": 832, **options})
+
+
+def test_rate_is_measured_once(device):
+    rate = device.product_rate(torch.device("cpu"), torch.float32)
+    assert 1e8 < rate < 1e14
+    assert device.product_rate(torch.device("cpu"), torch.float32) == rate
+
+
+def test_device_in_main_memory(bridge, model, vae):
+    facts = bridge.device_facts(model, vae)
+    assert (facts.name, facts.is_host) == ("the CPU", True)
+    assert facts.free_bytes > GIGABYTE / 10
+    assert facts.rates.linear > 0
+
+
+def test_facts_are_those_of_the_model_whoever_loaded_it(bridge, model, models):
+    import comfy.sd
+
+    facts = bridge.model_facts(bridge.with_s2v_forward(model))
+    stored = sum(tensor.nbytes for tensor in model.model.state_dict().values())
+    assert (facts.weights_bytes, facts.held_bytes, facts.value_bytes, facts.residual_bytes) == (stored, stored, 4, 4)
+    assert facts.is_resident
+    native = comfy.sd.load_diffusion_model(str(models / DIFFUSION_MODEL), model_options={"dtype": torch.bfloat16})
+    other = bridge.model_facts(bridge.with_s2v_forward(native))
+    assert other.config == facts.config
+    assert other.weights_bytes < facts.weights_bytes
+
+
+@pytest.mark.parametrize(("precision", "residual_bytes"), [("official", 4), ("fast", 2)])
+def test_precision_decides_the_residual_stream(bridge, models, precision, residual_bytes):
+    model = bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), {**OPTIONS, "precision": precision})
+    model.model.manual_cast_dtype = torch.bfloat16
+    facts = bridge.model_facts(model)
+    assert (facts.value_bytes, facts.residual_bytes) == (2, residual_bytes)
+
+
+def test_models_that_can_leave_the_gpu_count_as_free(device, monkeypatch, memory):
+    import comfy.model_management
+
+    memory(3 * GIGABYTE)
+    gpu = torch.device("cuda", 0)
+    loaded = [
+        SimpleNamespace(device=place, model=SimpleNamespace(loaded_size=lambda: GIGABYTE)) for place in (gpu, gpu, torch.device("cpu"))
+    ]
+    dead = SimpleNamespace(device=gpu, model=None)
+    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [*loaded, dead])
+    assert device.obtainable_memory(gpu) == 5 * GIGABYTE
+    assert device.obtainable_memory(torch.device("cpu")) == 3 * GIGABYTE
+
+
+def test_assumed_model_is_the_14b_model(bridge, vae):
+    model, device = bridge.assumed_facts(vae)
+    assert model.config.num_layers == 40
+    assert model.weights_bytes >= 2 * 16.2e9
+    assert device.is_host
+
+
+@pytest.mark.parametrize(("cfg", "calls"), [(4.5, "2 model calls"), (1.0, "1 model call:"), (0.5, "1 model call:")])
+def test_sampler_logs_the_estimate(bridge, model, vae, memory, caplog, cfg, calls):
+    memory(64 * GIGABYTE)
+    with caplog.at_level(logging.INFO, "wan_s2v"):
+        pack_module("nodes.sampling")._require_memory(SimpleNamespace(num_finished=1), plan(), sampler(bridge, model, cfg), vae)
+    (message,) = (record.getMessage() for record in caplog.records if record.name == "wan_s2v")
+    assert message.startswith("estimate: 2 clips of 832x480, 35,074 tokens, 3 steps of " + calls)
+    assert "64 GB free" in message
+
+
+def test_sampler_refuses_what_does_not_fit(bridge, model, vae, memory):
+    memory(GIGABYTE)
+    with pytest.raises(
+        ValueError, match=r"^832x480 with 80 frames per clip needs at least .* GB of main memory, but only 1\.\d GB can be had"
+    ):
+        pack_module("nodes.sampling")._require_memory(SimpleNamespace(num_finished=0), plan(), sampler(bridge, model), vae)
+
+
+def test_finished_run_is_not_refused(bridge, model, vae, memory):
+    memory(0)
+    finished = SimpleNamespace(num_finished=plan().timeline.num_clips)
+    pack_module("nodes.sampling")._run(finished, plan(), 1, sampler(bridge, model), vae)
+
+
+def test_model_that_stays_on_the_gpu(bridge, model):
+    kept = bridge.with_s2v_forward(model)
+    kept.load_device, kept.offload_device = torch.device("cuda", 0), torch.device("cpu")
+    offloaded = bridge.model_facts(kept)
+    kept.offload_device = kept.load_device
+    resident = bridge.model_facts(kept)
+    assert (offloaded.is_resident, resident.is_resident) == (False, True)
+    assert replace(offloaded, is_resident=True) == resident

@@ -1,0 +1,127 @@
+"""What the device can do and how much memory can be had there, and what a MODEL needs of it."""
+
+import functools
+import time
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import torch
+
+from ..config import S2V_14B
+from ..estimate import ModelFacts, Rates, num_parameters
+from ..fused import kernels_work
+from ..resources import DeviceFacts
+from .memory import stays_on_gpu
+from .model import PRECISIONS, ComfyTransformer, S2VModelConfig
+
+# Shares of the rate of a large product that are reached. Measured on one H100 in bf16, where that is 784 TFLOP/s.
+LINEAR_SHARE = 0.72  # with the element-wise work between the layers; the products alone reach 0.9
+ATTENTION_SHARE = 0.85
+VAE_SHARE = {2: 0.165, 4: 0.104}  # by the size of a value
+VAE_SHARE_ON_HOST = 0.4
+PRODUCT_SIZE = 4096  # rows and columns
+PRODUCT_SIZE_ON_HOST = 512
+NUM_PRODUCTS = 4
+
+
+def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> DeviceFacts:
+    """The device of a MODEL: its speed in the dtype of the MODEL, and its free memory."""
+    return _device_facts(model.load_device, model.model.get_dtype_inference(), vae)
+
+
+def _device_facts(device: torch.device, dtype: torch.dtype, vae: comfy.sd.VAE) -> DeviceFacts:
+    is_host = _is_host(device)
+    vae_share = VAE_SHARE_ON_HOST if is_host else VAE_SHARE[vae_value_bytes(vae)]
+    rate = product_rate(device, dtype)
+    return DeviceFacts(
+        name=_name(device),
+        free_bytes=obtainable_memory(device),
+        host_free_bytes=comfy.model_management.get_free_memory(torch.device("cpu")),
+        rates=Rates(linear=LINEAR_SHARE * rate, attention=ATTENTION_SHARE * rate, vae=vae_share * rate),
+        is_host=is_host,
+    )
+
+
+def model_facts(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
+    """What a MODEL with our forward needs; its weights count as they are stored."""
+    transformer = model.model.diffusion_model
+    if not isinstance(transformer, ComfyTransformer):
+        transformer = model.object_patches["diffusion_model._forward"].keywords["transformer"]
+    dtype = model.model.get_dtype_inference()
+    is_host, weights = _is_host(model.load_device), model.model_size()
+    return ModelFacts(
+        config=transformer.config,
+        weights_bytes=weights,
+        value_bytes=dtype.itemsize,
+        residual_bytes=(transformer.residual_dtype or dtype).itemsize,
+        is_resident=is_host or stays_on_gpu(model) or model.offload_device == model.load_device,
+        is_file_backed=model.is_dynamic(),
+        held_bytes=0 if model.is_dynamic() else weights - (0 if is_host else model.loaded_size()),
+        has_kernels=kernels_work(model.load_device),
+    )
+
+
+def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
+    """The 14B model in bf16 as our loader would load it here, and the device."""
+    device, supported = comfy.model_management.get_torch_device(), S2VModelConfig.supported_inference_dtypes
+    count, is_host = num_parameters(S2V_14B), _is_host(device)
+    stored = comfy.model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=torch.bfloat16)
+    dtype = comfy.model_management.unet_manual_cast(stored, device, supported) or stored
+    model = ModelFacts(
+        config=S2V_14B,
+        weights_bytes=count * stored.itemsize,
+        value_bytes=dtype.itemsize,
+        residual_bytes=(PRECISIONS["official"] or dtype).itemsize,
+        is_resident=is_host or comfy.model_management.unet_offload_device() == device,
+        held_bytes=sum(loaded.model_memory() for loaded in comfy.model_management.current_loaded_models) if is_host else 0,
+        has_kernels=comfy.model_management.is_nvidia(),
+    )
+    return model, _device_facts(device, dtype, vae)
+
+
+def vae_value_bytes(vae: comfy.sd.VAE) -> int:
+    """Size of a value of the VAE: 2 or 4."""
+    return vae.vae_dtype.itemsize
+
+
+def obtainable_memory(device: torch.device) -> float:
+    """Bytes that are free on a device, or would be if ComfyUI took off all models that it has put there."""
+    free = comfy.model_management.get_free_memory(device)
+    if _is_host(device):
+        return free
+    loaded = (item.model for item in comfy.model_management.current_loaded_models if item.device == device)
+    return free + sum(model.loaded_size() for model in loaded if model is not None)
+
+
+@functools.cache
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product, measured once."""
+    size = PRODUCT_SIZE_ON_HOST if _is_host(device) else PRODUCT_SIZE
+    if not _is_host(device):
+        comfy.model_management.free_memory(NUM_PRODUCTS * size**2 * dtype.itemsize, device)
+    values = torch.arange(size**2, device=device, dtype=torch.float32).sin().view(size, size).to(dtype)  # not zeros, which are faster
+    out = torch.empty_like(values)
+
+    def multiply(times: int) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            torch.mm(values, values, out=out)
+        out[0, 0].item()  # waits for the device
+        return time.perf_counter() - start
+
+    multiply(1)
+    return NUM_PRODUCTS * 2 * size**3 / multiply(NUM_PRODUCTS)
+
+
+def _is_host(device: torch.device) -> bool:
+    """Whether a device computes in main memory."""
+    return comfy.model_management.is_device_cpu(device) or comfy.model_management.is_device_mps(device)
+
+
+def _name(device: torch.device) -> str:
+    if comfy.model_management.is_device_cpu(device):
+        return "the CPU"
+    if comfy.model_management.is_device_cuda(device):
+        return torch.cuda.get_device_name(device)
+    return comfy.model_management.get_torch_device_name(device)

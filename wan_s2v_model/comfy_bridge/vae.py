@@ -1,0 +1,235 @@
+"""Encoding and decoding in a stream of frames: exact, interruptible, in the memory that is there.
+
+ComfyUI's own calls keep all frames on the GPU and, out of memory, go over to tiles that start anew in time and are blended. Here each
+tile runs through all frames with its own causal cache and sees so much around it that nothing has to be blended: only the layers between
+latents, which need little memory and one of which is an attention over the picture, never see tiles.
+
+Latents [F] and frames [T] go through in parts of the sizes that ComfyUI uses, one and then two latents or frames; with smaller ones its
+causal cache would lose frames. A VAE with another network inside is run by its own calls.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.sd
+import torch
+from comfy.ldm.wan.vae import CACHE_T, CausalConv3d, Resample, WanVAE, count_cache_layers
+from torch import Tensor, nn
+
+from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..vae_memory import DECODE, ENCODE, VaePass, choose_grid, describe_choice
+from ..vae_tiling import Grid, tiles
+from .runtime import LATENT_FORMAT, raise_if_interrupted
+
+logger = logging.getLogger("wan_s2v")
+
+AT_ONCE = 2  # latents or frames, behind the first
+PLAIN_DIM = 96  # channels of Wan2.1's VAE at full resolution
+
+_announced: dict[str, tuple] = {}  # the last choice that was logged, for encode and for decode
+
+
+def require_wan_vae(vae: comfy.sd.VAE) -> None:
+    """Raise ValueError unless the VAE is Wan2.1's."""
+    channels, dimensions = getattr(vae, "latent_channels", None), getattr(vae, "latent_dim", None)
+    if channels != LATENT_CHANNELS or dimensions != 3:
+        raise ValueError(
+            f"Wan S2V needs the Wan2.1 VAE (16 channels, video); the connected one has {channels} channels. Load wan_2.1_vae.safetensors."
+        )
+
+
+def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None) -> Tensor:
+    """[T, H, W, 3] in [0, 1] -> [1, 16, F, h, w] normalised latents, float32 on the CPU.
+
+    Args:
+        grid: rows and columns of tiles; None for the fewest that fit.
+    """
+    raise_if_interrupted()
+    if not isinstance(vae.first_stage_model, WanVAE):
+        return LATENT_FORMAT.process_in(vae.encode(frames).float().cpu())
+    height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
+    grid = _prepare(vae, _plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
+    with comfy.model_management.cuda_device_context(vae.device):
+        features = _encode_fine(vae, frames) if grid == (1, 1) else _encode_tiles(vae, frames, grid)
+        return LATENT_FORMAT.process_in(_encode_coarse(vae, features).float().cpu())
+
+
+def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None) -> Tensor:
+    """[1, 16, F, h, w] normalised latents -> [4F - 3, H, W, 3] in [0, 1], float32 on the CPU.
+
+    Args:
+        grid: rows and columns of tiles; None for the fewest that fit.
+    """
+    raise_if_interrupted()
+    raw = LATENT_FORMAT.process_out(latents)
+    if not isinstance(vae.first_stage_model, WanVAE):
+        return vae.decode(raw)[0].float().cpu()
+    num_latents, height, width = raw.shape[2:]
+    grid = _prepare(vae, _plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
+    frames = torch.empty(TEMPORAL_STRIDE * (num_latents - 1) + 1, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
+    with comfy.model_management.cuda_device_context(vae.device):
+        features = _decode_coarse(vae, raw)
+        if grid == (1, 1):
+            _fill(frames, _decode_fine(vae, features, num_latents))
+        else:
+            _decode_tiles(vae, [part.cpu() for part in features], grid, frames)
+    return frames
+
+
+def _encode_tiles(vae: comfy.sd.VAE, frames: Tensor, grid: Grid) -> list[Tensor]:
+    """The features of whole pictures, on the CPU, put together from tiles."""
+    height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
+    features: list[Tensor] = []
+    for tile in tiles(height, width, grid):
+        pixels = frames[:, tile.rows.seen(SPATIAL_STRIDE), tile.columns.seen(SPATIAL_STRIDE)]
+        for index, part in enumerate(_encode_fine(vae, pixels)):
+            if index == len(features):
+                features.append(torch.empty(*part.shape[:3], height, width, dtype=part.dtype))
+            given = part[..., tile.rows.inner(1), tile.columns.inner(1)]
+            features[index][..., tile.rows.given(1), tile.columns.given(1)] = given
+    return features
+
+
+def _decode_tiles(vae: comfy.sd.VAE, features: list[Tensor], grid: Grid, frames: Tensor) -> None:
+    """Fill the frames from features on the CPU, tile by tile."""
+    height, width = features[0].shape[-2:]
+    for tile in tiles(height, width, grid):
+        seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in features)
+        rows, columns = tile.rows.inner(SPATIAL_STRIDE), tile.columns.inner(SPATIAL_STRIDE)
+        given = (part[:, rows, columns] for part in _decode_fine(vae, seen, len(features)))
+        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given)
+
+
+def _fill(frames: Tensor, parts: Iterable[Tensor]) -> None:
+    start = 0
+    for part in parts:
+        frames[start : start + len(part)] = part
+        start += len(part)
+
+
+def _encode_fine(vae: comfy.sd.VAE, frames: Tensor) -> Iterator[Tensor]:
+    """[T, H, W, 3] in [0, 1] -> features [1, C, 1 or 2, h, w], by the layers from pixels to latents; only two frames are on the device."""
+    encoder = vae.first_stage_model.encoder
+    num_frames = len(frames) - (len(frames) - 1) % TEMPORAL_STRIDE
+    cache = _causal_cache(encoder) if num_frames > 1 else None
+    for start in (0, *range(1, num_frames, AT_ONCE)):
+        raise_if_interrupted()
+        stop = start + AT_ONCE if start else 1
+        pixels = vae.process_input(frames[start:stop]).movedim(-1, 0)[None]  # [T, H, W, 3] -> [1, 3, T, H, W]
+        slot = [0]
+        part = _convolve(encoder.conv1, pixels.to(vae.device, vae.vae_dtype), cache, slot)
+        for layer in encoder.downsamples[: _last_resample(encoder.downsamples) + 1]:
+            part = layer(part, cache, slot, final=stop == num_frames)
+            if part is None:  # kept by the layer until there are enough frames
+                break
+        else:
+            yield part
+
+
+def _encode_coarse(vae: comfy.sd.VAE, features: Iterable[Tensor]) -> Tensor:
+    """Features -> [1, 16, F, h, w], by the layers between latents."""
+    network = vae.first_stage_model
+    encoder = network.encoder
+    layers = [*encoder.downsamples[_last_resample(encoder.downsamples) + 1 :], *encoder.middle]
+    cache, parts = _causal_cache(encoder), []
+    for feature in features:
+        raise_if_interrupted()
+        part, slot = feature.to(vae.device), [0]
+        for layer in layers:
+            part = layer(part, cache, slot)
+        parts.append(_convolve(encoder.head[-1], encoder.head[:-1](part), cache, slot))
+    mean, _ = network.conv1(torch.cat(parts, dim=2)).chunk(2, dim=1)
+    return mean
+
+
+def _decode_coarse(vae: comfy.sd.VAE, latents: Tensor) -> Iterator[Tensor]:
+    """[1, 16, F, h, w] -> features [1, C, 1 or 2, h, w], by the layers between latents."""
+    network = vae.first_stage_model
+    decoder = network.decoder
+    layers = [*decoder.middle, *decoder.upsamples[: _first_resample(decoder.upsamples)]]
+    inputs = network.conv2(latents.to(vae.device, vae.vae_dtype))
+    cache = _causal_cache(decoder)
+    for start in (0, *range(1, inputs.shape[2], AT_ONCE)):
+        raise_if_interrupted()
+        slot = [0]
+        part = _convolve(decoder.conv1, inputs[:, :, start : start + AT_ONCE if start else 1], cache, slot)
+        for layer in layers:
+            part = layer(part, cache, slot)
+        yield part
+
+
+def _decode_fine(vae: comfy.sd.VAE, features: Iterable[Tensor], num_parts: int) -> Iterator[Tensor]:
+    """Features -> frames [1 or 2, H, W, 3] in [0, 1], float32 on the device, by the layers from latents to pixels."""
+    decoder = vae.first_stage_model.decoder
+    cache = _causal_cache(decoder) if num_parts > 1 else None
+    for feature in features:
+        raise_if_interrupted()
+        parts: list[Tensor] = []
+        decoder.run_up(_first_resample(decoder.upsamples), [feature.to(vae.device)], cache, [0], parts)
+        for part in parts:
+            yield vae.process_output(part.float())[0].movedim(0, -1)
+
+
+def _convolve(convolution: CausalConv3d, part: Tensor, cache: list | None, slot: list[int]) -> Tensor:
+    """Convolve over the part and what the cache holds of the frames before; move the slot on, as the network's layers do."""
+    if cache is None:
+        return convolution(part)
+    recent = part[:, :, -CACHE_T:]
+    result = convolution(part, cache_list=cache, cache_idx=slot[0])
+    cache[slot[0]] = recent
+    slot[0] += 1
+    return result
+
+
+def _causal_cache(network: nn.Module) -> list:
+    return [None] * count_cache_layers(network)
+
+
+def _first_resample(layers: nn.Sequential) -> int:
+    return next(index for index, layer in enumerate(layers) if isinstance(layer, Resample))
+
+
+def _last_resample(layers: nn.Sequential) -> int:
+    return max(index for index, layer in enumerate(layers) if isinstance(layer, Resample))
+
+
+def _plan_pass(vae: comfy.sd.VAE, name: str, height: int, width: int, is_picture: bool) -> VaePass:
+    """height and width in latents."""
+    return VaePass(
+        name,
+        ENCODE if name == "encode" else DECODE,
+        height,
+        width,
+        value_bytes=vae.vae_dtype.itemsize,
+        is_picture=is_picture,
+        width_factor=vae.first_stage_model.dim / PLAIN_DIM,
+    )
+
+
+def _prepare(vae: comfy.sd.VAE, vae_pass: VaePass, grid: Grid | None) -> Grid:
+    """Load the VAE, with as much room for the work as ComfyUI can make, then choose and say so."""
+    comfy.model_management.load_models_gpu(
+        [vae.patcher], memory_required=vae_pass.needed_bytes(), minimum_memory_required=0, force_full_load=vae.disable_offload
+    )
+    vae_pass, free = replace(vae_pass, weights_bytes=_missing_weights(vae)), _free_memory(vae)
+    grid = grid or choose_grid(vae_pass, free)
+    chosen = (vae_pass.height, vae_pass.width, grid)
+    if _announced.get(vae_pass.name) != chosen:
+        _announced[vae_pass.name] = chosen
+        level = logging.INFO if vae_pass.needed_bytes(grid) <= free else logging.WARNING
+        logger.log(level, describe_choice(vae_pass, grid, free))
+    return grid
+
+
+def _missing_weights(vae: comfy.sd.VAE) -> float:
+    """Bytes of weights that still have to find room; with dynamic VRAM all of them, as those there count as free memory."""
+    loaded = 0 if vae.patcher.is_dynamic() else vae.patcher.loaded_size()
+    return vae.patcher.model_size() - loaded
+
+
+def _free_memory(vae: comfy.sd.VAE) -> float:
+    """Bytes that can be had: with what other models' weights give up on demand, without what ComfyUI leaves to other programs."""
+    reserved = 0 if vae.device.type == "cpu" else comfy.model_management.extra_reserved_memory()
+    return vae.patcher.get_free_memory(vae.device) - reserved
