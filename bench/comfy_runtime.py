@@ -30,6 +30,12 @@ def start(dynamic_vram: bool = True):
     return _load_pack()
 
 
+def tiny_models():
+    """The script that makes random models, as a module."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    return importlib.import_module("make_tiny_models")
+
+
 def _load_pack():
     spec = importlib.util.spec_from_file_location("wan_s2v_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     sys.modules["wan_s2v_pack"] = importlib.util.module_from_spec(spec)  # not executed: nodes need the server

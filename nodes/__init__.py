@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .audio import WanS2VAudioEncode
 from .loaders import WanS2VAudioEncoderLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
+from .loras import WanS2VLoraLoader
 from .prepare import WanS2VPrepare
 from .sampling import WanS2VSampler
 from .text import WanS2VTextEncode
@@ -17,6 +18,7 @@ class WanS2VExtension(ComfyExtension):
             WanS2VTextEncoderLoader,
             WanS2VAudioEncoderLoader,
             WanS2VVAELoader,
+            WanS2VLoraLoader,
             WanS2VTextEncode,
             WanS2VAudioEncode,
             WanS2VPrepare,

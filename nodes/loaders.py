@@ -4,15 +4,23 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.checkpoint import collapse_shards
+from ..wan_s2v_model.checkpoint import CheckpointError, collapse_shards, with_folders
+
+OFFLOAD = "On: only what is needed now is on the GPU. Off: once used, all of this model stays there."
 
 
 def _path(folder: str, name: str) -> str:
-    return folder_paths.get_full_path_or_raise(folder, name)
+    file = _choices(folder).get(name, name)
+    path = folder_paths.get_full_path(folder, file)
+    if path is None:
+        raise CheckpointError(f"{file} is not in models/{folder}. Download it, or pick another model.")
+    return path
 
 
-def _weight_files(folder: str) -> list[str]:
-    return [name for name in folder_paths.get_filename_list(folder) if not name.endswith(".json")]
+def _choices(folder: str) -> dict[str, str]:
+    """What a loader offers, and the file that it stands for."""
+    files = [name for name in folder_paths.get_filename_list(folder) if not name.endswith(".json")]
+    return with_folders(collapse_shards(files) if folder == "diffusion_models" else files)
 
 
 class WanS2VModelLoader(io.ComfyNode):
@@ -27,9 +35,9 @@ class WanS2VModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=collapse_shards(_weight_files("diffusion_models")),
+                    options=list(_choices("diffusion_models")),
                     tooltip="Wan2.2-S2V-14B in models/diffusion_models: a single file such as wan2.2_s2v_14B_bf16.safetensors, "
-                    "or the index of the official folder.",
+                    "or the official folder.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -50,18 +58,20 @@ class WanS2VModelLoader(io.ComfyNode):
                     "attention",
                     options=list(comfy_bridge.ATTENTIONS),
                     default="auto",
-                    tooltip="auto: cuDNN attention on NVIDIA Hopper and newer, else as ComfyUI was started. "
+                    tooltip="auto: on NVIDIA Hopper and newer the fastest exact kernel there is (FlashAttention 3 if fa3-fwd is installed, "
+                    "else cuDNN), else as ComfyUI was started. "
                     "comfyui: always as ComfyUI was started.",
                     advanced=True,
                 ),
+                io.Boolean.Input("offload", default=True, optional=True, tooltip=OFFLOAD, advanced=True),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The transformer, for the Wan S2V sampler or any ComfyUI sampler.")],
         )
 
     @classmethod
-    def execute(cls, model_name, weight_dtype, precision, attention) -> io.NodeOutput:
+    def execute(cls, model_name, weight_dtype, precision, attention, offload=True) -> io.NodeOutput:
         options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention}
-        return io.NodeOutput(comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options))
+        return io.NodeOutput(comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options, offload=offload))
 
 
 class WanS2VTextEncoderLoader(io.ComfyNode):
@@ -76,16 +86,17 @@ class WanS2VTextEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
-                    options=_weight_files("text_encoders"),
+                    options=list(_choices("text_encoders")),
                     tooltip="umT5-XXL file in models/text_encoders, for example umt5_xxl_fp16.safetensors.",
                 ),
+                io.Boolean.Input("offload", default=True, optional=True, tooltip=OFFLOAD, advanced=True),
             ],
             outputs=[io.Clip.Output(display_name="clip", tooltip="The text encoder; also works with CLIPTextEncode.")],
         )
 
     @classmethod
-    def execute(cls, text_encoder_name) -> io.NodeOutput:
-        return io.NodeOutput(comfy_bridge.load_text_encoder(_path("text_encoders", text_encoder_name)))
+    def execute(cls, text_encoder_name, offload=True) -> io.NodeOutput:
+        return io.NodeOutput(comfy_bridge.load_text_encoder(_path("text_encoders", text_encoder_name), offload))
 
 
 class WanS2VAudioEncoderLoader(io.ComfyNode):
@@ -100,9 +111,8 @@ class WanS2VAudioEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "audio_encoder_name",
-                    options=_weight_files("audio_encoders"),
-                    tooltip="wav2vec2-large-xlsr-53-english in models/audio_encoders: a single file, "
-                    "or the model file inside its Hugging Face folder.",
+                    options=list(_choices("audio_encoders")),
+                    tooltip="wav2vec2-large-xlsr-53-english in models/audio_encoders: a single file, or its Hugging Face folder.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -111,13 +121,14 @@ class WanS2VAudioEncoderLoader(io.ComfyNode):
                     tooltip="Type in which the encoder computes. fp32 is what the reference uses; it needs 1.3 GB for a moment.",
                     advanced=True,
                 ),
+                io.Boolean.Input("offload", default=True, optional=True, tooltip=OFFLOAD, advanced=True),
             ],
             outputs=[io.AudioEncoder.Output(display_name="audio_encoder", tooltip="The audio encoder, for Encode Audio (Wan S2V).")],
         )
 
     @classmethod
-    def execute(cls, audio_encoder_name, dtype) -> io.NodeOutput:
-        return io.NodeOutput(comfy_bridge.AudioEncoder(_path("audio_encoders", audio_encoder_name), dtype))
+    def execute(cls, audio_encoder_name, dtype, offload=True) -> io.NodeOutput:
+        return io.NodeOutput(comfy_bridge.AudioEncoder(_path("audio_encoders", audio_encoder_name), dtype, offload))
 
 
 class WanS2VVAELoader(io.ComfyNode):
@@ -132,7 +143,7 @@ class WanS2VVAELoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=_weight_files("vae"),
+                    options=list(_choices("vae")),
                     tooltip="Wan2.1 VAE in models/vae: wan_2.1_vae.safetensors or the official Wan2.1_VAE.pth.",
                 ),
                 io.Combo.Input(
@@ -142,10 +153,11 @@ class WanS2VVAELoader(io.ComfyNode):
                     tooltip="fp32 is what the reference uses and keeps long videos from drifting. bf16 is faster and smaller.",
                     advanced=True,
                 ),
+                io.Boolean.Input("offload", default=True, optional=True, tooltip=OFFLOAD, advanced=True),
             ],
             outputs=[io.Vae.Output(display_name="vae", tooltip="The VAE; also works with VAE Encode and VAE Decode.")],
         )
 
     @classmethod
-    def execute(cls, vae_name, dtype) -> io.NodeOutput:
-        return io.NodeOutput(comfy_bridge.load_vae(_path("vae", vae_name), dtype))
+    def execute(cls, vae_name, dtype, offload=True) -> io.NodeOutput:
+        return io.NodeOutput(comfy_bridge.load_vae(_path("vae", vae_name), dtype, offload))

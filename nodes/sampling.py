@@ -14,8 +14,10 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.comfy_bridge import ClipSampler, SamplerSettings
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_FRAMES
+from ..wan_s2v_model.estimate import Job, frame_bytes
 from ..wan_s2v_model.fingerprint import run_fingerprint
 from ..wan_s2v_model.pipeline import ClipResult, MotionState, Plan, first_state, run_clips
+from ..wan_s2v_model.resources import describe_job, refusal
 from ..wan_s2v_model.run_store import RunStore
 from .sockets import WanS2VClips, WanS2VPlan
 
@@ -139,6 +141,8 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         logger.info("all %d clips are there already", total)
         return
 
+    _require_memory(store, plan, sample, vae)
+
     def encode(frames: torch.Tensor) -> torch.Tensor:
         return comfy_bridge.encode_pixels(vae, frames)
 
@@ -146,6 +150,7 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         _require_finite(latents)
         return comfy_bridge.decode_latents(vae, latents)
 
+    comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
     sample.report_to(total * sample.num_steps)
     for result in run_clips(plan, _next_state(store, plan, encode), seed, sample=sample, encode=encode, decode=decode):
         _store(store, plan, result)
@@ -183,12 +188,23 @@ def _run_folder(run_name: str) -> Path:
 
 def _require_space(folder: Path, plan: Plan) -> None:
     """Raise OSError before any GPU time is spent if the frames will not fit on the disk."""
-    needed = int(SPACE_MARGIN * plan.timeline.num_generated_frames * plan.height * plan.width * 3)
+    needed = int(SPACE_MARGIN * frame_bytes(plan.timeline, plan.height, plan.width))
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < needed:
         raise OSError(
             f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Make room or use a shorter sound."
         )
+
+
+def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> None:
+    """Log what the clips that are left cost; raise ValueError if they clearly do not fit."""
+    vae_value_bytes = comfy_bridge.vae_value_bytes(vae)
+    job = Job(plan.timeline, plan.height, plan.width, sample.num_steps, sample.calls_per_step, store.num_finished, vae_value_bytes)
+    model, device = comfy_bridge.model_facts(sample.model), comfy_bridge.device_facts(sample.model, vae)
+    logger.info("estimate: %s", describe_job(job, model, device))
+    reason = refusal(job, model, device)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def _require_finite_text(positive: list, negative: list) -> None:

@@ -1,8 +1,11 @@
 """Loads the pack under the alias `wan_s2v_pack`, as ComfyUI would under a name of its own."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # runs our kernels without a GPU; Triton looks at it when it is imported
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIAS = "wan_s2v_pack"

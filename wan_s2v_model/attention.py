@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .casting import CastWeights, cast_weights
 from .config import WanS2VConfig
-from .rope import apply_rope
+from .fused import rms_norm_rope
 
 AttentionFunction = Callable[..., Tensor]
 
@@ -28,6 +29,7 @@ class Attention(nn.Module):
     def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
         self.num_heads = config.num_heads
+        self.eps = config.eps
         factory = {"dtype": dtype, "device": device}
         dim = config.dim
         self.q = operations.Linear(dim, dim, **factory)
@@ -44,23 +46,31 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor] | None = None,
         *,
         keys_values: tuple[Tensor, Tensor] | None = None,
+        num_queries: int | None = None,
         attention: AttentionFunction = sdpa,
         transformer_options: dict[str, Any] | None = None,
+        cast: CastWeights = cast_weights,
     ) -> Tensor:
         """Attend from x to context (x itself when None).
 
         Args:
             x: [B, S, dim]. context: [B, L, dim]. rope: cos and sin, each [S, head_dim // 2].
             keys_values: what `project` made of the context, where it is known already.
+            num_queries: only the first so many tokens of x ask; all are keys.
         Returns:
-            [B, S, dim].
+            [B, S, dim], or [B, num_queries, dim].
         """
-        q = self.norm_q(self.q(x))
-        k, v = self.project(x if context is None else context) if keys_values is None else keys_values
-        if rope is not None:
-            q, k = (apply_rope(t.unflatten(-1, (self.num_heads, -1)), *rope).flatten(2) for t in (q, k))
+        rope_of_queries = None if rope is None else (rope[0][:num_queries], rope[1][:num_queries])
+        q = self._norm(self.norm_q, self.q(x[:, :num_queries]), rope_of_queries, cast)
+        k, v = self.project(x if context is None else context, rope, cast) if keys_values is None else keys_values
         return self.o(attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))
 
-    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def project(
+        self, context: Tensor, rope: tuple[Tensor, Tensor] | None = None, cast: CastWeights = cast_weights
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values of [B, L, dim] tokens, each [B, L, dim]."""
-        return self.norm_k(self.k(context)), self.v(context)
+        return self._norm(self.norm_k, self.k(context), rope, cast), self.v(context)
+
+    def _norm(self, norm: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None, cast: CastWeights) -> Tensor:
+        with cast(norm, x) as (weight, _):
+            return rms_norm_rope(x, weight, self.eps, rope)

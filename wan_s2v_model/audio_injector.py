@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, AttentionFunction
+from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS
-from .layers import CastWeights, cast_weights, layer_norm, run_as_input
+from .fused import add_gated, layer_norm, modulated_norm
 
 ADALN_EPS = 1e-5  # unlike every other norm of the model
 
@@ -119,8 +120,8 @@ class AdaLayerNorm(nn.Module):
         return shift, scale
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        """[B, F, n, dim] tokens -> [B, F, n, dim] in `dtype`."""
-        return torch.addcmul(shift, layer_norm(x, ADALN_EPS), 1 + scale).to(dtype)
+        """[B, F * n, dim] tokens, [B, F, 1, dim] shift and scale -> [B, F * n, dim] in `dtype`."""
+        return modulated_norm(x, shift[:, :, 0], scale[:, :, 0], x.shape[1] // shift.shape[1], ADALN_EPS, dtype)
 
 
 class AudioInjector(nn.Module):
@@ -134,11 +135,13 @@ class AudioInjector(nn.Module):
         self.injector = nn.ModuleList(Attention(config, **factory) for _ in range(count))
         self.injector_adain_layers = nn.ModuleList(AdaLayerNorm(config, **factory) for _ in range(count))
 
-    def project(self, audio_global: Tensor, audio_local: Tensor, dtype: torch.dtype) -> list[InjectedAudio]:
+    def project(
+        self, audio_global: Tensor, audio_local: Tensor, dtype: torch.dtype, cast: CastWeights = cast_weights
+    ) -> list[InjectedAudio]:
         """What every injector needs of the sound: global [B, F, 1, dim] and local [B, F, tokens, dim] tokens."""
         local = audio_local.to(dtype).flatten(0, 1)  # [B * F, tokens, dim]
         pairs = zip(self.injector_adain_layers, self.injector, strict=True)
-        return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local)) for norm, attention in pairs]  # type: ignore
+        return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local, cast=cast)) for norm, attention in pairs]  # type: ignore
 
     def forward(
         self,
@@ -149,15 +152,17 @@ class AudioInjector(nn.Module):
         *,
         attention: AttentionFunction,
         transformer_options: dict[str, Any],
+        cast: CastWeights = cast_weights,
     ) -> Tensor:
         """Add the audio attention of block `block_index` to the first `split` tokens of x [B, S, dim], in place."""
         index = self.index_of_block.get(block_index)
         if index is None:
             return x
         sound = audio[index]
-        video = x[:, :split].unflatten(1, (sound.shift.shape[1], -1))  # [B, F, n, dim]
-        query = self.injector_adain_layers[index](video, sound.shift, sound.scale, sound.keys.dtype).flatten(0, 1)
-        keys_values = sound.keys, sound.values
-        y = self.injector[index](query, keys_values=keys_values, attention=attention, transformer_options=transformer_options)
-        x[:, :split] += y.reshape(x.shape[0], split, -1).to(x.dtype)
+        video = x[:, :split]
+        query = self.injector_adain_layers[index](video, sound.shift, sound.scale, sound.keys.dtype)
+        query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
+        kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast}
+        y = self.injector[index](query, keys_values=(sound.keys, sound.values), **kernel)
+        add_gated(video, y.reshape(video.shape), None, split, out=video)
         return x

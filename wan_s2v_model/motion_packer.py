@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_BUCKETS, MOTION_LATENTS
-from .layers import CastWeights, cast_weights, run_as_input
 
 
 class MotionPacker(nn.Module):

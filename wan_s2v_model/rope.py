@@ -1,5 +1,6 @@
 """Rotary positions of video, reference and motion tokens."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -73,9 +74,15 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+def chunk_size(rows: int) -> int:
+    """Tokens in each of the slices of `row_chunks`; the last one may be smaller."""
+    return math.ceil(rows / math.ceil(rows / CHUNK_ROWS)) if rows else 1
+
+
 def row_chunks(rows: int) -> Iterator[slice]:
-    """Slices of CHUNK_ROWS tokens: what is computed token by token needs no float32 copy of the whole sequence."""
-    return (slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS))
+    """Equal slices of at most CHUNK_ROWS tokens: what is computed token by token needs no copy of the whole sequence."""
+    size = chunk_size(rows)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def _spread(size: int, count: int) -> list[int]:

@@ -191,7 +191,7 @@ class RunStore:
             for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
                 leftover.unlink()
             manifest = _read_manifest(self.folder)
-            if manifest is None:
+            if manifest is None or manifest.num_clips == 0:
                 self._list_clips(0)
                 return
             self._check_unchanged(manifest.fingerprint, redo_from, fixed)

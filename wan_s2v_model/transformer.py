@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import AttentionFunction, sdpa
+from .attention import Attention, AttentionFunction, sdpa
 from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
+from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import PATCH_SIZE, TEMPORAL_STRIDE
-from .layers import Block, CastWeights, Head, cast_weights, run_as_input, timestep_embedding
+from .layers import Block, Head, timestep_embedding
 from .motion_packer import MotionPacker
 from .rope import rope_table, token_positions
 
@@ -97,6 +98,7 @@ class WanS2VTransformer(nn.Module):
         transformer_options: dict[str, Any] | None = None,
         cast: CastWeights = cast_weights,
         remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
+        next_block: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
@@ -108,6 +110,7 @@ class WanS2VTransformer(nn.Module):
             ref_latents: [B, 16, 1, h, w]. motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
             pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
+            next_block: called before each block and after the last one, for weights that are fetched just in time.
         Returns:
             [B, 16, F, h, w] float32.
         """
@@ -122,10 +125,21 @@ class WanS2VTransformer(nn.Module):
         options["block_type"] = "double"
         for index, block in enumerate(self._blocks()):
             options["block_index"] = index
+            next_block()
             tokens = _run_block(block, index, tokens, e, constants, split, kernel)
             if constants.audio is not None:
-                tokens = self.audio_injector(tokens, index, constants.audio, split, attention=attention, transformer_options=options)
+                tokens = self.audio_injector(tokens, index, constants.audio, split, **kernel)
+        next_block()
         return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
+
+    def layers_of_step(self, index: int) -> nn.ModuleList:
+        """The layers that every step runs in block `index` and the audio injector behind it; the others work once per clip."""
+        block = cast_type(Block, self.blocks[index])
+        attentions = [block.cross_attn]
+        if index in self.audio_injector.index_of_block:
+            attentions.append(cast_type(Attention, self.audio_injector.injector[self.audio_injector.index_of_block[index]]))
+        queries = [layer for attention in attentions for layer in (attention.q, attention.norm_q, attention.o)]
+        return nn.ModuleList([block.self_attn, *queries, block.norm3, block.ffn])
 
     def _blocks(self) -> Iterator[Block]:
         return (cast_type(Block, block) for block in self.blocks)
@@ -140,11 +154,11 @@ class WanS2VTransformer(nn.Module):
         audio = None
         if audio_embedding is not None:
             whole, local = self.casual_audio_encoder(audio_embedding[..., : TEMPORAL_STRIDE * num_latent_frames], cast)
-            audio = self.audio_injector.project(whole, local, x.dtype)
+            audio = self.audio_injector.project(whole, local, x.dtype, cast)
         return ClipConstants(
             rope=rope_table(positions, self.config.head_dim),
             context=context,
-            text=[block.project_text(context) for block in self._blocks()],
+            text=[block.project_text(context, cast) for block in self._blocks()],
             audio=audio,
         )
 
@@ -198,18 +212,19 @@ def _run_block(block: Block, index: int, tokens: Tensor, e: Tensor, constants: C
     """Run one block, through the block replacements and patches that other nodes may have put on the model."""
     options = kernel["transformer_options"]
     known = constants.text[index]
+    run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
+    patches = options.get("patches", {}).get("double_block", [])
+    only_video = index == len(constants.text) - 1 and not run and not patches  # the head looks at nothing else
 
     def original(args: dict[str, Any]) -> dict[str, Tensor]:
         text = known[0].to(tokens.device, non_blocking=True), known[1].to(tokens.device, non_blocking=True)
         if args["txt"] is not constants.context:
-            text = block.project_text(args["txt"])
-        inner = {**kernel, "transformer_options": args["transformer_options"]}
+            text = block.project_text(args["txt"], kernel["cast"])
+        inner = {**kernel, "transformer_options": args["transformer_options"], "only_video": only_video}
         return {"img": block(args["img"], args["vec"], text, args["pe"], split, **inner)}
 
-    run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
     args = {"img": tokens, "txt": constants.context, "vec": e, "pe": constants.rope, "transformer_options": options}
     tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]
-    patches = options.get("patches", {}).get("double_block", [])
     for patch in patches:
         tokens = patch({"img": tokens, "vec": e, "block_index": index, "img_offset": 0, "transformer_options": options})["img"]
     return tokens.clone() if run or patches else tokens  # audio is added in place, and a hook may keep what it returned

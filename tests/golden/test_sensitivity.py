@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from wan_s2v_pack.tests.golden.folder import find_jobs
-from wan_s2v_pack.wan_s2v_model import audio_injector, motion_packer, rope, transformer
+from wan_s2v_pack.wan_s2v_model import attention, audio_injector, layers, motion_packer, rope, transformer
 from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
 
 FIRST_CLIP = "c2_wide_8x26_first"  # 4 latent frames, no motion tokens
@@ -67,11 +67,17 @@ def one_frame_late(patch):
 
 
 def norm_per_head(patch):
-    def forward(self, x):
+    def by_head(x, weight, eps, rotation):
         heads = x.unflatten(-1, (-1, 128))
-        return (heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + self.eps)).flatten(-2) * self.weight
+        scaled = heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + eps) * weight.unflatten(-1, (-1, 128))
+        return (scaled if rotation is None else rope.apply_rope(scaled, *rotation)).flatten(-2)
 
-    patch.setattr(nn.RMSNorm, "forward", forward)
+    patch.setattr(attention, "rms_norm_rope", by_head)
+
+
+def exact_gelu(patch):
+    patch.setattr(nn.GELU, "forward", lambda self, x: nn.functional.gelu(x))
+    patch.setattr(layers, "linear_gelu", lambda layer, x, cast: nn.functional.gelu(layer(x)))
 
 
 def swapped_shift_and_scale(patch):
@@ -102,7 +108,7 @@ MISTAKES = {
     ("adain LayerNorm eps 1e-6 instead of 1e-5", LATER_CLIP): lambda patch: set_values(patch, audio_injector, ADALN_EPS=1e-6),
     ("adain shift/scale swapped", FIRST_CLIP): swapped_shift_and_scale,
     ("q/k RMSNorm per head instead of over full dim", FIRST_CLIP): norm_per_head,
-    ("GELU exact instead of tanh", FIRST_CLIP): lambda patch: patch.setattr(nn.GELU, "forward", lambda self, x: nn.functional.gelu(x)),
+    ("GELU exact instead of tanh", FIRST_CLIP): exact_gelu,
 }
 
 

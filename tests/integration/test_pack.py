@@ -13,6 +13,7 @@ NODE_IDS = {
     "WanS2VTextEncoderLoader",
     "WanS2VAudioEncoderLoader",
     "WanS2VVAELoader",
+    "WanS2VLoraLoader",
     "WanS2VTextEncode",
     "WanS2VAudioEncode",
     "WanS2VPrepare",
@@ -50,7 +51,7 @@ def test_loads_without_a_warning(server):
     assert [line for line in complaints if "s2v" in line.lower()] == []
 
 
-def test_all_ten_nodes_are_there(our_nodes):
+def test_all_nodes_are_there(our_nodes):
     assert set(our_nodes) == NODE_IDS
 
 

@@ -11,10 +11,23 @@ PACKAGE = "wan_s2v_model"
 BRIDGE = "comfy_bridge"
 LAYERS = (  # lowest first; a module imports from its own layer or a lower one
     {"constants", "config"},
-    {"rope", "attention", "layers", "audio_injector", "motion_packer"},
-    {"transformer", "checkpoint"},
+    {
+        "casting",
+        "kernels",
+        "fused",
+        "rope",
+        "attention",
+        "layers",
+        "audio_injector",
+        "motion_packer",
+        "vae_tiling",
+        "identify",
+        "weights_file",
+    },
+    {"transformer", "checkpoint", "lora"},
     {"sampler", "schedule", "conditioning", "audio_features", "audio_encoder", "text_encoder", "timeline", "estimate"}
-    | {"run_store", "video_writer", "waveform_preview"},
+    | {"resources", "run_store", "video_writer", "waveform_preview"}
+    | {"vae_memory"},
     {"pipeline"},
     {"clips", "fingerprint"},
     {BRIDGE},

@@ -130,7 +130,7 @@ def test_each_frame_attends_to_its_own_audio(injector, audio, noise, block, inde
         for frame in range(3):
             tokens = x[batch, 4 * frame : 4 * frame + 4][None]
             norm = injector.injector_adain_layers[index]
-            query = norm(tokens, *norm.project(whole[batch, frame][None], torch.float32), torch.float32)
+            query = norm(tokens, *norm.project(whole[batch, frame][None, None], torch.float32), torch.float32)
             expected = tokens + injector.injector[index](query, local[batch, frame][None])
             torch.testing.assert_close(result[batch, 4 * frame : 4 * frame + 4], expected[0], atol=1e-5, rtol=1e-5)
 

@@ -193,6 +193,14 @@ def test_a_refused_run_is_not_left_locked(folder):
     RunStore.open(folder, FINGERPRINT).close()
 
 
+def test_a_run_without_finished_clips_takes_other_inputs(folder):
+    make_run(folder, 0)
+    with RunStore.open(folder, {**FINGERPRINT, "seed": 1}) as store:
+        store.write_clip(0, **clip(0))
+    with pytest.raises(RunChangedError, match="seed: 1 -> 42"):
+        RunStore.open(folder, FINGERPRINT)
+
+
 def test_long_texts_are_cut_to_where_they_differ(folder):
     make_run(folder, 1, {"prompt": "very " * 200 + "slowly"})
     with pytest.raises(RunChangedError) as caught:

@@ -260,8 +260,11 @@ def test_kernel_knows_the_block_it_runs_in(tiny_transformer, clip_inputs):
         return sdpa(q, k, v, heads)
 
     assert torch.equal(tiny_transformer(**clip_inputs, attention=kernel, transformer_options={}), tiny_transformer(**clip_inputs))
-    block = [(VIDEO + FRAME + MOTION, VIDEO + FRAME + MOTION), (VIDEO + FRAME + MOTION, 512), (FRAME, 5)]  # self, text, audio
-    assert seen == [(index, *lengths) for index, kinds in ((0, 3), (1, 2), (2, 3)) for lengths in block[:kinds]]
+    everything = VIDEO + FRAME + MOTION
+    block = [(everything, everything), (everything, 512), (FRAME, 5)]  # self, text, audio
+    last = [(VIDEO, everything), (VIDEO, 512), (FRAME, 5)]  # behind it only the video counts
+    expected = [(0, block), (1, block[:2]), (2, last)]
+    assert seen == [(index, *lengths) for index, attentions in expected for lengths in attentions]
 
 
 # Dtypes
@@ -325,3 +328,17 @@ def test_sharing_keeps_the_other_model_whole(tiny_config, tiny_transformer, clip
     share_layers(WanS2VTransformer(tiny_config, device="meta"), tiny_transformer)
     assert list(tiny_transformer.state_dict()) == names
     assert torch.equal(tiny_transformer(**clip_inputs), velocity)
+
+
+def test_hooked_last_block_keeps_all_tokens_and_gives_the_same_result(tiny_transformer, clip_inputs):
+    lengths = []
+
+    def replace(args, extra):
+        result = extra["original_block"](args)
+        lengths.append(result["img"].shape[1])
+        return result
+
+    options = {"patches_replace": {"dit": {("double_block", 2): replace}}}
+    out = tiny_transformer(**clip_inputs, transformer_options=options)
+    assert lengths == [VIDEO + FRAME + MOTION]
+    torch.testing.assert_close(out, tiny_transformer(**clip_inputs), atol=1e-5, rtol=1e-5)

@@ -1,9 +1,14 @@
 """The only door to ComfyUI's internals: no other module of the package imports `comfy`. Written against ComfyUI 0.30."""
 
+from .attention import ATTENTIONS
+from .device import assumed_facts, device_facts, model_facts, vae_value_bytes
 from .loaders import DTYPES, AudioEncoder, load_diffusion_model, load_text_encoder, load_vae
-from .model import ATTENTIONS, PRECISIONS, with_s2v_forward
-from .runtime import decode_latents, encode_pixels, free_host_memory, metadata_enabled, raise_if_interrupted, require_wan_vae
+from .loras import apply_lora
+from .memory import take_others_off_gpu
+from .model import PRECISIONS, with_s2v_forward
+from .runtime import free_host_memory, metadata_enabled, raise_if_interrupted
 from .sampling import SAMPLER_NAMES, ClipSampler, SamplerSettings
+from .vae import decode_latents, encode_pixels, require_wan_vae
 
 __all__ = [
     "ATTENTIONS",
@@ -13,14 +18,20 @@ __all__ = [
     "AudioEncoder",
     "ClipSampler",
     "SamplerSettings",
+    "apply_lora",
+    "assumed_facts",
     "decode_latents",
+    "device_facts",
     "encode_pixels",
     "free_host_memory",
     "load_diffusion_model",
     "load_text_encoder",
     "load_vae",
     "metadata_enabled",
+    "model_facts",
     "raise_if_interrupted",
     "require_wan_vae",
+    "take_others_off_gpu",
+    "vae_value_bytes",
     "with_s2v_forward",
 ]

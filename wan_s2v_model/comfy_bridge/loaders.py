@@ -1,12 +1,11 @@
 """Loads the four models into ComfyUI's memory management."""
 
-import pickle
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.ldm.wan.vae
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -14,36 +13,42 @@ import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.wan
 import comfy.utils
 import torch
-from safetensors import SafetensorError
+from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor, nn
 
 from ..audio_encoder import load_wav2vec2
 from ..audio_features import hidden_states, normalise, to_mono_16khz
-from ..checkpoint import INDEX_SUFFIX, CheckpointError, check_shapes, describe, infer_config, key_prefix, require_s2v, shard_files
+from ..checkpoint import INDEX_SUFFIX, check_shapes, infer_config, key_prefix, require_dimensions, require_fit, require_marks, shard_files
+from ..constants import LATENT_CHANNELS
+from ..identify import S2V, WAN_VAE, CheckpointError, Shapes, require
 from ..text_encoder import from_official, infer_umt5_config
+from ..weights_file import reading, require_tensors
+from .memory import keep_on_gpu
 from .model import S2VModelConfig
 
+SPARE_ROWS = 512  # more than any umT5 has behind the words of its tokenizer
+VAE_WIDTH = "decoder.head.0.gamma"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-READ_ERRORS = (SafetensorError, pickle.UnpicklingError, struct.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
 
 
-def load_diffusion_model(path: str, options: Mapping[str, str], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def load_diffusion_model(
+    path: str, options: Mapping[str, str], disable_dynamic: bool = False, offload: bool = True
+) -> comfy.model_patcher.ModelPatcher:
     """Load a Wan S2V transformer as a ComfyUI MODEL.
 
     Args:
         options: `weight_dtype` (default, fp32, fp16, bf16), `precision` (official, fast) and `attention` (auto, comfyui).
         disable_dynamic: ComfyUI asks for a copy without dynamic VRAM this way (torch.compile, hooks, several GPUs).
+        offload: False keeps all weights on the GPU once they are there.
     Raises:
         CheckpointError: if the file is not a complete Wan S2V transformer.
     """
     name = Path(path).name
-    state_dict, metadata = _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else _read(path)
-    state_dict, metadata = comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)
-    prefix = key_prefix(list(state_dict))
-    state_dict = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
-    require_s2v(list(state_dict), name)
-    shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
-    config = infer_config(shapes, metadata)
+    state_dict, metadata = _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else read_weights(path)
+    require(S2V, _shapes(state_dict), name)
+    state_dict = _unwrap(state_dict, metadata, name)
+    shapes = _shapes(state_dict)
+    config = infer_config(shapes, metadata, file_name=name)
     check_shapes(shapes, config, name)
 
     keys = {"image_model": "wan2.1", "model_type": "s2v", "dim": config.dim, "config": config}
@@ -52,29 +57,47 @@ def load_diffusion_model(path: str, options: Mapping[str, str], disable_dynamic:
     device = comfy.model_management.get_torch_device()
     _set_dtypes(model_config, state_dict, options["weight_dtype"], device)
     model = model_config.get_model(state_dict)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    patcher = patcher_class(disable_dynamic or not offload)(model, device, comfy.model_management.unet_offload_device())
+    keep_on_gpu(patcher, not offload)
     model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (load_diffusion_model, (path, dict(options)))
     return patcher
 
 
-def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+def patcher_class(disable_dynamic: bool) -> type[comfy.model_patcher.ModelPatcher]:
+    """ComfyUI's memory management as it was started, or the one that moves whole models."""
+    return comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+
+
+def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """Tensors and metadata of a weights file."""
-    try:
-        return comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    except READ_ERRORS as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{Path(path).name} is damaged or holds no weights ({reason}). Download the file again.") from error
+    with reading(Path(path)):
+        contents, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    return require_tensors(contents, Path(path)), metadata
+
+
+def _shapes(state_dict: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
 def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """Tensors of the official folder, and its config.json in the form of a single file's metadata."""
     state_dict: dict[str, Tensor] = {}
     for shard in shard_files(index):
-        state_dict |= _read(str(shard))[0]
+        state_dict |= read_weights(str(shard))[0]
     config = index.parent / "config.json"
-    return state_dict, {"config": f'{{"transformer": {config.read_text()}}}'} if config.is_file() else None
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "{}"
+    return state_dict, {"config": f'{{"transformer": {text}}}'}
+
+
+def _unwrap(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
+    """The tensors without a prefix, each quantised layer with its mark (`comfy_quant`) beside it."""
+    state_dict, _ = comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)  # marks in the header have the prefix too
+    prefix = key_prefix(list(state_dict))
+    state_dict = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
+    state_dict, _ = comfy.utils.convert_old_quants(state_dict, "")
+    require_marks(list(state_dict), file_name)
+    return state_dict
 
 
 def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], weight_dtype: str, device: torch.device) -> None:
@@ -91,13 +114,14 @@ def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], wei
     model_config.set_inference_dtype(dtype, cast, device=device)
 
 
-def load_text_encoder(path: str) -> comfy.sd.CLIP:
+def load_text_encoder(path: str, offload: bool = True) -> comfy.sd.CLIP:
     """Load a umT5 encoder of any size as a ComfyUI CLIP.
 
     Raises:
         CheckpointError: if the file is not a complete umT5 encoder.
     """
-    clip = _load_clip(path)
+    clip = _load_clip(path, disable_dynamic=not offload)
+    keep_on_gpu(clip.patcher, not offload)
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (path,))
     return clip
 
@@ -107,9 +131,11 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
 
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    state_dict, metadata = _read(path)
+    state_dict, metadata = read_weights(path)
     state_dict, _ = comfy.utils.convert_old_quants(from_official(state_dict, Path(path)), model_prefix="", metadata=metadata)
-    dimensions = infer_umt5_config({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, Path(path).name)
+    require_marks(list(state_dict), Path(path).name)
+    dimensions = infer_umt5_config(_shapes(state_dict), Path(path).name)
+    _require_tokenizer(state_dict["spiece_model"], dimensions["vocab_size"], Path(path).name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
     target = SimpleNamespace(params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer)
     return comfy.sd.CLIP(
@@ -122,38 +148,54 @@ def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     )
 
 
-def load_vae(path: str, dtype: str) -> comfy.sd.VAE:
+def _require_tokenizer(model: Tensor, vocabulary_size: int, file_name: str) -> None:
+    advice = "Use spiece.model of google/umt5-xxl, or pick ComfyUI's umt5_xxl_fp16.safetensors, which brings it."
+    try:
+        pieces = SPieceTokenizer(model).tokenizer.get_piece_size()
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{file_name}: its tokenizer cannot be read. {advice}") from error
+    if not 0 <= vocabulary_size - pieces <= SPARE_ROWS:
+        raise CheckpointError(f"{file_name} knows {vocabulary_size:,} words and its tokenizer {pieces:,}: it is another model's. {advice}")
+
+
+def load_vae(path: str, dtype: str, offload: bool = True) -> comfy.sd.VAE:
     """Load a Wan2.1 VAE.
 
     Raises:
         CheckpointError: if the file is something else or incomplete.
     """
     name = Path(path).name
-    state_dict, metadata = _read(path)
-    is_wan21 = "decoder.middle.0.residual.0.gamma" in state_dict and "decoder.upsamples.0.upsamples.0.residual.2.weight" not in state_dict
-    if not is_wan21:
-        raise CheckpointError(
-            f"{name} is not the Wan2.1 VAE: it looks like {describe(set(state_dict))}. "
-            "Pick wan_2.1_vae.safetensors or Wan2.1_VAE.pth in models/vae."
-        )
+    state_dict, metadata = read_weights(path)
+    require(WAN_VAE, _shapes(state_dict), name)
+    require_dimensions(_shapes(state_dict), {VAE_WIDTH: 4}, name)
+    require_fit(_shapes(state_dict), _vae_shapes(state_dict[VAE_WIDTH].shape[0]), "the Wan2.1 VAE", name)
     vae = comfy.sd.VAE(sd=dict(state_dict), dtype=DTYPES[dtype], metadata=metadata)
-    missing = vae.first_stage_model.state_dict().keys() - state_dict.keys()
-    if missing:
-        raise CheckpointError(f"{name}: {len(missing)} tensors are missing ({', '.join(sorted(missing)[:3])}). Download the file again.")
+    if not offload:
+        vae.disable_offload = True
+        vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, vae.device, vae.patcher.offload_device)
+        keep_on_gpu(vae.patcher, True)
     return vae
+
+
+def _vae_shapes(width: int) -> Shapes:
+    """Name and shape of every tensor of a Wan2.1 VAE, from ComfyUI's class without memory behind it."""
+    blocks = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
+    with torch.device("meta"):
+        return _shapes(comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=LATENT_CHANNELS, **blocks).state_dict())
 
 
 class AudioEncoder:
     """wav2vec2 in ComfyUI's memory management; also answers to ComfyUI's own AudioEncoderEncode node."""
 
-    def __init__(self, path: str, dtype: str):
+    def __init__(self, path: str, dtype: str, offload: bool = True):
         self.dtype = DTYPES[dtype]
         # In a shell of its own: the patcher sets `device`, which is a read-only property of transformers' models.
         model = nn.ModuleDict({"wav2vec2": load_wav2vec2(Path(path)).to(self.dtype)})
         self.load_device = comfy.model_management.text_encoder_device()
         offload_device = comfy.model_management.text_encoder_offload_device()
         comfy.model_management.archive_model_dtypes(model)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=self.load_device, offload_device=offload_device)
+        self.patcher = patcher_class(not offload)(model, self.load_device, offload_device)
+        keep_on_gpu(self.patcher, not offload)
 
     def hidden_states(self, waveform: Tensor) -> Tensor:
         """[T] at 16 kHz -> [25, frames, channels] float32 on the CPU."""

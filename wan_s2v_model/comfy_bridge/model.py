@@ -7,29 +7,29 @@ from dataclasses import replace
 from typing import Any
 
 import comfy.context_windows
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_prefetch
 import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..attention import AttentionFunction, sdpa
-from ..checkpoint import infer_config, require_s2v
+from ..casting import cast_weights
+from ..checkpoint import infer_config
+from ..config import WanS2VConfig
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
-from ..layers import cast_weights
+from ..identify import S2V, require
 from ..transformer import ClipConstants, WanS2VTransformer, share_layers
+from .attention import pick_attention
+from .raw_parameters import patch_raw_parameters, share_raw_parameters
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
-ATTENTIONS = ("auto", "comfyui")
 CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
 ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
-FAST_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class ComfyTransformer(WanS2VTransformer):
@@ -83,7 +83,17 @@ def run_transformer(  # noqa: PLR0913
         transformer_options=transformer_options,
         cast=cast_comfy_weights,
         remember=_memory_of(transformer_options, x),
+        next_block=_prefetch(transformer, x.device, transformer_options),
     )
+
+
+def _prefetch(transformer: WanS2VTransformer, device: torch.device, transformer_options: dict[str, Any]) -> Callable[[], None]:
+    """ComfyUI's block prefetch, for weights that wait in main memory: fetches the layers of a block together, where there is room."""
+    if comfy.model_management.get_free_memory(device) < ROOMY_BYTES:
+        return lambda: None
+    layers = [transformer.layers_of_step(index) for index in range(len(transformer.blocks))]
+    queue = comfy.model_prefetch.make_prefetch_queue(layers, device, transformer_options)
+    return lambda: comfy.model_prefetch.prefetch_queue_pop(queue, device, None)
 
 
 class ClipMemory:
@@ -122,26 +132,15 @@ def cast_comfy_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Te
         with cast_weights(layer, x) as plain:
             yield plain
         return
+    own_cast = getattr(layer, "cast_bias_weight", None)
+    if own_cast is not None:  # a layer that another loader brings dequantises and patches its weights itself
+        yield own_cast(x)
+        return
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, x, offloadable=True)
     try:
         yield weight, bias
     finally:
         comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
-
-
-@comfy_attention.wrap_attn
-def _cudnn_first(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
-    with sdpa_kernel(FAST_KERNELS, set_priority=True):
-        return sdpa(q, k, v, heads)
-
-
-def pick_attention(name: str, device: torch.device) -> AttentionFunction:
-    """`auto` puts cuDNN before flash on NVIDIA Hopper and newer when ComfyUI uses PyTorch's attention; else ComfyUI's choice."""
-    chosen = comfy_attention.optimized_attention
-    is_nvidia = device.type == "cuda" and comfy.model_management.is_nvidia()
-    if name == "auto" and chosen is comfy_attention.attention_pytorch and is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0):
-        return _cudnn_first
-    return chosen
 
 
 class S2VModel(comfy.model_base.WAN22_S2V):
@@ -180,12 +179,32 @@ def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
     """
     model = model.clone()
     native = model.model.diffusion_model
+    config = s2v_config(native)
+    patch_raw_parameters(model)
     if isinstance(native, ComfyTransformer):
         return model
-    shapes = {name: tuple(tensor.shape) for name, tensor in native.state_dict().items()}
-    require_s2v(list(shapes), "The connected MODEL")
-    config = infer_config(shapes, inject_layers=tuple(native.audio_injector.injected_block_id))
     transformer = WanS2VTransformer(config, device="meta")
     share_layers(transformer, native)
+    share_raw_parameters(transformer, model)
     model.add_object_patch("diffusion_model._forward", functools.partial(run_transformer, transformer=transformer, attention_name="auto"))
     return model
+
+
+def s2v_config(native: Any) -> WanS2VConfig:
+    """The architecture of the transformer inside any MODEL.
+
+    Raises:
+        CheckpointError: if it is not Wan S2V.
+    """
+    if isinstance(native, ComfyTransformer):
+        return native.config
+    shapes = _shapes(native)
+    require(S2V, shapes, "The connected MODEL")
+    return infer_config(shapes, inject_layers=tuple(native.audio_injector.injected_block_id))
+
+
+def _shapes(native: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights; a linear layer of another loader may hold bytes in another shape, but knows its sizes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in native.state_dict().items()}
+    linear = {name: layer for name, layer in native.named_modules() if hasattr(layer, "in_features")}
+    return {**shapes, **{f"{name}.weight": (layer.out_features, layer.in_features) for name, layer in linear.items()}}

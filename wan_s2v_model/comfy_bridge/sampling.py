@@ -15,6 +15,7 @@ from ..conditioning import ClipConditioning
 from ..pipeline import clip_seed
 from ..sampler import sample_dpmpp, sample_unipc
 from ..schedule import SOLVERS, Schedule, build_schedule
+from .memory import load_all_weights
 from .model import CONSTANTS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
 from .runtime import LATENT_FORMAT
 
@@ -73,6 +74,12 @@ class ClipSampler:
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 
+    @property
+    def calls_per_step(self) -> int:
+        """Model calls for one step of a first-order solver: one for each text, and no negative one without guidance."""
+        positive, negative = self.conditions
+        return len(positive) + (len(negative) if self.settings.cfg > 1 else 0)
+
     def report_to(self, total_steps: int) -> None:
         """Show progress and previews in ComfyUI's bar of that many steps."""
         self.on_step = step_reporter(self.model, total_steps)
@@ -84,6 +91,7 @@ class ClipSampler:
         guider.set_cfg(max(1.0, self.settings.cfg))
         options = self.model.model_options["transformer_options"]
         options[CONSTANTS_KEY] = ClipMemory()
+        load_all_weights(self.model, noise.shape)
         try:
             latents = guider.sample(
                 noise,

@@ -1,0 +1,154 @@
+"""The 14B model with random weights: checkpoint files, inputs of a later clip, one model call. Shared by the benchmarks."""
+
+import math
+import os
+import statistics
+import threading
+import time
+from pathlib import Path
+
+SIZES = {"832x480": (60, 104), "1024x704": (88, 128)}  # latents: height, width
+NUM_LATENT_FRAMES = 20
+LAYOUTS = ("bf16", "fp8_scaled")
+FP8_MAX = 448
+OPTIONS = {"weight_dtype": "default", "precision": "official", "attention": "auto"}
+READ_BYTES = 16 * 2**20
+
+
+def checkpoint(folder: Path, layout: str = "bf16") -> Path:
+    """A file with random weights, names and shapes of the 14B checkpoint; nothing is zero. Written unless it is there.
+
+    Args:
+        layout: `bf16` (32.6 GB), or `fp8_scaled` (17 GB), whose matrices of the blocks are float8 with a scale each.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
+    from wan_s2v_pack.wan_s2v_model.config import S2V_14B
+
+    path = folder / f"random_s2v_14b_{layout}.safetensors"
+    if path.exists():
+        return path
+    start = time.perf_counter()
+    generator = torch.Generator("cuda").manual_seed(0)
+    tensors = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)} if layout == "fp8_scaled" else {}
+    for name, shape in expected_shapes(S2V_14B).items():
+        values = torch.randn(shape, generator=generator, device="cuda") * 0.02
+        if "norm" in name and name.endswith("weight"):
+            values += 1
+        if layout == "fp8_scaled" and len(shape) == 2 and name.startswith(("blocks.", "audio_injector.")):
+            scale = values.abs().max() / FP8_MAX
+            tensors[name] = (values / scale).to(torch.float8_e4m3fn).cpu()
+            tensors[name.removesuffix("weight") + "scale_weight"] = scale.cpu()
+        else:
+            tensors[name] = values.bfloat16().cpu()
+    save_file(tensors, path)
+    parameters = sum(math.prod(shape) for shape in expected_shapes(S2V_14B).values())
+    seconds = time.perf_counter() - start
+    print(f"{path.name}: {parameters:,} parameters, {path.stat().st_size / 1e9:.2f} GB, written in {seconds:.0f} s", flush=True)
+    return path
+
+
+def forget_file(path: Path) -> None:
+    """Drop a file from the page cache, so that the next read comes from the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_seconds(path: Path) -> float:
+    """Seconds of reading a whole file, front to back."""
+    buffer = bytearray(READ_BYTES)
+    start = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    return time.perf_counter() - start
+
+
+def make_inputs(size: str) -> dict:
+    """Inputs of `apply_model` in a later clip, as the sampler makes them."""
+    import torch
+
+    height, width = SIZES[size]
+    generator = torch.Generator("cuda").manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, device="cuda")
+
+    return {
+        "x": random(1, 16, NUM_LATENT_FRAMES, height, width),
+        "t": torch.tensor([0.75], device="cuda"),
+        "c_crossattn": random(1, 512, 4096),
+        "audio_embed": random(1, 25, 1024, 4 * NUM_LATENT_FRAMES),
+        "reference_latent": random(1, 16, 1, height, width),
+        "reference_motion": random(1, 16, 19, height, width),
+        "control_video": torch.zeros(1, 16, NUM_LATENT_FRAMES, height, width, device="cuda"),  # no pose
+    }
+
+
+def forward(model, inputs: dict, memory):
+    """One apply_model call as the guider makes it; seconds on the GPU and the result.
+
+    Args:
+        memory: ClipMemory; keeps what is constant over a clip.
+    """
+    import torch
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import CONSTANTS_KEY
+
+    options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, "uuids": [0], "cond_or_uncond": [0]}
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    out = model.model.apply_model(**inputs, transformer_options=options)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000, out
+
+
+def use(model, memory_required: int = 8 * 2**30) -> None:
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model], memory_required=memory_required)
+    model.pre_run()
+
+
+def unload_everything() -> None:
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+
+
+class PeakMemory:
+    """Watches the memory in use on the device, whoever allocated it: torch's own counters do not see dynamic VRAM.
+
+    Attributes:
+        bytes: the most that was in use while the `with` block ran, without a ballast of `ignored_bytes`.
+    """
+
+    INTERVAL_S = 0.005
+
+    def __init__(self, ignored_bytes: int = 0):
+        self.ignored_bytes = ignored_bytes
+        self.bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        import torch
+
+        while not self._stop.wait(self.INTERVAL_S):
+            free, total = torch.cuda.mem_get_info()
+            self.bytes = max(self.bytes, total - free - self.ignored_bytes)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def median_range(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):7.3f} s  ({min(seconds):.3f} to {max(seconds):.3f})"

@@ -1,0 +1,26 @@
+"""Weights in the dtype and on the device of the input, wherever they are stored."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CastWeights = Callable[[nn.Module, Tensor], AbstractContextManager[tuple[Tensor, Tensor | None]]]
+
+
+@contextmanager
+def cast_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield weight and bias of a plain torch layer in the dtype of x. ComfyUI's layers bring their own version of this."""
+    weight, bias = layer.get_parameter("weight"), layer._parameters.get("bias")
+    yield weight.to(x), None if bias is None else bias.to(x)
+
+
+def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
+    """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored."""
+    with cast(layer, x) as (weight, bias):
+        if isinstance(layer, nn.Conv1d | nn.Conv3d):
+            return layer._conv_forward(x, weight, bias)
+        if isinstance(layer, nn.LayerNorm):
+            return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+        return F.linear(x, weight, bias)  # ComfyUI's quantised linear layers are not nn.Linear

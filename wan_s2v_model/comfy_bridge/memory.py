@@ -1,0 +1,50 @@
+"""Which model is on the GPU while the transformer samples."""
+
+import logging
+from collections.abc import Sequence
+
+import comfy.model_management
+import comfy.model_patcher
+
+logger = logging.getLogger("wan_s2v")
+
+EVERYTHING_BYTES = 1e30
+
+
+def keep_on_gpu(patcher: comfy.model_patcher.ModelPatcher, stays: bool) -> None:
+    """Note whether the loader was told not to offload this model; all clones of the patcher share the note."""
+    patcher.model.disable_offload = stays  # ComfyUI's own name for it
+
+
+def stays_on_gpu(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether the loader was told not to offload this model."""
+    return getattr(patcher.model, "disable_offload", False)
+
+
+def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.model_patcher.ModelPatcher) -> None:
+    """Free the GPU of text and audio encoders and whatever else is not needed for sampling, unless it is meant to stay.
+
+    ComfyUI itself unloads only what is in the way, and with dynamic VRAM keeps the encoders' weights until something else needs the room.
+    """
+    device = model.load_device
+    if comfy.model_management.is_device_cpu(device):
+        return
+
+    def leaves(loaded: comfy.model_management.LoadedModel) -> bool:
+        patcher = loaded.model
+        is_needed = patcher is None or stays_on_gpu(patcher) or any(patcher.is_clone(other) for other in (model, *needed))
+        return loaded.device == device and not is_needed
+
+    loaded_models = comfy.model_management.current_loaded_models
+    leaving = [loaded for loaded in loaded_models if leaves(loaded)]
+    keep = [loaded for loaded in loaded_models if not leaves(loaded)]
+    if leaving:
+        logger.info("taking off the GPU before sampling: %s", ", ".join(type(loaded.model.model).__name__ for loaded in leaving))
+        comfy.model_management.free_memory(EVERYTHING_BYTES, device, keep)
+
+
+def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Sequence[int]) -> None:
+    """Load a model that must not be offloaded as a whole; ComfyUI would leave out what it thinks does not fit."""
+    if stays_on_gpu(model):
+        needed = model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
+        comfy.model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)

@@ -1,0 +1,172 @@
+"""Norms, modulation, gates and rotary positions of the blocks: one pass over memory each where Triton runs, else in plain torch.
+
+Every function here has two implementations that compute the same in float32 and round once: the kernels of `kernels.py`, used on NVIDIA
+GPUs after they have shown once that they agree with the other, and the chunked torch code below.
+"""
+
+import functools
+import logging
+import math
+import subprocess
+from collections.abc import Iterator
+from typing import cast as cast_type
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .casting import CastWeights
+from .rope import apply_rope, row_chunks
+
+logger = logging.getLogger("wan_s2v")
+
+BUILD_ERRORS = (ImportError, RuntimeError, ValueError, OSError, AssertionError, subprocess.SubprocessError)
+AGREEMENT = 1e-5  # between kernels and torch, on values near 1 in float32
+
+
+def layer_norm(x: Tensor, eps: float) -> Tensor:
+    """Layer norm over the last axis without weights, in float32."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, group_size: int, eps: float, dtype: torch.dtype, one: float = 1.0) -> Tensor:
+    """Layer norm, then `* (one + scale) + shift` with the rows of each token's group.
+
+    Args:
+        x: [B, S, dim]. shift, scale: [B, G, dim], one row for every `group_size` tokens; the last group takes the rest.
+    Returns:
+        [B, S, dim] in `dtype`.
+    """
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    if kernels_work(x.device):
+        from . import kernels
+
+        kernels.add_norm(x, None, None, x, (scale, shift, one), out, group_size, eps)
+        return out
+    for group, rows in _groups(x.shape[1], group_size, shift.shape[1]):
+        out[:, rows] = torch.addcmul(shift[:, group, None], layer_norm(x[:, rows], eps), one + scale[:, group, None])
+    return out
+
+
+def add_gated(x: Tensor, y: Tensor, gate: Tensor | None, group_size: int, out: Tensor | None = None) -> Tensor:
+    """x + gate * y with the gate of each token's group, into `out` (may be x) or a new tensor.
+
+    Args:
+        x, y: [B, S, dim]. gate: [B, G, dim], or None for 1.
+    Returns:
+        [B, S, dim] in the dtype of x.
+    """
+    out = torch.empty_like(x) if out is None else out
+    if kernels_work(x.device):
+        from . import kernels
+
+        kernels.add_norm(x, y, gate, out, None, None, group_size, 0.0)
+        return out
+    for group, rows in _groups(x.shape[1], group_size, 1 if gate is None else gate.shape[1]):
+        part = y[:, rows].to(x.dtype)
+        out[:, rows] = x[:, rows] + part if gate is None else torch.addcmul(x[:, rows], part, gate[:, group, None].to(x.dtype))
+    return out
+
+
+def add_then_norm(
+    x: Tensor, y: Tensor, gate: Tensor | None, norm: tuple[Tensor, Tensor, float], group_size: int, eps: float, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`add_gated`, then `modulated_norm` of the sum.
+
+    Args:
+        norm: shift, scale and the summand `one`.
+    Returns:
+        The sum in the dtype of x, and its norm in the dtype of y, each [B, S, dim].
+    """
+    shift, scale, one = norm
+    if not kernels_work(x.device):
+        total = add_gated(x, y, gate, group_size, out)
+        return total, modulated_norm(total, shift, scale, group_size, eps, y.dtype, one)
+    from . import kernels
+
+    total = torch.empty_like(x) if out is None else out
+    normed = torch.empty(x.shape, dtype=y.dtype, device=x.device)
+    kernels.add_norm(x, y, gate, total, (scale, shift, one), normed, group_size, eps)
+    return total, normed
+
+
+def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+    """RMS norm over all channels, then rotation of the channel pairs of every head. May overwrite x.
+
+    Args:
+        x: [B, S, heads * head_dim]. weight: [heads * head_dim]. rope: cos and sin, each [S, head_dim // 2], or None.
+    """
+    if kernels_work(x.device) and x.is_contiguous():
+        from . import kernels
+
+        kernels.rms_norm_rope(x, weight, eps, *(rope or ()))
+        return x
+    x = F.rms_norm(x, x.shape[-1:], weight.to(x), eps)
+    if rope is None:
+        return x
+    return apply_rope(x.unflatten(-1, (-1, 2 * rope[0].shape[1])), *rope).flatten(2)
+
+
+def linear_gelu(layer: nn.Module, x: Tensor, cast: CastWeights) -> Tensor:
+    """A linear layer, then GELU (tanh): [B, S, dim] -> [B, S, out]. In one product where cuBLAS applies the GELU before it rounds."""
+    if not isinstance(layer, nn.Linear) or not kernels_work(x.device):
+        return F.gelu(layer(x), approximate="tanh")
+    with cast(layer, x) as (weight, bias):
+        return torch._addmm_activation(cast_type(Tensor, bias), x.flatten(0, 1), weight.t(), use_gelu=True).unflatten(0, x.shape[:2])
+
+
+def _groups(length: int, group_size: int, num_groups: int) -> Iterator[tuple[int, slice]]:
+    """Chunks of the sequence with the number of their group."""
+    for group in range(num_groups):
+        start, end = group * group_size, length if group == num_groups - 1 else min((group + 1) * group_size, length)
+        for rows in row_chunks(end - start):
+            yield group, slice(start + rows.start, start + rows.stop)
+
+
+@functools.cache
+def kernels_work(device: torch.device) -> bool:
+    """Whether the Triton kernels can be built for this device and agree with the torch code; found out once."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    try:
+        difference = _disagreement(device)
+    except BUILD_ERRORS as error:
+        logger.warning("the fused kernels cannot be built here (%s); the slower torch code runs instead", str(error).partition("\n")[0])
+        return False
+    if difference <= AGREEMENT:
+        return True
+    logger.warning("the fused kernels differ by %.1e from the torch code here; the slower torch code runs instead", difference)
+    return False
+
+
+def _disagreement(device: torch.device) -> float:
+    """The largest difference between kernels and torch code on a small example."""
+    from . import kernels
+
+    generator = torch.Generator(device).manual_seed(0)
+    batch, length, dim, head_dim, split = 2, 12, 640, 128, 8
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    x, y, weight = noise(batch, length, dim), noise(batch, length, dim), 1 + noise(dim) / 8
+    gate, scale, shift = noise(batch, 2, dim), noise(batch, 2, dim), noise(batch, 2, dim)
+    angle = noise(length, head_dim // 2)
+    total, normed, rotated = torch.empty_like(x), torch.empty_like(x), x.clone()
+    kernels.add_norm(x, y, gate, total, (scale, shift, 1.0), normed, split, 1e-6)
+    kernels.rms_norm_rope(rotated, weight, 1e-6, angle.cos(), angle.sin())
+    gate, scale, shift = (
+        rows.repeat_interleave(torch.tensor([split, length - split], device=device), dim=1) for rows in (gate, scale, shift)
+    )
+    expected = x + gate * y
+    heads = F.rms_norm(x, (dim,), weight, 1e-6).unflatten(-1, (-1, head_dim))
+    pairs = [
+        (rotated, apply_rope(heads, angle.cos(), angle.sin()).flatten(2)),
+        (total, expected),
+        (normed, layer_norm(expected, 1e-6) * (1 + scale) + shift),
+    ]
+    if device.type == "cuda":  # elsewhere its GELU is another one
+        matrix = noise(dim, 64) / math.sqrt(dim)
+        activated = torch._addmm_activation(weight[:64], x[0], matrix, use_gelu=True)
+        pairs.append((activated, F.gelu(torch.addmm(weight[:64], x[0], matrix), approximate="tanh")))
+    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())
