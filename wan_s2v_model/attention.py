@@ -71,6 +71,14 @@ class Attention(nn.Module):
         """Keys and values of [B, L, dim] tokens, each [B, L, dim]."""
         return self._norm(self.norm_k, self.k(context), rope, cast), self.v(context)
 
+    def attend_to_few(self, x: Tensor, k: Tensor, v: Tensor, cast: CastWeights) -> Tensor:
+        """Like forward with known keys and values [B, L, dim], for a few of them, where Triton runs."""
+        from . import audio_kernels
+
+        q = self._norm(self.norm_q, self.q(x), None, cast)
+        with cast(self.o, x) as (weight, bias):
+            return audio_kernels.attend_to_few(q, k, v, weight, bias, self.num_heads)
+
     def _norm(self, norm: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None, cast: CastWeights) -> Tensor:
         with cast(norm, x) as (weight, _):
             return rms_norm_rope(x, weight, self.eps, rope)

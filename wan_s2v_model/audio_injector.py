@@ -5,6 +5,7 @@ The module names, `casual` included, are those of the checkpoint.
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from typing import cast as cast_type
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from .attention import Attention, AttentionFunction
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS
-from .fused import add_gated, layer_norm, modulated_norm
+from .fused import add_gated, kernels_work, layer_norm, modulated_norm
 
+OVERRIDE = "optimized_attention_override"  # in transformer_options: another node's attention
 ADALN_EPS = 1e-5  # unlike every other norm of the model
 
 
@@ -162,7 +164,11 @@ class AudioInjector(nn.Module):
         video = x[:, :split]
         query = self.injector_adain_layers[index](video, sound.shift, sound.scale, sound.keys.dtype)
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
-        kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast}
-        y = self.injector[index](query, keys_values=(sound.keys, sound.values), **kernel)
+        injector = cast_type(Attention, self.injector[index])
+        if kernels_work(x.device) and OVERRIDE not in transformer_options:
+            y = injector.attend_to_few(query, sound.keys, sound.values, cast)
+        else:
+            kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast}
+            y = injector(query, keys_values=(sound.keys, sound.values), **kernel)
         add_gated(video, y.reshape(video.shape), None, split, out=video)
         return x

@@ -1,0 +1,109 @@
+"""Which models stay on the GPU while the transformer samples; the GPU and ComfyUI's list of loaded models are stand-ins."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
+
+pytestmark = pytest.mark.comfy
+GPU, OTHER_GPU = torch.device("cuda", 0), torch.device("cuda", 1)
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    try:
+        return comfy_bridge()
+    except ComfyUINotFoundError as error:
+        pytest.skip(str(error))
+
+
+class Patcher:
+    def __init__(self, model=None, device=GPU, stays=False):
+        self.model = SimpleNamespace(disable_offload=stays) if model is None else model
+        self.load_device = device
+
+    def is_clone(self, other):
+        return self.model is other.model
+
+
+@pytest.fixture
+def loaded(bridge, monkeypatch):
+    """Put patchers on the list; the fixture returns what is kept when everything else is freed, or None if nothing was."""
+    import comfy.model_management
+
+    freed = []
+    monkeypatch.setattr(comfy.model_management, "free_memory", lambda size, device, keep: freed.append((size, device, keep)))
+
+    def kept_of(patchers, *needed):
+        models = [SimpleNamespace(model=patcher, device=GPU if patcher is None else patcher.load_device) for patcher in patchers]
+        monkeypatch.setattr(comfy.model_management, "current_loaded_models", models)
+        bridge.take_others_off_gpu(*needed)
+        if not freed:
+            return None
+        (size, device, keep), *more = freed
+        assert not more
+        assert (size, device) == (1e30, needed[0].load_device)
+        return [model.model for model in keep]
+
+    return kept_of
+
+
+def test_encoders_leave_and_transformer_and_vae_stay(loaded, caplog):
+    transformer, vae, text, audio = (Patcher() for _ in range(4))
+    clone = Patcher(transformer.model)
+    with caplog.at_level("INFO"):
+        assert loaded([text, clone, audio, vae], transformer, vae) == [clone, vae]
+    assert "off the GPU before sampling" in caplog.text
+
+
+def test_models_that_are_not_to_be_offloaded_stay(loaded):
+    transformer, text = Patcher(), Patcher(stays=True)
+    audio = Patcher()
+    assert loaded([text, audio, transformer], transformer) == [text, transformer]
+
+
+def test_other_devices_and_dead_entries_are_left_alone(loaded):
+    transformer, elsewhere = Patcher(), Patcher(device=OTHER_GPU)
+    assert loaded([None, elsewhere, transformer, Patcher()], transformer) == [None, elsewhere, transformer]
+
+
+def test_nothing_is_freed_when_nothing_has_to_leave(loaded, caplog):
+    transformer = Patcher()
+    assert loaded([transformer], transformer) is None
+    assert not caplog.text
+
+
+def test_nothing_leaves_main_memory(loaded):
+    transformer, text = Patcher(device=torch.device("cpu")), Patcher(device=torch.device("cpu"))
+    assert loaded([text, transformer], transformer) is None
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_offload_switch_reaches_the_patchers_and_their_clones(bridge, checkpoint_file, offload):
+    options = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
+    patcher = bridge.load_diffusion_model(checkpoint_file, options, offload=offload)
+    assert bridge.memory.stays_on_gpu(patcher.clone()) is not offload
+
+
+@pytest.fixture(scope="module")
+def checkpoint_file(golden_folder, tmp_path_factory):
+    config = json.loads((golden_folder / "tiny_s2v.config.json").read_text())
+    metadata = {"config": json.dumps({"transformer": {key: config[key] for key in ("text_dim", "audio_dim", "audio_inject_layers")}})}
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_file(load_file(golden_folder / "tiny_s2v.safetensors"), path, metadata=metadata)
+    return str(path)
+
+
+def test_whole_model_is_loaded_only_if_it_must_stay(bridge, monkeypatch):
+    import comfy.model_management
+
+    calls = []
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **options: calls.append((models, options)))
+    for stays in (False, True):
+        patcher = Patcher(stays=stays)
+        patcher.memory_required = lambda shape: 1000 * shape[0]
+        bridge.memory.load_all_weights(patcher, (1, 16, 4, 8, 8))
+    assert calls == [([patcher], {"memory_required": 2000, "force_full_load": True})]

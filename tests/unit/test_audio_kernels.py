@@ -1,0 +1,45 @@
+"""Attention to a few keys with the projection in front (Triton's interpreter), against attention and projection one after the other."""
+
+import pytest
+import torch
+from torch import nn
+from wan_s2v_pack.wan_s2v_model.attention import Attention, sdpa
+from wan_s2v_pack.wan_s2v_model.casting import cast_weights
+
+audio_kernels = pytest.importorskip("wan_s2v_pack.wan_s2v_model.audio_kernels", exc_type=ImportError)
+HEADS, HEAD_DIM = 2, 128
+DIM = HEADS * HEAD_DIM
+
+
+@pytest.mark.parametrize(("num_rows", "num_keys"), [(70, 5), (64, 1), (3, 17), (130, 5)])
+def test_weights_are_softmax_over_the_keys_of_each_head(noise, num_rows, num_keys):
+    q, k = 3 * noise(2, num_rows, DIM), noise(2, num_keys, DIM, seed=1)
+    scores = torch.einsum("bnhd,bthd->bnht", *(t.double().unflatten(-1, (HEADS, -1)) for t in (q, k))) / HEAD_DIM**0.5
+    weights = audio_kernels.weights_of_keys(q, k, HEADS)
+    torch.testing.assert_close(weights.double(), scores.softmax(-1).flatten(2), atol=1e-6, rtol=1e-5)
+
+
+def test_result_is_that_of_attention_and_projection(noise):
+    q, k, v, weight, bias = (
+        noise(3, 20, DIM),
+        noise(3, 5, DIM, seed=1),
+        noise(3, 5, DIM, seed=2),
+        noise(DIM, DIM, seed=3),
+        noise(DIM, seed=4),
+    )
+    exact = sdpa(q.double(), k.double(), v.double(), HEADS) @ weight.double().T + bias.double()
+    plain = nn.functional.linear(sdpa(q, k, v, HEADS), weight, bias)
+    ours = audio_kernels.attend_to_few(q, k, v, weight, bias, HEADS)
+    error, plain_error = ((out.double() - exact).norm() / exact.norm() for out in (ours, plain))
+    assert error <= 1.5 * plain_error
+
+
+def test_self_test():
+    assert audio_kernels.disagreement(torch.device("cpu"), torch.float32) < 1e-5
+
+
+def test_module_attends_like_its_forward(noise, tiny_config, randomised):
+    attention = randomised(Attention(tiny_config, operations=nn))
+    x, k, v = noise(4, 6, tiny_config.dim), noise(4, 5, tiny_config.dim, seed=1), noise(4, 5, tiny_config.dim, seed=2)
+    with torch.no_grad():
+        torch.testing.assert_close(attention.attend_to_few(x, k, v, cast_weights), attention(x, keys_values=(k, v)), atol=1e-5, rtol=1e-5)
