@@ -1,4 +1,4 @@
-"""A long video: memory must not grow with its length."""
+"""Long videos and many prompts: memory must not grow with them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from .graphs import add, find, flash_graph, inputs_of
+from .graphs import add, find, flash_graph, inputs_of, quick_start
 
 SECONDS = 40
 NUM_CLIPS = 9  # of 80 frames, the first one 77
 SIDE = 256  # px
 ALLOWED_GROWTH_BYTES = 45 * 2**20  # keeping the frames of clips 4 to 7 would take 60 MiB as bytes, 240 MiB as float32
+NUM_PROMPTS = 10
+GROWTH_OF_SEVEN_PROMPTS_BYTES = 25 * 2**20  # one copy of the tiny transformer takes 13 MiB in bfloat16
 INTERVAL_S = 0.02
 
 
@@ -63,3 +65,14 @@ def test_memory_is_flat_from_the_third_clip_on(renderer):
     memory = watch.per_clip()
     assert len(memory) == 1 + NUM_CLIPS
     assert min(memory[-3:-1]) - memory[3] < ALLOWED_GROWTH_BYTES, [round(value / 2**20) for value in memory]
+
+
+@pytest.mark.slow
+def test_ten_prompts_in_a_row_do_not_grow_memory(renderer):
+    memory = []
+    for index in range(NUM_PROMPTS):
+        prompt = quick_start(seed=index)
+        inputs_of(prompt, "WanS2VTextEncode")["prompt"] = f"Take {index}: a person talks."
+        renderer.client.run(prompt)
+        memory.append(renderer.server.memory_bytes())
+    assert min(memory[-2:]) - min(memory[1:3]) < GROWTH_OF_SEVEN_PROMPTS_BYTES, [round(value / 2**20) for value in memory]
