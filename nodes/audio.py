@@ -1,12 +1,16 @@
 """Audio encoding."""
 
 import logging
+import math
+from pathlib import Path
 
+import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import audio_features
 from ..wan_s2v_model.audio_features import EncodedAudio
+from ..wan_s2v_model.feature_file import collect_features
 from .sockets import WanS2VAudio
 
 logger = logging.getLogger("wan_s2v")
@@ -34,17 +38,19 @@ class WanS2VAudioEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio_encoder, audio, start, duration) -> io.NodeOutput:
-        if not hasattr(audio_encoder, "hidden_states"):
+        if not hasattr(audio_encoder, "hidden_layers"):
             raise ValueError(
                 "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."
             )
         sample_rate = int(audio["sample_rate"])
         waveform = select(audio["waveform"], sample_rate, start, duration)
         mono = audio_features.to_mono_16khz(waveform, sample_rate)
-        if audio_features.num_audio_rows(audio_features.num_wav2vec_frames(mono.shape[0])) == 0:
+        num_rows = audio_features.num_audio_rows(audio_features.num_wav2vec_frames(mono.shape[0]))
+        if num_rows == 0:
             raise ValueError(f"The selected sound lasts {waveform.shape[1] / sample_rate:.3f} s; at least 0.05 s is needed.")
-        features = audio_features.pick_frames(audio_features.resample_rows(audio_encoder.hidden_states(mono)))
-        return io.NodeOutput(EncodedAudio(features.contiguous(), waveform, sample_rate, mono.shape[0]))
+        num_frames = audio_features.num_audio_frames(num_rows)
+        features = collect_features(audio_encoder.hidden_layers(mono), num_frames, Path(folder_paths.get_temp_directory()))
+        return io.NodeOutput(EncodedAudio(features, waveform, sample_rate, mono.shape[0]))
 
 
 def select(waveform: torch.Tensor, sample_rate: int, start: float, duration: float) -> torch.Tensor:
@@ -61,8 +67,9 @@ def select(waveform: torch.Tensor, sample_rate: int, start: float, duration: flo
             f"Nothing is selected: start {start:g} s lies behind the end of the audio ({whole.shape[1] / sample_rate:.2f} s). "
             "Choose an earlier start."
         )
-    if not torch.isfinite(part).all():
+    low, high = (extreme.item() for extreme in part.aminmax())  # NaN if there is one
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("The audio contains NaN or infinite samples. Load it again or check the node that made it.")
-    if part.abs().max() < SILENCE:
+    if max(-low, high) < SILENCE:
         logger.warning("the selected audio is silent; the mouth will hardly move")
     return part.clone()

@@ -8,9 +8,13 @@ import torchaudio
 from torch import Tensor
 
 from .constants import AUDIO_HZ, SAMPLE_RATE_HZ, VIDEO_FPS, WAV2VEC_HZ
+from .wav2vec2 import hidden_layers, pieces
 
 WAV2VEC_WINDOW = 400  # samples under the first wav2vec2 frame
 WAV2VEC_HOP = SAMPLE_RATE_HZ // WAV2VEC_HZ
+RESAMPLE_PIECE_S = 60  # longer sounds are resampled in pieces
+RESAMPLE_OVERLAP_S = 1  # far more than the filter reaches; whole seconds keep both rates in step
+CHANNELS_PIECE = 64  # channels of a layer that are resampled at once
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class EncodedAudio:
     """A sound and what the model hears of it.
 
     Attributes:
-        features: [layers, channels, frames] at 16 fps. waveform: [C, T], the sound that will be played.
+        features: [layers, channels, frames] at 16 fps; float32, or float16 in a mapped file when long.
+        waveform: [C, T], the sound that will be played.
         num_samples_16khz: length of what wav2vec2 heard.
     """
 
@@ -30,8 +35,16 @@ class EncodedAudio:
 
 def to_mono_16khz(waveform: Tensor, sample_rate_hz: int) -> Tensor:
     """[C, T] at any rate -> [T'] float32 at 16 kHz: mean of the channels, then a band-limited resampling."""
-    mono = waveform.float().mean(dim=0)
-    return torchaudio.functional.resample(mono, sample_rate_hz, SAMPLE_RATE_HZ)
+    if sample_rate_hz == SAMPLE_RATE_HZ:
+        return waveform.float().mean(dim=0)
+    overlap = RESAMPLE_OVERLAP_S * sample_rate_hz
+    done = []
+    for own in pieces(waveform.shape[1], RESAMPLE_PIECE_S * sample_rate_hz):
+        before = min(own.start, overlap)
+        mono = waveform[:, own.start - before : own.stop + overlap].float().mean(dim=0)
+        resampled = torchaudio.functional.resample(mono, sample_rate_hz, SAMPLE_RATE_HZ)[before * SAMPLE_RATE_HZ // sample_rate_hz :]
+        done.append(resampled if own.stop == waveform.shape[1] else resampled[: RESAMPLE_PIECE_S * SAMPLE_RATE_HZ])
+    return torch.cat(done)
 
 
 def normalise(waveform: Tensor) -> Tensor:
@@ -64,20 +77,9 @@ def num_audio_frames(num_rows: int) -> int:
     return frames
 
 
-@torch.no_grad()
 def hidden_states(wav2vec2: torch.nn.Module, waveform: Tensor) -> Tensor:
-    """All hidden states of a `transformers` Wav2Vec2Model.
-
-    Index 0 is the input of layer 1; the last one is taken after the encoder's final layer norm
-    (transformers 5 no longer does so in `hidden_states`).
-
-    Args:
-        waveform: [T] normalised, at 16 kHz, on the model's device and in its dtype.
-    Returns:
-        [layers + 1, frames, channels].
-    """
-    output = wav2vec2(waveform[None], output_hidden_states=True)
-    return torch.cat([*output.hidden_states[:-1], output.last_hidden_state])
+    """All layers of `hidden_layers` at once: [layers + 1, frames, channels]."""
+    return torch.stack([layer.clone() for layer in hidden_layers(wav2vec2, waveform)])
 
 
 def resample_rows(hidden: Tensor) -> Tensor:
@@ -94,15 +96,23 @@ def pick_frames(rows: Tensor) -> Tensor:
     return rows[:, index].transpose(1, 2)
 
 
+def layer_at_16fps(hidden: Tensor) -> Tensor:
+    """One layer [frames at 50 Hz, channels] -> [channels, frames at 16 fps], float32 on the CPU; a few channels at a time."""
+    out = torch.empty(hidden.shape[1], num_audio_frames(num_audio_rows(hidden.shape[0])))
+    for channels in pieces(hidden.shape[1], CHANNELS_PIECE):
+        out[channels] = pick_frames(resample_rows(hidden[None, :, channels].float().cpu()))[0]
+    return out
+
+
 def gather_slots(features: Tensor, frames: list[int | None]) -> Tensor:
     """Features of one clip; None gives zeros, as the reference feeds past the end of the audio.
 
     Args:
-        features: [layers, channels, frames at 16 fps].
+        features: [layers, channels, frames at 16 fps], float32 or float16.
     Returns:
-        [1, layers, channels, len(frames)].
+        [1, layers, channels, len(frames)] float32.
     """
-    out = features.new_zeros(*features.shape[:2], len(frames))
+    out = torch.zeros(*features.shape[:2], len(frames))
     known = [slot for slot, frame in enumerate(frames) if frame is not None]
-    out[..., known] = features[..., [frames[slot] for slot in known]]
+    out[..., known] = features[..., [frames[slot] for slot in known]].float()
     return out[None]

@@ -2,10 +2,10 @@
 
 import math
 from fractions import Fraction
-from types import SimpleNamespace
 
 import pytest
 import torch
+import torchaudio
 from wan_s2v_pack.wan_s2v_model import audio_features as af
 
 CONV_LAYERS = zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True)  # kernels and strides of wav2vec2
@@ -88,6 +88,14 @@ def test_mono_is_the_mean_of_the_channels():
     torch.testing.assert_close(af.to_mono_16khz(torch.stack([left, right]), 16_000), (left + right) / 2)
 
 
+@pytest.mark.parametrize("rate_hz", [8000, 11_025, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("more", [0, 1, 12_345], ids=lambda more: f"60 s + {more}")
+def test_long_sound_is_resampled_in_pieces_to_the_same_numbers(noise, rate_hz, more):
+    waveform = noise(2, af.RESAMPLE_PIECE_S * rate_hz + more)
+    at_once = torchaudio.functional.resample(waveform.mean(dim=0), rate_hz, 16_000)
+    torch.testing.assert_close(af.to_mono_16khz(waveform, rate_hz), at_once, atol=1e-6, rtol=0)  # 0 but for 8 kHz: other blocks of the sum
+
+
 def test_half_precision_sound_is_resampled_in_float32():
     assert af.to_mono_16khz(sine(440, 48_000).half()[None], 48_000).dtype == torch.float32
 
@@ -100,57 +108,6 @@ def test_normalised_sound_has_zero_mean_and_unit_population_variance(noise):
 
 def test_silence_is_normalised_to_silence():
     assert torch.equal(af.normalise(torch.full((100,), 0.25)), torch.zeros(100))
-
-
-# Hidden states
-
-
-@pytest.fixture(scope="module")
-def wav2vec2(randomised):
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
-
-    config = Wav2Vec2Config(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(8,) * 7,
-        conv_bias=True,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-    )
-    return randomised(Wav2Vec2Model(config)).train(False)
-
-
-def test_hidden_states_are_layer_inputs_and_the_last_one_is_normed(wav2vec2, noise):
-    inputs, outputs = [], []
-    layers = wav2vec2.encoder.layers
-    handles = [layers[0].register_forward_pre_hook(lambda _, args, kwargs: inputs.append((*args, *kwargs.values())[0]), with_kwargs=True)]
-    handles += [layer.register_forward_hook(lambda *args: outputs.append(args[-1])) for layer in layers]
-    hidden = af.hidden_states(wav2vec2, noise(4000))
-    for handle in handles:
-        handle.remove()
-    outputs = [output[0] if isinstance(output, tuple) else output for output in outputs]
-    assert hidden.shape == (4, af.num_wav2vec_frames(4000), 16)
-    assert torch.equal(hidden[0], inputs[0][0])
-    assert torch.equal(hidden[1], outputs[0][0])
-    assert torch.equal(hidden[2], outputs[1][0])
-    torch.testing.assert_close(hidden[3], wav2vec2.encoder.layer_norm(outputs[2])[0])
-    assert (hidden[3] - outputs[2][0]).abs().max() > 0.1
-
-
-def test_last_hidden_state_wins_whatever_the_list_holds():
-    states = tuple(torch.full((1, 2, 3), float(index)) for index in range(4))
-    output = SimpleNamespace(hidden_states=states, last_hidden_state=torch.full((1, 2, 3), 9.0))
-    hidden = af.hidden_states(lambda waveform, output_hidden_states: output, torch.zeros(10))
-    assert hidden[:, 0, 0].tolist() == [0, 1, 2, 9]
-
-
-def test_hidden_states_build_no_graph(wav2vec2, noise):
-    waveform = noise(800).requires_grad_()
-    assert not af.hidden_states(wav2vec2, waveform).requires_grad
 
 
 # Resampling and picking
@@ -180,6 +137,18 @@ def test_frames_take_their_row():
     assert frames[0, 0, [0, 4, 12, 79]].tolist() == [0, 8, 22, 148]
 
 
+@pytest.mark.parametrize("num_channels", [3, af.CHANNELS_PIECE, af.CHANNELS_PIECE + 1])
+def test_layer_by_layer_is_the_same_as_all_layers_at_once(noise, num_channels):
+    hidden = noise(4, 749, num_channels)
+    at_once = af.pick_frames(af.resample_rows(hidden))
+    assert torch.equal(torch.stack([af.layer_at_16fps(layer) for layer in hidden]), at_once)
+
+
+def test_half_precision_layer_is_resampled_in_float32(noise):
+    layer = noise(100, 3).half()
+    assert torch.equal(af.layer_at_16fps(layer), af.layer_at_16fps(layer.float()))
+
+
 # Slots of a clip
 
 
@@ -189,6 +158,11 @@ def test_slots_without_sound_are_zero(noise):
     assert slots.shape == (1, 2, 3, 6)
     assert torch.equal(slots[0, :, :, [0, 1, 2, 4]], features[:, :, [0, 0, 5, 9]])
     assert torch.equal(slots[0, :, :, [3, 5]], torch.zeros(2, 3, 2))
+
+
+def test_slots_of_half_precision_features_are_float32(noise):
+    features = noise(2, 3, 10).half()
+    assert torch.equal(af.gather_slots(features, [1, None, 2]), af.gather_slots(features.float(), [1, None, 2]))
 
 
 def test_clip_without_any_sound(noise):
