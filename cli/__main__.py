@@ -16,9 +16,9 @@ if not __package__:  # started by path: some Pythons, such as the portable Comfy
 
     __package__ = "cli"
 
-from . import doctor, download
+from . import doctor, download, runs
 
-COMMANDS = (download, doctor)
+COMMANDS = (download, doctor, runs)
 INTERRUPTED = 130  # exit status, as of a shell
 
 
