@@ -64,13 +64,23 @@ class WanS2VModelLoader(io.ComfyNode):
                     advanced=True,
                 ),
                 io.Boolean.Input("offload", default=True, optional=True, tooltip=OFFLOAD, advanced=True),
+                io.Combo.Input(
+                    "speed",
+                    options=list(comfy_bridge.SPEEDS),
+                    default=comfy_bridge.SPEEDS[0],
+                    optional=True,
+                    tooltip="Trades exactness for speed; docs/performance.md has the error. fp8 linears: the large products in 8 bits, "
+                    "on NVIDIA GPUs since GeForce 40 and H100. fp8 linears and attention: the attention too, with fa3-fwd (H100) or "
+                    "sageattention installed. Where fp8 does not work the log says so and the run is exact.",
+                    advanced=True,
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The transformer, for the Wan S2V sampler or any ComfyUI sampler.")],
         )
 
     @classmethod
-    def execute(cls, model_name, weight_dtype, precision, attention, offload=True) -> io.NodeOutput:
-        options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention}
+    def execute(cls, model_name, weight_dtype, precision, attention, offload=True, speed=comfy_bridge.SPEEDS[0]) -> io.NodeOutput:
+        options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention, "speed": speed}
         return io.NodeOutput(comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options, offload=offload))
 
 

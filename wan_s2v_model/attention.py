@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from typing import cast as cast_type
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from .casting import CastWeights, cast_weights
 from .config import WanS2VConfig
 from .fused import rms_norm_rope
+from .linears import EXACT, Linears
+from .quantised import Activation
 
 AttentionFunction = Callable[..., Tensor]
 
@@ -39,10 +42,10 @@ class Attention(nn.Module):
         self.norm_q = operations.RMSNorm(dim, eps=config.eps, **factory)
         self.norm_k = operations.RMSNorm(dim, eps=config.eps, **factory)
 
-    def forward(
+    def forward(  # noqa: PLR0913
         self,
-        x: Tensor,
-        context: Tensor | None = None,
+        x: Activation,
+        context: Activation | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
         *,
         keys_values: tuple[Tensor, Tensor] | None = None,
@@ -50,6 +53,7 @@ class Attention(nn.Module):
         attention: AttentionFunction = sdpa,
         transformer_options: dict[str, Any] | None = None,
         cast: CastWeights = cast_weights,
+        linears: Linears = EXACT,
     ) -> Tensor:
         """Attend from x to context (x itself when None).
 
@@ -61,23 +65,27 @@ class Attention(nn.Module):
             [B, S, dim], or [B, num_queries, dim].
         """
         rope_of_queries = None if rope is None else (rope[0][:num_queries], rope[1][:num_queries])
-        q = self._norm(self.norm_q, self.q(x[:, :num_queries]), rope_of_queries, cast)
-        k, v = self.project(x if context is None else context, rope, cast) if keys_values is None else keys_values
-        return self.o(attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))
+        q = self._norm(self.norm_q, linears(self.q, x[:, :num_queries]), rope_of_queries, cast)
+        k, v = self.project(x if context is None else context, rope, cast, linears) if keys_values is None else keys_values
+        return linears(self.o, attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))
 
     def project(
-        self, context: Tensor, rope: tuple[Tensor, Tensor] | None = None, cast: CastWeights = cast_weights
+        self,
+        context: Activation,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cast: CastWeights = cast_weights,
+        linears: Linears = EXACT,
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of [B, L, dim] tokens, each [B, L, dim]."""
-        return self._norm(self.norm_k, self.k(context), rope, cast), self.v(context)
+        return self._norm(self.norm_k, linears(self.k, context), rope, cast), linears(self.v, context)
 
-    def attend_to_few(self, x: Tensor, k: Tensor, v: Tensor, cast: CastWeights) -> Tensor:
+    def attend_to_few(self, x: Activation, k: Tensor, v: Tensor, cast: CastWeights, linears: Linears = EXACT) -> Tensor:
         """Like forward with known keys and values [B, L, dim], for a few of them, where Triton runs."""
         from . import audio_kernels
 
-        q = self._norm(self.norm_q, self.q(x), None, cast)
-        with cast(self.o, x) as (weight, bias):
-            return audio_kernels.attend_to_few(q, k, v, weight, bias, self.num_heads)
+        q = self._norm(self.norm_q, linears(self.q, x), None, cast)
+        with cast(self.o, q) as (weight, bias):
+            return audio_kernels.attend_to_few(q, k, v, weight, cast_type(Tensor, bias), self.num_heads)
 
     def _norm(self, norm: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None, cast: CastWeights) -> Tensor:
         with cast(norm, x) as (weight, _):

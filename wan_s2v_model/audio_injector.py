@@ -16,6 +16,8 @@ from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS
 from .fused import add_gated, kernels_work, layer_norm, modulated_norm
+from .linears import EXACT, Linears
+from .quantised import Activation
 
 OVERRIDE = "optimized_attention_override"  # in transformer_options: another node's attention
 ADALN_EPS = 1e-5  # unlike every other norm of the model
@@ -121,7 +123,7 @@ class AdaLayerNorm(nn.Module):
         shift, scale = self.linear(F.silu(audio_global).to(dtype)).float().chunk(2, dim=-1)
         return shift, scale
 
-    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Activation:
         """[B, F * n, dim] tokens, [B, F, 1, dim] shift and scale -> [B, F * n, dim] in `dtype`."""
         return modulated_norm(x, shift[:, :, 0], scale[:, :, 0], x.shape[1] // shift.shape[1], ADALN_EPS, dtype)
 
@@ -145,6 +147,7 @@ class AudioInjector(nn.Module):
         pairs = zip(self.injector_adain_layers, self.injector, strict=True)
         return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local, cast=cast)) for norm, attention in pairs]  # type: ignore
 
+    @torch.compiler.disable(recursive=False)  # which injector is used depends on the block
     def forward(
         self,
         x: Tensor,
@@ -155,6 +158,7 @@ class AudioInjector(nn.Module):
         attention: AttentionFunction,
         transformer_options: dict[str, Any],
         cast: CastWeights = cast_weights,
+        linears: Linears = EXACT,
     ) -> Tensor:
         """Add the audio attention of block `block_index` to the first `split` tokens of x [B, S, dim], in place."""
         index = self.index_of_block.get(block_index)
@@ -162,13 +166,13 @@ class AudioInjector(nn.Module):
             return x
         sound = audio[index]
         video = x[:, :split]
-        query = self.injector_adain_layers[index](video, sound.shift, sound.scale, sound.keys.dtype)
+        query = self.injector_adain_layers[index](video, sound.shift, sound.scale, linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
         if kernels_work(x.device) and OVERRIDE not in transformer_options:
-            y = injector.attend_to_few(query, sound.keys, sound.values, cast)
+            y = injector.attend_to_few(query, sound.keys, sound.values, cast, linears)
         else:
-            kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast}
+            kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
             y = injector(query, keys_values=(sound.keys, sound.values), **kernel)
         add_gated(video, y.reshape(video.shape), None, split, out=video)
         return x

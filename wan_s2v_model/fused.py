@@ -9,6 +9,7 @@ import logging
 import math
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import cast as cast_type
 
 import torch
@@ -16,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .casting import CastWeights
+from .quantised import FLOAT8, Activation, Float8Rows, quantise_rows
 from .rope import apply_rope, row_chunks
 
 logger = logging.getLogger("wan_s2v")
 
-BUILD_ERRORS = (ImportError, RuntimeError, ValueError, OSError, AssertionError, subprocess.SubprocessError)
 AGREEMENT = 1e-5  # between kernels and torch, on values near 1 in float32
+AGREEMENT_BF16 = 5e-2
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -29,20 +31,25 @@ def layer_norm(x: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], eps=eps)
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, group_size: int, eps: float, dtype: torch.dtype, one: float = 1.0) -> Tensor:
+def modulated_norm(
+    x: Tensor, shift: Tensor, scale: Tensor, group_size: int, eps: float, dtype: torch.dtype, one: float = 1.0
+) -> Activation:
     """Layer norm, then `* (one + scale) + shift` with the rows of each token's group.
 
     Args:
         x: [B, S, dim]. shift, scale: [B, G, dim], one row for every `group_size` tokens; the last group takes the rest.
     Returns:
-        [B, S, dim] in `dtype`.
+        [B, S, dim] in `dtype`; rows with scales where that is float8.
     """
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
     if kernels_work(x.device):
         from . import kernels
 
-        kernels.add_norm(x, None, None, x, (scale, shift, one), out, group_size, eps)
-        return out
+        normed, out, row_scale = _room(x, dtype)
+        kernels.add_norm(x, None, None, x, (scale, shift, one), out, group_size, eps, row_scale)
+        return normed
+    if dtype == FLOAT8:
+        return quantise_rows(cast_type(Tensor, modulated_norm(x, shift, scale, group_size, eps, torch.float32, one)))
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
     for group, rows in _groups(x.shape[1], group_size, shift.shape[1]):
         out[:, rows] = torch.addcmul(shift[:, group, None], layer_norm(x[:, rows], eps), one + scale[:, group, None])
     return out
@@ -69,25 +76,43 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor | None, group_size: int, out: T
 
 
 def add_then_norm(
-    x: Tensor, y: Tensor, gate: Tensor | None, norm: tuple[Tensor, Tensor, float], group_size: int, eps: float, out: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    x: Tensor,
+    y: Tensor,
+    gate: Tensor | None,
+    norm: tuple[Tensor, Tensor, float],
+    group_size: int,
+    eps: float,
+    out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Activation]:
     """`add_gated`, then `modulated_norm` of the sum.
 
     Args:
         norm: shift, scale and the summand `one`.
+        dtype: that of the norm; None for the dtype of y.
     Returns:
-        The sum in the dtype of x, and its norm in the dtype of y, each [B, S, dim].
+        The sum in the dtype of x, and its norm, each [B, S, dim].
     """
     shift, scale, one = norm
+    dtype = dtype or y.dtype
     if not kernels_work(x.device):
         total = add_gated(x, y, gate, group_size, out)
-        return total, modulated_norm(total, shift, scale, group_size, eps, y.dtype, one)
+        return total, modulated_norm(total, shift, scale, group_size, eps, dtype, one)
     from . import kernels
 
     total = torch.empty_like(x) if out is None else out
-    normed = torch.empty(x.shape, dtype=y.dtype, device=x.device)
-    kernels.add_norm(x, y, gate, total, (scale, shift, one), normed, group_size, eps)
+    normed, values, row_scale = _room(x, dtype)
+    kernels.add_norm(x, y, gate, total, (scale, shift, one), values, group_size, eps, row_scale)
     return total, normed
+
+
+def _room(x: Tensor, dtype: torch.dtype) -> tuple[Activation, Tensor, Tensor | None]:
+    """Memory for a norm of x: as a whole, its values, and the scales of its rows where `dtype` is float8."""
+    if dtype == FLOAT8:
+        rows = Float8Rows.empty(tuple(x.shape), x.device)
+        return rows, rows.values, rows.scale
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    return out, out, None
 
 
 def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -109,7 +134,7 @@ def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Ten
 
 def linear_gelu(layer: nn.Module, x: Tensor, cast: CastWeights) -> Tensor:
     """A linear layer, then GELU (tanh): [B, S, dim] -> [B, S, out]. In one product where cuBLAS applies the GELU before it rounds."""
-    if not isinstance(layer, nn.Linear) or not kernels_work(x.device):
+    if not isinstance(layer, nn.Linear) or "forward" in vars(layer) or not kernels_work(x.device):
         return F.gelu(layer(x), approximate="tanh")
     with cast(layer, x) as (weight, bias):
         return torch._addmm_activation(cast_type(Tensor, bias), x.flatten(0, 1), weight.t(), use_gelu=True).unflatten(0, x.shape[:2])
@@ -123,14 +148,19 @@ def _groups(length: int, group_size: int, num_groups: int) -> Iterator[tuple[int
             yield group, slice(start + rows.start, start + rows.stop)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # else torch.compile would trace the self-test
 def kernels_work(device: torch.device) -> bool:
     """Whether the Triton kernels can be built for this device and agree with the torch code; found out once."""
+    return _passes_self_test(device)
+
+
+@functools.cache
+def _passes_self_test(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     try:
         difference = _disagreement(device)
-    except BUILD_ERRORS as error:
+    except build_errors() as error:
         logger.warning("the fused kernels cannot be built here (%s); the slower torch code runs instead", str(error).partition("\n")[0])
         return False
     if difference <= AGREEMENT:
@@ -139,9 +169,19 @@ def kernels_work(device: torch.device) -> bool:
     return False
 
 
+def build_errors() -> tuple[type[Exception], ...]:
+    """What building a kernel and running it for the first time can raise: no Triton, no C compiler, no room, a GPU it does not know."""
+    errors = ImportError, RuntimeError, ValueError, OSError, AssertionError, subprocess.SubprocessError
+    if find_spec("triton") is None:
+        return errors
+    from triton.errors import TritonError
+
+    return *errors, TritonError
+
+
 def _disagreement(device: torch.device) -> float:
     """The largest difference between kernels and torch code on a small example."""
-    from . import kernels
+    from . import audio_kernels, kernels
 
     generator = torch.Generator(device).manual_seed(0)
     batch, length, dim, head_dim, split = 2, 12, 640, 128, 8
@@ -169,4 +209,6 @@ def _disagreement(device: torch.device) -> float:
         matrix = noise(dim, 64) / math.sqrt(dim)
         activated = torch._addmm_activation(weight[:64], x[0], matrix, use_gelu=True)
         pairs.append((activated, F.gelu(torch.addmm(weight[:64], x[0], matrix), approximate="tanh")))
-    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())
+        few_keys = audio_kernels.disagreement(device, torch.bfloat16) * AGREEMENT / AGREEMENT_BF16
+        pairs.append((torch.tensor(few_keys), torch.zeros(())))
+    return float(torch.stack([(ours - theirs).abs().max().cpu() for ours, theirs in pairs]).max())

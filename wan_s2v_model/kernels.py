@@ -2,11 +2,22 @@
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 NUM_WARPS = 8
+FLOAT8_MAX = tl.constexpr(448.0)  # of float8_e4m3fn
+TINY = tl.constexpr(1e-12)  # a row of zeros has a scale too
+HEAD_ROWS = 64  # tokens of one head that a program takes at once
+
+
+@triton.jit
+def _store_float8_row(x, values_ptr, scale_ptr, row, dim, channel, inside):
+    scale = tl.maximum(tl.max(tl.abs(x)), TINY) / FLOAT8_MAX
+    tl.store(scale_ptr + row, scale)
+    tl.store(values_ptr + row * dim + channel, (x / scale).to(values_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -65,6 +76,7 @@ def _add_norm(  # noqa: PLR0913
     sum_batch,
     sum_row,
     out_ptr,
+    row_scale_ptr,
     length,
     dim,
     group_size,
@@ -74,6 +86,7 @@ def _add_norm(  # noqa: PLR0913
     HAS_Y: tl.constexpr,
     HAS_GATE: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    IS_FLOAT8: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -95,10 +108,13 @@ def _add_norm(  # noqa: PLR0913
         scale = tl.load(scale_ptr + batch * scale_batch + group * scale_group + channel, mask=inside, other=0.0).to(tl.float32)
         shift = tl.load(shift_ptr + batch * shift_batch + group * shift_group + channel, mask=inside, other=0.0).to(tl.float32)
         normed = normed * (one + scale) + shift
-        tl.store(out_ptr + row * dim + channel, normed.to(out_ptr.dtype.element_ty), mask=inside)
+        if IS_FLOAT8:
+            _store_float8_row(normed, out_ptr, row_scale_ptr, row, dim, channel, inside)
+        else:
+            tl.store(out_ptr + row * dim + channel, normed.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def add_norm(
+def add_norm(  # noqa: PLR0913
     x: Tensor,
     y: Tensor | None,
     gate: Tensor | None,
@@ -107,6 +123,7 @@ def add_norm(
     out: Tensor | None,
     group_size: int,
     eps: float,
+    row_scale: Tensor | None = None,
 ) -> None:
     """total = x + gate * y, then out = layer_norm(total) * (one + scale) + shift, each token with the rows of its group.
 
@@ -114,6 +131,7 @@ def add_norm(
         x, total: [B, S, dim] with contiguous channels, may be the same. y: [B, S, dim] or None, which leaves total untouched.
         gate: [B, G, dim] or None for 1. norm: scale and shift [B, G, dim] and the summand `one`, or None for no norm.
         out: [B, S, dim] contiguous. group_size: tokens of a group; the last group takes the rest.
+        row_scale: [B, S, 1] float32, the scale of each row where out is float8.
     """
     batch, length, dim = x.shape
     scale, shift, one = (x, x, 0.0) if norm is None else norm
@@ -124,6 +142,7 @@ def add_norm(
     _add_norm[(batch * length,)](
         *pointers,
         x if out is None else out,
+        x if row_scale is None else row_scale,
         length,
         dim,
         group_size,
@@ -133,6 +152,73 @@ def add_norm(
         HAS_Y=y is not None,
         HAS_GATE=gate is not None,
         HAS_NORM=norm is not None,
+        IS_FLOAT8=row_scale is not None,
         BLOCK=triton.next_power_of_2(dim),
         num_warps=NUM_WARPS,
     )
+
+
+@triton.jit
+def _quantise_rows(x_ptr, values_ptr, scale_ptr, dim, HAS_GELU: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    inside = channel < dim
+    x = tl.load(x_ptr + row * dim + channel, mask=inside, other=0.0).to(tl.float32)
+    if HAS_GELU:
+        x = x / (1 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))  # 2 sqrt(2 / pi): the tanh form
+    _store_float8_row(x, values_ptr, scale_ptr, row, dim, channel, inside)
+
+
+def quantise_rows(x: Tensor, gelu: bool, values: Tensor, scale: Tensor) -> None:
+    """Write each row as float8 and its scale, after GELU (tanh) where asked. x, values: [..., dim], scale: [..., 1], all contiguous."""
+    dim = x.shape[-1]
+    grid = (x.numel() // dim,)
+    _quantise_rows[grid](x, values, scale, dim, HAS_GELU=gelu, BLOCK=triton.next_power_of_2(dim), num_warps=NUM_WARPS)
+
+
+@triton.jit
+def _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
+    """Tokens of one head, less their mean, and where each element is; zero behind the last token."""
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * HEAD_DIM + tl.arange(0, HEAD_DIM)
+    batch = tl.program_id(2).to(tl.int64)
+    place = (batch * length + token)[:, None] * dim + channel[None, :]
+    inside = (token < length)[:, None] & (channel < dim)[None, :]
+    x = tl.load(x_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    if HAS_MEAN:
+        x = tl.where(inside, x - tl.load(mean_ptr + batch * dim + channel)[None, :], 0.0)
+    return x, place, inside
+
+
+@triton.jit
+def _head_peaks(x_ptr, mean_ptr, peaks_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
+    x, _, _ = _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN, HEAD_DIM, ROWS)
+    heads, tile = dim // HEAD_DIM, tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(peaks_ptr + tile * heads + tl.program_id(1), tl.max(tl.abs(x)))
+
+
+@triton.jit
+def _quantise_heads(  # noqa: PLR0913
+    x_ptr, mean_ptr, scale_ptr, out_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr
+):
+    x, place, inside = _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN, HEAD_DIM, ROWS)
+    scale = tl.load(scale_ptr + tl.program_id(2) * (dim // HEAD_DIM) + tl.program_id(1))
+    tl.store(out_ptr + place, (x / scale).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def head_peaks(x: Tensor, mean: Tensor | None, heads: int) -> Tensor:
+    """Largest magnitude of x - mean in tiles of tokens: [B, S, dim] contiguous and [B, dim] float32 -> [B, tiles, heads] float32."""
+    batch, length, dim = x.shape
+    tiles = triton.cdiv(length, HEAD_ROWS)
+    peaks = torch.empty(batch, tiles, heads, dtype=torch.float32, device=x.device)
+    sizes = {"HAS_MEAN": mean is not None, "HEAD_DIM": dim // heads, "ROWS": HEAD_ROWS}
+    _head_peaks[(tiles, heads, batch)](x, x if mean is None else mean, peaks, length, dim, **sizes)
+    return peaks
+
+
+def quantise_heads(x: Tensor, mean: Tensor | None, scale: Tensor, out: Tensor) -> None:
+    """out = (x - mean) / scale. x, out: [B, S, dim] contiguous, out float8. mean: [B, dim], scale: [B, heads], float32."""
+    batch, length, dim = x.shape
+    heads = scale.shape[1]
+    sizes = {"HAS_MEAN": mean is not None, "HEAD_DIM": dim // heads, "ROWS": HEAD_ROWS}
+    _quantise_heads[(triton.cdiv(length, HEAD_ROWS), heads, batch)](x, x if mean is None else mean, scale, out, length, dim, **sizes)

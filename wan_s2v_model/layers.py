@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .attention import Attention, AttentionFunction
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
-from .fused import add_gated, add_then_norm, layer_norm, linear_gelu, modulated_norm
-from .rope import row_chunks
+from .fused import add_gated, add_then_norm, layer_norm, modulated_norm
+from .linears import EXACT, Linears
+from .rope import CHUNK_ROWS, CHUNK_ROWS_KEY
 
 
 def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
@@ -57,6 +58,7 @@ class Block(nn.Module):
         transformer_options: dict[str, Any],
         cast: CastWeights = cast_weights,
         only_video: bool = False,
+        linears: Linears = EXACT,
     ) -> Tensor:
         """Run the block.
 
@@ -67,19 +69,19 @@ class Block(nn.Module):
         Returns:
             [B, S, dim] in the dtype of x, or [B, split, dim].
         """
-        dtype, eps = text[0].dtype, self.eps
-        kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast}
+        dtype, eps = linears.input_dtype(text[0].dtype), self.eps
+        kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
         e = e + self.modulation.to(e).unsqueeze(2)  # [B, 6, 2, dim]
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = e.unbind(1)
         rows = split if only_video else x.shape[1]
         y = self.self_attn(modulated_norm(x, shift_a, scale_a, split, eps, dtype), rope=rope, num_queries=rows, **kernel)
         x = x[:, :rows]
         with cast(self.norm3, e) as (weight, bias):
-            x, y = add_then_norm(x, y, gate_a, (_row(bias, x), _row(weight, x), 0.0), split, eps)
+            x, y = add_then_norm(x, y, gate_a, (_row(bias, x), _row(weight, x), 0.0), split, eps, dtype=dtype)
         y = self.cross_attn(y, keys_values=text, **kernel)
-        x, y = add_then_norm(x, y, None, (shift_f, scale_f, 1.0), split, eps, out=x)  # x is new since the self attention
-        for chunk in row_chunks(y.shape[1]):
-            y[:, chunk] = self.ffn[2](linear_gelu(self.ffn[0], y[:, chunk], cast))
+        x, y = add_then_norm(x, y, None, (shift_f, scale_f, 1.0), split, eps, out=x, dtype=dtype)  # x is new since the self attention
+        chunk_rows = transformer_options.get(CHUNK_ROWS_KEY, CHUNK_ROWS)
+        y = linears.feed_forward(self.ffn[0], self.ffn[2], y, cast, chunk_rows)
         return add_gated(x, y, gate_f, split, out=x)
 
     def project_text(self, context: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:

@@ -119,6 +119,10 @@ def test_kernels_are_not_tried_without_an_nvidia_gpu():
     assert not fused.kernels_work(torch.device("cpu"))
 
 
+def triton_error(text):
+    return pytest.importorskip("triton").errors.TritonError(text)
+
+
 class FakeGpu:
     type = "cuda"
 
@@ -130,6 +134,7 @@ class FakeGpu:
         (1e-3, False, "differ by 1.0e-03"),
         (math.nan, False, "differ by nan"),
         (RuntimeError("no C compiler\nmore"), False, "cannot be built here (no C compiler)"),
+        (triton_error("too old a GPU"), False, "cannot be built here (too old a GPU)"),
     ],
 )
 def test_kernels_that_fail_or_disagree_are_not_used_and_the_log_says_so(monkeypatch, caplog, outcome, works, message):

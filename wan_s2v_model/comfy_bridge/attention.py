@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..attention import AttentionFunction, sdpa
+from ..quantised import quantise_heads
 
 logger = logging.getLogger("wan_s2v")
 
 ATTENTIONS = ("auto", "comfyui")
 CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 HOPPER = 9  # major compute capability
+FEW_KEYS = 1024  # up to here float8 saves nothing: text and sound
 TOLERANCE = 2e-2  # of the self-test: bfloat16 results near 1 against float32
+TOLERANCE_FLOAT8 = 0.1  # relative, of each head
 KERNEL_ERRORS = (ImportError, RuntimeError, TypeError, ValueError, OSError)
 
 
@@ -31,40 +34,82 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
 
 @comfy_attention.wrap_attn
 def _flash3(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
-    from fa3_fwd_interface import flash_attn_func
-
     if q.dtype != torch.bfloat16:  # the wheel has no kernel for others
         return _cudnn(q, k, v, heads)
+    from fa3_fwd_interface import flash_attn_func
+
     q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))  # [B, S, D] -> [B, S, H, d]
     return flash_attn_func(q, k, v).flatten(2)
 
 
-KERNELS: dict[str, tuple[AttentionFunction, Callable[[int], bool]]] = {  # best first, with the compute capabilities they are for
-    "FlashAttention 3 (fa3_fwd)": (_flash3, lambda major: major == HOPPER and importlib.util.find_spec("fa3_fwd_interface") is not None),
+@comfy_attention.wrap_attn
+def _flash3_float8(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    if k.shape[1] <= FEW_KEYS:
+        return _flash3(q, k, v, heads)
+    from fa3_fwd_interface import flash_attn_func
+
+    (q_values, q_scale), (k_values, k_scale), (v_values, v_scale) = (
+        quantise_heads(t, heads, smooth) for t, smooth in ((q, False), (k, True), (v, False))
+    )
+    scales = {"q_descale": q_scale, "k_descale": k_scale, "v_descale": v_scale}
+    return flash_attn_func(q_values, k_values, v_values, **scales).flatten(2).to(q.dtype)
+
+
+@comfy_attention.wrap_attn
+def _sage(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    if k.shape[1] <= FEW_KEYS:
+        return _cudnn(q, k, v, heads)
+    from sageattention import sageattn
+
+    q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))  # [B, S, D] -> [B, S, H, d]
+    return sageattn(q, k, v, tensor_layout="NHD").flatten(2)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+Kernels = dict[str, tuple[AttentionFunction, Callable[[int], bool]]]  # best first, with the compute capabilities they are for
+KERNELS: Kernels = {
+    "FlashAttention 3 (fa3_fwd)": (_flash3, lambda major: major == HOPPER and _installed("fa3_fwd_interface")),
     "cuDNN": (_cudnn, lambda major: major >= HOPPER),
+}
+KERNELS_FLOAT8: Kernels = {
+    "FlashAttention 3 in fp8 (fa3_fwd)": (_flash3_float8, lambda major: major == HOPPER and _installed("fa3_fwd_interface")),
+    "SageAttention": (_sage, lambda major: _installed("sageattention")),
 }
 
 
-def pick_attention(name: str, device: torch.device) -> AttentionFunction:
+def pick_attention(name: str, device: torch.device, float8: bool = False) -> AttentionFunction:
     """The kernel for a setting of the model loader.
 
     `auto` is the fastest exact kernel on NVIDIA Hopper and newer, unless ComfyUI was started with a kernel of the user's choice; everywhere
-    else, and with `comfyui`, it is ComfyUI's. Overrides of other nodes apply to all of them.
+    else, and with `comfyui`, it is ComfyUI's. With `float8` one that rounds its inputs goes before. Overrides of other nodes apply to all.
     """
     chosen = comfy_attention.optimized_attention
-    is_free = chosen is comfy_attention.attention_pytorch
-    if name == "auto" and is_free and device.type == "cuda" and comfy.model_management.is_nvidia():
-        return _fastest(device) or chosen
+    is_free = name == "auto" and chosen is comfy_attention.attention_pytorch
+    if is_free and device.type == "cuda" and comfy.model_management.is_nvidia():
+        return _fastest(device, float8) or chosen
+    if float8:
+        _log_left_alone(name)
     return chosen
 
 
 @functools.cache
-def _fastest(device: torch.device) -> AttentionFunction | None:
+def _log_left_alone(name: str) -> None:
+    logger.warning("attention: not in fp8, because %s", "the loader says so" if name == "comfyui" else "ComfyUI runs another kernel here")
+
+
+@functools.cache
+def _fastest(device: torch.device, float8: bool = False) -> AttentionFunction | None:
     major = torch.cuda.get_device_capability(device)[0]
-    for name, (kernel, fits) in KERNELS.items():
-        if fits(major) and computes_attention(name, kernel, device):
+    for name, (kernel, fits) in (KERNELS_FLOAT8 if float8 else KERNELS).items():
+        if fits(major) and (computes_in_float8 if float8 else computes_attention)(name, kernel, device):
             logger.info("attention: %s", name)
             return kernel
+    if float8:
+        logger.warning("attention: no fp8 kernel works here (fa3-fwd on Hopper, or sageattention); it is exact")
+        return _fastest(device)
     return None
 
 
@@ -83,6 +128,31 @@ def computes_attention(name: str, kernel: AttentionFunction, device: torch.devic
                 logger.warning("attention: %s is wrong by %.1e here and is not used", name, difference)
                 return False
     except KERNEL_ERRORS as error:
-        logger.warning("attention: %s does not run here (%s) and is not used", name, str(error).partition("\n")[0])
+        _log_failure(name, error)
         return False
     return True
+
+
+def computes_in_float8(name: str, kernel: AttentionFunction, device: torch.device) -> bool:
+    """Compare a kernel that rounds its inputs with float32 on heads of unequal size and keys away from zero; log a failure."""
+    generator = torch.Generator(device).manual_seed(0)
+    heads, head_dim, length = 4, 128, FEW_KEYS + 40
+    size = torch.tensor([0.5, 1, 2, 4], device=device)[:, None]
+    q, k, v = (torch.randn(2, length, heads, head_dim, generator=generator, device=device) for _ in range(3))
+    q, k, v = (t.flatten(2).bfloat16() for t in (q / size, k * size + 4, v * size))
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = sdpa(q.float(), k.float(), v.float(), heads)
+    try:
+        error = kernel(q, k, v, heads).float() - expected
+        wrong, right = (t.square().unflatten(-1, (heads, -1)).sum(dim=(0, 1, 3)) for t in (error, expected))
+        difference = float((wrong / right).max().sqrt())
+    except KERNEL_ERRORS as error:
+        _log_failure(name, error)
+        return False
+    if not difference <= TOLERANCE_FLOAT8:
+        logger.warning("attention: %s is wrong by %.1e here and is not used", name, difference)
+    return difference <= TOLERANCE_FLOAT8
+
+
+def _log_failure(name: str, error: Exception) -> None:
+    logger.warning("attention: %s does not run here (%s) and is not used", name, str(error).partition("\n")[0])

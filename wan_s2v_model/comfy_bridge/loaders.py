@@ -1,9 +1,8 @@
-"""Loads the four models into ComfyUI's memory management."""
+"""Loads the models into ComfyUI's memory management."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import comfy.ldm.wan.vae
 import comfy.model_management
@@ -14,10 +13,8 @@ import comfy.text_encoders.wan
 import comfy.utils
 import torch
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..audio_encoder import load_wav2vec2
-from ..audio_features import hidden_states, normalise, to_mono_16khz
 from ..checkpoint import INDEX_SUFFIX, check_shapes, infer_config, key_prefix, require_dimensions, require_fit, require_marks, shard_files
 from ..constants import LATENT_CHANNELS
 from ..identify import S2V, WAN_VAE, CheckpointError, Shapes, require
@@ -37,7 +34,8 @@ def load_diffusion_model(
     """Load a Wan S2V transformer as a ComfyUI MODEL.
 
     Args:
-        options: `weight_dtype` (default, fp32, fp16, bf16), `precision` (official, fast) and `attention` (auto, comfyui).
+        options: `weight_dtype` (default, fp32, fp16, bf16), `precision` (official, fast), `attention` (auto, comfyui)
+            and, unless exact, `speed` (one of SPEEDS).
         disable_dynamic: ComfyUI asks for a copy without dynamic VRAM this way (torch.compile, hooks, several GPUs).
         offload: False keeps all weights on the GPU once they are there.
     Raises:
@@ -52,7 +50,7 @@ def load_diffusion_model(
     check_shapes(shapes, config, name)
 
     keys = {"image_model": "wan2.1", "model_type": "s2v", "dim": config.dim, "config": config}
-    model_config = S2VModelConfig({**keys, "precision": options["precision"], "attention": options["attention"]})
+    model_config = S2VModelConfig({**keys, **{name: value for name, value in options.items() if name != "weight_dtype"}})
     model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, "")
     device = comfy.model_management.get_torch_device()
     _set_dtypes(model_config, state_dict, options["weight_dtype"], device)
@@ -182,28 +180,3 @@ def _vae_shapes(width: int) -> Shapes:
     blocks = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
     with torch.device("meta"):
         return _shapes(comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=LATENT_CHANNELS, **blocks).state_dict())
-
-
-class AudioEncoder:
-    """wav2vec2 in ComfyUI's memory management; also answers to ComfyUI's own AudioEncoderEncode node."""
-
-    def __init__(self, path: str, dtype: str, offload: bool = True):
-        self.dtype = DTYPES[dtype]
-        # In a shell of its own: the patcher sets `device`, which is a read-only property of transformers' models.
-        model = nn.ModuleDict({"wav2vec2": load_wav2vec2(Path(path)).to(self.dtype)})
-        self.load_device = comfy.model_management.text_encoder_device()
-        offload_device = comfy.model_management.text_encoder_offload_device()
-        comfy.model_management.archive_model_dtypes(model)
-        self.patcher = patcher_class(not offload)(model, self.load_device, offload_device)
-        keep_on_gpu(self.patcher, not offload)
-
-    def hidden_states(self, waveform: Tensor) -> Tensor:
-        """[T] at 16 kHz -> [25, frames, channels] float32 on the CPU."""
-        comfy.model_management.load_models_gpu([self.patcher])
-        return hidden_states(self.patcher.model["wav2vec2"], normalise(waveform).to(self.load_device, self.dtype)).float().cpu()
-
-    def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
-        """ComfyUI's AUDIO_ENCODER protocol; audio is [B, C, T], of which the first item is used."""
-        waveform = to_mono_16khz(audio[0], sample_rate)
-        layers = [layer[None] for layer in self.hidden_states(waveform)]
-        return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": waveform.shape[0]}

@@ -1,0 +1,125 @@
+"""Values in float8 with scales: one per row for linear layers, one per head for attention.
+
+On a GPU the kernels of `kernels.py` and cuBLAS do it; elsewhere torch computes the same from the same float8 values, so that the error of
+a fast mode can be tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = 448.0
+TINY = 1e-12  # a row of zeros has a scale too
+SMOOTHING_STRIDE = 7  # every so many-th token is enough to know what most keys share
+
+
+@dataclass(frozen=True)
+class Float8Rows:
+    """Stands for `values * scale`; slices and reshapes like a tensor along batch and tokens.
+
+    Attributes:
+        values: [..., dim] float8. scale: [..., 1] float32.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], device: torch.device) -> "Float8Rows":
+        """Room for rows of this shape."""
+        return cls(torch.empty(shape, dtype=FLOAT8, device=device), torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device))
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def __getitem__(self, index: Any) -> "Float8Rows":
+        return Float8Rows(self.values[index], self.scale[index])
+
+    def flatten(self, start: int, end: int) -> "Float8Rows":
+        return Float8Rows(self.values.flatten(start, end), self.scale.flatten(start, end))
+
+    def unflatten(self, dim: int, sizes: tuple[int, ...]) -> "Float8Rows":
+        return Float8Rows(self.values.unflatten(dim, sizes), self.scale.unflatten(dim, sizes))
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """The rows as an ordinary tensor."""
+        return (self.values.float() * self.scale).to(dtype)
+
+
+Activation = Tensor | Float8Rows
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """Whether the GPU code is used; float8 is offered only where that has been tested."""
+    return device.type == "cuda"
+
+
+def quantise_rows(x: Tensor, gelu: bool = False, out: Float8Rows | None = None) -> Float8Rows:
+    """Each row of [..., dim] over its largest magnitude, after GELU (tanh) where asked, into `out` or new memory."""
+    out = Float8Rows.empty(tuple(x.shape), x.device) if out is None else out
+    if runs_kernels(x.device):
+        from . import kernels
+
+        kernels.quantise_rows(x.contiguous(), gelu, out.values, out.scale)
+        return out
+    x = F.gelu(x.float(), approximate="tanh") if gelu else x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / FLOAT8_MAX
+    out.scale.copy_(scale)
+    out.values.copy_(x / scale)
+    return out
+
+
+def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> tuple[Tensor, Tensor]:
+    """Float8 with one scale per batch entry and head.
+
+    Args:
+        x: [B, S, heads * head_dim].
+        smooth: first subtract the mean of some tokens from all. For keys this changes no attention weight and makes the values smaller.
+    Returns:
+        [B, S, heads, head_dim] float8 and [B, heads] float32; their product is x, or x less that mean.
+    """
+    mean = x[:, ::SMOOTHING_STRIDE].mean(dim=1, dtype=torch.float32) if smooth else None
+    if runs_kernels(x.device):
+        from . import kernels
+
+        x = x.contiguous()
+        scale = kernels.head_peaks(x, mean, heads).amax(dim=1).clamp(min=TINY) / FLOAT8_MAX
+        values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
+        kernels.quantise_heads(x, mean, scale, values)
+        return values.unflatten(-1, (heads, -1)), scale
+    centred = (x.float() if mean is None else x.float() - mean[:, None]).unflatten(-1, (heads, -1))
+    scale = centred.abs().amax(dim=(1, 3)).clamp(min=TINY) / FLOAT8_MAX
+    return (centred / scale[:, None, :, None]).to(FLOAT8), scale
+
+
+def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """x @ weight.T + bias, summed in float32.
+
+    Args:
+        x: [..., in]. weight: [out, in]. bias: [out].
+    Returns:
+        [..., out] in `dtype`; a GPU rounds to bfloat16 before.
+    """
+    rows = x.flatten(0, -2)
+    if runs_kernels(x.device):
+        out = torch._scaled_mm(
+            rows.values,
+            weight.values.t(),
+            scale_a=rows.scale,
+            scale_b=weight.scale.t(),
+            bias=None if bias is None else bias.bfloat16(),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+    else:
+        out = F.linear(rows.to(torch.float32), weight.to(torch.float32), None if bias is None else bias.float())
+    return out.to(dtype).unflatten(0, x.shape[:-1])
