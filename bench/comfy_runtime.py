@@ -16,6 +16,10 @@ def start(dynamic_vram: bool = True):
         import comfy_aimdo.control
 
         comfy_aimdo.control.init()  # has to happen before torch is imported
+    import comfy.cli_args
+    import torch
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()  # for a trial
     import comfy.memory_management
     import comfy.model_management
     import comfy.model_patcher

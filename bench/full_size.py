@@ -1,5 +1,6 @@
 """The 14B model with random weights: checkpoint files, inputs of a later clip, one model call. Shared by the benchmarks."""
 
+import json
 import math
 import os
 import statistics
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 SIZES = {"832x480": (60, 104), "1024x704": (88, 128)}  # latents: height, width
+ALL_SIZES = {**SIZES, "64x64": (8, 8)}  # with one for a trial on the CPU
 NUM_LATENT_FRAMES = 20
 LAYOUTS = ("bf16", "fp8_scaled")
 FP8_MAX = 448
@@ -15,7 +17,20 @@ OPTIONS = {"weight_dtype": "default", "precision": "official", "attention": "aut
 READ_BYTES = 16 * 2**20
 
 
-def checkpoint(folder: Path, layout: str = "bf16") -> Path:
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def config(tiny: bool = False):
+    """The 14B model, or a tiny one for a trial on the CPU."""
+    from wan_s2v_pack.wan_s2v_model.config import S2V_14B, WanS2VConfig
+
+    return WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2)) if tiny else S2V_14B
+
+
+def checkpoint(folder: Path, layout: str = "bf16", tiny: bool = False) -> Path:
     """A file with random weights, names and shapes of the 14B checkpoint; nothing is zero. Written unless it is there.
 
     Args:
@@ -24,16 +39,15 @@ def checkpoint(folder: Path, layout: str = "bf16") -> Path:
     import torch
     from safetensors.torch import save_file
     from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
-    from wan_s2v_pack.wan_s2v_model.config import S2V_14B
 
-    path = folder / f"random_s2v_14b_{layout}.safetensors"
+    model, path = config(tiny), folder / f"random_s2v_{'tiny' if tiny else '14b'}_{layout}.safetensors"
     if path.exists():
         return path
     start = time.perf_counter()
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(device()).manual_seed(0)
     tensors = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)} if layout == "fp8_scaled" else {}
-    for name, shape in expected_shapes(S2V_14B).items():
-        values = torch.randn(shape, generator=generator, device="cuda") * 0.02
+    for name, shape in expected_shapes(model).items():
+        values = torch.randn(shape, generator=generator, device=device()) * 0.02
         if "norm" in name and name.endswith("weight"):
             values += 1
         if layout == "fp8_scaled" and len(shape) == 2 and name.startswith(("blocks.", "audio_injector.")):
@@ -42,8 +56,9 @@ def checkpoint(folder: Path, layout: str = "bf16") -> Path:
             tensors[name.removesuffix("weight") + "scale_weight"] = scale.cpu()
         else:
             tensors[name] = values.bfloat16().cpu()
-    save_file(tensors, path)
-    parameters = sum(math.prod(shape) for shape in expected_shapes(S2V_14B).values())
+    transformer = {"text_dim": model.text_dim, "audio_dim": model.audio_dim, "audio_inject_layers": model.audio_inject_layers}
+    save_file(tensors, path, metadata={"config": json.dumps({"transformer": transformer})} if tiny else None)
+    parameters = sum(math.prod(shape) for shape in expected_shapes(model).values())
     seconds = time.perf_counter() - start
     print(f"{path.name}: {parameters:,} parameters, {path.stat().st_size / 1e9:.2f} GB, written in {seconds:.0f} s", flush=True)
     return path
@@ -66,24 +81,25 @@ def read_seconds(path: Path) -> float:
     return time.perf_counter() - start
 
 
-def make_inputs(size: str) -> dict:
+def make_inputs(size: str, tiny: bool = False) -> dict:
     """Inputs of `apply_model` in a later clip, as the sampler makes them."""
     import torch
 
-    height, width = SIZES[size]
-    generator = torch.Generator("cuda").manual_seed(1)
+    model, where = config(tiny), device()
+    height, width = ALL_SIZES[size]
+    generator = torch.Generator(where).manual_seed(1)
 
     def random(*shape):
-        return torch.randn(shape, generator=generator, device="cuda")
+        return torch.randn(shape, generator=generator, device=where)
 
     return {
         "x": random(1, 16, NUM_LATENT_FRAMES, height, width),
-        "t": torch.tensor([0.75], device="cuda"),
-        "c_crossattn": random(1, 512, 4096),
-        "audio_embed": random(1, 25, 1024, 4 * NUM_LATENT_FRAMES),
+        "t": torch.tensor([0.75], device=where),
+        "c_crossattn": random(1, 512, model.text_dim),
+        "audio_embed": random(1, 25, model.audio_dim, 4 * NUM_LATENT_FRAMES),
         "reference_latent": random(1, 16, 1, height, width),
         "reference_motion": random(1, 16, 19, height, width),
-        "control_video": torch.zeros(1, 16, NUM_LATENT_FRAMES, height, width, device="cuda"),  # no pose
+        "control_video": torch.zeros(1, 16, NUM_LATENT_FRAMES, height, width, device=where),  # no pose
     }
 
 
@@ -97,6 +113,10 @@ def forward(model, inputs: dict, memory):
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import CONSTANTS_KEY
 
     options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, "uuids": [0], "cond_or_uncond": [0]}
+    if device() == "cpu":
+        start = time.perf_counter()
+        out = model.model.apply_model(**inputs, transformer_options=options)
+        return time.perf_counter() - start, out
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
     out = model.model.apply_model(**inputs, transformer_options=options)
@@ -137,7 +157,7 @@ class PeakMemory:
     def _watch(self) -> None:
         import torch
 
-        while not self._stop.wait(self.INTERVAL_S):
+        while not self._stop.wait(self.INTERVAL_S) and torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             self.bytes = max(self.bytes, total - free - self.ignored_bytes)
 

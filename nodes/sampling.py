@@ -11,12 +11,15 @@ import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.clip_loop import finish_run
 from ..wan_s2v_model.clips import Clips
-from ..wan_s2v_model.comfy_bridge import ClipSampler, SamplerSettings
-from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_FRAMES
+from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
+from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
 from ..wan_s2v_model.estimate import Job, frame_bytes
-from ..wan_s2v_model.fingerprint import run_fingerprint
-from ..wan_s2v_model.pipeline import ClipResult, MotionState, Plan, first_state, run_clips
+from ..wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
+from ..wan_s2v_model.live_video import LiveVideo
+from ..wan_s2v_model.pipeline import Plan, shorten_context
+from ..wan_s2v_model.progress import Progress
 from ..wan_s2v_model.resources import describe_job, refusal
 from ..wan_s2v_model.run_store import RunStore
 from .sockets import WanS2VClips, WanS2VPlan
@@ -96,37 +99,93 @@ class WanS2VSampler(io.ComfyNode):
                 ),
                 io.Sampler.Input("sampler", optional=True, tooltip="A ComfyUI sampler to use instead of solver."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels to use instead of steps and shift."),
+                io.Float.Input(
+                    "cfg_start_percent",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Guidance begins behind this share of the steps; 0 is the first step, as in the reference.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "cfg_end_percent",
+                    optional=True,
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Guidance ends behind this share of the steps. A step without guidance takes half the time, and the video "
+                    "changes; 1 guides to the end, as the reference does.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "vae_warmup",
+                    optional=True,
+                    default=MOTION_LATENTS,
+                    min=1,
+                    max=MOTION_LATENTS,
+                    tooltip="Latents of motion that are decoded in front of a later clip and thrown away, 19 in the reference. "
+                    "Fewer decode faster; the first frames of a clip then depart.",
+                    advanced=True,
+                ),
             ],
             outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
         )
 
     @classmethod
-    def validate_inputs(cls, run_name, redo_from_clip) -> bool | str:
+    def validate_inputs(cls, run_name, redo_from_clip, cfg_start_percent=0.0, cfg_end_percent=1.0) -> bool | str:
         if run_name and not RUN_NAME.fullmatch(run_name):
             return f"run_name may hold letters, digits, spaces, dots, dashes and underscores and starts with a letter, got {run_name!r}."
         if redo_from_clip is not None and redo_from_clip < -1:
             return f"redo_from_clip must be -1 or the number of a clip, got {redo_from_clip}."
         if redo_from_clip is not None and redo_from_clip >= 0 and run_name == "":
             return "redo_from_clip needs the run_name of an earlier run."
+        if cfg_start_percent is not None and cfg_end_percent is not None and not 0 <= cfg_start_percent < cfg_end_percent <= 1:
+            return (
+                f"Guidance must begin before it ends, both between 0 and 1: got cfg_start_percent {cfg_start_percent} and "
+                f"cfg_end_percent {cfg_end_percent}. To sample without guidance set cfg to 1."
+            )
         return True
 
     @classmethod
     def execute(
-        cls, model, positive, negative, vae, plan, seed, steps, cfg, shift, solver, run_name, redo_from_clip, sampler=None, sigmas=None
+        cls,
+        model,
+        positive,
+        negative,
+        vae,
+        plan,
+        seed,
+        steps,
+        cfg,
+        shift,
+        solver,
+        run_name,
+        redo_from_clip,
+        sampler=None,
+        sigmas=None,
+        cfg_start_percent=0.0,
+        cfg_end_percent=1.0,
+        vae_warmup=MOTION_LATENTS,
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         _require_finite_text(positive, negative)
         rounded = plan.timeline.sync_mode == "official"
-        settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded)
+        fast = {"cfg_start": cfg_start_percent, "cfg_end": cfg_end_percent, "vae_warmup": vae_warmup}
+        settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded, **fast)
         sample = ClipSampler(model, positive, negative, settings, seed)
         folder = _run_folder(run_name)
         _require_space(folder, plan)
-        fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed)
+        fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
         finished = False
         try:
-            with RunStore.open(folder, fingerprint, redo_from=None if redo_from_clip < 0 else redo_from_clip, fixed=FIXED) as store:
+            redo_from = None if redo_from_clip < 0 else redo_from_clip
+            older = {"assumed": assumed_in_older_runs(fingerprint), "versions": comfy_bridge.versions()}
+            with RunStore.open(folder, fingerprint, redo_from=redo_from, fixed=FIXED, **older) as store:
                 _run(store, plan, seed, sample, vae)
-                clips = Clips(store, plan, delete_with_handle=not run_name)
+                clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
             finished = True
         finally:
             if not finished and not run_name:
@@ -142,42 +201,25 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         return
 
     _require_memory(store, plan, sample, vae)
-
-    def encode(frames: torch.Tensor) -> torch.Tensor:
-        return comfy_bridge.encode_pixels(vae, frames)
-
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        _require_finite(latents)
-        return comfy_bridge.decode_latents(vae, latents)
-
     comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
-    sample.report_to(total * sample.num_steps)
-    for result in run_clips(plan, _next_state(store, plan, encode), seed, sample=sample, encode=encode, decode=decode):
-        _store(store, plan, result)
-        logger.info("clip %d/%d finished: %d frames", result.clip + 1, total, result.frames.shape[0])
+    progress, run_vae, device = Progress(total, sample.num_steps, store.num_finished), RunVae(vae), sample.model.load_device
+    sample.report_to(progress, check=store.raise_failure)
+    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, comfy_bridge.file_shower()) as live:
 
+        def consume(clip: int) -> None:
+            progress.finish_clip(clip)
+            live.consume(clip)
 
-def _next_state(store: RunStore, plan: Plan, encode) -> MotionState:
-    """Where to go on: at the start, or behind the last finished clip."""
-    clip = store.num_finished
-    if clip == 0:
-        return first_state(plan, encode)
-    logger.info("continuing the run at clip %d of %d", clip + 1, plan.timeline.num_clips)
-    history = store.read_history(clip - 1)
-    if history is None:  # whole clips replace the history, so its content no longer matters
-        history = torch.zeros(MOTION_FRAMES, plan.height, plan.width, 3)
-    return MotionState(clip, history, store.read_motion_latents(clip - 1))
-
-
-def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
-    is_short = plan.timeline.frames_per_clip < MOTION_FRAMES
-    store.write_clip(
-        result.clip,
-        latents=result.latents[0],
-        motion_latents=result.state.motion_latents,
-        frames=(result.frames * 255).to(torch.uint8),  # truncated, as the reference writes them
-        history=result.state.history if is_short else None,
-    )
+        finish_run(
+            store,
+            plan,
+            seed,
+            sample=sample,
+            encode=run_vae.encode,
+            decode=lambda latents: run_vae.decode(shorten_context(latents, plan.timeline.num_latent_frames, sample.settings.vae_warmup)),
+            consume=consume,
+            peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
+        )
 
 
 def _run_folder(run_name: str) -> Path:
@@ -199,7 +241,16 @@ def _require_space(folder: Path, plan: Plan) -> None:
 def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> None:
     """Log what the clips that are left cost; raise ValueError if they clearly do not fit."""
     vae_value_bytes = comfy_bridge.vae_value_bytes(vae)
-    job = Job(plan.timeline, plan.height, plan.width, sample.num_steps, sample.calls_per_step, store.num_finished, vae_value_bytes)
+    job = Job(
+        plan.timeline,
+        plan.height,
+        plan.width,
+        sample.num_steps,
+        sample.calls_per_step,
+        store.num_finished,
+        vae_value_bytes,
+        sample.settings.vae_warmup,
+    )
     model, device = comfy_bridge.model_facts(sample.model), comfy_bridge.device_facts(sample.model, vae)
     logger.info("estimate: %s", describe_job(job, model, device))
     reason = refusal(job, model, device)
@@ -210,11 +261,3 @@ def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> No
 def _require_finite_text(positive: list, negative: list) -> None:
     if not all(torch.isfinite(item[0]).all() for item in (*positive, *negative)):
         raise ValueError("The encoded prompt contains NaN or infinite values. Load the text encoder again or use another file.")
-
-
-def _require_finite(latents: torch.Tensor) -> None:
-    if not torch.isfinite(latents).all():
-        raise ValueError(
-            "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
-            "or set attention to comfyui and weight_dtype to bf16 in the model loader."
-        )

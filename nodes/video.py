@@ -29,18 +29,31 @@ class WanS2VDecode(io.ComfyNode):
             description="All frames of the video as one IMAGE batch, for upscaling, interpolation and other nodes. "
             "Long videos belong in Save Video.",
             search_aliases=["frames", "s2v"],
-            inputs=[WanS2VClips.Input("clips", tooltip="From the Wan S2V sampler.")],
+            inputs=[
+                WanS2VClips.Input("clips", tooltip="From the Wan S2V sampler."),
+                io.Boolean.Input(
+                    "exact",
+                    optional=True,
+                    default=True,
+                    tooltip="Decode the kept latents again, for the very floats that the VAE gave; each clip costs one decode on the GPU. "
+                    "Off: read the frames as they are saved, with 8 bits per colour, without the VAE.",
+                ),
+            ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The frames, with the 8 bits per colour with which they are kept."),
+                io.Image.Output(display_name="images", tooltip="The frames: as the VAE gave them, or with 8 bits per colour."),
                 io.Audio.Output(display_name="audio", tooltip="The sound, cut to the duration of the frames."),
                 io.Float.Output(display_name="fps", tooltip="Frame rate: 16."),
             ],
         )
 
     @classmethod
-    def execute(cls, clips) -> io.NodeOutput:
+    def execute(cls, clips, exact=True) -> io.NodeOutput:
         _require_memory(clips)
-        images = torch.cat([frames.float() / 255 for frames in clips.frames()])
+        images = torch.empty(clips.num_frames, clips.height, clips.width, 3)
+        start = 0
+        for frames in _exact_frames(clips) if exact else clips.frames():
+            images[start : start + len(frames)] = frames if exact else frames.float() / 255
+            start += len(frames)
         audio = {"waveform": clips.waveform[None].clone(), "sample_rate": clips.sample_rate_hz}
         return io.NodeOutput(images, audio, float(clips.fps))
 
@@ -61,14 +74,17 @@ class WanS2VSaveVideo(io.ComfyNode):
                     tooltip="Folder and beginning of the file name under ComfyUI's output folder.",
                 ),
                 io.Combo.Input(
-                    "format", options=list(FORMATS), default=next(iter(FORMATS)), tooltip="Container and codec. mp4 plays everywhere."
+                    "format",
+                    options=list(FORMATS),
+                    default=next(iter(FORMATS)),
+                    tooltip="Container and codec. mp4 (h264) plays everywhere, ffv1 keeps every bit.",
                 ),
                 io.Int.Input(
                     "quality",
                     default=18,
                     min=0,
                     max=51,
-                    tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller.",
+                    tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller. Without effect on ffv1.",
                 ),
                 WanS2VClips.Input("clips", optional=True, tooltip="From the Wan S2V sampler; written clip by clip with little memory."),
                 io.Video.Input("video", optional=True, tooltip="A VIDEO of any node."),
@@ -132,6 +148,11 @@ class WanS2VSaveVideo(io.ComfyNode):
             return {}
         entries = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
         return {name: json.dumps(value) for name, value in entries.items() if value is not None}
+
+
+def _exact_frames(clips: Clips) -> Iterator[torch.Tensor]:
+    vae = comfy_bridge.RunVae(clips.vae)
+    return clips.exact_frames(vae.encode, vae.decode)
 
 
 class _Source(NamedTuple):

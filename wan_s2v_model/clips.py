@@ -5,11 +5,12 @@ import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from .constants import VIDEO_FPS
-from .pipeline import Plan
+from .constants import MOTION_LATENTS, VIDEO_FPS
+from .pipeline import Decode, Encode, Plan, decode_clip, shorten_context
 from .run_store import RunStore
 
 
@@ -18,13 +19,17 @@ class Clips:
 
     Args:
         delete_with_handle: remove the folder once nothing refers to this object any more (runs without a name).
+        vae: ComfyUI's, that decoded the frames. vae_warmup: latents of motion that it was given before each clip.
     """
 
     fps = VIDEO_FPS
 
-    def __init__(self, store: RunStore, plan: Plan, *, delete_with_handle: bool):
+    def __init__(self, store: RunStore, plan: Plan, *, delete_with_handle: bool, vae: Any = None, vae_warmup: int = MOTION_LATENTS):
         self.folder: Path = store.folder
+        self.vae = vae
         self._store = store
+        self._plan = plan
+        self._vae_warmup = vae_warmup
         self.height, self.width = plan.height, plan.width
         self.timeline = plan.timeline
         self.sample_rate_hz = plan.sample_rate_hz
@@ -41,15 +46,49 @@ class Clips:
         """[C, T]: the sound, cut to the duration of the frames."""
         return self._waveform[:, : round(Fraction(self.num_frames * self.sample_rate_hz, self.fps))]
 
+    def get_models(self) -> list:
+        """What ComfyUI asks of a value to learn which models a prompt still needs."""
+        return [] if self.vae is None else [self.vae.patcher]
+
     def frames(self) -> Iterator[Tensor]:
         """Frames of one clip after the other, each [T, H, W, 3] uint8.
 
         Raises:
             FileNotFoundError: if the run folder was deleted.
         """
+        for clip in range(self.timeline.num_clips):
+            yield self.read_frames(clip)
+
+    def read_frames(self, clip: int) -> Tensor:
+        """The frames of a clip that is stored, [T, H, W, 3] uint8; for errors see `frames`."""
+        self._require_folder()
+        return self._store.read_frames(clip)
+
+    def exact_frames(self, encode: Encode, decode: Decode) -> Iterator[Tensor]:
+        """What the VAE gave for one clip after the other, each [T, H, W, 3] in [0, 1], decoded again from the stored latents.
+
+        Args:
+            encode, decode: of `vae`, as they were when the run was made.
+        Raises:
+            FileNotFoundError: if the run folder was deleted.
+        """
+        plan, num_latent_frames = self._plan, self.timeline.num_latent_frames
+
+        def decode_as_sampled(latents: Tensor) -> Tensor:
+            return decode(shorten_context(latents, num_latent_frames, self._vae_warmup))
+
+        for clip in range(self.timeline.num_clips):
+            self._require_folder()
+            latents = self._store.read_latents(clip)[None]
+            yield decode_clip(plan, clip, latents, self._motion_latents(clip, encode), decode_as_sampled)[: self.timeline.clip_frames(clip)]
+
+    def _motion_latents(self, clip: int, encode: Encode) -> Tensor | None:
+        if clip > 0:
+            return self._store.read_motion_latents(clip - 1)
+        return None if self._plan.history is None else encode(self._plan.history)
+
+    def _require_folder(self) -> None:
         if not self.folder.is_dir():
             raise FileNotFoundError(
                 f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again with another seed or run name."
             )
-        for clip in range(self.timeline.num_clips):
-            yield self._store.read_frames(clip)

@@ -107,7 +107,8 @@ def start_from_picture(history: Tensor, picture: Tensor) -> Tensor:
 
 def append_history(history: Tensor, frames: Tensor) -> Tensor:
     """Keep the newest 73 frames: [73, H, W, 3] + [T, H, W, 3] -> [73, H, W, 3]."""
-    return torch.cat([history, frames[-MOTION_FRAMES:]])[-MOTION_FRAMES:]
+    newest = frames[-MOTION_FRAMES:]
+    return torch.cat([history[len(newest) :], newest])
 
 
 def _scaled_size(height: int, width: int, target_height: int, target_width: int, cover: bool) -> tuple[int, int]:

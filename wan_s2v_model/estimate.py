@@ -34,17 +34,19 @@ class Job:
     """What is to be sampled.
 
     Attributes:
-        height, width: pixels. model_calls: per step; guidance makes it two. first_clip: earlier ones are there already.
-        vae_value_bytes: size of a value of the VAE.
+        height, width: pixels. model_calls: per step, the mean of all steps; guidance makes it two.
+        first_clip: earlier ones are there already. vae_value_bytes: size of a value of the VAE.
+        vae_warmup: latents of motion that are decoded in front of a later clip.
     """
 
     timeline: Timeline
     height: int
     width: int
     steps: int
-    model_calls: int
+    model_calls: float
     first_clip: int = 0
     vae_value_bytes: int = 4
+    vae_warmup: int = MOTION_LATENTS
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def constant_bytes(tokens: int, job: Job, model: ModelFacts) -> float:
     text = (2 * config.num_layers + 1) * config.text_len * config.dim * value
     rows = job.timeline.num_latent_frames * len(config.audio_inject_layers)
     audio = 2 * rows * config.dim * ((config.num_audio_tokens + 1) * value + 4)
-    return job.model_calls * (text + audio) + 4 * tokens * config.head_dim
+    return math.ceil(job.model_calls) * (text + audio) + 4 * tokens * config.head_dim
 
 
 @cache
@@ -183,7 +185,7 @@ def _tokens(job: Job, with_motion: bool) -> tuple[int, int]:
 
 def _clip_host_bytes(job: Job) -> float:
     """Frames that are in memory at once: those decoded, in parts and in one piece, and the history."""
-    decoded = TEMPORAL_STRIDE * (MOTION_LATENTS + job.timeline.num_latent_frames) - 3
+    decoded = TEMPORAL_STRIDE * (job.vae_warmup + job.timeline.num_latent_frames) - 3
     return (2 * decoded + MOTION_FRAMES) * job.height * job.width * 3 * FLOAT32_BYTES
 
 
@@ -196,7 +198,7 @@ def _clip_seconds(job: Job, clip: int, config: WanS2VConfig, rates: Rates) -> fl
     with_motion = clip > 0 or not job.timeline.free_start
     linear, attention = model_flop(config, *_tokens(job, with_motion))
     call = linear / rates.linear + attention / rates.attention
-    context = MOTION_LATENTS if with_motion else 1
+    context = job.vae_warmup if with_motion else 1
     vae_flop = VAE_DECODE_FLOP * (context + job.timeline.num_latent_frames - 1 + FIRST_LATENT)
     if clip + 1 < job.timeline.num_clips:
         vae_flop += VAE_ENCODE_FLOP * (MOTION_LATENTS - 1 + FIRST_LATENT)

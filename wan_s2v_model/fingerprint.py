@@ -8,18 +8,24 @@ from typing import Any
 import torch
 
 from .checkpoint import INDEX_SUFFIX, shard_files
+from .constants import MOTION_LATENTS
 from .pipeline import Plan
 
+Value = str | int | float | bool | None
+
+ADDED_LATER: dict[str, Value] = {"cfg_start": 0.0, "cfg_end": 1.0, "vae_warmup": MOTION_LATENTS}  # names with what was done before
+NOT_RECORDED_EARLIER = ("vae", "model_nodes")
+CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object, other in every process
 
 
-def run_fingerprint(
-    model: Any, positive: list, negative: list, plan: Plan, settings: Any, seed: int
-) -> dict[str, str | int | float | bool | None]:
+def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, settings: Any, seed: int, vae: Any) -> dict[str, Value]:
     """Everything that decides the result, for the manifest of the run."""
     timeline = plan.timeline
     return {
         **model_identity(model),
+        "model_nodes": _attachments(model),
+        "vae": f"{vae.vae_dtype} {_small_weights(vae.first_stage_model)}",
         "prompt": _digest(*(item[0] for item in positive)),
         "negative_prompt": _digest(*(item[0] for item in negative)),
         "audio": _digest(plan.audio_features, plan.waveform),
@@ -37,7 +43,35 @@ def run_fingerprint(
         "shift": settings.shift,
         "solver": settings.solver if settings.sampler is None else _sampler_name(settings.sampler),
         "sigmas": _digest(*(() if settings.sigmas is None else (settings.sigmas,))),
+        "cfg_start": settings.cfg_start,
+        "cfg_end": settings.cfg_end,
+        "vae_warmup": settings.vae_warmup,
     }
+
+
+def assumed_in_older_runs(fingerprint: dict[str, Value]) -> dict[str, Value]:
+    """What counts for a run whose manifest lacks a name, because the version of the pack that made it did not know the name yet."""
+    return {**ADDED_LATER, **{name: fingerprint[name] for name in NOT_RECORDED_EARLIER}}
+
+
+def _attachments(model: Any) -> str:
+    """What other nodes have put on the MODEL: their hooks by name, and the numbers of ComfyUI's cache nodes."""
+    options = model.model_options.get("transformer_options", {})
+    hooks = [f"{kind} {key}" for kind, wrappers in model.wrappers.items() for key, functions in wrappers.items() if functions]
+    hooks += [f"patch {name} {_patch_names(patches)}" for name, patches in options.get("patches", {}).items()]
+    hooks += [f"replace {name} {_patch_names(patches)}" for name, patches in options.get("patches_replace", {}).items()]
+    numbers = {name: value for name, value in vars(options.get("easycache", object)).items() if name in CACHE_SETTINGS}
+    shift = {"shift": float(model.object_patches["model_sampling"].shift)} if "model_sampling" in model.object_patches else {}
+    return " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift}.items())))
+
+
+def _patch_names(patches: Any) -> str:
+    return ADDRESS.sub("", " ".join(str(key) for key in patches)) if isinstance(patches, dict) else str(len(patches))
+
+
+def _small_weights(network: torch.nn.Module) -> str:
+    """Hash of the biases and norms: a thousandth of the weights, and training changes them all."""
+    return _digest(*(value.detach() for _, value in sorted(network.named_parameters()) if value.ndim == 1 and not value.is_meta))
 
 
 def _sampler_name(sampler: Any) -> str:
@@ -50,7 +84,8 @@ def _digest(*tensors: torch.Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        for part in tensor.detach().unbind() if tensor.ndim > 1 else (tensor.detach(),):  # one after the other: a mapped file may be long
+            digest.update(part.cpu().float().contiguous().numpy().data)
     return digest.hexdigest()[:16] if tensors else ""
 
 
@@ -58,7 +93,10 @@ def model_identity(model: Any) -> dict[str, str]:
     """What tells two MODELs apart: the file and options it was loaded with, and its LoRAs by strength and content."""
     factory = model.cached_patcher_init
     path, options = (Path(factory[1][0]), factory[1][1:]) if factory is not None else (None, ())
-    file = f"{_file_identity(path)} {ADDRESS.sub('', str(options))}" if path is not None and path.is_file() else "unknown"
+    if path is not None and path.is_file():
+        file = f"{_file_identity(path)} {ADDRESS.sub('', str(options))}"
+    else:
+        file = f"weights {_small_weights(model.model)}"
     loras = hashlib.sha256()
     for key, patches in sorted(model.patches.items(), key=lambda item: str(item[0])):
         for patch in patches:

@@ -91,18 +91,32 @@ def clip_noise(plan: Plan, clip: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(clip_seed(seed, clip)))
 
 
+def decode_clip(plan: Plan, clip: int, latents: Tensor, motion_latents: Tensor | None, decode: Decode) -> Tensor:
+    """[1, 16, F, h, w] behind their context -> [T, H, W, 3] in [0, 1], without what is dropped at the start of the video."""
+    timeline = plan.timeline
+    context = plan.ref_latents if motion_latents is None else motion_latents
+    decoded = decode(torch.cat([context, latents], dim=2))  # [frames of context and clip, H, W, 3]
+    dropped = timeline.dropped_frames if clip == 0 else 0
+    return decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :].clone()
+
+
 def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, encode: Encode, decode: Decode) -> ClipResult:
     """Sample one clip, decode it behind its context and encode the history for the next one."""
     timeline, clip = plan.timeline, state.clip
     latents = sample(clip, plan.conditioning(clip, state.motion_latents), noise)
-    context = plan.ref_latents if state.motion_latents is None else state.motion_latents
-    decoded = decode(torch.cat([context, latents], dim=2))  # [frames of context and clip, H, W, 3]
-    dropped = timeline.dropped_frames if clip == 0 else 0
-    frames = decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :].clone()
+    frames = decode_clip(plan, clip, latents, state.motion_latents, decode)
     after = replace(state, clip=clip + 1, history=append_history(state.history, frames))
     if after.clip < timeline.num_clips:
         after = replace(after, motion_latents=encode(after.history))
     return ClipResult(clip, latents, frames[: timeline.clip_frames(clip)], after)
+
+
+def shorten_context(latents: Tensor, num_latent_frames: int, warmup: int) -> Tensor:
+    """Leave the newest `warmup` latents in front of the clip at the end: [1, 16, context + F, h, w] -> [1, 16, <= warmup + F, h, w].
+
+    The decoder's causal layers then have seen less when the clip begins; with fewer than all 19 its first frames differ.
+    """
+    return latents[:, :, max(0, latents.shape[2] - num_latent_frames - warmup) :]
 
 
 def run_clips(

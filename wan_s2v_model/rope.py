@@ -11,6 +11,7 @@ from .constants import FAR_MOTION_TIMES, MIDDLE_MOTION_TIME, NEAR_MOTION_TIME, R
 
 THETA = 10_000.0
 CHUNK_ROWS = 16_384
+CHUNK_ROWS_KEY = "wan_s2v_chunk_rows"  # in transformer_options: fewer, where memory is short
 
 
 def token_positions(num_latent_frames: int, height: int, width: int, with_motion: bool) -> Tensor:
@@ -74,14 +75,14 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def chunk_size(rows: int) -> int:
+def chunk_size(rows: int, limit: int = CHUNK_ROWS) -> int:
     """Tokens in each of the slices of `row_chunks`; the last one may be smaller."""
-    return math.ceil(rows / math.ceil(rows / CHUNK_ROWS)) if rows else 1
+    return math.ceil(rows / math.ceil(rows / limit)) if rows else 1
 
 
-def row_chunks(rows: int) -> Iterator[slice]:
-    """Equal slices of at most CHUNK_ROWS tokens: what is computed token by token needs no copy of the whole sequence."""
-    size = chunk_size(rows)
+def row_chunks(rows: int, limit: int = CHUNK_ROWS) -> Iterator[slice]:
+    """Equal slices of at most `limit` tokens: what is computed token by token needs no copy of the whole sequence."""
+    size = chunk_size(rows, limit)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 

@@ -6,20 +6,21 @@ process, the folder describes a run that ended after some whole clip.
 """
 
 import contextlib
-import errno
+import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from types import MappingProxyType, TracebackType
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from .atomic_files import TEMPORARY_SUFFIX, sync_folder, write_atomically
 
 if sys.platform == "win32":
     import msvcrt
@@ -30,14 +31,14 @@ FORMAT = "wan_s2v_run"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LOCK_NAME = "run.lock"
-TEMPORARY_SUFFIX = ".tmp"
+FIRST_CLIP = "from_clip"
+LIVE_VIDEO_NAME = "in_progress.mp4"
 LAYOUTS = {  # type and number of axes
     "latents": (torch.float32, 4),
     "motion_latents": (torch.float32, 5),
     "frames": (torch.uint8, 4),
     "history": (torch.float32, 4),
 }
-UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)  # how network disks decline to flush a folder
 SHOWN_CHARACTERS = 80  # of a changed value in a message
 
 Value = str | int | float | bool | None
@@ -61,6 +62,8 @@ class RunChangedError(ValueError):
 class _Manifest(NamedTuple):
     fingerprint: Fingerprint
     num_clips: int
+    hashes: list[str]  # SHA-256 of each clip's file, "" for clips of early versions
+    made_with: list[dict[str, Any]]  # versions of programs, each with the first clip made with them
 
 
 class _Absent:
@@ -78,8 +81,12 @@ class RunStore:
         """Use `RunStore.open`."""
         self.folder = folder
         self.num_finished = 0
+        self._failure: BaseException | None = None
         self._fingerprint = fingerprint
         self._num_listed = 0
+        self._hashes: list[str] = []
+        self._made_with: list[dict[str, Any]] = []
+        self._versions: Fingerprint = {}
         self._lock: BinaryIO | None = lock
 
     @classmethod
@@ -90,6 +97,8 @@ class RunStore:
         *,
         redo_from: int | None = None,
         fixed: Collection[str] = (),
+        assumed: Mapping[str, Value] = MappingProxyType({}),
+        versions: Mapping[str, str] = MappingProxyType({}),
     ) -> "RunStore":
         """Create the run folder, or continue the run in it.
 
@@ -98,6 +107,8 @@ class RunStore:
             fingerprint: everything that decides the result, by value or by hash.
             redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint.
             fixed: names that must not change while earlier clips are kept, such as the picture size.
+            assumed: values of names that the manifest of an older version of the pack does not have.
+            versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
         Raises:
             RunChangedError: the fingerprint differs from that of the finished clips.
             RunStoreError: in use by another process, not readable, not writable, or of a newer version.
@@ -105,11 +116,12 @@ class RunStore:
         with _reported(f"cannot open the run folder {folder}"):
             if not folder.is_dir():
                 folder.mkdir(parents=True)
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
             lock = _lock_folder(folder)
         store = cls(folder, dict(fingerprint), lock)
+        store._versions = dict(versions)
         try:
-            store._load(redo_from, fixed)
+            store._load(redo_from, fixed, assumed)
         except BaseException:
             store.close()
             raise
@@ -135,12 +147,21 @@ class RunStore:
             try:
                 if self._num_listed > index:
                     self._list_clips(index)  # clips after a damaged one are stale from here on
-                _write_atomically(path, save(tensors))
+                data = save(tensors)
+                write_atomically(path, data)
+                self._hashes[index:] = [hashlib.sha256(data).hexdigest()]
+                self._note_versions(index)
                 self._list_clips(index + 1)
-            except BaseException:
+            except BaseException as error:
+                self._failure = error
                 path.unlink(missing_ok=True)
                 raise
         self.num_finished = index + 1
+
+    def raise_failure(self) -> None:
+        """Raise RunStoreError if the last clip could not be stored: while one is written the next one is being made, in vain."""
+        if self._failure is not None:
+            raise RunStoreError(f"clip {self.num_finished} of run '{self.name}' could not be stored") from self._failure
 
     def read_frames(self, index: int) -> Tensor:
         """Return the pictures of a finished clip, [T, H, W, 3] uint8."""
@@ -186,7 +207,7 @@ class RunStore:
     def name(self) -> str:
         return self.folder.name
 
-    def _load(self, redo_from: int | None, fixed: Collection[str]) -> None:
+    def _load(self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value]) -> None:
         with _reported(f"cannot open the run folder {self.folder}"):
             for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
                 leftover.unlink()
@@ -194,8 +215,8 @@ class RunStore:
             if manifest is None or manifest.num_clips == 0:
                 self._list_clips(0)
                 return
-            self._check_unchanged(manifest.fingerprint, redo_from, fixed)
-            self._num_listed = manifest.num_clips
+            self._check_unchanged({**assumed, **manifest.fingerprint}, redo_from, fixed)
+            self._num_listed, self._hashes, self._made_with = manifest.num_clips, manifest.hashes, manifest.made_with
             self.num_finished = self._count_finished(self._num_listed)
             if redo_from is not None:
                 self.drop_from(redo_from)
@@ -222,14 +243,28 @@ class RunStore:
                 return index
         return num_listed
 
+    def _note_versions(self, index: int) -> None:
+        """Remember with what the clips from here on are made, if that has changed."""
+        before = {name: value for name, value in self._made_with[-1].items() if name != FIRST_CLIP} if self._made_with else {}
+        if before == self._versions:
+            return
+        if before:
+            changes = ", ".join(f"{name} {_shown(*change)}" for name, change in _changes(before, self._versions).items())
+            logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
+        self._made_with.append({FIRST_CLIP: index, **self._versions})
+
     def _list_clips(self, count: int) -> None:
+        self._made_with = [entry for entry in self._made_with if entry[FIRST_CLIP] < count]
+        del self._hashes[count:]
         manifest = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "fingerprint": self._fingerprint,
             "clips": _clip_names(count),
+            **({"sha256": self._hashes} if any(self._hashes) else {}),
+            **({"made_with": self._made_with} if self._made_with else {}),
         }
-        _write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
+        write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
         self._num_listed = count
 
     def _read(self, index: int, key: str) -> Tensor:
@@ -300,7 +335,10 @@ def _read_manifest(folder: Path) -> _Manifest | None:
             )
         if manifest["clips"] != _clip_names(len(manifest["clips"])):
             raise KeyError("clips")
-        return _Manifest(dict(manifest["fingerprint"]), len(manifest["clips"]))
+        made_with = [dict(entry) for entry in manifest.get("made_with", []) if entry[FIRST_CLIP] >= 0]
+        num_clips = len(manifest["clips"])
+        hashes = [*map(str, manifest.get("sha256", [])), *[""] * num_clips][:num_clips]
+        return _Manifest(dict(manifest["fingerprint"]), num_clips, hashes, made_with)
     except FileNotFoundError:
         if any(folder.glob("clip_*.safetensors")):
             raise RunStoreError(f"{folder} holds clips but no {MANIFEST_NAME}: use another run name, or delete the folder") from None
@@ -327,32 +365,6 @@ def _shown(old: object, new: object) -> str:
 def _excerpt(text: str, start: int) -> str:
     end = start + SHOWN_CHARACTERS
     return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return  # folders cannot be opened there, and renaming is journalled
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-    finally:
-        os.close(handle)
 
 
 def _lock_folder(folder: Path) -> BinaryIO:

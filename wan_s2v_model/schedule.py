@@ -1,5 +1,6 @@
-"""Noise levels of the reference's solvers."""
+"""Noise levels of the reference's solvers, and the steps that are guided."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,3 +39,19 @@ def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
     sigmas = shift * base / (1 + (shift - 1) * base)
     timesteps = (sigmas * TRAIN_TIMESTEPS).astype(np.int64)
     return Schedule(torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32)), torch.from_numpy(timesteps))
+
+
+def guided_steps(num_steps: int, start: float, end: float) -> range:
+    """The steps between two shares of the way, each rounded to whole steps: 0 to 1 are all."""
+    return range(round(start * num_steps), round(end * num_steps))
+
+
+def guided_levels(sigmas: Tensor, steps: range) -> tuple[float, float]:
+    """The noise levels of these steps: above the first number returned, up to the second. Works inside of steps, too.
+
+    Args:
+        sigmas: [number of steps + 1], descending.
+    """
+    lowest = float(sigmas[steps.stop]) if steps.stop < len(sigmas) - 1 else -math.inf
+    highest = float(sigmas[steps.start]) if steps.start > 0 else math.inf
+    return lowest, highest

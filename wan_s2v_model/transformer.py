@@ -20,9 +20,11 @@ from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import PATCH_SIZE, TEMPORAL_STRIDE
 from .layers import Block, Head, timestep_embedding
+from .linears import EXACT, Linears
 from .motion_packer import MotionPacker
 from .rope import rope_table, token_positions
 
+EXACT_ENDS = 1  # blocks at either end whose products are never rounded to float8
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
 
 
@@ -84,6 +86,7 @@ class WanS2VTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, **module) for _ in range(config.num_layers))
         self.head = Head(config, patch_volume, **module)
 
+    @torch.compiler.disable(recursive=False)  # torch.compile then sees the blocks one by one: one graph for all, not one for each
     def forward(  # noqa: PLR0913
         self,
         x: Tensor,
@@ -99,6 +102,7 @@ class WanS2VTransformer(nn.Module):
         cast: CastWeights = cast_weights,
         remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
         next_block: Callable[[], None] = lambda: None,
+        linears: Linears = EXACT,
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
@@ -111,6 +115,7 @@ class WanS2VTransformer(nn.Module):
             pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
             next_block: called before each block and after the last one, for weights that are fetched just in time.
+            linears: computes the products of all blocks but the first and the last, which are always exact.
         Returns:
             [B, 16, F, h, w] float32.
         """
@@ -120,11 +125,12 @@ class WanS2VTransformer(nn.Module):
         constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast))
         e_head, e = self.embed_time(timestep, cast)
         tokens = tokens.to(self.residual_dtype or x.dtype)
-        kernel = {"attention": attention, "transformer_options": options, "cast": cast}
+        kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
         for index, block in enumerate(self._blocks()):
             options["block_index"] = index
+            kernel["linears"] = linears if EXACT_ENDS <= index < len(self.blocks) - EXACT_ENDS else EXACT
             next_block()
             tokens = _run_block(block, index, tokens, e, constants, split, kernel)
             if constants.audio is not None:
@@ -208,6 +214,7 @@ def unpatchify(patches: Tensor, num_latent_frames: int, height: int, width: int)
     return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], x.shape[6], num_latent_frames, height, width)
 
 
+@torch.compiler.disable(recursive=False)
 def _run_block(block: Block, index: int, tokens: Tensor, e: Tensor, constants: ClipConstants, split: int, kernel: dict[str, Any]) -> Tensor:
     """Run one block, through the block replacements and patches that other nodes may have put on the model."""
     options = kernel["transformer_options"]

@@ -1,7 +1,9 @@
 """Write frames and their sound to a video file, one frame at a time.
 
 The sound is fed to the muxer frame by frame beside the pictures, so memory does not grow with the length of the video. Until the file is
-complete it has the name `*.part.*`; a failed or cancelled video leaves nothing behind.
+complete it has the name `*.part.*`; a failed or cancelled video leaves nothing behind. The live format is the exception: fragments that
+play at any moment, under the file's own name, kept whatever happens. With other codecs than h264 equal frames and sound give equal bytes
+on one machine.
 """
 
 import contextlib
@@ -23,6 +25,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 BT709 = 1  # its code in H.273, for primaries, transfer and matrix alike
+RGB = 0  # the matrix of pictures that are stored as red, green and blue
+RGB_FORMATS = ("bgr0",)
 
 
 class VideoWriterError(OSError):
@@ -31,26 +35,43 @@ class VideoWriterError(OSError):
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What the file is made of; the names are those a reader of the file sees."""
+    """What the file is made of; the names are those a reader of the file sees.
+
+    Attributes:
+        container: also the suffix of the file.
+        is_live: written in fragments, fast and on one CPU thread.
+    """
 
     container: str
     video_codec: str
     audio_codec: str
     pixel_format: str = "yuv420p"
+    is_live: bool = False
 
 
 FORMATS: dict[str, VideoFormat] = {
     "mp4 (h264)": VideoFormat("mp4", "h264", "aac"),
     "webm (vp9)": VideoFormat("webm", "vp9", "opus"),
+    "mp4 (h265)": VideoFormat("mp4", "hevc", "aac"),
+    "mkv (ffv1, lossless)": VideoFormat("mkv", "ffv1", "flac", "bgr0"),
 }
+LIVE_FORMAT = VideoFormat("mp4", "h264", "aac", is_live=True)
 
-CONTAINER_OPTIONS = {"mp4": {"movflags": "faststart+use_metadata_tags"}, "webm": {}}
+REPRODUCIBLE = {"fflags": "+bitexact"}  # no random identifiers
+CONTAINERS = {  # FFmpeg's name and options
+    "mp4": ("mp4", {"movflags": "faststart+use_metadata_tags"}),
+    "webm": ("webm", REPRODUCIBLE),
+    "mkv": ("matroska", REPRODUCIBLE),
+}
+LIVE_OPTIONS = {"movflags": "delay_moov+empty_moov+default_base_moof", "frag_duration": "250000", "flush_packets": "1"}  # microseconds
 
 
 @dataclass(frozen=True)
 class _VideoEncoder:
     name: str
     options: dict[str, str]
+    has_quality: bool = True
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,24 +79,29 @@ class _AudioEncoder:
     name: str
     sample_format: str
     rates_hz: tuple[int, ...]  # others are resampled to 48 kHz
-    bit_rate: int
+    bit_rate: int | None
 
 
+# x264 gives the same frames other bytes each time, but for quality 0; without its mbtree it would not, in files up to 2.4 times as large.
 VIDEO_ENCODERS = {
     "h264": _VideoEncoder("libx264", {"preset": "fast"}),
+    "hevc": _VideoEncoder("libx265", {"preset": "fast", "x265-params": "log-level=error"}, tag="hvc1"),
     "vp9": _VideoEncoder("libvpx-vp9", {"deadline": "good", "cpu-used": "4", "row-mt": "1", "tile-columns": "2"}),
+    "ffv1": _VideoEncoder("ffv1", {"level": "3", "g": "1", "slicecrc": "1"}, has_quality=False),
 }
+LIVE_ENCODER = _VideoEncoder("libx264", {"preset": "veryfast", "tune": "zerolatency", "g": "80", "threads": "1"})
 # AAC takes lower rates too, but a reader that decodes its last packet whole would then get sound up to 128 ms longer than the picture.
 AUDIO_ENCODERS = {
     "aac": _AudioEncoder("aac", "fltp", (96000, 88200, 64000, 48000, 44100, 32000), 192_000),
     "opus": _AudioEncoder("libopus", "flt", (48000,), 160_000),
+    "flac": _AudioEncoder("flac", "s32", (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000), None),  # 24 bits of 32
 }
 
 
 class VideoWriter:
     """Streams frames and sound into one file; both start at 0 and end together.
 
-    Use it as a context manager: leaving it normally completes the file, leaving it with any exception removes it.
+    Use it as a context manager: leaving it normally completes the file, leaving it with any exception removes it (a live one is kept).
     """
 
     def __init__(
@@ -96,13 +122,14 @@ class VideoWriter:
             path: the finished file; an existing one is replaced when the new one is complete.
             width, height: of the frames. The picture in the file is one pixel larger where one is odd (its edge repeated).
             fps: constant frame rate.
-            quality: constant rate factor, 0 (best, large) to 51.
+            quality: constant rate factor, 0 (best, large) to 51; without effect where the codec is lossless.
             audio: waveform [C, T] in -1..1 and its rate in Hz. One or two channels are kept, more are averaged to one. It is cut, or
                 filled with silence, to the length of the frames.
             metadata: texts stored in the file, such as ComfyUI's "prompt" and "workflow".
         """
         self.path = Path(path)
-        self.part_path = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self._format = video_format
+        self.part_path = self.path if video_format.is_live else self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         self.num_frames = 0
         self._size = (height, width)
         self._fps = Fraction(fps)
@@ -111,11 +138,12 @@ class VideoWriter:
         with self._guarded():
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"the folder {self.path.parent} does not exist")
-            options = CONTAINER_OPTIONS[video_format.container]
-            container = av.open(str(self.part_path), "w", format=video_format.container, container_options=options)
+            name, options = CONTAINERS[video_format.container]
+            options = LIVE_OPTIONS if video_format.is_live else options
+            container = av.open(str(self.part_path), "w", format=name, container_options=options)
             self._container = container
             container.metadata.update(metadata or {})
-            self._video = self._add_video(container, video_format, quality)
+            self._video = self._add_video(container, quality)
             self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], *audio) if audio else None
             container.start_encoding()
 
@@ -151,7 +179,7 @@ class VideoWriter:
             self._container = None
 
     def abort(self) -> None:
-        """Remove the unfinished file; does nothing after `close`."""
+        """Remove the unfinished file, or end the live one where it is; does nothing after `close`."""
         if self._container is None:
             return
         container, self._container = self._container, None
@@ -159,7 +187,8 @@ class VideoWriter:
             with contextlib.suppress(av.FFmpegError, OSError):
                 container.close()
         finally:
-            self.part_path.unlink(missing_ok=True)
+            if not self._format.is_live:
+                self.part_path.unlink(missing_ok=True)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -175,30 +204,46 @@ class VideoWriter:
             raise ValueError(f"the video {self.path} is closed")
         return self._container
 
-    def _add_video(self, container: OutputContainer, video_format: VideoFormat, quality: int) -> VideoStream:
-        encoder = VIDEO_ENCODERS[video_format.video_codec]
+    def _add_video(self, container: OutputContainer, quality: int) -> VideoStream:
+        encoder = LIVE_ENCODER if self._format.is_live else VIDEO_ENCODERS[self._format.video_codec]
         height, width = self._size
-        stream = cast(VideoStream, container.add_stream(encoder.name, rate=self._fps, options={"crf": str(quality), **encoder.options}))
+        options = {"crf": str(quality), **encoder.options} if encoder.has_quality else encoder.options
+        stream = cast(VideoStream, container.add_stream(encoder.name, rate=self._fps, options=options))
         codec = stream.codec_context
         codec.width = width + width % 2
         codec.height = height + height % 2
-        codec.pix_fmt = video_format.pixel_format
+        codec.pix_fmt = self._format.pixel_format
         codec.time_base = 1 / self._fps
-        codec.thread_type = "AUTO"  # PyAV would cut every picture into slices
+        if not self._format.is_live:
+            codec.thread_type = "AUTO"  # PyAV would cut every picture into slices
+        if encoder.tag:
+            codec.codec_tag = encoder.tag
         codec.color_primaries = BT709
         codec.color_trc = BT709
-        codec.colorspace = BT709
-        codec.color_range = ColorRange.MPEG
+        codec.colorspace = RGB if self._is_rgb else BT709
+        codec.color_range = self._color_range
         return stream
 
+    @property
+    def _is_rgb(self) -> bool:
+        return self._format.pixel_format in RGB_FORMATS
+
+    @property
+    def _color_range(self) -> ColorRange:
+        return ColorRange.JPEG if self._is_rgb else ColorRange.MPEG
+
     def _to_video_frame(self, image: Tensor) -> av.VideoFrame:
-        frame = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(_to_rgb(image), format="rgb24"),
-            format=self._video.codec_context.pix_fmt,
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.AREA,
-        )
+        frame = av.VideoFrame.from_ndarray(_to_rgb(image), format="rgb24")
+        if self._is_rgb:
+            frame = self._reformatter.reformat(frame, format=self._format.pixel_format)
+        else:
+            frame = self._reformatter.reformat(
+                frame,
+                format=self._format.pixel_format,
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.AREA,
+            )
         frame.pts = self.num_frames
         frame.time_base = 1 / self._fps
         return frame
@@ -230,7 +275,8 @@ class _Sound:
         self._stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
         self._stream.codec_context.layout = self._layout
         self._stream.codec_context.format = encoder.sample_format
-        self._stream.codec_context.bit_rate = encoder.bit_rate
+        if encoder.bit_rate is not None:
+            self._stream.codec_context.bit_rate = encoder.bit_rate
 
     def write_until(self, time_s: Fraction) -> None:
         """Encode the samples up to a time, silence where the waveform has ended."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from wan_s2v_pack.tests.golden.folder import find_jobs
-from wan_s2v_pack.wan_s2v_model import attention, audio_injector, layers, motion_packer, rope, transformer
+from wan_s2v_pack.wan_s2v_model import attention, audio_injector, linears, motion_packer, rope, transformer
 from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
 
 FIRST_CLIP = "c2_wide_8x26_first"  # 4 latent frames, no motion tokens
@@ -77,7 +77,7 @@ def norm_per_head(patch):
 
 def exact_gelu(patch):
     patch.setattr(nn.GELU, "forward", lambda self, x: nn.functional.gelu(x))
-    patch.setattr(layers, "linear_gelu", lambda layer, x, cast: nn.functional.gelu(layer(x)))
+    patch.setattr(linears, "linear_gelu", lambda layer, x, cast: nn.functional.gelu(layer(x)))
 
 
 def swapped_shift_and_scale(patch):

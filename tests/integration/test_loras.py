@@ -6,23 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 from wan_s2v_pack.cli.errors import PromptFailed
 from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL
-from wan_s2v_pack.scripts.tiny_loras import write_lora
 
 from .graphs import EXACT, add, patch_model, quick_start
-
-LORA = "tiny_lightx2v.safetensors"
+from .graphs import TINY_LORA as LORA
 
 
 @pytest.fixture(scope="session")
 def loras(base_directory, server):
-    """The folder for LoRAs, filled while the server runs."""
+    """The folder for LoRAs, with another file since the server has started."""
     models = base_directory / "models"
-    with safe_open(models / DIFFUSION_MODEL, "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    write_lora("lightx2v", shapes, models / "loras" / LORA)
     shutil.copyfile(models / DIFFUSION_MODEL, models / "loras" / "not_a_lora.safetensors")
 
 

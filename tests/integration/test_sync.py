@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from wan_s2v_pack.cli.errors import PromptInterrupted
+from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS
 
-from .graphs import FRAMES_PER_CLIP, flash_graph, inputs_of
+from .graphs import Prompt, find, flash_graph, inputs_of
 from .sounds import write_wav
 
 FPS = 16
@@ -18,7 +20,7 @@ LEAD_S = 3 / FPS  # of the reference
 RATE_HZ = 16_000
 BURST_S = 0.25
 GAP_S = 0.5
-FIRST_CLIP_FRAMES = FRAMES_PER_CLIP - 3
+FIVE_CLIPS = 72  # frames: 13 + 16 + 16 + 16 + 11
 
 # Exact multiples first: of the clips as they come out (13, 29, 77 frames), then of what goes in (16, 32, 80 frames), then neither.
 NUM_FRAMES = [13, 29, 77, 16, 32, 80, 10, 24, 70]
@@ -62,30 +64,61 @@ def brightness(video) -> tuple[np.ndarray, np.ndarray]:
     return video.frame_times + HALF_FRAME_S, np.maximum(level - level.min() - 4, 0)
 
 
-def leads(renderer, num_frames: int, **settings) -> np.ndarray:
-    """Seconds by which each flash of the finished file comes before its click."""
-    seconds = num_frames / FPS
+def click_graph(renderer, num_frames: int, **settings) -> Prompt:
+    """The graph of the stand-ins for a sound of that many frames with clicks."""
     name = f"clicks_{num_frames}.wav"
-    write_wav(renderer.server.input_directory / name, click_track(seconds), RATE_HZ)
+    write_wav(renderer.server.input_directory / name, click_track(num_frames / FPS), RATE_HZ)
     prompt = flash_graph(cfg=1.0, quality=10, **settings)
     inputs_of(prompt, "LoadAudio")["audio"] = name
-    video = renderer.render(prompt)
-    clicks = centres(*loudness(video), click_times(seconds))
-    return clicks - centres(*brightness(video), click_times(seconds) - (LEAD_S if settings["sync_mode"] == "official" else 0))
+    return prompt
+
+
+def leads_in(video, num_frames: int, expected_s: float = 0.0) -> np.ndarray:
+    """Seconds by which each flash of the finished file comes before its click; looked for around the expected lead."""
+    times = click_times(num_frames / FPS)
+    return centres(*loudness(video), times) - centres(*brightness(video), times - expected_s)
 
 
 @pytest.mark.parametrize("num_frames", NUM_FRAMES)
 def test_aligned_flashes_with_the_click(num_frames, renderer):
-    lead = leads(renderer, num_frames, sync_mode="aligned", filename_prefix=f"sync/aligned_{num_frames}")
+    video = renderer.render(click_graph(renderer, num_frames, sync_mode="aligned", filename_prefix=f"sync/aligned_{num_frames}"))
+    lead = leads_in(video, num_frames)
     assert np.abs(lead).max() < HALF_FRAME_S, lead * 1000
 
 
 @pytest.mark.parametrize("num_frames", NUM_FRAMES)
 def test_official_flashes_three_frames_early(num_frames, renderer):
-    lead = leads(renderer, num_frames, sync_mode="official", filename_prefix=f"sync/official_{num_frames}")
+    video = renderer.render(click_graph(renderer, num_frames, sync_mode="official", filename_prefix=f"sync/official_{num_frames}"))
+    lead = leads_in(video, num_frames, LEAD_S)
     assert np.abs(lead - LEAD_S).max() < HALF_FRAME_S, lead * 1000
 
 
-def test_webm_is_in_sync_too(renderer):
-    lead = leads(renderer, 29, sync_mode="aligned", format="webm (vp9)", filename_prefix="sync/webm")
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_in_sync_in_every_clip(name, renderer):
+    prefix = f"sync/format_{list(FORMATS).index(name)}"
+    video = renderer.render(click_graph(renderer, FIVE_CLIPS, sync_mode="aligned", format=name, filename_prefix=prefix))
+    assert (video.video_codec, video.audio_codec) == (FORMATS[name].video_codec, FORMATS[name].audio_codec)
+    assert video.num_frames == FIVE_CLIPS
+    assert abs(video.picture_seconds - video.sound_seconds) < 1 / FPS
+    lead = leads_in(video, FIVE_CLIPS)
+    assert np.abs(lead).max() < HALF_FRAME_S, lead * 1000
+
+
+def test_a_run_that_was_cancelled_and_continued_is_in_sync(renderer):
+    prompt = click_graph(renderer, FIVE_CLIPS, sync_mode="aligned", run_name="cancelled clicks", filename_prefix="sync/continued")
+    prompt_id = renderer.client.queue(prompt)
+    sampler = find(prompt, "WanS2VSampler")
+    third_clip = 2 * inputs_of(prompt, "WanS2VSampler")["steps"] + 1
+
+    def cancel(step):
+        if step.node == sampler and step.value == third_clip:
+            renderer.client.interrupt(prompt_id)
+
+    with pytest.raises(PromptInterrupted):
+        renderer.client.wait(prompt_id, cancel)
+    (folder,) = renderer.server.output_directory.rglob("cancelled clicks")
+    assert 1 <= len(list(folder.glob("clip_*.safetensors"))) < 5
+    video = renderer.render(prompt)
+    assert video.num_frames == FIVE_CLIPS
+    lead = leads_in(video, FIVE_CLIPS)
     assert np.abs(lead).max() < HALF_FRAME_S, lead * 1000

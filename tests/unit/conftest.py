@@ -1,9 +1,11 @@
-"""The real transformer at a tiny size, with seeded weights, and the inputs of one clip."""
+"""The real transformer at a tiny size, with seeded weights, and the inputs of one clip; the command `runs` on a folder of its own."""
 
+import argparse
 import math
 
 import pytest
 import torch
+from wan_s2v_pack.cli import runs
 from wan_s2v_pack.wan_s2v_model.config import WanS2VConfig
 from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
 
@@ -65,3 +67,25 @@ def clip_inputs(tiny_config):
         "motion_latents": seeded_normal(1, 16, 19, HEIGHT, WIDTH, seed=5),
         "pose_latents": seeded_normal(*clip, seed=6),
     }
+
+
+@pytest.fixture
+def runs_folder(tmp_path):
+    folder = tmp_path / "output" / "wan_s2v_runs"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def runs_command(runs_folder, capsys):
+    """The command `runs`: arguments -> exit status, output, errors."""
+
+    def run(*arguments):
+        parser = argparse.ArgumentParser()
+        runs.add_parser(parser.add_subparsers())
+        options = parser.parse_args(["runs", *arguments, "--output-dir", str(runs_folder.parent)])
+        status = options.run(options)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -14,7 +14,10 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
     {
         "casting",
         "kernels",
+        "audio_kernels",
         "fused",
+        "quantised",
+        "linears",
         "rope",
         "attention",
         "layers",
@@ -22,14 +25,16 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "motion_packer",
         "vae_tiling",
         "identify",
+        "atomic_files",
+        "background",
         "weights_file",
     },
-    {"transformer", "checkpoint", "lora"},
-    {"sampler", "schedule", "conditioning", "audio_features", "audio_encoder", "text_encoder", "timeline", "estimate"}
-    | {"resources", "run_store", "video_writer", "waveform_preview"}
+    {"transformer", "checkpoint", "lora", "wav2vec2"},
+    {"sampler", "schedule", "conditioning", "audio_features", "feature_file", "audio_encoder", "text_encoder", "timeline", "estimate"}
+    | {"resources", "run_store", "video_writer", "waveform_preview", "progress"}
     | {"vae_memory"},
     {"pipeline"},
-    {"clips", "fingerprint"},
+    {"clips", "fingerprint", "clip_loop", "live_video"},
     {BRIDGE},
 )
 RANKS = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

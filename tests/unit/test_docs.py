@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_python_of_the_api_page_fits_the_client():
 
 
 def test_api_page_names_the_nodes_of_the_workflow():
-    prompt = ast.literal_eval((ROOT / "cli" / "workflows" / "quick_start.json").read_text(encoding="utf-8"))
+    prompt = json.loads((ROOT / "cli" / "workflows" / "quick_start.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     named = dict(re.findall(r"`(\d+)` (\w+)", page))
     assert named

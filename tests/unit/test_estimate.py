@@ -257,3 +257,19 @@ def test_tiny_model_never_needs_more_than_all_of_its_weights(tiny_config):
 
 def test_frames_on_the_disk():
     assert frame_bytes(plan(2), 480, 832) == 157 * 480 * 832 * 3
+
+
+# Fast modes
+
+
+def test_guidance_on_a_part_of_the_steps_takes_that_part_of_the_time_but_as_much_memory():
+    none, half, whole = (estimate(job(num_clips=1, model_calls=calls), BF16, H100) for calls in (1, 1.5, 2))
+    assert whole.seconds - half.seconds == pytest.approx(half.seconds - none.seconds)
+    assert half.full_device_bytes == whole.full_device_bytes > none.full_device_bytes
+
+
+def test_shorter_warm_up_of_the_vae_saves_time_in_later_clips_only():
+    saved = [estimate(job(clips), BF16, H100).seconds - estimate(job(clips, vae_warmup=4), BF16, H100).seconds for clips in (1, 2, 3)]
+    assert saved[0] == 0
+    assert saved[1] == pytest.approx(15 * 33.9e6 * 480 * 832 / H100.vae)
+    assert saved[2] == pytest.approx(2 * saved[1])

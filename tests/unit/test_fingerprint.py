@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.fingerprint import run_fingerprint
+from wan_s2v_pack.wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
 from wan_s2v_pack.wan_s2v_model.pipeline import Plan
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
@@ -20,6 +20,9 @@ class Settings:
     solver: str = "unipc"
     sampler: object = None
     sigmas: torch.Tensor | None = None
+    cfg_start: float = 0.0
+    cfg_end: float = 1.0
+    vae_warmup: int = 19
 
 
 def make_plan(seconds=10, **options):
@@ -27,13 +30,22 @@ def make_plan(seconds=10, **options):
     return Plan(timeline, 480, 832, torch.ones(2, 3, 160), torch.ones(1, 160_000), 16_000, torch.ones(1, 16, 1, 4, 4))
 
 
+def network(value):
+    layer = torch.nn.Linear(4, 3)
+    torch.nn.init.constant_(layer.bias, value)
+    return layer
+
+
 @pytest.fixture
 def inputs(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
-    model = SimpleNamespace(cached_patcher_init=(None, (str(file), {})), patches={})
+    model = SimpleNamespace(
+        cached_patcher_init=(None, (str(file), {})), patches={}, model_options={}, wrappers={}, object_patches={}, model=network(1.0)
+    )
+    vae = SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(1.0))
     text = [[torch.ones(1, 5, 8), {}]], [[torch.zeros(1, 5, 8), {}]]
-    return {"model": model, "positive": text[0], "negative": text[1], "plan": make_plan(), "settings": Settings(), "seed": 42}
+    return {"model": model, "positive": text[0], "negative": text[1], "plan": make_plan(), "settings": Settings(), "seed": 42, "vae": vae}
 
 
 def test_same_inputs_give_the_same_fingerprint_which_is_json(inputs):
@@ -50,11 +62,15 @@ CHANGES = {
     "steps": lambda i: {"settings": Settings(steps=20)},
     "cfg": lambda i: {"settings": Settings(cfg=1.0)},
     "shift": lambda i: {"settings": Settings(shift=5.0)},
+    "cfg_start": lambda i: {"settings": Settings(cfg_start=0.2)},
+    "cfg_end": lambda i: {"settings": Settings(cfg_end=0.6)},
+    "vae_warmup": lambda i: {"settings": Settings(vae_warmup=4)},
     "solver": lambda i: {"settings": Settings(solver="dpm++")},
     "sigmas": lambda i: {"settings": Settings(sigmas=torch.tensor([1.0, 0.0]))},
     "picture": lambda i: {"plan": replace(i["plan"], ref_latents=torch.zeros(1, 16, 1, 4, 4))},
     "pose": lambda i: {"plan": replace(i["plan"], pose_latents=(torch.zeros(1, 16, 20, 4, 4),))},
     "previous_frames": lambda i: {"plan": replace(i["plan"], history=torch.zeros(73, 8, 8, 3))},
+    "vae": lambda i: {"vae": SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(2.0))},
     "width": lambda i: {"plan": replace(i["plan"], width=848)},
     "height": lambda i: {"plan": replace(i["plan"], height=496)},
     "sync_mode": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, sync_mode="official"))},
@@ -79,6 +95,11 @@ def test_other_sound_shows(inputs, part):
 def test_same_numbers_in_another_shape_show(inputs):
     other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.reshape(3, 2, 160))
     assert run_fingerprint(**{**inputs, "plan": other})["audio"] != run_fingerprint(**inputs)["audio"]
+
+
+def test_features_in_another_order_of_memory_are_the_same(inputs):
+    other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.half().transpose(1, 2).contiguous().transpose(1, 2))
+    assert run_fingerprint(**{**inputs, "plan": other})["audio"] == run_fingerprint(**inputs)["audio"]
 
 
 def test_other_model_file_shows(inputs, tmp_path):
@@ -127,9 +148,59 @@ def test_lora_and_its_strength_show(inputs):
     assert len(seen) == 3
 
 
-def test_model_of_an_unknown_loader_has_a_fingerprint_too(inputs):
+def test_models_of_an_unknown_loader_differ_by_their_weights(inputs):
     inputs["model"].cached_patcher_init = None
-    assert run_fingerprint(**inputs)["model"] == "unknown"
+    first = run_fingerprint(**inputs)["model"]
+    inputs["model"].model = network(2.0)
+    assert run_fingerprint(**inputs)["model"] != first
+    inputs["model"].model = network(1.0)
+    assert run_fingerprint(**inputs)["model"] == first
+
+
+def test_other_dtype_of_the_vae_shows(inputs):
+    before = run_fingerprint(**inputs)["vae"]
+    inputs["vae"].vae_dtype = torch.bfloat16
+    assert run_fingerprint(**inputs)["vae"] != before
+
+
+def holder(threshold):
+    return SimpleNamespace(name="EasyCache", reuse_threshold=threshold, cumulative_change_rate=torch.rand(1).item())
+
+
+ATTACHMENTS = {
+    "no cache node": {"wrappers": {"outer_sample": {"easycache": []}}},
+    "a wrapper": {"wrappers": {"outer_sample": {"easycache": [print]}}},
+    "a cache node": {"model_options": {"transformer_options": {"easycache": holder(0.2)}}},
+    "another threshold": {"model_options": {"transformer_options": {"easycache": holder(0.3)}}},
+    "a patch": {"model_options": {"transformer_options": {"patches": {"double_block": [print]}}}},
+    "a replaced block": {"model_options": {"transformer_options": {"patches_replace": {"dit": {("double_block", 1): print}}}}},
+    "a shift": {"object_patches": {"model_sampling": SimpleNamespace(shift=8.0)}},
+}
+
+
+def test_what_other_nodes_put_on_the_model_shows(inputs):
+    plain, seen = vars(inputs["model"]).copy(), {}
+    for name, attributes in ATTACHMENTS.items():
+        inputs["model"] = SimpleNamespace(**{**plain, **attributes})
+        seen[name] = run_fingerprint(**inputs)["model_nodes"]
+        assert run_fingerprint(**inputs)["model_nodes"] == seen[name]
+    assert seen.pop("no cache node") == ""
+    assert len({"", *seen.values()}) == len(ATTACHMENTS)
+
+
+def test_state_of_a_cache_node_does_not_show(inputs):
+    seen = set()
+    for _ in range(2):
+        inputs["model"].model_options = {"transformer_options": {"easycache": holder(0.2)}}
+        seen.add(run_fingerprint(**inputs)["model_nodes"])
+    assert len(seen) == 1
+
+
+def test_older_runs_count_as_made_with_the_defaults_of_later_inputs(inputs):
+    fingerprint = run_fingerprint(**{**inputs, "settings": Settings(cfg_end=0.5)})
+    assumed = assumed_in_older_runs(fingerprint)
+    assert (assumed["cfg_end"], assumed["vae_warmup"]) == (1.0, 19)
+    assert assumed["vae"] == fingerprint["vae"]
 
 
 def test_bfloat16_tensors_are_hashed(inputs):

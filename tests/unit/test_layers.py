@@ -5,10 +5,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from wan_s2v_pack.wan_s2v_model import linears
 from wan_s2v_pack.wan_s2v_model.attention import sdpa
 from wan_s2v_pack.wan_s2v_model.casting import run_as_input
 from wan_s2v_pack.wan_s2v_model.layers import Block, Head, timestep_embedding
-from wan_s2v_pack.wan_s2v_model.rope import rope_table, token_positions
+from wan_s2v_pack.wan_s2v_model.rope import CHUNK_ROWS_KEY, rope_table, row_chunks, token_positions
 
 SPLIT = 8  # of 12 tokens
 ROPE = rope_table(token_positions(2, 4, 4, with_motion=False), 128)
@@ -122,3 +123,13 @@ def test_head_shifts_by_row_0_and_scales_by_row_1(tiny_config, randomised, noise
 def test_head_runs_in_float32(tiny_config, randomised, noise):
     head = randomised(Head(tiny_config, 4, operations=nn)).bfloat16()
     assert head(noise(1, 6, 256).bfloat16(), noise(1, 256, seed=1)).dtype == torch.float32
+
+
+def test_feed_forward_in_smaller_pieces_gives_the_same(tiny_config, randomised, noise, monkeypatch):
+    pieces = []
+    monkeypatch.setattr(linears, "row_chunks", lambda rows, limit: pieces.append(list(row_chunks(rows, limit))) or pieces[-1])
+    block = make_block(tiny_config, randomised)
+    inputs = noise(1, 12, 256), noise(1, 6, 2, 256, seed=1), noise(1, 5, 256, seed=2)
+    whole, parts = (run_block(block, *inputs, transformer_options=options) for options in ({}, {CHUNK_ROWS_KEY: 3}))
+    assert [len(piece) for piece in pieces] == [1, 4]
+    torch.testing.assert_close(parts, whole, atol=2e-5, rtol=2e-5)

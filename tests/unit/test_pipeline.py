@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.pipeline import MotionState, Plan, clip_noise, first_state, run_clip, run_clips
+from wan_s2v_pack.wan_s2v_model.pipeline import MotionState, Plan, clip_noise, first_state, run_clip, run_clips, shorten_context
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
 SIZE = 16  # pixels, 2 latents
@@ -144,6 +144,19 @@ def test_history_before_the_last_clip_is_whole_although_little_of_it_is_shown():
     stage = Stage()
     stage.run(make_plan(78))
     assert values(stage.histories[0]) == frames_of_latents(0, 20, first=7)
+
+
+# A shorter context
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 19, 30])
+def test_shorter_context_changes_what_is_decoded_and_not_which_frames_are_kept(warmup):
+    plan, stage, whole = make_plan(2 * 80 - 3), Stage(), Stage().run(make_plan(2 * 80 - 3))
+    functions = {**stage.functions, "decode": lambda latents: stage.decode(shorten_context(latents, 20, warmup))}
+    results = list(run_clips(plan, first_state(plan, stage.encode), 7, **functions))
+    assert [context.shape[2] for context in stage.contexts] == [21, min(warmup, 19) + 20]
+    for result, expected in zip(results, whole, strict=True):
+        assert torch.equal(result.frames, expected.frames)
 
 
 # A start from given frames

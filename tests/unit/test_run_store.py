@@ -1,6 +1,7 @@
 """The run folder: what is stored comes back, whatever happens to the process, the disk or the files."""
 
 import errno
+import hashlib
 import json
 import logging
 import subprocess
@@ -184,6 +185,75 @@ def test_changed_inputs_are_refused_with_every_change(folder):
         assert f"{name}:" not in message
     assert caught.value.changes["seed"] == (42, 43)
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+
+
+def test_names_that_an_older_version_did_not_record_count_as_assumed(folder):
+    make_run(folder, 2)
+    newer = {**FINGERPRINT, "cfg_end": 1.0, "vae": "ab"}
+    RunStore.open(folder, newer, assumed={"cfg_end": 1.0, "vae": "ab"}).close()
+    with pytest.raises(RunChangedError, match=r"cfg_end: 1\.0 -> 0\.5"):
+        RunStore.open(folder, {**newer, "cfg_end": 0.5}, assumed={"cfg_end": 1.0, "vae": "ab"})
+    with pytest.raises(RunChangedError, match="seed: 42 -> 43"):  # what is recorded wins
+        RunStore.open(folder, {**newer, "seed": 43}, assumed={"cfg_end": 1.0, "vae": "ab", "seed": 43})
+
+
+def test_manifest_has_the_hash_of_every_clip(folder):
+    make_run(folder, 3)
+    with RunStore.open(folder, FINGERPRINT, redo_from=1) as store:
+        store.write_clip(1, **clip(60))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["sha256"] == [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["clips"]]
+
+
+def test_clips_of_a_version_that_kept_no_hashes_have_an_empty_one(folder):
+    make_run(folder, 2)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    make_run(folder, 3)
+    hashes = json.loads(path.read_text())["sha256"]
+    assert [bool(value) for value in hashes] == [False, False, True]
+
+
+# Versions of the programs at work
+
+
+def made_with(folder):
+    return json.loads((folder / "manifest.json").read_text())["made_with"]
+
+
+def add_clips(folder, until, torch_version, **options):
+    with RunStore.open(folder, FINGERPRINT, versions={"torch": torch_version, "pack": "1"}, **options) as store:
+        for index in range(store.num_finished, until):
+            store.write_clip(index, **clip(index))
+
+
+def test_other_versions_are_noted_and_not_refused(folder, caplog):
+    add_clips(folder, 2, "2.10")
+    with caplog.at_level(logging.INFO, "wan_s2v"):
+        add_clips(folder, 3, "2.10")
+        assert "other versions" not in caplog.text
+        add_clips(folder, 5, "2.11")
+    assert "run 'song': from clip 3 on made with other versions, so the last bits may differ: torch '2.10' -> '2.11'" in caplog.text
+    assert made_with(folder) == [{"from_clip": 0, "torch": "2.10", "pack": "1"}, {"from_clip": 3, "torch": "2.11", "pack": "1"}]
+
+
+def test_versions_of_dropped_clips_are_forgotten(folder):
+    add_clips(folder, 2, "2.10")
+    add_clips(folder, 3, "2.11")
+    add_clips(folder, 1, "2.12", redo_from=1)
+    assert made_with(folder) == [{"from_clip": 0, "torch": "2.10", "pack": "1"}]
+    add_clips(folder, 2, "2.12")
+    assert [entry["from_clip"] for entry in made_with(folder)] == [0, 1]
+
+
+def test_run_of_a_version_that_noted_none_goes_on(folder):
+    make_run(folder, 2)
+    add_clips(folder, 3, "2.11")
+    assert made_with(folder) == [{"from_clip": 2, "torch": "2.11", "pack": "1"}]
+    with RunStore.open(folder, FINGERPRINT) as store:
+        assert store.num_finished == 3
 
 
 def test_a_refused_run_is_not_left_locked(folder):

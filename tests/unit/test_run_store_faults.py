@@ -179,6 +179,8 @@ def test_opening_does_not_touch_the_clips_after_a_damaged_one(folder):
         '{"format": "wan_s2v_run", "version": 1, "fingerprint": {}, "clips": ["../../x"]}',
         '{"format": "wan_s2v_run", "version": "1"}',
         '{"format": "wan_s2v_run", "version": 1, "fingerprint": 3, "clips": []}',
+        '{"format": "wan_s2v_run", "version": 1, "fingerprint": {}, "clips": [], "made_with": 3}',
+        '{"format": "wan_s2v_run", "version": 1, "fingerprint": {}, "clips": [], "made_with": [{"torch": "2"}]}',
         "\x00" * 100,
     ],
 )

@@ -1,8 +1,10 @@
 """Sigmas and timesteps of the reference's solvers."""
 
+import math
+
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.schedule import build_schedule
+from wan_s2v_pack.wan_s2v_model.schedule import build_schedule, guided_levels, guided_steps
 
 TIMESTEPS = {  # of the reference
     ("unipc", 4, 3.0): [999, 899, 749, 499],
@@ -59,3 +61,29 @@ def test_model_is_told_the_truncated_timestep_of_its_step(solver, steps):
 def test_told_timesteps_survive_rounding_on_the_way():
     schedule = build_schedule("unipc", 40, 3.0)
     assert torch.equal(schedule.told_timesteps((schedule.sigmas[:-1] * 1000) * (1 + 1e-6)), schedule.timesteps)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "start", "end", "steps"),
+    [
+        (40, 0.0, 1.0, range(40)),
+        (40, 0.1, 0.6, range(4, 24)),
+        (10, 0.3, 0.7, range(3, 7)),  # 0.7 * 10 is a little more than 7
+        (4, 0.0, 0.6, range(2)),
+        (4, 0.6, 1.0, range(2, 4)),
+        (1, 0.0, 0.4, range(0)),
+        (1000, 0.29, 0.57, range(290, 570)),
+    ],
+)
+def test_guided_steps_are_rounded_to_whole_ones(num_steps, start, end, steps):
+    assert guided_steps(num_steps, start, end) == steps
+
+
+@pytest.mark.parametrize("solver", ["unipc", "euler"])
+@pytest.mark.parametrize("steps", [range(40), range(5), range(5, 40), range(4, 24), range(39, 40)])
+def test_guided_levels_hold_the_levels_of_the_guided_steps(solver, steps):
+    sigmas = build_schedule(solver, 40, 3.0).sigmas
+    lowest, highest = guided_levels(sigmas, steps)
+    assert [step for step in range(40) if lowest < float(sigmas[step]) <= highest] == list(steps)
+    assert (lowest == -math.inf) == (steps.stop == 40)
+    assert (highest == math.inf) == (steps.start == 0)

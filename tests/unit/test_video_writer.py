@@ -15,7 +15,10 @@ from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter, VideoW
 
 MP4 = FORMATS["mp4 (h264)"]
 WEBM = FORMATS["webm (vp9)"]
-CODECS = {"mp4": ("h264", "aac"), "webm": ("vp9", "opus")}
+HEVC = FORMATS["mp4 (h265)"]
+LOSSLESS = FORMATS["mkv (ffv1, lossless)"]
+LOSSY = [MP4, WEBM, HEVC]
+each_format = pytest.mark.parametrize("video_format", FORMATS.values(), ids=lambda video_format: video_format.video_codec)
 
 
 class Decoded:
@@ -39,7 +42,15 @@ class Decoded:
         self.times_s = [float(frame.pts * frame.time_base) for frame in frames]
         self.rate = sounds[0].sample_rate if sounds else None
         self.audio_start_s = float(sounds[0].pts * sounds[0].time_base) if sounds else None
-        self.waveform = np.concatenate([frame.to_ndarray() for frame in sounds], axis=1) if sounds else None
+        self.waveform = np.concatenate([samples_of(frame) for frame in sounds], axis=1) if sounds else None
+
+
+def samples_of(frame):
+    """[C, T] in -1..1."""
+    samples = frame.to_ndarray()
+    if frame.format.is_planar:
+        return samples
+    return samples.reshape(-1, frame.layout.nb_channels).T / (2**31 if frame.format.name == "s32" else 1)
 
 
 def speech_like(num_channels, num_samples, seed=0):
@@ -91,7 +102,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("video_format", [MP4, WEBM], ids=lambda video_format: video_format.container)
+@each_format
 @pytest.mark.parametrize(("fps", "rate", "num_channels", "num_frames"), CASES)
 def test_decoded_video_has_what_was_put_in(tmp_path, video_format, fps, rate, num_channels, num_frames):
     waveform = speech_like(num_channels, round(num_frames * rate / fps))
@@ -99,14 +110,14 @@ def test_decoded_video_has_what_was_put_in(tmp_path, video_format, fps, rate, nu
     path = tmp_path / f"song.{video_format.container}"
     decoded = write(path, flat_frames(levels), fps=fps, video_format=video_format, audio=(waveform, rate))
     assert os.listdir(tmp_path) == [path.name]
-    assert decoded.codecs == list(CODECS[video_format.container])
+    assert decoded.codecs == [video_format.video_codec, video_format.audio_codec]
 
     assert len(decoded.frames) == num_frames
     assert decoded.average_rate == fps
-    tick = 0.0011 if video_format is WEBM else 1e-4  # webm stores whole milliseconds
+    tick = 1e-4 if video_format.container == "mp4" else 0.0011  # Matroska stores whole milliseconds
     assert decoded.times_s == pytest.approx([float(index / Fraction(fps)) for index in range(num_frames)], abs=tick)
     for frame, level in zip(decoded.frames, levels, strict=True):
-        assert (frame.width, frame.height, frame.format.name) == (64, 48, "yuv420p")
+        assert (frame.width, frame.height, frame.format.name) == (64, 48, video_format.pixel_format)
         assert np.abs(frame.to_ndarray(format="gray").astype(int) - level).max() <= 3
 
     frame_s = float(1 / Fraction(fps))
@@ -114,14 +125,14 @@ def test_decoded_video_has_what_was_put_in(tmp_path, video_format, fps, rate, nu
     assert decoded.waveform.shape[0] == num_channels
     assert decoded.waveform.shape[1] / decoded.rate == pytest.approx(length_s, abs=frame_s)
     assert decoded.duration_s == pytest.approx(length_s, abs=0.011)
-    if video_format is MP4:
+    if video_format.container == "mp4":
         assert decoded.audio_duration_s == pytest.approx(length_s, abs=0.002)
     delay_s, likeness = offset_s(decoded, waveform[0], rate)
     assert abs(delay_s) < 0.001
     assert likeness > 0.9
 
 
-@pytest.mark.parametrize("video_format", [MP4, WEBM], ids=lambda video_format: video_format.container)
+@each_format
 def test_flash_and_click_meet(tmp_path, video_format):
     flashes, rate = (0, 31, 77), 44100
     levels = [235 if index in flashes else 16 for index in range(96)]
@@ -201,6 +212,28 @@ def test_sound_is_written_along_with_the_frames(path):
     assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat")
 
 
+@pytest.mark.parametrize(
+    ("video_format", "quality"), [(MP4, 0), (HEVC, 18), (WEBM, 18), (LOSSLESS, 18)], ids=["h264", "hevc", "vp9", "ffv1"]
+)
+def test_equal_frames_and_sound_give_equal_files(tmp_path, video_format, quality):
+    frames = torch.randint(0, 256, (40, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    files = set()
+    for name in ("a", "b", "c"):
+        write(tmp_path / name, frames, video_format=video_format, quality=quality, audio=(speech_like(1, 40_000), 16_000))
+        files.add((tmp_path / name).read_bytes())
+    assert len(files) == 1
+
+
+def test_lossless_keeps_every_bit(tmp_path):
+    frames = torch.randint(0, 256, (20, 47, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    waveform = speech_like(2, 20_000)
+    decoded = write(tmp_path / "a.mkv", frames, video_format=LOSSLESS, audio=(waveform, 16_000))
+    for image, frame in zip(frames, decoded.frames, strict=True):
+        assert np.array_equal(frame.to_ndarray(format="rgb24")[:47], image.numpy())
+    assert decoded.waveform.shape == (2, 20_000)
+    assert np.abs(decoded.waveform - waveform.numpy()).max() < 2**-23
+
+
 # Pictures
 
 
@@ -246,7 +279,7 @@ def test_float_frames_equal_the_same_bytes(tmp_path):
 
 def test_a_larger_quality_number_makes_a_smaller_file(tmp_path):
     frames = torch.randint(0, 256, (16, 48, 64, 3), dtype=torch.uint8)
-    for video_format in FORMATS.values():
+    for video_format in LOSSY:
         sizes = []
         for quality in (5, 30, 51):
             write(tmp_path / "a", frames, quality=quality, video_format=video_format)
@@ -255,11 +288,11 @@ def test_a_larger_quality_number_makes_a_smaller_file(tmp_path):
         assert sizes[0] > 2 * sizes[-1]
 
 
-@pytest.mark.parametrize("video_format", [MP4, WEBM], ids=lambda video_format: video_format.container)
+@each_format
 def test_metadata(tmp_path, video_format):
     metadata = {"prompt": '{"1": "naïve 漢字 \\" quote"}', "workflow": '{"nodes": "' + "x" * 300_000 + '"}'}
     found = write(tmp_path / "a", flat_frames([99] * 2), video_format=video_format, metadata=metadata).metadata
-    names = str.upper if video_format is WEBM else str.lower  # Matroska writes its tags in capitals
+    names = str.lower if video_format.container == "mp4" else str.upper  # Matroska writes its tags in capitals
     assert {name: found[names(name)] for name in metadata} == metadata
 
 
@@ -352,7 +385,7 @@ def largest_file(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("video_format", [MP4, WEBM], ids=lambda video_format: video_format.container)
+@each_format
 @pytest.mark.parametrize("part", [0.0001, 0.3, 0.6, 0.999])
 def test_no_space(tmp_path, path, part, video_format):
     """The disk refuses to let the file grow: at the header, in the middle, and while the last bytes are written."""

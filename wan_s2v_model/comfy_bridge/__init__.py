@@ -1,28 +1,36 @@
 """The only door to ComfyUI's internals: no other module of the package imports `comfy`. Written against ComfyUI 0.30."""
 
 from .attention import ATTENTIONS
+from .audio import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, vae_value_bytes
-from .loaders import DTYPES, AudioEncoder, load_diffusion_model, load_text_encoder, load_vae
+from .fp8 import SPEEDS
+from .live_preview import file_shower
+from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
 from .loras import apply_lora
-from .memory import take_others_off_gpu
+from .memory import take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
+from .out_of_memory import RunVae
 from .runtime import free_host_memory, metadata_enabled, raise_if_interrupted
 from .sampling import SAMPLER_NAMES, ClipSampler, SamplerSettings
 from .vae import decode_latents, encode_pixels, require_wan_vae
+from .versions import versions
 
 __all__ = [
     "ATTENTIONS",
     "DTYPES",
     "PRECISIONS",
     "SAMPLER_NAMES",
+    "SPEEDS",
     "AudioEncoder",
     "ClipSampler",
+    "RunVae",
     "SamplerSettings",
     "apply_lora",
     "assumed_facts",
     "decode_latents",
     "device_facts",
     "encode_pixels",
+    "file_shower",
     "free_host_memory",
     "load_diffusion_model",
     "load_text_encoder",
@@ -31,7 +39,9 @@ __all__ = [
     "model_facts",
     "raise_if_interrupted",
     "require_wan_vae",
+    "take_memory_peak",
     "take_others_off_gpu",
     "vae_value_bytes",
+    "versions",
     "with_s2v_forward",
 ]

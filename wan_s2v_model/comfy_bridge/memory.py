@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import comfy.model_management
 import comfy.model_patcher
+import torch
 
 logger = logging.getLogger("wan_s2v")
 
@@ -41,6 +42,24 @@ def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.
     if leaving:
         logger.info("taking off the GPU before sampling: %s", ", ".join(type(loaded.model.model).__name__ for loaded in leaving))
         comfy.model_management.free_memory(EVERYTHING_BYTES, device, keep)
+
+
+def take_all_others_off_gpu(model: comfy.model_patcher.ModelPatcher) -> None:
+    """Leave one model alone on its device, whatever the loaders of the others were told: memory has run out."""
+    device = model.load_device
+    if not comfy.model_management.is_device_cpu(device):
+        loaded_models = comfy.model_management.current_loaded_models
+        keep = [loaded for loaded in loaded_models if loaded.model is not None and loaded.model.is_clone(model)]
+        comfy.model_management.free_memory(EVERYTHING_BYTES, device, keep)
+
+
+def take_memory_peak(device: torch.device) -> float | None:
+    """Most bytes of a CUDA device that tensors took since the last call; None for other devices."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Sequence[int]) -> None:

@@ -24,7 +24,9 @@ from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
 from ..identify import S2V, require
 from ..transformer import ClipConstants, WanS2VTransformer, share_layers
 from .attention import pick_attention
+from .fp8 import SPEEDS, pick_linears, wants_float8_attention
 from .raw_parameters import patch_raw_parameters, share_raw_parameters
+from .runtime import raise_if_interrupted
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
 CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
@@ -35,21 +37,25 @@ SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose 
 class ComfyTransformer(WanS2VTransformer):
     """Our transformer behind the call signature of ComfyUI's Wan models, so that wrappers such as EasyCache find it."""
 
-    def __init__(self, config, precision, attention, *, dtype=None, device=None, operations=None, **_: Any):
+    def __init__(self, config, precision, attention, speed=SPEEDS[0], *, dtype=None, device=None, operations=None, **_: Any):
         super().__init__(config, operations=operations, dtype=dtype, device=device, residual_dtype=PRECISIONS[precision])
         self.attention_name = attention
+        self.speed = speed
 
+    @torch.compiler.disable(recursive=False)
     def forward(self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, **kwargs):  # type: ignore[override]
         options = {} if transformer_options is None else transformer_options
         wrappers = comfy.patcher_extension.get_all_wrappers(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
+    @torch.compiler.disable(recursive=False)
     def _forward(self, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
         arguments = x, timestep, context, clip_fea, time_dim_concat, transformer_options
-        return run_transformer(*arguments, transformer=self, attention_name=self.attention_name, **kwargs)
+        return run_transformer(*arguments, transformer=self, attention_name=self.attention_name, speed=self.speed, **kwargs)
 
 
+@torch.compiler.disable(recursive=False)  # what torch.compile can do is inside of the blocks
 def run_transformer(  # noqa: PLR0913
     x: Tensor,
     timestep: Tensor,
@@ -60,6 +66,7 @@ def run_transformer(  # noqa: PLR0913
     *,
     transformer: WanS2VTransformer,
     attention_name: str,
+    speed: str = SPEEDS[0],
     audio_embed: Tensor | None = None,
     reference_latent: Tensor | None = None,
     reference_motion: Tensor | None = None,
@@ -79,14 +86,26 @@ def run_transformer(  # noqa: PLR0913
         ref_latents=reference_latent,
         motion_latents=reference_motion,
         pose_latents=control_video,
-        attention=pick_attention(attention_name, x.device),
+        attention=pick_attention(attention_name, x.device, wants_float8_attention(speed)),
+        linears=pick_linears(speed, x.device, x.dtype),
         transformer_options=transformer_options,
         cast=cast_comfy_weights,
         remember=_memory_of(transformer_options, x),
-        next_block=_prefetch(transformer, x.device, transformer_options),
+        next_block=_interruptible(_prefetch(transformer, x.device, transformer_options)),
     )
 
 
+def _interruptible(next_block: Callable[[], None]) -> Callable[[], None]:
+    """Raise ComfyUI's interrupt between blocks, whatever the layers inside them look at."""
+
+    def run() -> None:
+        raise_if_interrupted()
+        next_block()
+
+    return run
+
+
+@torch.compiler.disable
 def _prefetch(transformer: WanS2VTransformer, device: torch.device, transformer_options: dict[str, Any]) -> Callable[[], None]:
     """ComfyUI's block prefetch, for weights that wait in main memory: fetches the layers of a block together, where there is room."""
     if comfy.model_management.get_free_memory(device) < ROOMY_BYTES:
@@ -99,8 +118,9 @@ def _prefetch(transformer: WanS2VTransformer, device: torch.device, transformer_
 class ClipMemory:
     """Constants of one clip for each set of conditionings. An object, because ComfyUI copies dicts between steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_host: bool = False) -> None:
         self.constants: dict[tuple, ClipConstants] = {}
+        self.on_host = on_host  # even where the GPU seems to have room
 
 
 def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Callable[[], ClipConstants]], ClipConstants]:
@@ -112,15 +132,15 @@ def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Call
 
     def remember(build: Callable[[], ClipConstants]) -> ClipConstants:
         if key not in memory.constants:
-            memory.constants[key] = _on_host_if_short(build(), x.device)
+            memory.constants[key] = _on_host_if_short(build(), x.device, memory.on_host)
         return memory.constants[key]
 
     return remember
 
 
-def _on_host_if_short(constants: ClipConstants, device: torch.device) -> ClipConstants:
+def _on_host_if_short(constants: ClipConstants, device: torch.device, always: bool) -> ClipConstants:
     """The keys and values of a prompt take 0.4 GB at full size; where GPU memory is short they wait in pinned host memory."""
-    if device.type != "cuda" or comfy.model_management.get_free_memory(device) > ROOMY_BYTES:
+    if device.type != "cuda" or not (always or comfy.model_management.get_free_memory(device) <= ROOMY_BYTES):
         return constants
     return replace(constants, text=[(keys.cpu().pin_memory(), values.cpu().pin_memory()) for keys, values in constants.text])
 

@@ -1,26 +1,33 @@
 """Samples clips through ComfyUI's guider, so that its samplers, previews, caches and multi-GPU nodes apply."""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import comfy.samplers
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ..conditioning import ClipConditioning
+from ..constants import MOTION_LATENTS
 from ..pipeline import clip_seed
+from ..progress import Progress
+from ..rope import CHUNK_ROWS_KEY
 from ..sampler import sample_dpmpp, sample_unipc
-from ..schedule import SOLVERS, Schedule, build_schedule
-from .memory import load_all_weights
+from ..schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_steps
+from .memory import load_all_weights, take_all_others_off_gpu
 from .model import CONSTANTS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
+from .out_of_memory import Ladder
+from .progress_display import step_reporter
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
 
+ADVICE = "Use a smaller size, fewer frames per clip or an fp8 or GGUF model file, set offload to auto, or close other programs."
+SMALL_CHUNK_ROWS = 2048  # tokens; a product of so many rows still keeps a GPU busy
 SAMPLER_NAMES = (*SOLVERS, *(name for name in comfy.samplers.SAMPLER_NAMES if name not in SOLVERS))
 
 
@@ -39,6 +46,21 @@ class FlowSolver(comfy.samplers.Sampler):
         return self.function(model_wrap, noise, sigmas, extra_args=extra_args, callback=report, state_dtype=self.state_dtype)
 
 
+class PartGuider(comfy.samplers.CFGGuider):
+    """Guides at some noise levels; at the others ComfyUI leaves out the negative call, unless a node asks for it."""
+
+    levels = -math.inf, math.inf  # above the first number, up to the second
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        cfg = self.cfg
+        lowest, highest = self.levels
+        self.cfg = cfg if lowest < float(timestep[0]) <= highest else 1.0
+        try:
+            return super().predict_noise(x, timestep, model_options, seed)
+        finally:
+            self.cfg = cfg
+
+
 @dataclass(frozen=True)
 class SamplerSettings:
     """How every clip is sampled.
@@ -46,6 +68,8 @@ class SamplerSettings:
     Attributes:
         solver: one of SAMPLER_NAMES, unless `sampler` (a ComfyUI SAMPLER) is given. sigmas: used instead of steps and shift.
         round_state: keep the sample in the model's dtype between UniPC steps, as the reference does.
+        cfg_start, cfg_end: guidance is on between these shares of the steps; outside of them the negative prompt costs no call.
+        vae_warmup: latents of motion that are decoded in front of a later clip; with all 19 as in the reference.
     """
 
     steps: int
@@ -55,6 +79,9 @@ class SamplerSettings:
     sampler: comfy.samplers.Sampler | None = None
     sigmas: Tensor | None = None
     round_state: bool = False
+    cfg_start: float = 0.0
+    cfg_end: float = 1.0
+    vae_warmup: int = MOTION_LATENTS
 
 
 class ClipSampler:
@@ -66,6 +93,8 @@ class ClipSampler:
         self.settings = settings
         self.seed = seed
         self.on_step: Callable[[int, Tensor], None] = lambda done, x0: None
+        self._saves_memory = False
+        self._ladder = Ladder("sampling", self._rungs(), ADVICE)
         self.sampler, self.sigmas, schedule = _solver(self.model, settings)
         if schedule is not None:
             self.model.model_options["transformer_options"][SCHEDULE_KEY] = schedule
@@ -75,22 +104,40 @@ class ClipSampler:
         return len(self.sigmas) - 1
 
     @property
-    def calls_per_step(self) -> int:
-        """Model calls for one step of a first-order solver: one for each text, and no negative one without guidance."""
-        positive, negative = self.conditions
-        return len(positive) + (len(negative) if self.settings.cfg > 1 else 0)
+    def guided_steps(self) -> range:
+        """The steps in which the negative prompt is asked, too."""
+        return guided_steps(self.num_steps, self.settings.cfg_start, self.settings.cfg_end) if self.settings.cfg > 1 else range(0)
 
-    def report_to(self, total_steps: int) -> None:
-        """Show progress and previews in ComfyUI's bar of that many steps."""
-        self.on_step = step_reporter(self.model, total_steps)
+    @property
+    def calls_per_step(self) -> float:
+        """Model calls for one step of a first-order solver, the mean of all steps: one for each text, negative ones only with guidance."""
+        positive, negative = self.conditions
+        return len(positive) + len(negative) * len(self.guided_steps) / self.num_steps
+
+    def report_to(self, progress: Progress, check: Callable[[], None] = lambda: None) -> None:
+        """Show progress and previews in ComfyUI's bar; `check` is called after each step and may raise."""
+        report = step_reporter(self.model, progress)
+
+        def on_step(done: int, x0: Tensor) -> None:
+            check()
+            report(done, x0)
+
+        self.on_step = on_step
 
     def __call__(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
-        """Sample one clip: [1, 16, F, h, w] noise -> normalised latents, float32 on the CPU."""
-        guider = comfy.samplers.CFGGuider(self.model)
+        """Sample one clip: [1, 16, F, h, w] noise -> normalised latents, float32 on the CPU.
+
+        Out of GPU memory it begins the clip again with the same noise, in less memory.
+        """
+        return self._ladder.run(lambda: self._sample(clip, conditioning, noise))
+
+    def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
+        guider = self._guider()
         guider.set_conds(*_conditions(*self.conditions, conditioning))
-        guider.set_cfg(max(1.0, self.settings.cfg))
         options = self.model.model_options["transformer_options"]
-        options[CONSTANTS_KEY] = ClipMemory()
+        options[CONSTANTS_KEY] = ClipMemory(on_host=self._saves_memory)
+        if self._saves_memory:
+            options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
         load_all_weights(self.model, noise.shape)
         try:
             latents = guider.sample(
@@ -106,6 +153,22 @@ class ClipSampler:
             del options[CONSTANTS_KEY]
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
+
+    def _rungs(self) -> Iterator[str]:
+        take_all_others_off_gpu(self.model)
+        yield "with everything else off the GPU"
+        self._saves_memory = True
+        yield "with the constants of a clip in main memory and long sequences in smaller pieces"
+
+    def _guider(self) -> comfy.samplers.CFGGuider:
+        steps = self.guided_steps
+        if len(steps) in (0, self.num_steps):
+            guider = comfy.samplers.CFGGuider(self.model)
+        else:
+            guider = PartGuider(self.model)
+            guider.levels = guided_levels(self.sigmas, steps)
+        guider.set_cfg(self.settings.cfg if steps else 1.0)
+        return guider
 
 
 def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, Tensor, Schedule | None]:
@@ -137,17 +200,3 @@ def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list]
         return [[tensor, {**options, **values, "audio_embed": heard}] for tensor, options in conditioning]
 
     return add(positive, audio), add(negative, torch.zeros_like(audio))
-
-
-def step_reporter(model, total: int) -> Callable[[int, Tensor], None]:
-    """A callback (steps done, predicted latents) that moves ComfyUI's progress bar and shows its latent preview."""
-    import latent_preview  # a module of ComfyUI's root, not of `comfy`
-
-    previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
-    bar = comfy.utils.ProgressBar(total)
-
-    def report(done: int, x0: Tensor) -> None:
-        preview = None if previewer is None else previewer.decode_latent_to_preview_image("JPEG", x0)
-        bar.update_absolute(done, total, preview)
-
-    return report

@@ -47,7 +47,7 @@ def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None) -
         grid: rows and columns of tiles; None for the fewest that fit.
     """
     raise_if_interrupted()
-    if not isinstance(vae.first_stage_model, WanVAE):
+    if not can_tile(vae):
         return LATENT_FORMAT.process_in(vae.encode(frames).float().cpu())
     height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
     grid = _prepare(vae, _plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
@@ -64,7 +64,7 @@ def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None)
     """
     raise_if_interrupted()
     raw = LATENT_FORMAT.process_out(latents)
-    if not isinstance(vae.first_stage_model, WanVAE):
+    if not can_tile(vae):
         return vae.decode(raw)[0].float().cpu()
     num_latents, height, width = raw.shape[2:]
     grid = _prepare(vae, _plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
@@ -76,6 +76,20 @@ def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None)
         else:
             _decode_tiles(vae, [part.cpu() for part in features], grid, frames)
     return frames
+
+
+def can_tile(vae: comfy.sd.VAE) -> bool:
+    """Whether this VAE runs through our code, in tiles where it has to."""
+    return isinstance(vae.first_stage_model, WanVAE)
+
+
+def fitting_grid(vae: comfy.sd.VAE, name: str, height: int, width: int) -> Grid:
+    """The fewest tiles for a video that fit in the memory which is free; loads the VAE.
+
+    Args:
+        name: encode or decode. height, width: in latents.
+    """
+    return _prepare(vae, _plan_pass(vae, name, height, width, is_picture=False), None)
 
 
 def _encode_tiles(vae: comfy.sd.VAE, frames: Tensor, grid: Grid) -> list[Tensor]:

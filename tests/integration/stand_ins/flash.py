@@ -26,7 +26,7 @@ PIXELS_PER_LATENT = 8
 class LoudnessEncoder:
     """Takes the place of wav2vec2 in an AUDIO_ENCODER."""
 
-    def hidden_states(self, waveform: Tensor) -> Tensor:
+    def hidden_layers(self, waveform: Tensor) -> Tensor:
         """[T] at 16 kHz -> [25, frames, 32], the loudest frame is 1."""
         loudness = waveform.unfold(0, WINDOW, HOP).square().mean(dim=1).sqrt()
         return (loudness / loudness.max().clamp_min(1e-6)).expand(CHANNELS, LAYERS, -1).movedim(0, -1).contiguous()

@@ -1,0 +1,195 @@
+"""Out of GPU memory, simulated: the same work is done again in less memory, with the same result, and only the last rung raises."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, pack_module
+from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, sample_clip
+from wan_s2v_pack.tests.golden.test_loras import load_ours, save_checkpoint
+
+pytestmark = pytest.mark.comfy
+
+HEIGHT, WIDTH = 30, 30  # latents; just enough for two rows and two columns of tiles
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+LOGGED = "the GPU ran out of memory in"
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    try:
+        return comfy_bridge()
+    except ComfyUINotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _inference(bridge):
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def ladders(bridge):
+    return pack_module("wan_s2v_model.comfy_bridge.out_of_memory")
+
+
+@pytest.fixture(scope="module")
+def model(bridge, golden_folder, tmp_path_factory):
+    tensors = load_file(golden_folder / "tiny_s2v.safetensors")
+    return load_ours(bridge, save_checkpoint(tensors, golden_folder, tmp_path_factory.mktemp("model") / "tiny.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def vae(bridge, golden_folder):
+    return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def expected(bridge, model):
+    with torch.inference_mode():
+        return sample_clip(clip_sampler(bridge, model))
+
+
+class FailingBlock:
+    """Runs out of memory in the first calls of a block; keeps the options of the calls."""
+
+    def __init__(self, model, failures, error=OUT_OF_MEMORY):
+        self.failures, self.error, self.options = failures, error, []
+        self.model = model.clone()
+        self.model.set_model_patch_replace(self, "dit", "double_block", 1)
+
+    def __call__(self, args, extra):
+        self.options.append(args["transformer_options"])
+        if self.failures > 0:
+            self.failures -= 1
+            raise self.error
+        return extra["original_block"](args)
+
+
+def warnings(caplog):
+    return [record.message for record in caplog.records if record.message.startswith(LOGGED)]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_sampling_goes_on_with_the_same_result(bridge, model, expected, caplog, failures):
+    block = FailingBlock(model, failures)
+    latents = sample_clip(clip_sampler(bridge, block.model))
+    assert torch.equal(latents, expected)
+    lines = warnings(caplog)
+    assert len(lines) == failures
+    assert lines[0] == f"{LOGGED} sampling (CUDA out of memory. Tried to allocate 2.00 GiB.); once more, with everything else off the GPU"
+    key = pack_module("wan_s2v_model.rope").CHUNK_ROWS_KEY
+    assert [key in block.options[0], key in block.options[-1]] == [False, failures == 2]
+
+
+def test_sampling_raises_behind_the_last_rung_and_says_what_helps(bridge, model, caplog):
+    sampler = clip_sampler(bridge, FailingBlock(model, math.inf).model)
+    with pytest.raises(torch.OutOfMemoryError, match=r"in sampling, and there is no way left.*finished clips are kept.*smaller size"):
+        sample_clip(sampler)
+    assert len(warnings(caplog)) == 2
+
+
+def test_rung_stays_taken_for_the_clips_that_follow(bridge, model, caplog):
+    block = FailingBlock(model, 2)
+    sampler = clip_sampler(bridge, block.model)
+    sample_clip(sampler)
+    block.options.clear()
+    sample_clip(sampler, clip=1)
+    assert pack_module("wan_s2v_model.rope").CHUNK_ROWS_KEY in block.options[0]
+    assert len(warnings(caplog)) == 2
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(bridge, model, caplog):
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        sample_clip(clip_sampler(bridge, FailingBlock(model, 1, RuntimeError("CUDA error: an illegal memory access")).model))
+    assert warnings(caplog) == []
+
+
+def test_failed_work_is_forgotten_before_the_next_try(ladders):
+    class Held:
+        alive = 0
+
+        def __init__(self):
+            Held.alive += 1
+
+        def __del__(self):
+            Held.alive -= 1
+
+    seen = []
+
+    def work():
+        seen.append(Held.alive)
+        held = Held()
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError(f"out of memory with {held}")
+        return "done"
+
+    assert ladders.Ladder("a test", iter(["once more"]), "").run(work) == "done"
+    assert seen == [0, 0]
+
+
+TENSORS = {
+    "encode": lambda: torch.rand(5, 8 * HEIGHT, 8 * WIDTH, 3, generator=torch.Generator().manual_seed(0)),
+    "decode": lambda: torch.randn(1, 16, 2, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)),
+}
+FUNCTIONS = {"encode": "encode_pixels", "decode": "decode_latents"}
+
+
+def failing(monkeypatch, ladders, name, failures):
+    """Let our pass through the VAE run out of memory; returns the grids with which it was tried."""
+    tried, function = [], getattr(ladders, FUNCTIONS[name])
+
+    def run(vae, tensor, grid=None):
+        tried.append(grid)
+        if len(tried) <= failures:
+            raise OUT_OF_MEMORY
+        return function(vae, tensor, grid)
+
+    monkeypatch.setattr(ladders, FUNCTIONS[name], run)
+    return tried
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_vae_goes_over_to_tiles_with_the_same_result(bridge, ladders, vae, monkeypatch, caplog, name):
+    tensor = TENSORS[name]()
+    expected = getattr(bridge, FUNCTIONS[name])(vae, tensor)
+    tried = failing(monkeypatch, ladders, name, 2)
+    run_vae = bridge.RunVae(vae)
+    result = getattr(run_vae, name)(tensor)
+    assert torch.allclose(result, expected, atol=1e-5)
+    assert tried[:2] == [(1, 1), (1, 1)]
+    assert tried[2] != (1, 1)
+    assert [line.partition("once more, ")[2] for line in warnings(caplog)] == [
+        "with everything else off the GPU",
+        f"in {tried[2][0]} x {tried[2][1]} tiles",
+    ]
+    getattr(run_vae, name)(tensor)
+    assert tried[3:] == tried[2:3], "the clips that follow begin with the tiles that fit"
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_vae_raises_behind_the_smallest_tiles(bridge, ladders, vae, monkeypatch, name):
+    tried = failing(monkeypatch, ladders, name, math.inf)
+    with pytest.raises(torch.OutOfMemoryError, match=f"in VAE {name}, and there is no way left.*bf16"):
+        getattr(bridge.RunVae(vae), name)(TENSORS[name]())
+    ladder = pack_module("wan_s2v_model.vae_tiling").grids(HEIGHT, WIDTH)
+    assert tried == [(1, 1), *ladder]
+
+
+def test_vae_that_has_no_room_for_its_weights(bridge, ladders, vae, monkeypatch, caplog):
+    monkeypatch.setattr(ladders, "fitting_grid", iter_errors(ladders.fitting_grid))
+    assert bridge.RunVae(vae).decode(torch.zeros(1, 16, 1, 4, 4)).shape == (1, 32, 32, 3)
+    assert len(warnings(caplog)) == 1
+
+
+def iter_errors(function):
+    errors = [OUT_OF_MEMORY]
+
+    def run(*arguments):
+        if errors:
+            raise errors.pop()
+        return function(*arguments)
+
+    return run

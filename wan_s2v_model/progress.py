@@ -1,0 +1,49 @@
+"""How far a run is, in words: which clip and step, for how long already, and for how long still."""
+
+import time
+from collections.abc import Callable
+
+
+class Progress:
+    """Counts the steps of the clips that are still to be made.
+
+    Args:
+        first_clip: clips that are there already; they cost this run no time and do not count in its pace.
+        clock: seconds from a clock that is never set, so that changed clocks and time zones do no harm.
+    """
+
+    def __init__(self, num_clips: int, steps_per_clip: int, first_clip: int = 0, clock: Callable[[], float] = time.monotonic):
+        self.num_clips = num_clips
+        self.steps_per_clip = steps_per_clip
+        self._clock = clock
+        self._start_s = clock()
+        self._first_clip = first_clip
+        self._finished = first_clip, self._start_s  # clips, and when the last one was
+
+    def finish_clip(self, clip: int) -> None:
+        """Clip `clip`, counted from 0, is on disk."""
+        self._finished = clip + 1, self._clock()
+
+    def line(self, done_steps: int) -> str:
+        """What to show after so many steps of the whole run: clip 12/720, step 17/40, 1:02:03 elapsed, 4:05:06 left."""
+        clip, step = divmod(max(0, done_steps - 1), self.steps_per_clip)
+        text = f"clip {clip + 1}/{self.num_clips}, step {step + 1}/{self.steps_per_clip}, {duration(self._clock() - self._start_s)} elapsed"
+        left = self.seconds_left(done_steps)
+        return text if left is None else f"{text}, {duration(left)} left"
+
+    def seconds_left(self, done_steps: int) -> float | None:
+        """At the pace of the clips finished since the start, or while there is none, of the steps; None before the first step."""
+        clips, last_finish_s = self._finished
+        now_s, remaining = self._clock(), self.num_clips - done_steps / self.steps_per_clip
+        if clips > self._first_clip:
+            per_clip = (last_finish_s - self._start_s) / (clips - self._first_clip)
+            return max(0.0, (self.num_clips - clips) * per_clip - (now_s - last_finish_s))
+        made = done_steps / self.steps_per_clip - self._first_clip
+        return remaining * (now_s - self._start_s) / made if made > 0 else None
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours from one hour on: 4:05, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
