@@ -14,6 +14,7 @@ REAL_NAMES = {  # tiny file -> name under which the workflows look for it
     "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
     "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
     "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
+    "loras/tiny_lightx2v.safetensors": "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
 }
 
 

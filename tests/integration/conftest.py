@@ -8,14 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 from wan_s2v_pack.cli.client import ComfyClient
 from wan_s2v_pack.cli.server import ComfyServer, link_pack, prepare_base_directory
 from wan_s2v_pack.cli.tiny_models import fill_base_directory
-from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL
-from wan_s2v_pack.scripts.tiny_loras import write_lora
 
-from .graphs import TINY_LORA
 from .rendering import Renderer
 from .sounds import read_wav
 
@@ -44,14 +40,7 @@ def base_directory(tmp_path_factory: pytest.TempPathFactory, comfyui_path: Path)
     base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)
     link_pack(STAND_INS, base / "custom_nodes" / "stand_ins")
     fill_base_directory(base)
-    write_tiny_lora(base / "models")
     return base
-
-
-def write_tiny_lora(models: Path) -> None:
-    with safe_open(models / DIFFUSION_MODEL, "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    write_lora("lightx2v", shapes, models / "loras" / TINY_LORA)
 
 
 @pytest.fixture(scope="session")

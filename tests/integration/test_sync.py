@@ -108,10 +108,10 @@ def test_a_run_that_was_cancelled_and_continued_is_in_sync(renderer):
     prompt = click_graph(renderer, FIVE_CLIPS, sync_mode="aligned", run_name="cancelled clicks", filename_prefix="sync/continued")
     prompt_id = renderer.client.queue(prompt)
     sampler = find(prompt, "WanS2VSampler")
-    third_clip = 2 * inputs_of(prompt, "WanS2VSampler")["steps"] + 1
+    one_clip = inputs_of(prompt, "WanS2VSampler")["steps"]
 
     def cancel(step):
-        if step.node == sampler and step.value == third_clip:
+        if step.node == sampler and step.value > one_clip:
             renderer.client.interrupt(prompt_id)
 
     with pytest.raises(PromptInterrupted):

@@ -74,10 +74,16 @@ def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
         value_bytes=dtype.itemsize,
         residual_bytes=(PRECISIONS["official"] or dtype).itemsize,
         is_resident=is_host or comfy.model_management.unet_offload_device() == device,
-        held_bytes=sum(loaded.model_memory() for loaded in comfy.model_management.current_loaded_models) if is_host else 0,
+        held_bytes=_loaded_bytes() if is_host else 0,
         has_kernels=comfy.model_management.is_nvidia(),
     )
     return model, _device_facts(device, dtype, vae)
+
+
+def _loaded_bytes() -> int:
+    """Main memory of the models that ComfyUI counts as loaded; entries of models that are gone stay in its list for a while."""
+    loaded = comfy.model_management.current_loaded_models
+    return sum(entry.model_memory() for entry in loaded if entry.model is not None)
 
 
 def vae_value_bytes(vae: comfy.sd.VAE) -> int:
