@@ -105,7 +105,8 @@ def test_every_format_is_in_sync_in_every_clip(name, renderer):
 
 
 def test_a_run_that_was_cancelled_and_continued_is_in_sync(renderer):
-    prompt = click_graph(renderer, FIVE_CLIPS, sync_mode="aligned", run_name="cancelled clicks", filename_prefix="sync/continued")
+    slow = {"steps": 150}  # so that the cancel comes before the last clip
+    prompt = click_graph(renderer, FIVE_CLIPS, sync_mode="aligned", run_name="cancelled clicks", filename_prefix="sync/continued", **slow)
     prompt_id = renderer.client.queue(prompt)
     sampler = find(prompt, "WanS2VSampler")
     one_clip = inputs_of(prompt, "WanS2VSampler")["steps"]
