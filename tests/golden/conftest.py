@@ -1,10 +1,14 @@
-"""The stored results, unpacked."""
+"""The stored results, unpacked, and the door to ComfyUI."""
 
 import lzma
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from safetensors.torch import load_file
+from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
+from wan_s2v_pack.tests.golden.tiny_model import save_checkpoint
 
 DATA = Path(__file__).parent / "data"
 
@@ -21,3 +25,19 @@ def golden_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif path.is_file():
             shutil.copyfile(path, target)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bridge() -> ModuleType:
+    """The pack's bridge to ComfyUI."""
+    try:
+        return comfy_bridge()
+    except ComfyUINotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(golden_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny transformer as a single file in float32."""
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    return save_checkpoint(load_file(golden_folder / "tiny_s2v.safetensors"), golden_folder, path)

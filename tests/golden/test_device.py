@@ -8,21 +8,13 @@ import pytest
 import torch
 from wan_s2v_pack.cli.tiny_models import make_tiny_models
 from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, VAE
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path, pack_module
+from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
 
 pytestmark = pytest.mark.comfy
 
 OPTIONS = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
 TEXT = [[torch.zeros(1, 4, 64), {}]]
 GIGABYTE = 10**9
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -4,30 +4,14 @@ import itertools
 
 import pytest
 import torch
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, pack_module
-from wan_s2v_pack.tests.golden.test_loras import load_native, load_ours, save_checkpoint
+from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.golden.tiny_model import load_native, load_ours
 
 pytestmark = pytest.mark.comfy
 
 STEPS = 5
 POSITIVE, NEGATIVE = 0, 1  # in ComfyUI's cond_or_uncond
 NODES = ("EasyCache", "LazyCache")
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(golden_folder, tmp_path_factory):
-    from safetensors.torch import load_file
-
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    return save_checkpoint(load_file(golden_folder / "tiny_s2v.safetensors"), golden_folder, path)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from wan_s2v_pack.cli.tiny_models import make_tiny_models
 from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, LAYOUTS
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path, pack_module
+from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
 
 pytestmark = pytest.mark.comfy
 
@@ -17,14 +17,6 @@ LINEARS = "fp8 linears"
 CPU = torch.device("cpu")
 SCALED = "dit_fp8_scaled"
 LAYER = "blocks.1.ffn.2"
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,11 @@ import logging
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.cases_audio import find_wav2vec_folders, weights_file
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, pack_module
+from wan_s2v_pack.tests.golden.comfyui import pack_module
 
 pytestmark = pytest.mark.comfy
 
 SECONDS = 4
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

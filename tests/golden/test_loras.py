@@ -1,39 +1,15 @@
 """A LoRA changes a clip exactly as the same change in the weights does, and leaves nothing behind."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from wan_s2v_pack.scripts import tiny_loras
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, pack_module
+from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours, save_checkpoint
 
 pytestmark = pytest.mark.comfy
 
-OPTIONS = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
 RAW = ("blocks.0.modulation", "head.modulation", "casual_audio_encoder.weights", "casual_audio_encoder.encoder.padding_tokens")
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(golden_folder, tmp_path_factory):
-    """The tiny model in float32 as a single file with the metadata that ComfyUI's loader reads."""
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    return save_checkpoint(load_file(golden_folder / "tiny_s2v.safetensors"), golden_folder, path)
-
-
-def save_checkpoint(tensors, golden_folder, path):
-    config = json.loads((golden_folder / "tiny_s2v.config.json").read_text())
-    metadata = {"config": json.dumps({"transformer": {key: config[key] for key in ("text_dim", "audio_dim", "audio_inject_layers")}})}
-    save_file({name: tensor.float() for name, tensor in tensors.items()}, path, metadata=metadata)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +35,6 @@ def merged_clip(bridge, checkpoint, golden_folder, lora, tmp_path):
         return sample(bridge, load_ours(bridge, save_checkpoint(tensors, golden_folder, tmp_path / f"merged_{strength}.safetensors")))
 
     return clip
-
-
-def load_ours(bridge, path):
-    return bridge.load_diffusion_model(path, OPTIONS)
-
-
-def load_native(bridge, path):
-    import comfy.sd
-
-    return comfy.sd.load_diffusion_model(path, {"dtype": torch.float32})
 
 
 def with_stock_lora(model, path, strength):

@@ -1,23 +1,13 @@
 """Which models stay on the GPU while the transformer samples; the GPU and ComfyUI's list of loaded models are stand-ins."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
+from wan_s2v_pack.tests.golden.tiny_model import OPTIONS
 
 pytestmark = pytest.mark.comfy
 GPU, OTHER_GPU = torch.device("cuda", 0), torch.device("cuda", 1)
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
 
 
 class Patcher:
@@ -82,19 +72,9 @@ def test_nothing_leaves_main_memory(loaded):
 
 
 @pytest.mark.parametrize("offload", [True, False])
-def test_offload_switch_reaches_the_patchers_and_their_clones(bridge, checkpoint_file, offload):
-    options = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
-    patcher = bridge.load_diffusion_model(checkpoint_file, options, offload=offload)
+def test_offload_switch_reaches_the_patchers_and_their_clones(bridge, checkpoint, offload):
+    patcher = bridge.load_diffusion_model(checkpoint, OPTIONS, offload=offload)
     assert bridge.memory.stays_on_gpu(patcher.clone()) is not offload
-
-
-@pytest.fixture(scope="module")
-def checkpoint_file(golden_folder, tmp_path_factory):
-    config = json.loads((golden_folder / "tiny_s2v.config.json").read_text())
-    metadata = {"config": json.dumps({"transformer": {key: config[key] for key in ("text_dim", "audio_dim", "audio_inject_layers")}})}
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_file(load_file(golden_folder / "tiny_s2v.safetensors"), path, metadata=metadata)
-    return str(path)
 
 
 def test_whole_model_is_loaded_only_if_it_must_stay(bridge, monkeypatch):

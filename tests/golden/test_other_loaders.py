@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from wan_s2v_pack.cli.tiny_models import make_tiny_models
 from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, LAYOUTS
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path, pack_module
+from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
 
 pytestmark = pytest.mark.comfy
 
@@ -17,14 +17,6 @@ WEIGHTS = {".safetensors", ".pth", ".bin"}
 STAND_IN_LOADER = "dit_q8_0"  # not for our loader
 PICKED = [name for name in LAYOUTS if not name.endswith("_exact") and name != STAND_IN_LOADER]
 LORA_LAYERS = ("blocks.0.self_attn.q", "blocks.1.ffn.2", "audio_injector.injector.0.k", "time_projection.1", "head.head")
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

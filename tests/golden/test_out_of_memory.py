@@ -4,24 +4,15 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, pack_module
+from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, sample_clip
-from wan_s2v_pack.tests.golden.test_loras import load_ours, save_checkpoint
+from wan_s2v_pack.tests.golden.tiny_model import load_ours
 
 pytestmark = pytest.mark.comfy
 
 HEIGHT, WIDTH = 30, 30  # latents; just enough for two rows and two columns of tiles
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 LOGGED = "the GPU ran out of memory in"
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    try:
-        return comfy_bridge()
-    except ComfyUINotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +27,8 @@ def ladders(bridge):
 
 
 @pytest.fixture(scope="module")
-def model(bridge, golden_folder, tmp_path_factory):
-    tensors = load_file(golden_folder / "tiny_s2v.safetensors")
-    return load_ours(bridge, save_checkpoint(tensors, golden_folder, tmp_path_factory.mktemp("model") / "tiny.safetensors"))
+def model(bridge, checkpoint):
+    return load_ours(bridge, checkpoint)
 
 
 @pytest.fixture(scope="module")
