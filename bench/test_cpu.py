@@ -11,6 +11,7 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.audio_features import gather_slots, pick_frames, resample_rows, to_mono_16khz
 from wan_s2v_pack.wan_s2v_model.constants import NUM_AUDIO_LAYERS, SAMPLE_RATE_HZ, VIDEO_FPS, WAV2VEC_HZ
+from wan_s2v_pack.wan_s2v_model.pose import PoseImages, pose_slots
 from wan_s2v_pack.wan_s2v_model.run_store import RunStore
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, LIVE_FORMAT, VideoWriter
@@ -66,9 +67,9 @@ def test_audio_frames_of_all_clips_of_an_hour(benchmark):
     assert sum(map(len, slots)) >= timeline.num_frames
 
 
-def test_pose_frames_of_all_clips_of_an_hour(benchmark):
-    timeline = hour_timeline()
-    slots = benchmark(lambda: [timeline.pose_frames(index, HOUR_S * 24, 24.0) for index in range(timeline.num_clips)])
+def test_pose_of_all_clips_of_an_hour(benchmark):
+    timeline, pose = hour_timeline(), PoseImages(torch.empty(HOUR_S * 24, 1, 1, 3), 24.0)
+    slots = benchmark(lambda: [pose_slots(timeline, index, pose) for index in range(timeline.num_clips)])
     assert slots[-1][-1] == HOUR_S * 24 - 1
 
 

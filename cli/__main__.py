@@ -16,9 +16,9 @@ if not __package__:  # started by path: some Pythons, such as the portable Comfy
 
     __package__ = "cli"
 
-from . import doctor, download, runs
+from . import doctor, download, predict, runs
 
-COMMANDS = (download, doctor, runs)
+COMMANDS = (predict, download, doctor, runs)
 INTERRUPTED = 130  # exit status, as of a shell
 
 

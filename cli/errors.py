@@ -23,6 +23,10 @@ class ComfyError(RuntimeError):
         self.details = details
 
 
+class NoAnswer(ComfyError):
+    """Nothing answers at the server's address."""
+
+
 class PromptRefused(ComfyError):
     """The prompt did not pass validation; nothing ran."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+
+from .doctor.probe import accelerator
 
 PACK_NAME = "wan_s2v"
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae", "loras")
@@ -63,6 +66,25 @@ def link_pack(pack: Path, link: Path) -> None:
         shutil.copytree(pack, link, ignore=COPY_IGNORE)
 
 
+def write_model_paths(base: Path, models: Path) -> Path:
+    """Make a models folder visible to a server whose base directory is elsewhere.
+
+    Returns:
+        The file for ComfyUI's --extra-model-paths-config (JSON, which is YAML too).
+    """
+    folders = {"base_path": str(models.resolve()), **{name: f"{name}/" for name in MODEL_FOLDERS}}
+    path = base / "extra_model_paths.yaml"
+    path.write_text(json.dumps({"comfyui": folders}, indent=2), encoding="utf-8")
+    return path
+
+
+def has_accelerator() -> bool:
+    """Tell whether PyTorch finds something that computes faster than the CPU; without it ComfyUI starts with --cpu only."""
+    import torch
+
+    return bool(accelerator(torch))
+
+
 def free_port() -> int:
     """Return a loopback port nobody listens on."""
     with socket.socket() as probe:
@@ -80,6 +102,7 @@ class ComfyServer:
         extra_args: further ComfyUI command line arguments.
         log_file: receives all output of the process; default <base_directory>/server.log.
         timeout_s: longest wait for the server to answer.
+        own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then.
     """
 
     def __init__(
@@ -91,11 +114,13 @@ class ComfyServer:
         extra_args: Sequence[str] = (),
         log_file: Path | None = None,
         timeout_s: float = 240.0,
+        own_session: bool = False,
     ) -> None:
         self.comfyui = Path(comfyui).resolve()
         self.base_directory = Path(base_directory).resolve()
         self.log_file = Path(log_file or self.base_directory / "server.log").resolve()
         self.timeout_s = timeout_s
+        self.own_session = own_session
         self.port = free_port()
         self._arguments = [*(["--cpu"] if cpu else []), *extra_args]
         self._process: subprocess.Popen[bytes] | None = None
@@ -126,7 +151,13 @@ class ComfyServer:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                self.command(), cwd=self.comfyui, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                self.command(),
+                cwd=self.comfyui,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=self.own_session,
             )
         try:
             self._wait_until_ready()

@@ -16,6 +16,7 @@ REAL_NAMES = {  # tiny file -> name under which the workflows look for it
     "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
     "loras/tiny_lightx2v.safetensors": "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
 }
+TINY_FILES = frozenset(name.split("/", 1)[1] for name in REAL_NAMES)  # as the loaders list them
 
 
 def fill_base_directory(base: Path, *, real_names: bool = False) -> None:
@@ -31,6 +32,11 @@ def fill_base_directory(base: Path, *, real_names: bool = False) -> None:
         shutil.copy(models / tiny, models / tiny.split("/")[0] / name)
     for sample in (ROOT / "samples").iterdir():
         shutil.copy(sample, base / "input")
+
+
+def tiny_file(folder: str) -> str:
+    """The tiny model of one of ComfyUI's model folders, as the loaders list it."""
+    return next(name.split("/", 1)[1] for name in REAL_NAMES if name.startswith(f"{folder}/"))
 
 
 def make_tiny_models(models: Path, layouts: Sequence[str] = ()) -> None:

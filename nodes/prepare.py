@@ -1,12 +1,14 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.conditioning import AREAS, first_history, fit_frames, fit_image, size_within_area, start_from_picture
+from ..wan_s2v_model.conditioning import ALL_STEPS, AREAS, first_history, fit_frames, fit_image, size_within_area, start_from_picture
 from ..wan_s2v_model.constants import (
     DEFAULT_FRAMES_PER_CLIP,
     DEFAULT_STEPS,
@@ -17,8 +19,10 @@ from ..wan_s2v_model.constants import (
 )
 from ..wan_s2v_model.estimate import Job
 from ..wan_s2v_model.pipeline import Plan
+from ..wan_s2v_model.pose import POSE_ENDS, PoseImages, PoseVideo, pose_latents, warn_if_short
 from ..wan_s2v_model.resources import describe_plan
-from ..wan_s2v_model.timeline import SYNC_MODES, Timeline, plan_timeline, pose_index
+from ..wan_s2v_model.timeline import SYNC_MODES, plan_timeline
+from ..wan_s2v_model.video_reader import VideoReader
 from ..wan_s2v_model.waveform_preview import draw_plan
 from .sockets import WanS2VAudio, WanS2VPlan
 
@@ -28,6 +32,7 @@ MIN_SIDE, MAX_SIDE = 64, 2048  # px
 MIN_FRAMES, MAX_FRAMES = 4, 120  # per clip; from 124 on the video would reach the RoPE time of the reference picture
 CUSTOM_SIZE = "custom"
 FIRST_FRAME = ("free", "from picture")
+AUDIO_HISTORY = ("first frame", "real")
 
 
 class WanS2VPrepare(io.ComfyNode):
@@ -89,14 +94,65 @@ class WanS2VPrepare(io.ComfyNode):
                     default="free",
                     tooltip="free: the model chooses the first pose. from picture: the video starts from the picture itself.",
                 ),
-                io.Image.Input(
-                    "pose", optional=True, tooltip="Pose video (for example DWPose), as frames. It must last as long as the sound."
-                ),
-                io.Float.Input("pose_fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the pose video."),
+                io.Image.Input("pose", optional=True, tooltip="Pose video (for example DWPose), as frames; its rate is pose_fps."),
+                io.Float.Input("pose_fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the frames in pose."),
                 io.Image.Input(
                     "previous_frames",
                     optional=True,
                     tooltip="Frames at 16 fps to continue from; the last 73 are used. They are not repeated in the video.",
+                ),
+                io.Video.Input(
+                    "pose_video",
+                    optional=True,
+                    tooltip="Pose video as a VIDEO, instead of pose: brings its own frame rate and is read clip by clip.",
+                ),
+                io.Float.Input(
+                    "pose_strength",
+                    optional=True,
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="How much the pose counts: 1 as the reference, 0 as without a pose.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "pose_start_percent",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The pose is used from this share of the steps on; 0 is the first step, as in the reference.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "pose_end_percent",
+                    optional=True,
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The pose is used up to this share of the steps; 1 is the last step, as in the reference. "
+                    "Early steps decide the posture, late ones details.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "pose_end",
+                    optional=True,
+                    options=list(POSE_ENDS),
+                    default="hold",
+                    tooltip="Where the pose video is shorter than the sound. hold: its last picture stays. loop: it starts again. "
+                    "release: no pose from there. sync_mode official shows black instead, as the reference.",
+                ),
+                io.Combo.Input(
+                    "audio_history",
+                    optional=True,
+                    options=list(AUDIO_HISTORY),
+                    default=AUDIO_HISTORY[0],
+                    tooltip="What the model hears of the 73 frames before a clip. first frame: the first frame of the clip over and over, "
+                    "as in the reference. real: the sound that was there, which changes the first half second of each later clip.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -113,7 +169,7 @@ class WanS2VPrepare(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width, height, frames_per_clip) -> bool | str:
+    def validate_inputs(cls, width, height, frames_per_clip, pose_start_percent=0.0, pose_end_percent=1.0) -> bool | str:
         for name, value, step, low, high in (
             ("width", width, PIXELS_PER_TOKEN, MIN_SIDE, MAX_SIDE),
             ("height", height, PIXELS_PER_TOKEN, MIN_SIDE, MAX_SIDE),
@@ -121,6 +177,11 @@ class WanS2VPrepare(io.ComfyNode):
         ):
             if value is not None and (value % step or not low <= value <= high):
                 return f"{name} must be a multiple of {step} from {low} to {high}, got {value}; try {_nearest(value, step, low, high)}."
+        if pose_start_percent is not None and pose_end_percent is not None and not 0 <= pose_start_percent < pose_end_percent <= 1:
+            return (
+                f"The pose must begin before it ends, both between 0 and 1: got pose_start_percent {pose_start_percent} and "
+                f"pose_end_percent {pose_end_percent}. To sample without the pose set pose_strength to 0."
+            )
         return True
 
     @classmethod
@@ -139,6 +200,12 @@ class WanS2VPrepare(io.ComfyNode):
         pose_fps,
         pose=None,
         previous_frames=None,
+        pose_video=None,
+        pose_strength=1.0,
+        pose_start_percent=0.0,
+        pose_end_percent=1.0,
+        pose_end="hold",
+        audio_history=AUDIO_HISTORY[0],
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         for name, pixels in (("image", image), ("pose", pose), ("previous_frames", previous_frames)):
@@ -161,8 +228,12 @@ class WanS2VPrepare(io.ComfyNode):
         cover = sync_mode == "aligned"
         picture = fit_image(image[0], height, width, cover=cover)
         history = None if timeline.free_start else _history(picture, first_frame, previous_frames, cover)
-        if pose is not None:
-            _require_pose_length(timeline, pose.shape[0], pose_fps)
+        encode = comfy_bridge.RunVae(vae).encode
+        with _pose_source(pose, pose_fps, pose_video) as source:
+            poses = None
+            if source is not None:
+                warn_if_short(timeline, source, pose_end)
+                poses = tuple(pose_latents(timeline, source, height, width, end=pose_end, strength=pose_strength, encode=encode))
         plan = Plan(
             timeline=timeline,
             height=height,
@@ -170,9 +241,12 @@ class WanS2VPrepare(io.ComfyNode):
             audio_features=audio.features,
             waveform=audio.waveform,
             sample_rate_hz=audio.sample_rate_hz,
-            ref_latents=comfy_bridge.encode_pixels(vae, picture[None]),
-            pose_latents=None if pose is None else tuple(_pose_latents(vae, timeline, pose, pose_fps, height, width, cover)),
+            ref_latents=encode(picture[None]),
+            pose_latents=poses,
             history=history,
+            pose_steps=ALL_STEPS if poses is None else (pose_start_percent, pose_end_percent),
+            rest=audio.rest,
+            real_audio_history=audio_history == "real",
         )
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture, vae))
 
@@ -190,15 +264,21 @@ def _require_pixels(name: str, pixels: torch.Tensor | None) -> None:
         raise ValueError(f"{name} contains NaN or infinite pixels. Check the node that made it.")
 
 
-def _require_pose_length(timeline: Timeline, num_pose_frames: int, pose_fps: float) -> None:
-    """The reference shows black where the pose runs out; by default that is an error."""
-    needed = 1 + pose_index(timeline.num_frames - 1, pose_fps)
-    if timeline.sync_mode == "aligned" and num_pose_frames < needed:
-        raise ValueError(
-            f"The pose video is too short: it has {num_pose_frames} frames at {pose_fps:g} fps ({num_pose_frames / pose_fps:.2f} s), "
-            f"but the video lasts {timeline.num_frames / VIDEO_FPS:.2f} s and needs {needed}. "
-            "Give a longer pose video, or set a shorter duration in Encode Audio."
-        )
+@contextmanager
+def _pose_source(pose: torch.Tensor | None, pose_fps: float, pose_video) -> Iterator[PoseVideo | None]:
+    """The pose, whichever way it is connected; a file is read as its pictures are needed."""
+    if pose is not None and pose_video is not None:
+        raise ValueError("Connect either pose or pose_video, not both.")
+    if pose_video is None:
+        yield None if pose is None else PoseImages(pose, pose_fps)
+    elif isinstance(pose_video, InputImpl.VideoFromFile):
+        start_s, length_s = pose_video.get_active_trim_window()
+        with VideoReader(pose_video.get_stream_source(), start_s, length_s) as reader:
+            yield reader
+    else:
+        parts = pose_video.get_components()
+        _require_pixels("pose_video", parts.images)
+        yield PoseImages(parts.images, parts.frame_rate)
 
 
 def _history(picture: torch.Tensor, first_frame: str, previous_frames: torch.Tensor | None, cover: bool) -> torch.Tensor:
@@ -206,17 +286,6 @@ def _history(picture: torch.Tensor, first_frame: str, previous_frames: torch.Ten
     previous = None if previous_frames is None else fit_frames(previous_frames[-73:], height, width, cover=cover)
     history = first_history(height, width, previous)
     return history if first_frame == "free" else start_from_picture(history, picture)
-
-
-def _pose_latents(vae, timeline: Timeline, pose: torch.Tensor, pose_fps: float, height: int, width: int, cover: bool):
-    """Encode the pose of each clip behind a copy of its first picture, whose latent is dropped; missing pictures are black."""
-    for clip in range(timeline.num_clips):
-        frames = timeline.pose_frames(clip, pose.shape[0], pose_fps)
-        pixels = torch.zeros(len(frames), height, width, 3)
-        known = [slot for slot, frame in enumerate(frames) if frame is not None]
-        if known:
-            pixels[known] = fit_frames(pose[[frames[slot] for slot in known]], height, width, cover=cover)
-        yield comfy_bridge.encode_pixels(vae, torch.cat([pixels[:1], pixels]))[:, :, 1:]
 
 
 def _preview(plan: Plan, picture: torch.Tensor, vae) -> torch.Tensor:

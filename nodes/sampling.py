@@ -1,9 +1,9 @@
 """The clip loop."""
 
 import logging
-import re
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.anchors import AS_REFERENCE
 from ..wan_s2v_model.clip_loop import finish_run
 from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
@@ -20,15 +21,17 @@ from ..wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
 from ..wan_s2v_model.live_video import LiveVideo
 from ..wan_s2v_model.pipeline import Plan, shorten_context
 from ..wan_s2v_model.progress import Progress
+from ..wan_s2v_model.prompt_schedule import place_on_clips
 from ..wan_s2v_model.resources import describe_job, refusal
 from ..wan_s2v_model.run_store import RunStore
-from .sockets import WanS2VClips, WanS2VPlan
+from .run_names import run_folder, run_name_problem
+from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
 
-RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 SPACE_MARGIN = 1.1
-FIXED = ("width", "height", "frames_per_clip", "sync_mode", "audio", "picture", "clips")  # of a run; a redo may change the rest
+# Of a run; a redo may change the rest. Decode Clips applies one colour anchor to all clips.
+FIXED = ("width", "height", "frames_per_clip", "sync_mode", "audio", "picture", "clips", "colour_anchor")
 
 
 class WanS2VSampler(io.ComfyNode):
@@ -130,14 +133,25 @@ class WanS2VSampler(io.ComfyNode):
                     "Fewer decode faster; the first frames of a clip then depart.",
                     advanced=True,
                 ),
+                WanS2VGuidance.Input(
+                    "audio_guidance",
+                    optional=True,
+                    tooltip="From Audio Guidance (Wan S2V). Without it cfg holds for prompt and sound together, as in the reference.",
+                ),
+                WanS2VContinuitySettings.Input(
+                    "continuity",
+                    optional=True,
+                    tooltip="From Continuity (Wan S2V): an anchor against drift of colours over many clips, and the seeds of the clips. "
+                    "Without it as the reference.",
+                ),
             ],
             outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
         )
 
     @classmethod
     def validate_inputs(cls, run_name, redo_from_clip, cfg_start_percent=0.0, cfg_end_percent=1.0) -> bool | str:
-        if run_name and not RUN_NAME.fullmatch(run_name):
-            return f"run_name may hold letters, digits, spaces, dots, dashes and underscores and starts with a letter, got {run_name!r}."
+        if problem := run_name_problem(run_name):
+            return problem
         if redo_from_clip is not None and redo_from_clip < -1:
             return f"redo_from_clip must be -1 or the number of a clip, got {redo_from_clip}."
         if redo_from_clip is not None and redo_from_clip >= 0 and run_name == "":
@@ -169,13 +183,17 @@ class WanS2VSampler(io.ComfyNode):
         cfg_start_percent=0.0,
         cfg_end_percent=1.0,
         vae_warmup=MOTION_LATENTS,
+        audio_guidance=None,
+        continuity=AS_REFERENCE,
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         _require_finite_text(positive, negative)
+        positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
+        plan = replace(plan, continuity=continuity)
         rounded = plan.timeline.sync_mode == "official"
-        fast = {"cfg_start": cfg_start_percent, "cfg_end": cfg_end_percent, "vae_warmup": vae_warmup}
+        fast = {"cfg_start": cfg_start_percent, "cfg_end": cfg_end_percent, "vae_warmup": vae_warmup, "audio": audio_guidance}
         settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded, **fast)
-        sample = ClipSampler(model, positive, negative, settings, seed)
+        sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         folder = _run_folder(run_name)
         _require_space(folder, plan)
         fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
@@ -202,7 +220,8 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
 
     _require_memory(store, plan, sample, vae)
     comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
-    progress, run_vae, device = Progress(total, sample.num_steps, store.num_finished), RunVae(vae), sample.model.load_device
+    progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
+    run_vae, device = RunVae(vae), sample.model.load_device
     sample.report_to(progress, check=store.raise_failure)
     with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, comfy_bridge.file_shower()) as live:
 
@@ -224,7 +243,7 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
 
 def _run_folder(run_name: str) -> Path:
     if run_name:
-        return Path(folder_paths.get_output_directory()) / "wan_s2v_runs" / run_name
+        return run_folder(run_name)
     return Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
 
 
@@ -250,6 +269,7 @@ def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> No
         store.num_finished,
         vae_value_bytes,
         sample.settings.vae_warmup,
+        sample.num_conditionings,
     )
     model, device = comfy_bridge.model_facts(sample.model), comfy_bridge.device_facts(sample.model, vae)
     logger.info("estimate: %s", describe_job(job, model, device))

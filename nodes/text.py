@@ -1,9 +1,19 @@
 """Prompt encoding."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
+from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import NEGATIVE_PROMPT
+from ..wan_s2v_model.prompt_schedule import PROMPT_KEY, parse_schedule
 from ..wan_s2v_model.text_encoder import encode_prompt
+
+EXAMPLE = """A woman stands in a sunny kitchen and talks to the camera, calm.
+0:15 A woman stands in a sunny kitchen and laughs.
+# clip 6 is the clip after the sixth one: clips count from 0
+clip 6: A woman stands in a sunny kitchen and sings with all her heart.
+"""
 
 
 class WanS2VTextEncode(io.ComfyNode):
@@ -38,5 +48,75 @@ class WanS2VTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompt, negative_prompt) -> io.NodeOutput:
-        negative = negative_prompt if negative_prompt.strip() else NEGATIVE_PROMPT
-        return io.NodeOutput(encode_prompt(clip, prompt), encode_prompt(clip, negative))
+        return io.NodeOutput(_encode(clip, prompt), _encode_negative(clip, negative_prompt))
+
+
+class WanS2VPromptSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VPromptSchedule",
+            display_name="Prompts over Time (Wan S2V)",
+            category="wan s2v/conditioning",
+            description="Encodes several prompts, each from a time or a clip on. They change at the borders between clips.",
+            search_aliases=["prompt schedule", "prompt travel", "timed prompts", "s2v"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The umT5-XXL text encoder."),
+                io.String.Input(
+                    "schedule",
+                    multiline=True,
+                    default=EXAMPLE,
+                    tooltip="One prompt per line, behind the time or the clip from which it holds: 0:05, 12.5s or clip 3 (clips count from "
+                    "0). The first needs no time. Lines that begin with # are left out.",
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    multiline=True,
+                    default=NEGATIVE_PROMPT,
+                    tooltip="What to avoid, in all clips. The default is the model's own; empty uses it too. Not used when cfg is 1.",
+                ),
+                io.Combo.Input(
+                    "transition",
+                    options=["switch", "blend"],
+                    default="switch",
+                    tooltip="switch: the new prompt holds at once. blend: its embedding is mixed with that of the one before, more in "
+                    "every clip. Neither costs time.",
+                ),
+                io.Int.Input(
+                    "blend_clips",
+                    default=2,
+                    min=1,
+                    max=100,
+                    tooltip="With blend: clips in which both prompts are mixed, the first one being that where the new prompt begins.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The encoded prompts and their times, for Sample Video."),
+                io.Conditioning.Output(display_name="negative", tooltip="The encoded negative prompt."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, schedule) -> bool | str:
+        try:
+            parse_schedule(EXAMPLE if schedule is None else schedule)  # a connected text is not known yet
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, clip, schedule, negative_prompt, transition, blend_clips) -> io.NodeOutput:
+        prompts = parse_schedule(schedule)
+        if len(prompts) == 1:
+            return io.NodeOutput(_encode(clip, prompts[0].text), _encode_negative(clip, negative_prompt))
+        scheduled = [replace(prompt, blend_clips=blend_clips if transition == "blend" else 0) for prompt in prompts]
+        positive = [[tensor, {**options, PROMPT_KEY: prompt}] for prompt in scheduled for tensor, options in _encode(clip, prompt.text)]
+        return io.NodeOutput(positive, _encode_negative(clip, negative_prompt))
+
+
+def _encode(clip, prompt: str) -> list:
+    return comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, prompt))
+
+
+def _encode_negative(clip, negative_prompt: str) -> list:
+    return _encode(clip, negative_prompt if negative_prompt.strip() else NEGATIVE_PROMPT)

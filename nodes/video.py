@@ -1,5 +1,6 @@
 """Frames and sound out: as IMAGE and AUDIO, or as a video file."""
 
+import glob
 import json
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,10 +13,11 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.clips import Clips
-from ..wan_s2v_model.video_writer import FORMATS, VideoWriter
+from ..wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
 from .sockets import WanS2VClips
 
 BYTES_PER_PIXEL = 3 * 4  # float32 RGB
+FRAMES_AT_ONCE = 8  # between two looks at the cancel button
 MEMORY_SHARE = 0.8  # of the free memory that one IMAGE may take
 
 
@@ -52,6 +54,7 @@ class WanS2VDecode(io.ComfyNode):
         images = torch.empty(clips.num_frames, clips.height, clips.width, 3)
         start = 0
         for frames in _exact_frames(clips) if exact else clips.frames():
+            comfy_bridge.raise_if_interrupted()
             images[start : start + len(frames)] = frames if exact else frames.float() / 255
             start += len(frames)
         audio = {"waveform": clips.waveform[None].clone(), "sample_rate": clips.sample_rate_hz}
@@ -122,6 +125,8 @@ class WanS2VSaveVideo(io.ComfyNode):
 
         video_format = FORMATS[format]
         output = folder_paths.get_output_directory()
+        folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, source.width, source.height)
+        remove_abandoned(Path(folder).glob(f"{glob.escape(name)}_*_.part.*"))
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, source.width, source.height)
         file = f"{name}_{counter:05}_.{video_format.container}"
         path = Path(folder) / file
@@ -135,9 +140,9 @@ class WanS2VSaveVideo(io.ComfyNode):
             audio=source.sound,
             metadata=cls._metadata(),
         ) as writer:
-            for batch in source.frames:
+            for frames in (few for batch in source.frames for few in batch.split(FRAMES_AT_ONCE)):
                 comfy_bridge.raise_if_interrupted()
-                writer.write(batch)
+                writer.write(frames)
         preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=preview)
 

@@ -18,19 +18,33 @@ CHANNELS_PIECE = 64  # channels of a layer that are resampled at once
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What is heard where nobody speaks.
+
+    Attributes:
+        features: [layers, channels] of real silence. pauses: frames at 16 fps within the sound that count as silence.
+    """
+
+    features: Tensor
+    pauses: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class EncodedAudio:
-    """A sound and what the model hears of it.
+    """A sound and what the model hears of it, or of another one beside it.
 
     Attributes:
         features: [layers, channels, frames] at 16 fps; float32, or float16 in a mapped file when long.
         waveform: [C, T], the sound that will be played.
-        num_samples_16khz: length of what wav2vec2 heard.
+        num_samples_16khz: length of the sound that will be played, at 16 kHz; what is heard may end earlier.
+        rest: heard in pauses and past the end; None is zeros past the end, as in the reference.
     """
 
     features: Tensor
     waveform: Tensor
     sample_rate_hz: int
     num_samples_16khz: int
+    rest: Rest | None = None
 
 
 def to_mono_16khz(waveform: Tensor, sample_rate_hz: int) -> Tensor:
@@ -104,8 +118,8 @@ def layer_at_16fps(hidden: Tensor) -> Tensor:
     return out
 
 
-def gather_slots(features: Tensor, frames: list[int | None]) -> Tensor:
-    """Features of one clip; None gives zeros, as the reference feeds past the end of the audio.
+def gather_slots(features: Tensor, frames: list[int | None], rest: Rest | None = None) -> Tensor:
+    """Features of one clip; None, pauses and frames past the end give rest, or zeros, as the reference feeds past the end of the audio.
 
     Args:
         features: [layers, channels, frames at 16 fps], float32 or float16.
@@ -113,6 +127,9 @@ def gather_slots(features: Tensor, frames: list[int | None]) -> Tensor:
         [1, layers, channels, len(frames)] float32.
     """
     out = torch.zeros(*features.shape[:2], len(frames))
-    known = [slot for slot, frame in enumerate(frames) if frame is not None]
-    out[..., known] = features[..., [frames[slot] for slot in known]].float()
+    if rest is not None:
+        out += rest.features[..., None]
+    silent = frozenset() if rest is None else rest.pauses
+    heard = {slot: frame for slot, frame in enumerate(frames) if frame is not None and frame < features.shape[2] and frame not in silent}
+    out[..., list(heard)] = features[..., list(heard.values())].float()
     return out[None]

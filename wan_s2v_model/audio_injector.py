@@ -78,21 +78,22 @@ class CausalAudioEncoder(nn.Module):
         self.weights = nn.Parameter(torch.empty(1, config.num_audio_layers, 1, 1, dtype=dtype, device=device))
         self.encoder = MotionAudioEncoder(config, operations=operations, dtype=dtype, device=device)
 
-    def forward(self, features: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
-        """Encode the features of one clip; the 73 frames before it repeat its own first frame, as in the reference.
+    def forward(self, features: Tensor, cast: CastWeights = cast_weights, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode the features of one clip behind those of the 73 frames before it.
 
         Args:
             features: [B, layers, audio_dim, frames] at 16 fps.
+            history: [B, layers, audio_dim, 73]; None repeats the first frame of the clip, as in the reference.
         Returns:
             Global [B, F, 1, dim] and local [B, F, num_tokens + 1, dim], float32, F = frames / 4.
         """
-        whole, local = self.encode_padded(features, cast)
+        whole, local = self.encode_padded(features, cast, history)
         return whole[:, MOTION_LATENTS:], local[:, MOTION_LATENTS:]
 
-    def encode_padded(self, features: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
-        """Like forward, with the latents of the repeated first frame still in front."""
+    def encode_padded(self, features: Tensor, cast: CastWeights = cast_weights, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Like forward, with the latents of the history still in front."""
         features = features.float()
-        history = features[..., :1].expand(-1, -1, -1, MOTION_FRAMES)
+        history = features[..., :1].expand(-1, -1, -1, MOTION_FRAMES) if history is None else history.float()
         features = torch.cat([history, features], dim=-1)
         weights = F.silu(self.weights.to(features))
         mixed = (features * weights).sum(dim=1) / weights.sum(dim=1)  # [B, L, C, T] -> [B, C, T]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .background import Background
 from .constants import MOTION_FRAMES
-from .pipeline import ClipResult, Decode, Encode, MotionState, Plan, Sample, first_state, run_clips
+from .pipeline import ClipResult, Decode, Encode, MotionState, Plan, Sample, find_anchor, first_state, run_clips
 from .run_store import RunStore
 
 logger = logging.getLogger("wan_s2v")
@@ -81,13 +81,13 @@ def finish_run(
         consume(result.clip)
 
     with Background("store") as writer:
-        for result in run_clips(plan, _next_state(store, plan, work["encode"]), seed, **work):  # type: ignore[arg-type]
+        for result in run_clips(plan, _next_state(store, plan, work["encode"], work["decode"]), seed, **work):  # type: ignore[arg-type]
             peak = peak_bytes()
             memory = "" if peak is None else f"; at most {peak / GIGABYTE:.1f} GB of device memory"
             writer.run(partial(keep, result, watch.report(), memory))
 
 
-def _next_state(store: RunStore, plan: Plan, encode: Encode) -> MotionState:
+def _next_state(store: RunStore, plan: Plan, encode: Encode, decode: Decode) -> MotionState:
     """Where to go on: at the start, or behind the last finished clip."""
     clip = store.num_finished
     if clip == 0:
@@ -96,7 +96,8 @@ def _next_state(store: RunStore, plan: Plan, encode: Encode) -> MotionState:
     history = store.read_history(clip - 1)
     if history is None:  # whole clips replace the history, so its content no longer matters
         history = torch.zeros(MOTION_FRAMES, plan.height, plan.width, 3)
-    return MotionState(clip, history, store.read_motion_latents(clip - 1))
+    anchor = find_anchor(plan, store.read_latents(0)[None], decode)
+    return MotionState(clip, history, store.read_motion_latents(clip - 1), anchor)
 
 
 def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
@@ -105,9 +106,14 @@ def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
         result.clip,
         latents=result.latents[0],
         motion_latents=result.state.motion_latents,
-        frames=(result.frames * 255).to(torch.uint8),  # truncated, as the reference writes them
+        frames=_bytes_of(result.frames),
         history=result.state.history if is_short else None,
     )
+
+
+def _bytes_of(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] -> uint8, truncated as the reference writes them; one after the other, which needs a third of the time."""
+    return torch.stack([(frame * 255).to(torch.uint8) for frame in frames])
 
 
 def _require_finite(latents: Tensor) -> Tensor:

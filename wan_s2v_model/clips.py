@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .constants import MOTION_LATENTS, VIDEO_FPS
-from .pipeline import Decode, Encode, Plan, decode_clip, shorten_context
+from .pipeline import Decode, Encode, Plan, decode_clip, find_anchor, shorten_context
 from .run_store import RunStore
 
 
@@ -64,11 +64,11 @@ class Clips:
         self._require_folder()
         return self._store.read_frames(clip)
 
-    def exact_frames(self, encode: Encode, decode: Decode) -> Iterator[Tensor]:
+    def exact_frames(self, encode: Encode, decode: Decode, first_clip: int = 0) -> Iterator[Tensor]:
         """What the VAE gave for one clip after the other, each [T, H, W, 3] in [0, 1], decoded again from the stored latents.
 
         Args:
-            encode, decode: of `vae`, as they were when the run was made.
+            encode, decode: of `vae`, as they were when the run was made. first_clip: leave out the ones before.
         Raises:
             FileNotFoundError: if the run folder was deleted.
         """
@@ -77,10 +77,13 @@ class Clips:
         def decode_as_sampled(latents: Tensor) -> Tensor:
             return decode(shorten_context(latents, num_latent_frames, self._vae_warmup))
 
-        for clip in range(self.timeline.num_clips):
+        self._require_folder()
+        anchor = find_anchor(plan, self._store.read_latents(0)[None], decode_as_sampled)
+        for clip in range(first_clip, self.timeline.num_clips):
             self._require_folder()
-            latents = self._store.read_latents(clip)[None]
-            yield decode_clip(plan, clip, latents, self._motion_latents(clip, encode), decode_as_sampled)[: self.timeline.clip_frames(clip)]
+            latents, motion_latents = self._store.read_latents(clip)[None], self._motion_latents(clip, encode)
+            frames = decode_clip(plan, clip, latents, motion_latents, decode_as_sampled, anchor)
+            yield frames[: self.timeline.clip_frames(clip)]
 
     def _motion_latents(self, clip: int, encode: Encode) -> Tensor | None:
         if clip > 0:

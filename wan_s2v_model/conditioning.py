@@ -17,6 +17,7 @@ from .constants import MOTION_FRAMES, SIZE_MULTIPLE, START_FRAMES
 GREY = 0.5
 AREAS = {"480P": 480 * 832, "720P": 720 * 1280, "1024x704": 1024 * 704}  # px
 CANDIDATES = 100  # sizes that the reference tries
+ALL_STEPS = 0.0, 1.0  # shares of the steps
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,16 @@ class ClipConditioning:
     """What the transformer is told about one clip, beside the text; latents are normalised.
 
     Attributes:
-        audio_embedding: [1, layers, channels, frames]. ref_latents: [1, 16, 1, h, w].
+        audio_embedding: [1, layers, channels, frames], or with the 73 frames before the clip behind them. ref_latents: [1, 16, 1, h, w].
         motion_latents: [1, 16, 19, h, w] or None in a clip that starts freely. pose_latents: [1, 16, F, h, w] or None.
+        pose_steps: shares of the steps between which the pose is seen.
     """
 
     audio_embedding: Tensor
     ref_latents: Tensor
     motion_latents: Tensor | None = None
     pose_latents: Tensor | None = None
+    pose_steps: tuple[float, float] = ALL_STEPS
 
 
 def size_within_area(height: int, width: int, max_area: int) -> tuple[int, int]:
@@ -108,7 +111,7 @@ def start_from_picture(history: Tensor, picture: Tensor) -> Tensor:
 def append_history(history: Tensor, frames: Tensor) -> Tensor:
     """Keep the newest 73 frames: [73, H, W, 3] + [T, H, W, 3] -> [73, H, W, 3]."""
     newest = frames[-MOTION_FRAMES:]
-    return torch.cat([history[len(newest) :], newest])
+    return newest if len(newest) == MOTION_FRAMES else torch.cat([history[len(newest) :], newest])
 
 
 def _scaled_size(height: int, width: int, target_height: int, target_width: int, cover: bool) -> tuple[int, int]:

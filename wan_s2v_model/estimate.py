@@ -11,6 +11,7 @@ from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from .rope import chunk_size
 from .timeline import Timeline
+from .vae_memory import DECODE
 
 # Calibration: how many tensors of all tokens live at the same time, from the code and checked by a test that counts them.
 ATTENTION_TENSORS = 6  # of the compute dtype beside one residual stream: input, q, k, v, what is attended to, and the output
@@ -21,7 +22,6 @@ FEED_FORWARD_TENSORS = 1  # the same, and per chunk two tensors of ffn_dim and o
 STREAMED_BLOCKS = 2  # blocks whose weights are on the GPU when all weights stream: one works, one arrives
 WORKSPACE_BYTES = 0.8e9  # of cuBLAS and cuDNN, and what the allocator cannot use again
 
-VAE_VALUES_PER_PIXEL = 4012  # alive while two latents are decoded; measured: 16.05 KB in float32
 VAE_DECODE_FLOP = 33.9e6  # per pixel and latent; the first latent, one frame, is a third
 VAE_ENCODE_FLOP = 20.2e6
 FIRST_LATENT = 1 / 3
@@ -37,6 +37,7 @@ class Job:
         height, width: pixels. model_calls: per step, the mean of all steps; guidance makes it two.
         first_clip: earlier ones are there already. vae_value_bytes: size of a value of the VAE.
         vae_warmup: latents of motion that are decoded in front of a later clip.
+        conditionings: sets of constants that are kept for a clip; None: as many as the calls of a step.
     """
 
     timeline: Timeline
@@ -47,6 +48,7 @@ class Job:
     first_clip: int = 0
     vae_value_bytes: int = 4
     vae_warmup: int = MOTION_LATENTS
+    conditionings: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def estimate(job: Job, model: ModelFacts, rates: Rates) -> Estimate:
     streamed = STREAMED_BLOCKS * _weights(model, _is_first_block)
     working = activations + WORKSPACE_BYTES
     resident = model.weights_bytes + working + constants
-    decode = VAE_VALUES_PER_PIXEL * job.vae_value_bytes * job.height * job.width
+    decode = DECODE.video * job.vae_value_bytes * job.height * job.width
     clip_host = _clip_host_bytes(job)
     linear, attention = model_flop(model.config, tokens, video_tokens)
     return Estimate(
@@ -162,7 +164,8 @@ def constant_bytes(tokens: int, job: Job, model: ModelFacts) -> float:
     text = (2 * config.num_layers + 1) * config.text_len * config.dim * value
     rows = job.timeline.num_latent_frames * len(config.audio_inject_layers)
     audio = 2 * rows * config.dim * ((config.num_audio_tokens + 1) * value + 4)
-    return math.ceil(job.model_calls) * (text + audio) + 4 * tokens * config.head_dim
+    sets = math.ceil(job.model_calls) if job.conditionings is None else job.conditionings
+    return sets * (text + audio) + 4 * tokens * config.head_dim
 
 
 @cache

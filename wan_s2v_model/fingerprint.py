@@ -7,13 +7,29 @@ from typing import Any
 
 import torch
 
+from .anchors import AS_REFERENCE
 from .checkpoint import INDEX_SUFFIX, shard_files
+from .conditioning import ALL_STEPS
 from .constants import MOTION_LATENTS
 from .pipeline import Plan
+from .prompt_schedule import PROMPT_KEY
 
 Value = str | int | float | bool | None
 
-ADDED_LATER: dict[str, Value] = {"cfg_start": 0.0, "cfg_end": 1.0, "vae_warmup": MOTION_LATENTS}  # names with what was done before
+ADDED_LATER: dict[str, Value] = {  # names with what was done before
+    "cfg_start": 0.0,
+    "cfg_end": 1.0,
+    "vae_warmup": MOTION_LATENTS,
+    "latent_anchor": 0.0,
+    "colour_anchor": 0.0,
+    "seed_policy": AS_REFERENCE.seed_policy,
+    "silence": "",
+    "audio_history": "first frame",
+    "audio_guidance": "",
+    "audio_strength": 1.0,
+    "pose_start": ALL_STEPS[0],
+    "pose_end": ALL_STEPS[1],
+}
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
 CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object, other in every process
@@ -26,8 +42,8 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         **model_identity(model),
         "model_nodes": _attachments(model),
         "vae": f"{vae.vae_dtype} {_small_weights(vae.first_stage_model)}",
-        "prompt": _digest(*(item[0] for item in positive)),
-        "negative_prompt": _digest(*(item[0] for item in negative)),
+        "prompt": _text(positive),
+        "negative_prompt": _text(negative),
         "audio": _digest(plan.audio_features, plan.waveform),
         "picture": _digest(plan.ref_latents),
         "pose": _digest(*(plan.pose_latents or ())),
@@ -46,12 +62,36 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "cfg_start": settings.cfg_start,
         "cfg_end": settings.cfg_end,
         "vae_warmup": settings.vae_warmup,
+        "latent_anchor": plan.continuity.latent_strength,
+        "colour_anchor": plan.continuity.colour_strength,
+        "seed_policy": plan.continuity.seed_policy,
+        "silence": "" if plan.rest is None else _digest(plan.rest.features, torch.tensor(sorted(plan.rest.pauses))),
+        "audio_history": "real" if plan.real_audio_history else "first frame",
+        "audio_guidance": _audio_guidance(settings),
+        "audio_strength": 1.0 if settings.audio is None else settings.audio.strength,
+        "pose_start": plan.pose_steps[0],
+        "pose_end": plan.pose_steps[1],
     }
 
 
 def assumed_in_older_runs(fingerprint: dict[str, Value]) -> dict[str, Value]:
     """What counts for a run whose manifest lacks a name, because the version of the pack that made it did not know the name yet."""
     return {**ADDED_LATER, **{name: fingerprint[name] for name in NOT_RECORDED_EARLIER}}
+
+
+def _text(conditioning: list) -> str:
+    """The embeddings, and the clips from which scheduled ones hold."""
+    prompts = [options[PROMPT_KEY] for _, options in conditioning if PROMPT_KEY in options]
+    starts = (f"clip {prompt.start_clip} blend {prompt.blend_clips}" for prompt in prompts)
+    return " ".join((_digest(*(item[0] for item in conditioning)), *starts))
+
+
+def _audio_guidance(settings: Any) -> str:
+    """Empty where prompt and sound are guided together, as in runs from before they could be guided apart."""
+    audio = settings.audio
+    if audio is None or (audio.cfg, audio.start, audio.end) == (settings.cfg, settings.cfg_start, settings.cfg_end):
+        return ""
+    return f"{audio.cfg} from {audio.start} to {audio.end}"
 
 
 def _attachments(model: Any) -> str:

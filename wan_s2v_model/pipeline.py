@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .audio_features import gather_slots
-from .conditioning import ClipConditioning, append_history, first_history
-from .constants import LATENT_CHANNELS, SPATIAL_STRIDE
+from .anchors import AS_REFERENCE, Continuity, Statistics, border_statistics, hold
+from .audio_features import Rest, gather_slots
+from .conditioning import ALL_STEPS, ClipConditioning, append_history, first_history
+from .constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE
 from .timeline import Timeline
 
 Encode = Callable[[Tensor], Tensor]  # [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents
@@ -24,6 +25,10 @@ class Plan:
         audio_features: [layers, channels, frames] at 16 fps. waveform: [C, T], the sound that will be played.
         ref_latents: [1, 16, 1, h, w] normalised. pose_latents: one [1, 16, F, h, w] per clip, or None.
         history: [73, height, width, 3] frames before clip 0, or None when it starts freely.
+        continuity: what the sampler sets beside: seeds and anchor.
+        rest: heard in pauses and past the end of the sound; None as in the reference.
+        real_audio_history: the audio encoder is given the sound before a clip; otherwise the clip's first frame repeats.
+        pose_steps: shares of the steps between which the model sees the pose.
     """
 
     timeline: Timeline
@@ -35,13 +40,19 @@ class Plan:
     ref_latents: Tensor
     pose_latents: tuple[Tensor, ...] | None = None
     history: Tensor | None = None
+    continuity: Continuity = AS_REFERENCE
+    rest: Rest | None = None
+    real_audio_history: bool = False
+    pose_steps: tuple[float, float] = ALL_STEPS
 
     def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
+        before = self.timeline.audio_history(clip) if self.real_audio_history else []
         return ClipConditioning(
-            audio_embedding=gather_slots(self.audio_features, self.timeline.audio_frames(clip)),
+            audio_embedding=gather_slots(self.audio_features, self.timeline.audio_frames(clip) + before, self.rest),
             ref_latents=self.ref_latents,
             motion_latents=motion_latents,
             pose_latents=None if self.pose_latents is None else self.pose_latents[clip],
+            pose_steps=self.pose_steps,
         )
 
 
@@ -51,11 +62,13 @@ class MotionState:
 
     Attributes:
         history: [73, H, W, 3] newest frames in [0, 1]. motion_latents: [1, 16, 19, h, w], None before a free start.
+        anchor: what the borders of clips are held at, None where nothing is held and before clip 0.
     """
 
     clip: int
     history: Tensor
     motion_latents: Tensor | None
+    anchor: Statistics | None = None
 
 
 @dataclass(frozen=True)
@@ -86,29 +99,56 @@ def clip_seed(seed: int, clip: int) -> int:
 
 
 def clip_noise(plan: Plan, clip: int, seed: int) -> Tensor:
-    """[1, 16, F, h, w] float32 from a CPU generator seeded with seed + clip."""
+    """[1, 16, F, h, w] float32 from a CPU generator seeded with seed + clip, or with the seed of clip 0 where the plan says so."""
     shape = (1, LATENT_CHANNELS, plan.timeline.num_latent_frames, plan.height // SPATIAL_STRIDE, plan.width // SPATIAL_STRIDE)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(clip_seed(seed, clip)))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(clip_seed(seed, plan.continuity.seeded_as(clip))))
 
 
-def decode_clip(plan: Plan, clip: int, latents: Tensor, motion_latents: Tensor | None, decode: Decode) -> Tensor:
+def find_anchor(plan: Plan, first_latents: Tensor, decode: Decode) -> Statistics | None:
+    """What the borders of the clips are held at, None without an anchor.
+
+    Latents are held at clip 0, which cannot have drifted. Colours are held at the picture, which the VAE passes on as it does a video.
+
+    Args:
+        first_latents: [1, 16, F, h, w] of clip 0.
+    """
+    if plan.continuity.colour_strength:
+        return border_statistics(decode(plan.ref_latents), MOTION_FRAMES)
+    return border_statistics(first_latents[0].movedim(0, -1), MOTION_LATENTS) if plan.continuity.latent_strength else None
+
+
+def decode_clip(
+    plan: Plan, clip: int, latents: Tensor, motion_latents: Tensor | None, decode: Decode, anchor: Statistics | None = None
+) -> Tensor:
     """[1, 16, F, h, w] behind their context -> [T, H, W, 3] in [0, 1], without what is dropped at the start of the video."""
     timeline = plan.timeline
     context = plan.ref_latents if motion_latents is None else motion_latents
     decoded = decode(torch.cat([context, latents], dim=2))  # [frames of context and clip, H, W, 3]
     dropped = timeline.dropped_frames if clip == 0 else 0
-    return decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :].clone()
+    frames = decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :]
+    if anchor is None or not plan.continuity.colour_strength:
+        return frames.clone()
+    return hold(frames, anchor, plan.continuity.colour_strength, MOTION_FRAMES).clamp_(0, 1)
 
 
 def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, encode: Encode, decode: Decode) -> ClipResult:
     """Sample one clip, decode it behind its context and encode the history for the next one."""
     timeline, clip = plan.timeline, state.clip
     latents = sample(clip, plan.conditioning(clip, state.motion_latents), noise)
-    frames = decode_clip(plan, clip, latents, state.motion_latents, decode)
-    after = replace(state, clip=clip + 1, history=append_history(state.history, frames))
+    anchor = find_anchor(plan, latents, decode) if clip == 0 else state.anchor
+    latents = _hold_latents(plan, latents, anchor)
+    frames = decode_clip(plan, clip, latents, state.motion_latents, decode, anchor)
+    after = replace(state, clip=clip + 1, history=append_history(state.history, frames), anchor=anchor)
     if after.clip < timeline.num_clips:
         after = replace(after, motion_latents=encode(after.history))
     return ClipResult(clip, latents, frames[: timeline.clip_frames(clip)], after)
+
+
+def _hold_latents(plan: Plan, latents: Tensor, anchor: Statistics | None) -> Tensor:
+    strength = plan.continuity.latent_strength
+    if anchor is None or not strength:
+        return latents
+    return hold(latents[0].movedim(0, -1), anchor, strength, MOTION_LATENTS).movedim(-1, 0)[None]  # channels last and back
 
 
 def shorten_context(latents: Tensor, num_latent_frames: int, warmup: int) -> Tensor:

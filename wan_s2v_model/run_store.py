@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -21,11 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .atomic_files import TEMPORARY_SUFFIX, sync_folder, write_atomically
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from .file_lock import lock_file
 
 FORMAT = "wan_s2v_run"
 FORMAT_VERSION = 1
@@ -77,8 +72,8 @@ ABSENT = _Absent()
 class RunStore:
     """Folder of one run, held by one process at a time. Reading works after `close` too, writing does not."""
 
-    def __init__(self, folder: Path, fingerprint: Fingerprint, lock: BinaryIO) -> None:
-        """Use `RunStore.open`."""
+    def __init__(self, folder: Path, fingerprint: Fingerprint, lock: BinaryIO | None) -> None:
+        """Use `RunStore.open` or `RunStore.reading`."""
         self.folder = folder
         self.num_finished = 0
         self._failure: BaseException | None = None
@@ -125,6 +120,14 @@ class RunStore:
         except BaseException:
             store.close()
             raise
+        return store
+
+    @classmethod
+    def reading(cls, folder: Path) -> "RunStore":
+        """The clips that a run has by now, none if there is no run: to read them while another process may make more. Errors as in `open`."""
+        manifest = _read_manifest(folder)
+        store = cls(folder, {}, None)
+        store.num_finished = 0 if manifest is None else manifest.num_clips
         return store
 
     def write_clip(
@@ -368,18 +371,15 @@ def _excerpt(text: str, start: int) -> str:
 
 
 def _lock_folder(folder: Path) -> BinaryIO:
-    file = (folder / LOCK_NAME).open("ab")
+    path = folder / LOCK_NAME
     try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
+        return lock_file(path)
+    except BlockingIOError as error:
         raise RunStoreError(f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name") from error
     except OSError as error:
+        file = path.open("ab")  # raises, too, unless it is only the lock that fails
         logger.warning("run '%s' is on a disk without file locks (%s): do not run it twice at the same time", folder.name, error)
-    return file
+        return file
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Which frame belongs to which clip, which sound and which pose picture. Integers only, no tensors.
+"""Which frame belongs to which clip and to which sound. Integers only, no tensors.
 
 A clip has `frames_per_clip` slots. When clip 0 starts freely, the reference latent primes the decoder and spoils the first 3 frames,
 which are dropped. The reference nevertheless plays the sound from 0, so its picture leads by 3 frames (187.5 ms). Mode `aligned` delays
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from .audio_features import num_audio_frames, num_audio_rows, num_wav2vec_frames
-from .constants import AUDIO_HZ, DROPPED_FRAMES, TEMPORAL_STRIDE, VIDEO_FPS
+from .constants import AUDIO_HZ, DROPPED_FRAMES, MOTION_FRAMES, TEMPORAL_STRIDE, VIDEO_FPS
 
 SYNC_MODES = ("aligned", "official")
 
@@ -61,27 +61,16 @@ class Timeline:
 
     def audio_frames(self, clip: int) -> list[int | None]:
         """Audio frame of each slot of a clip; before the start the first one repeats, past the end there is none."""
+        return self._heard(clip, range(self.frames_per_clip))
+
+    def audio_history(self, clip: int) -> list[int | None]:
+        """Audio frames of the 73 slots before a clip; before the start the first one repeats."""
+        return self._heard(clip, range(-MOTION_FRAMES, 0))
+
+    def _heard(self, clip: int, slots: range) -> list[int | None]:
         start = clip * self.frames_per_clip - self.audio_shift
-        frames = (max(0, start + slot) for slot in range(self.frames_per_clip))
+        frames = (max(0, start + slot) for slot in slots)
         return [frame if frame < self.num_audio_frames else None for frame in frames]
-
-    def pose_frames(self, clip: int, num_pose_frames: int, pose_fps: float) -> list[int | None]:
-        """Pose picture of each slot of a clip; None is a missing picture.
-
-        `official` takes every n-th picture (n = fps / 16, rounded) and runs out; `aligned` takes the picture shown at the
-        time of the video frame and holds the last one behind the end of the video.
-        """
-        slots = range(clip * self.frames_per_clip, (clip + 1) * self.frames_per_clip)
-        if self.sync_mode == "official":
-            step = max(1, round(pose_fps / VIDEO_FPS))
-            return [slot * step if slot * step < num_pose_frames else None for slot in slots]
-        times = (max(0, slot - self.dropped_frames) for slot in slots)
-        return [min(num_pose_frames - 1, pose_index(frame, pose_fps)) for frame in times]
-
-
-def pose_index(frame: int, pose_fps: float) -> int:
-    """Pose picture on screen at the middle of a video frame."""
-    return int((Fraction(2 * frame + 1, 2 * VIDEO_FPS)) * Fraction(pose_fps).limit_denominator(1001))
 
 
 def plan_timeline(
@@ -98,7 +87,7 @@ def plan_timeline(
 
     Args:
         num_samples, sample_rate_hz: of the sound that will be played.
-        num_samples_16khz: of the sound that wav2vec2 hears.
+        num_samples_16khz: of the same sound at 16 kHz.
         max_clips: upper limit; 0 means as many as the sound needs.
     """
     rows = num_audio_rows(num_wav2vec_frames(num_samples_16khz))

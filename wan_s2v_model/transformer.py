@@ -18,7 +18,7 @@ from .attention import Attention, AttentionFunction, sdpa
 from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
-from .constants import PATCH_SIZE, TEMPORAL_STRIDE
+from .constants import MOTION_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
 from .layers import Block, Head, timestep_embedding
 from .linears import EXACT, Linears
 from .motion_packer import MotionPacker
@@ -97,6 +97,7 @@ class WanS2VTransformer(nn.Module):
         ref_latents: Tensor,
         motion_latents: Tensor | None = None,
         pose_latents: Tensor | None = None,
+        audio_strength: float = 1.0,
         attention: AttentionFunction = sdpa,
         transformer_options: dict[str, Any] | None = None,
         cast: CastWeights = cast_weights,
@@ -110,9 +111,11 @@ class WanS2VTransformer(nn.Module):
             x: [B, 16, F, h, w] noisy latents; their dtype is the compute dtype.
             timestep: [B] on the 0..1000 scale.
             context: [B, L <= 512, text_dim] text embeddings, not padded or padded with zeros.
-            audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention.
+            audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention. With 73 more behind them,
+                those are of the frames before the clip; otherwise its first one repeats there.
             ref_latents: [B, 16, 1, h, w]. motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
             pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
+            audio_strength: 1 hears the sound, 0 silence; in between and beyond their audio tokens are mixed.
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
             next_block: called before each block and after the last one, for weights that are fetched just in time.
             linears: computes the products of all blocks but the first and the last, which are always exact.
@@ -122,7 +125,7 @@ class WanS2VTransformer(nn.Module):
         options = {} if transformer_options is None else transformer_options
         num_latent_frames, height, width = x.shape[2:]
         tokens, split = self.embed_tokens(x, ref_latents, motion_latents, pose_latents, cast)
-        constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast))
+        constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast, audio_strength))
         e_head, e = self.embed_time(timestep, cast)
         tokens = tokens.to(self.residual_dtype or x.dtype)
         kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast}
@@ -151,7 +154,13 @@ class WanS2VTransformer(nn.Module):
         return (cast_type(Block, block) for block in self.blocks)
 
     def clip_constants(
-        self, x: Tensor, context: Tensor, audio_embedding: Tensor | None, with_motion: bool, cast: CastWeights = cast_weights
+        self,
+        x: Tensor,
+        context: Tensor,
+        audio_embedding: Tensor | None,
+        with_motion: bool,
+        cast: CastWeights = cast_weights,
+        audio_strength: float = 1.0,
     ) -> ClipConstants:
         """Compute what is the same in every step of a clip; a fifth of all weights is needed only here."""
         num_latent_frames, height, width = x.shape[2:]
@@ -159,7 +168,9 @@ class WanS2VTransformer(nn.Module):
         context = self.embed_text(context.to(x.dtype))
         audio = None
         if audio_embedding is not None:
-            whole, local = self.casual_audio_encoder(audio_embedding[..., : TEMPORAL_STRIDE * num_latent_frames], cast)
+            num_frames = TEMPORAL_STRIDE * num_latent_frames
+            history = audio_embedding[..., num_frames:] if audio_embedding.shape[-1] == num_frames + MOTION_FRAMES else None
+            whole, local = self.embed_audio(audio_embedding[..., :num_frames], audio_strength, cast, history)
             audio = self.audio_injector.project(whole, local, x.dtype, cast)
         return ClipConstants(
             rope=rope_table(positions, self.config.head_dim),
@@ -167,6 +178,23 @@ class WanS2VTransformer(nn.Module):
             text=[block.project_text(context, cast) for block in self._blocks()],
             audio=audio,
         )
+
+    def embed_audio(
+        self, features: Tensor, strength: float, cast: CastWeights = cast_weights, history: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Audio tokens, mixed with those of silence: the encoder's norms would undo any scaling of the features in front of it.
+
+        Args:
+            features: [B, layers, audio_dim, frames] at 16 fps. strength: 0 is silence (features of zero), 1 the sound.
+            history: [B, layers, audio_dim, 73] before them, or None.
+        Returns:
+            As `CausalAudioEncoder`.
+        """
+        whole, local = self.casual_audio_encoder(features, cast, history)
+        if strength == 1:
+            return whole, local
+        silent_whole, silent_local = self.casual_audio_encoder(torch.zeros_like(features), cast)
+        return torch.lerp(silent_whole, whole, strength), torch.lerp(silent_local, local, strength)
 
     def embed_tokens(
         self, x: Tensor, ref_latents: Tensor, motion_latents: Tensor | None, pose_latents: Tensor | None, cast: CastWeights = cast_weights

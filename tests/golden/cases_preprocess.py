@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...wan_s2v_model import conditioning
+from ...wan_s2v_model.pose import PoseImages, pose_slots
 from ...wan_s2v_model.timeline import Timeline
 from .case import Row, compare_column, failure
 
@@ -49,8 +50,10 @@ def _size(line: Line) -> Line:
 
 
 def _pose_sampling(line: Line) -> Line:
-    slots = Timeline("official", line["wanted"], num_clips=1, num_frames=line["wanted"], num_audio_frames=line["wanted"], free_start=True)
-    picked = [frame for frame in slots.pose_frames(0, line["total_frames"], line["fps"]) if frame is not None]
+    wanted = line["wanted"]
+    timeline = Timeline("official", wanted, num_clips=1, num_frames=wanted, num_audio_frames=wanted, free_start=True)
+    pose = PoseImages(torch.empty(line["total_frames"], 1, 1, 3), line["fps"])
+    picked = [frame for frame in pose_slots(timeline, 0, pose) if frame is not None]
     interval = picked[1] - picked[0] if len(picked) > 1 else max(1, round(line["fps"] / 16))
     return {
         "interval": interval,

@@ -97,11 +97,21 @@ def test_every_share_of_guidance_gives_another_clip_and_none_is_that_of_cfg_1(br
     assert not any(torch.equal(a, b) for a, b in itertools.combinations((whole, half, late, none), 2))
 
 
-def test_a_part_that_holds_all_steps_gives_the_same_bits(bridge, model, monkeypatch):
-    whole = sample_clip(clip_sampler(bridge, model))
-    module = pack_module("wan_s2v_model.comfy_bridge.sampling")
-    monkeypatch.setattr(module.comfy.samplers, "CFGGuider", module.PartGuider)
-    assert torch.equal(sample_clip(clip_sampler(bridge, model)), whole)
+@pytest.mark.parametrize("cfg", [4.5, 1.0])
+def test_guidance_on_all_steps_gives_the_bits_of_comfyui_s_own_guider(bridge, model, monkeypatch, cfg):
+    import comfy.samplers
+
+    class Plain(comfy.samplers.CFGGuider):
+        def __init__(self, model, text, audio):
+            super().__init__(model)
+            self.set_cfg(cfg)
+
+        def set_conds(self, positive, negative, silent):
+            super().set_conds(positive, negative)
+
+    ours = sample_clip(clip_sampler(bridge, model, cfg=cfg))
+    monkeypatch.setattr(pack_module("wan_s2v_model.comfy_bridge.sampling"), "ScaledGuider", Plain)
+    assert torch.equal(sample_clip(clip_sampler(bridge, model, cfg=cfg)), ours)
 
 
 def test_a_node_may_ask_for_the_negative_call_of_every_step(bridge, model):

@@ -113,3 +113,23 @@ def test_node_keeps_a_long_sound_in_half_precision_in_the_temporary_folder(encod
     assert long.dtype == torch.float16
     assert torch.equal(long, short.half())
     assert folders == [tmp_path / "temp"]
+
+
+def test_rest_is_the_middle_of_encoded_silence(encoder, waveform):
+    node = pack_module("nodes.audio").WanS2VAudioEncode
+    inputs = {"audio_encoder": encoder, "audio": {"waveform": waveform[None, None], "sample_rate": 16_000}, "start": 0.0, "duration": 0.0}
+    plain, rested = (node.execute(**inputs, silence=silence).args[0] for silence in ("model", "rest"))
+    assert plain.rest is None
+    assert torch.equal(rested.features, plain.features)
+    silence = encoder.hidden_states(torch.zeros(80_000))
+    resampled = pack_module("wan_s2v_model.audio_features").layer_at_16fps
+    assert torch.equal(rested.rest.features, torch.stack([resampled(layer)[:, 40] for layer in silence]))
+    assert rested.rest.pauses == frozenset()
+
+
+def test_a_louder_sound_has_the_same_features(encoder, waveform):
+    node = pack_module("nodes.audio").WanS2VAudioEncode
+    inputs = {"audio_encoder": encoder, "audio": {"waveform": waveform[None, None], "sample_rate": 16_000}, "start": 0.0, "duration": 0.0}
+    plain, quiet = (node.execute(**inputs, loudness=loudness).args[0] for loudness in (0.0, -30.0))
+    assert quiet.waveform.std() < 0.7 * plain.waveform.std()
+    torch.testing.assert_close(quiet.features, plain.features, atol=1e-3, rtol=1e-3)

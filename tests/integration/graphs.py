@@ -25,7 +25,7 @@ FRAMES_PER_CLIP = 16
 NUM_FRAMES = 12  # one clip, not full
 TWO_CLIPS = {"duration": 1.5}  # 24 frames: 13 + 11
 THREE_CLIPS = {"duration": 2.5}  # 40 frames: 13 + 16 + 11
-EXACT = {"quality": 0}  # lossless: at other qualities x264 may give the same frames differently each time
+EXACT = {"quality": 0}  # lossless
 SMALL = {
     "WanS2VAudioEncode": {"duration": NUM_FRAMES / 16},
     "WanS2VPrepare": {"size": "custom", "width": SIZE, "height": SIZE, "frames_per_clip": FRAMES_PER_CLIP},
@@ -71,7 +71,7 @@ def inputs_of(prompt: Prompt, class_type: str) -> dict[str, Any]:
 
 def add(prompt: Prompt, class_type: str, **inputs: Any) -> str:
     """Add a node and return its id."""
-    node_id = str(max(map(int, prompt)) + 1)
+    node_id = str(max(map(int, prompt), default=0) + 1)
     prompt[node_id] = {"class_type": class_type, "inputs": inputs}
     return node_id
 

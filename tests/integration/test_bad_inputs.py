@@ -135,10 +135,24 @@ def test_negative_times(name, renderer):
     fails(renderer, quick_start(**{name: -1.0}), name, kind=PromptRefused, node="WanS2VAudioEncode")
 
 
-def test_pose_shorter_than_the_video(renderer):
+def test_pose_as_frames_and_as_video(renderer):
     prompt = quick_start()
-    inputs_of(prompt, "WanS2VPrepare")["pose"] = [add(prompt, "StandInImages", count=5), 0]
-    fails(renderer, prompt, r"pose video is too short.*5 frames", node="WanS2VPrepare")
+    pose = [add(prompt, "StandInImages", count=5), 0]
+    inputs_of(prompt, "WanS2VPrepare").update(pose=pose, pose_video=[add(prompt, "CreateVideo", images=pose, fps=16.0), 0])
+    fails(renderer, prompt, "either pose or pose_video", node="WanS2VPrepare")
+
+
+def test_pose_video_that_is_no_video(renderer):
+    (renderer.server.input_directory / "text.mp4").write_text("not a video")
+    prompt = quick_start()
+    inputs_of(prompt, "WanS2VPrepare")["pose_video"] = [add(prompt, "LoadVideo", file="text.mp4"), 0]
+    fails(renderer, prompt, "video cannot be read", node="WanS2VPrepare")
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.4), (0.5, 0.5)])
+def test_pose_that_ends_before_it_begins(shares, renderer):
+    prompt = quick_start(pose_start_percent=shares[0], pose_end_percent=shares[1])
+    fails(renderer, prompt, "pose must begin before it ends", kind=PromptRefused, node="WanS2VPrepare")
 
 
 # --- numbers

@@ -6,21 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from wan_s2v_pack.tests.schemas import read_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
-NODE_IDS = {
-    "WanS2VModelLoader",
-    "WanS2VTextEncoderLoader",
-    "WanS2VAudioEncoderLoader",
-    "WanS2VVAELoader",
-    "WanS2VLoraLoader",
-    "WanS2VTextEncode",
-    "WanS2VAudioEncode",
-    "WanS2VPrepare",
-    "WanS2VSampler",
-    "WanS2VDecode",
-    "WanS2VSaveVideo",
-}
+NODE_IDS = set(read_snapshot())
 
 
 @pytest.fixture

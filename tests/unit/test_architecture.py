@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "wan_s2v_model"
 BRIDGE = "comfy_bridge"
 LAYERS = (  # lowest first; a module imports from its own layer or a lower one
-    {"constants", "config"},
+    {"constants", "config", "compatibility"},
     {
         "casting",
         "kernels",
@@ -27,14 +27,21 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "identify",
         "atomic_files",
         "background",
+        "file_lock",
         "weights_file",
+        "drawing",
     },
     {"transformer", "checkpoint", "lora", "wav2vec2"},
-    {"sampler", "schedule", "conditioning", "audio_features", "feature_file", "audio_encoder", "text_encoder", "timeline", "estimate"}
+    {"audio_preparation", "loudness"}
+    | {"sampler", "schedule", "conditioning", "audio_features", "feature_file", "audio_encoder", "text_encoder", "timeline", "estimate"}
     | {"resources", "run_store", "video_writer", "waveform_preview", "progress"}
-    | {"vae_memory"},
+    | {"sync_tracks", "sync_offset", "sync_report"}
+    | {"vae_memory", "pose", "video_reader", "frame_rate"}
+    | {"guidance", "prompt_schedule"}
+    | {"anchors", "drift", "drift_plot"}
+    | {"speech", "speech_worker"},
     {"pipeline"},
-    {"clips", "fingerprint", "clip_loop", "live_video"},
+    {"clips", "fingerprint", "clip_loop", "live_video", "tail"},
     {BRIDGE},
 )
 RANKS = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -42,7 +49,7 @@ COMFY_ROOT_MODULES = {"folder_paths", "nodes", "execution", "server", "latent_pr
 ALLOWED_IN_NODES = {"comfy_api", "folder_paths", "torch"} | sys.stdlib_module_names
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc"}
 SIZE_LIMITS = {"transformer.py": 700}  # lines; 400 for all others
-SOURCE_FOLDERS = (PACKAGE, "nodes", "cli", "scripts", "bench", "tests")
+SOURCE_FOLDERS = (PACKAGE, "nodes", "tts_worker", "cli", "scripts", "bench", "tests")
 
 Module = tuple[str, ...]  # path below the root, without suffix
 

@@ -165,6 +165,18 @@ def test_slots_of_half_precision_features_are_float32(noise):
     assert torch.equal(af.gather_slots(features, [1, None, 2]), af.gather_slots(features.float(), [1, None, 2]))
 
 
+def test_slots_at_rest_hear_real_silence(noise):
+    features, silence = noise(2, 3, 10), noise(2, 3, seed=1)
+    slots = af.gather_slots(features, [0, 4, 5, None, 9, 10, 99], af.Rest(silence, frozenset({4, 5})))
+    assert torch.equal(slots[0, :, :, [0, 4]], features[:, :, [0, 9]])
+    assert torch.equal(slots[0, :, :, [1, 2, 3, 5, 6]], silence[:, :, None].expand(-1, -1, 5))
+
+
+def test_frames_behind_what_is_heard_are_slots_without_sound(noise):
+    features = noise(2, 3, 10)
+    assert torch.equal(af.gather_slots(features, [9, 10, 99]), af.gather_slots(features, [9, None, None]))
+
+
 def test_clip_without_any_sound(noise):
     assert torch.equal(af.gather_slots(noise(2, 3, 10), [None] * 4), torch.zeros(1, 2, 3, 4))
     assert torch.equal(af.gather_slots(noise(2, 3, 0), [None] * 4), torch.zeros(1, 2, 3, 4))

@@ -47,6 +47,26 @@ def test_context_before_the_clip_is_73_copies_of_its_first_frame(encoder, noise)
     assert torch.equal(encoder(features)[1], local[:, 19:])
 
 
+def test_real_history_takes_the_place_of_the_copies(encoder, noise):
+    features = noise(1, 25, 8, 96)
+    whole, local = encoder.encode_padded(features[..., 73:89], history=features[..., :73])
+    uncut = encoder.encode_padded(features[..., 1:89], history=features[..., :1].expand(-1, -1, -1, 73))
+    torch.testing.assert_close(whole[:, 2:], uncut[0][:, 20:])  # two latents on, nothing of the copies is heard any more
+    torch.testing.assert_close(local[:, 2:], uncut[1][:, 20:])
+    copies = features[..., 73:74].expand(-1, -1, -1, 73)
+    assert torch.equal(encoder(features[..., 73:89], history=copies)[0], encoder(features[..., 73:89])[0])
+
+
+def test_real_history_is_heard_in_the_first_two_latents_of_a_clip_only(encoder, noise):
+    features, history = noise(1, 25, 8, 24), noise(1, 25, 8, 73, seed=1)
+    whole, local = encoder(features)
+    whole_after, local_after = encoder(features, history=history)
+    assert (whole_after != whole).any(-1)[0, :, 0].nonzero()[:, 0].tolist() == [0, 1]
+    assert (local_after[:, :, :4] != local[:, :, :4]).any(-1).any(-1)[0].nonzero()[:, 0].tolist() == [0, 1]
+    history[..., :68] = 0  # further back than the encoder reaches
+    assert torch.equal(encoder(features, history=history)[0], whole_after)
+
+
 def test_latent_k_hears_slots_4k_minus_5_to_4k_plus_3(encoder, noise):
     features = noise(1, 25, 8, 24)
     whole, local = encoder(features)

@@ -117,9 +117,12 @@ def fail_at(monkeypatch, stage, file_name, error):
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("stage", WRITES)
-def test_trouble_while_a_clip_is_written_costs_no_other_clip(folder, whole, monkeypatch, stage, error):
+@pytest.mark.parametrize("file_name", ["clip_00002.safetensors", "manifest.json"])
+def test_trouble_while_a_clip_is_written_costs_no_other_clip(folder, whole, monkeypatch, file_name, stage, error):
+    with pytest.raises(Cancel):
+        Stage("sample", 3, Cancel()).run(folder)
     with monkeypatch.context() as patch:
-        fail_at(patch, stage, "clip_00002.safetensors", ERRORS[error])
+        fail_at(patch, stage, file_name, ERRORS[error])
         with pytest.raises(Cancel if error == "cancel" else RunStoreError, match=None if error == "cancel" else "clip 2 of run 'song'"):
             Stage().run(folder)
     assert num_clips(folder) == 2

@@ -185,6 +185,7 @@ def test_least_memory_is_less_than_what_sufficed(size, card_bytes):
 
 def test_constants_of_a_prompt():
     assert constant_bytes(35_074, job(model_calls=1), BF16) == pytest.approx(0.42e9 + 0.06e9, rel=0.02)
+    assert constant_bytes(35_074, job(model_calls=1.4, conditionings=3), BF16) == constant_bytes(35_074, job(model_calls=3), BF16)
 
 
 def test_full_speed_needs_the_weights_of_every_step():

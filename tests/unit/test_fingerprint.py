@@ -7,8 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from wan_s2v_pack.wan_s2v_model.anchors import Continuity
+from wan_s2v_pack.wan_s2v_model.audio_features import Rest
 from wan_s2v_pack.wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
+from wan_s2v_pack.wan_s2v_model.guidance import AudioGuidance
 from wan_s2v_pack.wan_s2v_model.pipeline import Plan
+from wan_s2v_pack.wan_s2v_model.prompt_schedule import PROMPT_KEY, ScheduledPrompt
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
 
@@ -23,6 +27,7 @@ class Settings:
     cfg_start: float = 0.0
     cfg_end: float = 1.0
     vae_warmup: int = 19
+    audio: AudioGuidance | None = None
 
 
 def make_plan(seconds=10, **options):
@@ -65,6 +70,8 @@ CHANGES = {
     "cfg_start": lambda i: {"settings": Settings(cfg_start=0.2)},
     "cfg_end": lambda i: {"settings": Settings(cfg_end=0.6)},
     "vae_warmup": lambda i: {"settings": Settings(vae_warmup=4)},
+    "audio_guidance": lambda i: {"settings": Settings(audio=AudioGuidance(6.0))},
+    "audio_strength": lambda i: {"settings": Settings(audio=AudioGuidance(4.5, strength=0.5))},
     "solver": lambda i: {"settings": Settings(solver="dpm++")},
     "sigmas": lambda i: {"settings": Settings(sigmas=torch.tensor([1.0, 0.0]))},
     "picture": lambda i: {"plan": replace(i["plan"], ref_latents=torch.zeros(1, 16, 1, 4, 4))},
@@ -76,6 +83,13 @@ CHANGES = {
     "sync_mode": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, sync_mode="official"))},
     "frames_per_clip": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, frames_per_clip=48))},
     "clips": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, num_clips=2))},
+    "latent_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("latent statistics", 0.5))},
+    "colour_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("colour transfer"))},
+    "seed_policy": lambda i: {"plan": replace(i["plan"], continuity=Continuity(seed_policy="same seed"))},
+    "silence": lambda i: {"plan": replace(i["plan"], rest=Rest(torch.zeros(2, 3)))},
+    "audio_history": lambda i: {"plan": replace(i["plan"], real_audio_history=True)},
+    "pose_start": lambda i: {"plan": replace(i["plan"], pose_steps=(0.2, 1.0))},
+    "pose_end": lambda i: {"plan": replace(i["plan"], pose_steps=(0.0, 0.6))},
 }
 
 
@@ -84,6 +98,38 @@ def test_each_change_shows_under_its_own_name(inputs, name):
     before = run_fingerprint(**inputs)
     after = run_fingerprint(**{**inputs, **CHANGES[name](inputs)})
     assert {key for key in before if before[key] != after[key]} == {name}
+
+
+@pytest.mark.parametrize("audio", [None, AudioGuidance(4.5), AudioGuidance(4.5, 0.0, 1.0, 1.0)])
+def test_guidance_by_the_sound_like_that_by_the_prompt_is_none_of_its_own(inputs, audio):
+    assert run_fingerprint(**{**inputs, "settings": Settings(audio=audio)}) == run_fingerprint(**inputs)
+
+
+@pytest.mark.parametrize("change", [{"cfg": 3.0}, {"start": 0.2}, {"end": 0.6}])
+def test_each_part_of_the_guidance_by_the_sound_shows(inputs, change):
+    audio = AudioGuidance(**{"cfg": 4.5, **change})
+    assert run_fingerprint(**{**inputs, "settings": Settings(audio=audio)})["audio_guidance"]
+
+
+def test_times_of_prompts_show(inputs):
+    def prompt(**start):
+        text = [[torch.ones(1, 5, 8), {}], [torch.zeros(1, 5, 8), {PROMPT_KEY: ScheduledPrompt("b", **start)}]]
+        return run_fingerprint(**{**inputs, "positive": text})["prompt"]
+
+    prompts = [prompt(start_clip=2), prompt(start_clip=3), prompt(start_clip=3, blend_clips=2)]
+    assert len(set(prompts)) == 3
+    assert prompt(start_clip=2) == prompts[0]
+
+
+def test_pauses_and_what_is_heard_in_them_show(inputs):
+    rests = [
+        Rest(torch.zeros(2, 3)),
+        Rest(torch.ones(2, 3)),
+        Rest(torch.zeros(2, 3), frozenset({4})),
+        Rest(torch.zeros(2, 3), frozenset({5})),
+    ]
+    seen = {run_fingerprint(**{**inputs, "plan": replace(inputs["plan"], rest=rest)})["silence"] for rest in rests}
+    assert len(seen) == len(rests)
 
 
 @pytest.mark.parametrize("part", ["audio_features", "waveform"])
@@ -201,6 +247,17 @@ def test_older_runs_count_as_made_with_the_defaults_of_later_inputs(inputs):
     assumed = assumed_in_older_runs(fingerprint)
     assert (assumed["cfg_end"], assumed["vae_warmup"]) == (1.0, 19)
     assert assumed["vae"] == fingerprint["vae"]
+
+
+def test_strength_of_no_anchor_decides_nothing(inputs):
+    plan = replace(inputs["plan"], continuity=Continuity("off", 0.3))
+    assert run_fingerprint(**{**inputs, "plan": plan}) == run_fingerprint(**inputs)
+
+
+def test_older_runs_were_made_without_an_anchor(inputs):
+    plan = replace(inputs["plan"], continuity=Continuity("colour transfer", seed_policy="same seed"))
+    assumed = assumed_in_older_runs(run_fingerprint(**{**inputs, "plan": plan}))
+    assert (assumed["latent_anchor"], assumed["colour_anchor"], assumed["seed_policy"]) == (0.0, 0.0, "seed + clip")
 
 
 def test_bfloat16_tensors_are_hashed(inputs):

@@ -1,6 +1,8 @@
 """The video in progress: it plays at any moment, never stops a run, and goes on after a resume."""
 
+import errno
 import logging
+import os
 import threading
 
 import av
@@ -12,7 +14,7 @@ from wan_s2v_pack.wan_s2v_model.live_video import LiveVideo
 from wan_s2v_pack.wan_s2v_model.pipeline import Plan
 from wan_s2v_pack.wan_s2v_model.run_store import RunStore
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.video_writer import LIVE_FORMAT, VideoWriter
+from wan_s2v_pack.wan_s2v_model.video_writer import LIVE_FORMAT, VideoWriter, VideoWriterError
 
 FPS = 16
 RATE_HZ = 16_000
@@ -144,7 +146,7 @@ def test_nothing_is_written_before_the_first_clip(store, clips):
     assert not live.path.exists()
 
 
-@pytest.mark.parametrize("trouble", ["a folder in the way", "clip missing", "encoder"])
+@pytest.mark.parametrize("trouble", ["a folder in the way", "clip missing", "encoder", "disk full"])
 def test_trouble_is_logged_and_ends_only_the_video(trouble, store, clips, caplog, monkeypatch):
     clip = add_clip(store, clips)
     if trouble == "a folder in the way":
@@ -152,7 +154,8 @@ def test_trouble_is_logged_and_ends_only_the_video(trouble, store, clips, caplog
     elif trouble == "clip missing":
         next(clips.folder.glob("clip_*")).unlink()
     else:
-        monkeypatch.setattr(VideoWriter, "write", lambda writer, frames: (_ for _ in ()).throw(ValueError("no")))
+        error = ValueError("no") if trouble == "encoder" else VideoWriterError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        monkeypatch.setattr(VideoWriter, "write", lambda writer, frames: (_ for _ in ()).throw(error))
     with caplog.at_level(logging.WARNING, "wan_s2v"), LiveVideo(clips, 0, lambda path: None) as live:
         live.consume(clip)
         live.consume(clip)

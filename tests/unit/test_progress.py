@@ -41,6 +41,15 @@ def test_clips_of_an_earlier_start_do_not_count_in_the_pace(clock):
     assert progress.seconds_left(905) == pytest.approx(9.5 * 20)
 
 
+def test_steps_count_by_their_model_calls_in_the_pace(clock):
+    progress = Progress(2, 3, calls_of_steps=(3, 2, 1), clock=clock)
+    times = []
+    for done, calls in enumerate((3, 2, 1, 3, 2, 1), start=1):
+        clock.now += 10 * calls
+        times.append(progress.seconds_left(done))
+    assert times == pytest.approx([90, 70, 60, 30, 10, 0])
+
+
 def test_finished_clips_set_the_pace_with_their_decoding(clock):
     progress = Progress(10, 10, clock=clock)
     clock.now += 100  # 60 s of them for the steps

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model import run_store
+from wan_s2v_pack.wan_s2v_model import file_lock
 from wan_s2v_pack.wan_s2v_model.run_store import RunChangedError, RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "steps": 40, "cfg": 4.5, "prompt": "a woman sings", "audio": "sha256:ab", "pose": None, "official": False}
@@ -394,7 +394,7 @@ def test_disk_without_locks_works_with_a_warning(folder, monkeypatch, caplog):
     def unsupported(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(run_store.fcntl, "flock", unsupported)
+    monkeypatch.setattr(file_lock.fcntl, "flock", unsupported)
     with caplog.at_level(logging.WARNING, "wan_s2v"):
         make_run(folder, 1)
     assert "without file locks" in caplog.text

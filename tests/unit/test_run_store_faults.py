@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore, RunStoreError
+from wan_s2v_pack.wan_s2v_model.run_store import RunChangedError, RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "prompt": "a woman sings", "pose": None}
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
@@ -190,6 +190,47 @@ def test_damaged_manifest(folder, text):
     with pytest.raises(RunStoreError, match=r"manifest\.json is damaged.*another run name"):
         RunStore.open(folder, FINGERPRINT)
     assert (folder / "clip_00000.safetensors").exists()
+
+
+def edited(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("num_listed", "num_kept"), [(0, 0), (2, 2), (3, 3), (5, 3)], ids=["no clip", "fewer", "as many", "more than there are"]
+)
+def test_manifest_with_another_number_of_clips(folder, num_listed, num_kept):
+    make_run(folder, 3)
+    before = {path.name: path.read_bytes() for path in folder.glob("clip_*")}
+    edited(folder, clips=[f"clip_{index:05d}.safetensors" for index in range(num_listed)])
+    with RunStore.open(folder, FINGERPRINT) as store:
+        assert store.num_finished == num_kept
+    assert {path.name: path.read_bytes() for path in folder.glob("clip_*")} == before
+    make_run(folder, 3)
+    assert {path.name: path.read_bytes() for path in folder.glob("clip_*")} == before, "the same inputs make the same clips"
+
+
+@pytest.mark.parametrize("fingerprint", [{**FINGERPRINT, "seed": 43}, {}, {**FINGERPRINT, "invented": 1}])
+def test_manifest_with_other_inputs_is_refused_and_loses_no_clip(folder, fingerprint):
+    make_run(folder, 2)
+    before = names(folder)
+    edited(folder, fingerprint=fingerprint)
+    with pytest.raises(RunChangedError, match="was made with other inputs"):
+        RunStore.open(folder, FINGERPRINT)
+    assert names(folder) == before
+    edited(folder, fingerprint=FINGERPRINT)
+    with RunStore.open(folder, FINGERPRINT) as store:
+        assert store.num_finished == 2
+
+
+@pytest.mark.parametrize("hashes", [[], ["0" * 64], ["0" * 64] * 9, [1, None]])
+def test_manifest_with_other_hashes_still_opens(folder, hashes):
+    """`cli runs verify` compares them."""
+    make_run(folder, 2)
+    edited(folder, sha256=hashes)
+    with RunStore.open(folder, FINGERPRINT) as store:
+        assert store.num_finished == 2
 
 
 def test_manifest_of_a_newer_version(folder):

@@ -1,10 +1,10 @@
-"""Which frame, which sound, which pose picture: exact integers for every clip."""
+"""Which frame and which sound: exact integers for every clip."""
 
 from fractions import Fraction
 
 import pytest
 from wan_s2v_pack.wan_s2v_model.audio_features import num_audio_frames, num_audio_rows, num_wav2vec_frames
-from wan_s2v_pack.wan_s2v_model.timeline import Timeline, plan_timeline, pose_index
+from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
 RATE_HZ = 16_000
 CLIP_LENGTHS = (80, 48, 16, 12, 4)
@@ -223,6 +223,26 @@ def test_aligned_mode_repeats_the_first_sound_before_the_start():
     assert plan(160_000, sync_mode="official").audio_frames(1)[0] == 80
 
 
+def test_sound_before_a_clip():
+    assert plan(160_000).audio_history(0) == [0] * 73
+    assert plan(160_000).audio_history(1) == list(range(4, 77))
+    assert plan(160_000, sync_mode="official").audio_history(1) == list(range(7, 80))
+    assert plan(160_000, free_start=False).audio_history(1) == list(range(7, 80))
+    assert plan(160_000, frames_per_clip=16).audio_history(2) == [*[0] * 45, *range(1, 29)]
+    assert plan(16_000, frames_per_clip=16).audio_history(1)[-3:] == [10, 11, 12]
+    assert plan(100).audio_history(0) == [None] * 73
+
+
+@pytest.mark.parametrize("frames_per_clip", CLIP_LENGTHS)
+@pytest.mark.parametrize("sync_mode", ["aligned", "official"])
+def test_sound_before_a_clip_is_that_of_the_clips_before_it(sync_mode, frames_per_clip):
+    timeline = plan(12 * RATE_HZ + 400, sync_mode=sync_mode, frames_per_clip=frames_per_clip)
+    heard = timeline.audio_frames(0)[:1] * 73
+    for clip in range(timeline.num_clips):
+        assert timeline.audio_history(clip) == heard[-73:]
+        heard += timeline.audio_frames(clip)
+
+
 def test_past_the_end_there_is_no_sound():
     assert plan(80_000).audio_frames(1)[:4] == [77, 78, 79, None]
     assert plan(100).audio_frames(0) == [None] * 80
@@ -230,58 +250,3 @@ def test_past_the_end_there_is_no_sound():
 
 def test_latent_frames():
     assert [plan(16_000, frames_per_clip=n).num_latent_frames for n in (80, 48, 12)] == [20, 12, 3]
-
-
-# Pose
-
-
-def timeline_of(sync_mode, num_clips, frames_per_clip=80, free_start=True):
-    num_frames = num_clips * frames_per_clip - (3 if free_start else 0)
-    return Timeline(sync_mode, frames_per_clip, num_clips, num_frames, num_frames, free_start)
-
-
-@pytest.mark.parametrize(
-    ("fps", "num_pictures", "wanted", "step", "got"),
-    [
-        (30.0, 300, 160, 2, 150),
-        (25.0, 250, 160, 2, 125),
-        (24.0, 500, 80, 2, 80),  # plays 1.33 times too fast
-        (16.0, 100, 160, 1, 100),
-        (60.0, 600, 160, 4, 150),
-        (15.0, 90, 80, 1, 80),
-        (29.97, 1000, 240, 2, 240),
-        (23.976, 200, 80, 1, 80),
-        (48.0, 300, 80, 3, 80),
-        (8.0, 50, 80, 1, 50),
-    ],
-)
-def test_official_pose_takes_every_nth_picture(fps, num_pictures, wanted, step, got):
-    timeline = timeline_of("official", wanted // 80)
-    pictures = [picture for clip in range(timeline.num_clips) for picture in timeline.pose_frames(clip, num_pictures, fps)]
-    assert pictures == [step * slot for slot in range(got)] + [None] * (wanted - got)
-
-
-@pytest.mark.parametrize("free_start", [True, False])
-@pytest.mark.parametrize("fps", [16.0, 24.0, 25.0, 30000 / 1001, 29.97, 30.0, 60.0, 8.0])
-def test_aligned_pose_plays_at_its_own_speed(fps, free_start):
-    timeline = timeline_of("aligned", 12, free_start=free_start)
-    pictures = [timeline.pose_frames(clip, 10_000, fps) for clip in range(timeline.num_clips)]
-    for frame in range(timeline.num_frames):
-        clip, slot = slot_of_frame(timeline, frame)
-        middle_s = (frame + 0.5) / 16
-        shown_s = pictures[clip][slot] / fps
-        assert shown_s - 1e-3 <= middle_s < shown_s + 1 / fps + 1e-3
-
-
-def test_aligned_pose_at_16_fps_is_frame_by_frame():
-    assert timeline_of("aligned", 2).pose_frames(0, 160, 16.0) == [0, 0, 0, *range(77)]
-    assert timeline_of("aligned", 2).pose_frames(1, 160, 16.0) == list(range(77, 157))
-
-
-def test_aligned_pose_holds_its_last_picture():
-    assert timeline_of("aligned", 1).pose_frames(0, 10, 16.0)[10:] == [7, 8, *[9] * 68]
-
-
-@pytest.mark.parametrize(("frame", "fps", "picture"), [(0, 16, 0), (15, 16, 15), (0, 60, 1), (16, 24, 24), (57_600, 29.97, 107_892)])
-def test_pose_picture_at_the_middle_of_a_frame(frame, fps, picture):
-    assert pose_index(frame, fps) == picture

@@ -102,6 +102,31 @@ def test_audio_behind_the_clip_is_ignored(tiny_transformer, clip_inputs, noise):
     assert torch.equal(tiny_transformer(**{**clip_inputs, "audio_embedding": longer}), tiny_transformer(**clip_inputs))
 
 
+def test_73_frames_behind_the_clip_are_those_before_it(tiny_transformer, clip_inputs, noise):
+    audio = clip_inputs["audio_embedding"]
+
+    def run(history):
+        return tiny_transformer(**{**clip_inputs, "audio_embedding": torch.cat([audio, history], dim=-1)})
+
+    repeated = tiny_transformer(**clip_inputs)
+    assert torch.equal(run(audio[..., :1].expand(-1, -1, -1, 73)), repeated)
+    assert not torch.allclose(run(noise(1, 25, 8, 73)), repeated)
+
+
+def test_audio_strength_goes_from_silence_to_the_sound(tiny_transformer, clip_inputs):
+    silence = {**clip_inputs, "audio_embedding": torch.zeros_like(clip_inputs["audio_embedding"])}
+    assert torch.equal(tiny_transformer(**clip_inputs, audio_strength=0.0), tiny_transformer(**silence))
+    assert torch.equal(tiny_transformer(**clip_inputs, audio_strength=1.0), tiny_transformer(**clip_inputs))
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.5])
+def test_audio_strength_mixes_tokens(tiny_transformer, clip_inputs, strength):
+    features = clip_inputs["audio_embedding"]
+    sound, silence = (tiny_transformer.casual_audio_encoder(heard) for heard in (features, torch.zeros_like(features)))
+    for mixed, a, b in zip(tiny_transformer.embed_audio(features, strength), sound, silence, strict=True):
+        torch.testing.assert_close(mixed, strength * a + (1 - strength) * b)
+
+
 def test_audio_goes_in_behind_the_listed_blocks(tiny_transformer, clip_inputs, monkeypatch):
     order = []
     inject = tiny_transformer.audio_injector.forward

@@ -212,11 +212,10 @@ def test_sound_is_written_along_with_the_frames(path):
     assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat")
 
 
-@pytest.mark.parametrize(
-    ("video_format", "quality"), [(MP4, 0), (HEVC, 18), (WEBM, 18), (LOSSLESS, 18)], ids=["h264", "hevc", "vp9", "ffv1"]
-)
+@pytest.mark.parametrize(("video_format", "quality"), [(MP4, 0), (MP4, 18), (HEVC, 18), (WEBM, 18), (LOSSLESS, 18)])
 def test_equal_frames_and_sound_give_equal_files(tmp_path, video_format, quality):
-    frames = torch.randint(0, 256, (40, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(40, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    frames = torch.nn.functional.interpolate(pictures, (96, 96), mode="bicubic").movedim(1, -1)  # noise alone hides what x264 forgets
     files = set()
     for name in ("a", "b", "c"):
         write(tmp_path / name, frames, video_format=video_format, quality=quality, audio=(speech_like(1, 40_000), 16_000))

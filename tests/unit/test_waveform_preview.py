@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from wan_s2v_pack.wan_s2v_model.drawing import BACKGROUND, BORDER, DIM_TEXT, MARGIN, PANEL, TEXT, WAVE, WIDTH, clock
 from wan_s2v_pack.wan_s2v_model.waveform_preview import (
-    BACKGROUND,
-    BORDER,
-    DIM_TEXT,
     HEADER_HEIGHT,
-    MARGIN,
-    PANEL,
     PICTURE_BOX,
     PLOT_HEIGHT,
     PLOT_LEFT,
     PLOT_WIDTH,
-    TEXT,
-    WAVE,
-    WIDTH,
-    _clock,
     draw_plan,
 )
 
@@ -152,4 +144,4 @@ def test_unusual_times_are_drawn(starts, seconds):
 
 
 def test_clock():
-    assert [_clock(0, 1), _clock(65, 5), _clock(3600, 600), _clock(0.3, 0.1)] == ["0:00", "1:05", "60:00", "0.3 s"]
+    assert [clock(0, 1), clock(65, 5), clock(3600, 600), clock(0.3, 0.1)] == ["0:00", "1:05", "60:00", "0.3 s"]

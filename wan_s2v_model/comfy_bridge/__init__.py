@@ -9,7 +9,7 @@ from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
 from .loras import apply_lora
 from .memory import take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
-from .out_of_memory import RunVae
+from .out_of_memory import RunVae, run_encoder
 from .runtime import free_host_memory, metadata_enabled, raise_if_interrupted
 from .sampling import SAMPLER_NAMES, ClipSampler, SamplerSettings
 from .vae import decode_latents, encode_pixels, require_wan_vae
@@ -39,6 +39,7 @@ __all__ = [
     "model_facts",
     "raise_if_interrupted",
     "require_wan_vae",
+    "run_encoder",
     "take_memory_peak",
     "take_others_off_gpu",
     "vae_value_bytes",

@@ -39,7 +39,7 @@ class AudioEncoder:
         keep_on_gpu(self.patcher, not offload)
 
     def hidden_layers(self, waveform: Tensor) -> Iterator[Tensor]:
-        """[T] at 16 kHz -> 25 times [frames, channels] on any device, each valid until the next one is asked for.
+        """[T] normalised, at 16 kHz -> 25 times [frames, channels] on any device, each valid until the next one is asked for.
 
         Moves ComfyUI's progress bar and can be cancelled. Each frame hears the whole sound, unless the device cannot hold that.
         """
@@ -52,7 +52,7 @@ class AudioEncoder:
             raise_if_interrupted()
             bar.update_absolute(round(share * PROGRESS_STEPS))
 
-        return hidden_layers(model, normalise(waveform).to(self.load_device, self.dtype), context, report)
+        return hidden_layers(model, waveform.to(self.load_device, self.dtype), context, report)
 
     def _plan_memory(self, config: Any, num_frames: int) -> tuple[int | None, float]:
         """Frames of context around each window, or None if the whole sound fits on the device, and the bytes that are needed there."""
@@ -71,8 +71,8 @@ class AudioEncoder:
         return CONTEXT_FRAMES, MEMORY_MARGIN * working_bytes(config, num_frames, self.dtype.itemsize, CONTEXT_FRAMES)
 
     def hidden_states(self, waveform: Tensor) -> Tensor:
-        """[T] at 16 kHz -> [25, frames, channels] float32 on the CPU."""
-        return torch.stack([layer.float().to("cpu", copy=True) for layer in self.hidden_layers(waveform)])
+        """[T] at 16 kHz, as it is -> [25, frames, channels] float32 on the CPU."""
+        return torch.stack([layer.float().to("cpu", copy=True) for layer in self.hidden_layers(normalise(waveform))])
 
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
         """ComfyUI's AUDIO_ENCODER protocol; audio is [B, C, T], of which the first item is used."""

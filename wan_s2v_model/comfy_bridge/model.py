@@ -29,8 +29,10 @@ from .raw_parameters import patch_raw_parameters, share_raw_parameters
 from .runtime import raise_if_interrupted
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
+AUDIO_STRENGTH_KEY = "wan_s2v_audio_strength"  # in transformer_options: how much of the sound is heard, 1 without it
 CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
 ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
+POSE_LEVELS_KEY = "wan_s2v_pose_levels"  # in transformer_options: noise levels at which the pose is seen, above and up to; else at all
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
 
 
@@ -85,7 +87,8 @@ def run_transformer(  # noqa: PLR0913
         audio_embedding=audio_embed,
         ref_latents=reference_latent,
         motion_latents=reference_motion,
-        pose_latents=control_video,
+        pose_latents=control_video if _sees_pose(transformer_options) else None,
+        audio_strength=transformer_options.get(AUDIO_STRENGTH_KEY, 1.0),
         attention=pick_attention(attention_name, x.device, wants_float8_attention(speed)),
         linears=pick_linears(speed, x.device, x.dtype),
         transformer_options=transformer_options,
@@ -93,6 +96,13 @@ def run_transformer(  # noqa: PLR0913
         remember=_memory_of(transformer_options, x),
         next_block=_interruptible(_prefetch(transformer, x.device, transformer_options)),
     )
+
+
+def _sees_pose(transformer_options: dict[str, Any]) -> bool:
+    if POSE_LEVELS_KEY not in transformer_options:
+        return True
+    lowest, highest = transformer_options[POSE_LEVELS_KEY]
+    return lowest < float(transformer_options["sigmas"][0]) <= highest
 
 
 def _interruptible(next_block: Callable[[], None]) -> Callable[[], None]:

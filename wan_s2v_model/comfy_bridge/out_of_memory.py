@@ -5,13 +5,13 @@ No rung approximates anything; products of another size may round the last bit i
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.sd
 from torch import Tensor
 
-from ..constants import SPATIAL_STRIDE
+from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..vae_tiling import Grid, grids
 from .memory import take_all_others_off_gpu
 from .vae import can_tile, decode_latents, encode_pixels, fitting_grid
@@ -19,6 +19,7 @@ from .vae import can_tile, decode_latents, encode_pixels, fitting_grid
 logger = logging.getLogger("wan_s2v")
 
 OOM_ERRORS = (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR)
+ENCODER_ADVICE = "Close other programs that use the GPU, or choose a smaller dtype in the encoder's loader or a smaller file."
 VAE_ADVICE = "Close other programs that use the GPU, set dtype to bf16 in the VAE loader, or use a smaller size."
 
 Result = TypeVar("Result")
@@ -61,8 +62,24 @@ class Ladder:
         logger.warning("the GPU ran out of memory in %s (%s); once more, %s", self._what, reason, rung)
 
 
+def run_encoder(what: str, encoder: Any, work: Callable[[], Result]) -> Result:
+    """The result of an encoder of text or sound; where memory runs out it gets the GPU to itself.
+
+    Args:
+        what: the work, for the log. encoder: a CLIP or AUDIO_ENCODER, with its `patcher`.
+    Raises:
+        torch.OutOfMemoryError: that was not enough.
+    """
+
+    def rungs() -> Iterator[str]:
+        take_all_others_off_gpu(encoder.patcher)
+        yield "with everything else off the GPU"
+
+    return Ladder(what, rungs(), ENCODER_ADVICE).run(work)
+
+
 class RunVae:
-    """The VAE of one run: where memory runs out it gets the GPU to itself, then smaller tiles."""
+    """The VAE of one run, for pictures of one size: where memory runs out it gets the GPU to itself, then smaller tiles."""
 
     def __init__(self, vae: comfy.sd.VAE):
         self._vae = vae
@@ -72,22 +89,23 @@ class RunVae:
 
     def encode(self, frames: Tensor) -> Tensor:
         """`encode_pixels`."""
-        height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
-        return self._run("encode", height, width, lambda grid: encode_pixels(self._vae, frames, grid))
+        num_frames, height, width = frames.shape[:3]
+        shape = ((num_frames - 1) // TEMPORAL_STRIDE + 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
+        return self._run("encode", shape, lambda grid: encode_pixels(self._vae, frames, grid))
 
     def decode(self, latents: Tensor) -> Tensor:
         """`decode_latents`."""
-        height, width = latents.shape[3:]
-        return self._run("decode", height, width, lambda grid: decode_latents(self._vae, latents, grid))
+        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid))
 
-    def _run(self, name: str, height: int, width: int, work: Callable[[Grid | None], Tensor]) -> Tensor:
+    def _run(self, name: str, shape: tuple[int, ...], work: Callable[[Grid | None], Tensor]) -> Tensor:
+        num_latents, height, width = shape
         if name not in self._ladders:
             self._ladders[name] = Ladder(f"VAE {name}", self._rungs(name, height, width), VAE_ADVICE)
 
         def attempt() -> Tensor:
             if not can_tile(self._vae):
                 return work(None)
-            self._tried[name] = self._chosen.get(name) or fitting_grid(self._vae, name, height, width)
+            self._tried[name] = self._chosen.get(name) or fitting_grid(self._vae, name, height, width, num_latents)
             return work(self._tried[name])
 
         return self._ladders[name].run(attempt)

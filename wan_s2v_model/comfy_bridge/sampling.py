@@ -1,7 +1,6 @@
 """Samples clips through ComfyUI's guider, so that its samplers, previews, caches and multi-GPU nodes apply."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,19 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..conditioning import ClipConditioning
+from ..anchors import AS_REFERENCE, Continuity
+from ..conditioning import ALL_STEPS, ClipConditioning
 from ..constants import MOTION_LATENTS
+from ..guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..pipeline import clip_seed
 from ..progress import Progress
+from ..prompt_schedule import conditioning_of_clip
 from ..rope import CHUNK_ROWS_KEY
 from ..sampler import sample_dpmpp, sample_unipc
 from ..schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_steps
+from .guidance import ScaledGuider
 from .memory import load_all_weights, take_all_others_off_gpu
-from .model import CONSTANTS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
+from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
 from .out_of_memory import Ladder
 from .progress_display import step_reporter
 from .runtime import LATENT_FORMAT
@@ -46,21 +49,6 @@ class FlowSolver(comfy.samplers.Sampler):
         return self.function(model_wrap, noise, sigmas, extra_args=extra_args, callback=report, state_dtype=self.state_dtype)
 
 
-class PartGuider(comfy.samplers.CFGGuider):
-    """Guides at some noise levels; at the others ComfyUI leaves out the negative call, unless a node asks for it."""
-
-    levels = -math.inf, math.inf  # above the first number, up to the second
-
-    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
-        cfg = self.cfg
-        lowest, highest = self.levels
-        self.cfg = cfg if lowest < float(timestep[0]) <= highest else 1.0
-        try:
-            return super().predict_noise(x, timestep, model_options, seed)
-        finally:
-            self.cfg = cfg
-
-
 @dataclass(frozen=True)
 class SamplerSettings:
     """How every clip is sampled.
@@ -70,6 +58,7 @@ class SamplerSettings:
         round_state: keep the sample in the model's dtype between UniPC steps, as the reference does.
         cfg_start, cfg_end: guidance is on between these shares of the steps; outside of them the negative prompt costs no call.
         vae_warmup: latents of motion that are decoded in front of a later clip; with all 19 as in the reference.
+        audio: guidance by the sound; None guides by prompt and sound together, as the reference does.
     """
 
     steps: int
@@ -82,37 +71,53 @@ class SamplerSettings:
     cfg_start: float = 0.0
     cfg_end: float = 1.0
     vae_warmup: int = MOTION_LATENTS
+    audio: AudioGuidance | None = None
 
 
 class ClipSampler:
     """Samples clips with a MODEL that holds Wan S2V weights, through ComfyUI's guider."""
 
-    def __init__(self, model, positive, negative, settings: SamplerSettings, seed: int):
+    def __init__(self, model, positive, negative, settings: SamplerSettings, seed: int, continuity: Continuity = AS_REFERENCE):
         self.model = with_s2v_forward(model)
         self.conditions = positive, negative
         self.settings = settings
         self.seed = seed
+        self.continuity = continuity
         self.on_step: Callable[[int, Tensor], None] = lambda done, x0: None
         self._saves_memory = False
         self._ladder = Ladder("sampling", self._rungs(), ADVICE)
         self.sampler, self.sigmas, schedule = _solver(self.model, settings)
+        self.text_scale = Scale.between(settings.cfg, settings.cfg_start, settings.cfg_end, self.sigmas)
+        self.audio_scale = audio_scale(settings.audio, self.text_scale, self.sigmas)
+        options = self.model.model_options["transformer_options"]
         if schedule is not None:
-            self.model.model_options["transformer_options"][SCHEDULE_KEY] = schedule
+            options[SCHEDULE_KEY] = schedule
+        if settings.audio is not None:
+            options[AUDIO_STRENGTH_KEY] = settings.audio.strength
 
     @property
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 
     @property
-    def guided_steps(self) -> range:
-        """The steps in which the negative prompt is asked, too."""
-        return guided_steps(self.num_steps, self.settings.cfg_start, self.settings.cfg_end) if self.settings.cfg > 1 else range(0)
+    def num_conditionings(self) -> int:
+        """Those that some step asks, each of which has its constants."""
+        positive, negative = (len(conditioning_of_clip(texts, clip=0)) for texts in self.conditions)
+        scales = [(self.text_scale.in_step(step), self.audio_scale.in_step(step)) for step in range(self.num_steps)]
+        silent = positive if any(cfg != audio_cfg for cfg, audio_cfg in scales) else 0
+        return positive + silent + (negative if any(cfg != 1 for cfg, _ in scales) else 0)
+
+    @property
+    def calls_of_steps(self) -> list[int]:
+        """Model calls in each step of a first-order solver, one for each conditioning that the step asks."""
+        counts = [len(conditioning_of_clip(texts, clip=0)) for texts in self.conditions]
+        scales = ((self.text_scale.in_step(step), self.audio_scale.in_step(step)) for step in range(self.num_steps))
+        return [model_calls(cfg, audio_cfg, *counts) for cfg, audio_cfg in scales]
 
     @property
     def calls_per_step(self) -> float:
-        """Model calls for one step of a first-order solver, the mean of all steps: one for each text, negative ones only with guidance."""
-        positive, negative = self.conditions
-        return len(positive) + len(negative) * len(self.guided_steps) / self.num_steps
+        """The mean of `calls_of_steps`."""
+        return sum(self.calls_of_steps) / self.num_steps
 
     def report_to(self, progress: Progress, check: Callable[[], None] = lambda: None) -> None:
         """Show progress and previews in ComfyUI's bar; `check` is called after each step and may raise."""
@@ -132,9 +137,12 @@ class ClipSampler:
         return self._ladder.run(lambda: self._sample(clip, conditioning, noise))
 
     def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
-        guider = self._guider()
-        guider.set_conds(*_conditions(*self.conditions, conditioning))
+        guider = ScaledGuider(self.model, self.text_scale, self.audio_scale)
+        positive, negative = (conditioning_of_clip(texts, clip) for texts in self.conditions)
+        guider.set_conds(*_conditions(positive, negative, conditioning))
         options = self.model.model_options["transformer_options"]
+        if conditioning.pose_steps != ALL_STEPS:
+            options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
         options[CONSTANTS_KEY] = ClipMemory(on_host=self._saves_memory)
         if self._saves_memory:
             options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
@@ -147,10 +155,11 @@ class ClipSampler:
                 self.sigmas,
                 callback=lambda step, x0, x, total: self.on_step(clip * total + step + 1, x0),
                 disable_pbar=True,
-                seed=clip_seed(self.seed, clip),
+                seed=clip_seed(self.seed, self.continuity.seeded_as(clip)),
             )
         finally:
             del options[CONSTANTS_KEY]
+            options.pop(POSE_LEVELS_KEY, None)
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
 
@@ -159,16 +168,6 @@ class ClipSampler:
         yield "with everything else off the GPU"
         self._saves_memory = True
         yield "with the constants of a clip in main memory and long sequences in smaller pieces"
-
-    def _guider(self) -> comfy.samplers.CFGGuider:
-        steps = self.guided_steps
-        if len(steps) in (0, self.num_steps):
-            guider = comfy.samplers.CFGGuider(self.model)
-        else:
-            guider = PartGuider(self.model)
-            guider.levels = guided_levels(self.sigmas, steps)
-        guider.set_cfg(self.settings.cfg if steps else 1.0)
-        return guider
 
 
 def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, Tensor, Schedule | None]:
@@ -188,15 +187,19 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
     return solver, sigmas, schedule if settings.sigmas is None else None
 
 
-def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list]:
-    """Add a clip to both CONDITIONINGs, with ComfyUI's names and its unnormalised latents; the negative one hears nothing."""
+def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list, list]:
+    """Both CONDITIONINGs of a clip and the positive one in silence, with ComfyUI's names and its unnormalised latents.
+
+    The negative one hears nothing, either.
+    """
     values: dict[str, Any] = {"reference_latents": [LATENT_FORMAT.process_out(clip.ref_latents)]}
     for name, latents in (("reference_motion", clip.motion_latents), ("control_video", clip.pose_latents)):
         if latents is not None:
             values[name] = LATENT_FORMAT.process_out(latents)
     audio = clip.audio_embedding
+    silence = torch.zeros_like(audio)
 
     def add(conditioning, heard: Tensor) -> list:
         return [[tensor, {**options, **values, "audio_embed": heard}] for tensor, options in conditioning]
 
-    return add(positive, audio), add(negative, torch.zeros_like(audio))
+    return add(positive, audio), add(negative, silence), add(positive, silence)

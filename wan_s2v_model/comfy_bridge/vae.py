@@ -83,13 +83,13 @@ def can_tile(vae: comfy.sd.VAE) -> bool:
     return isinstance(vae.first_stage_model, WanVAE)
 
 
-def fitting_grid(vae: comfy.sd.VAE, name: str, height: int, width: int) -> Grid:
-    """The fewest tiles for a video that fit in the memory which is free; loads the VAE.
+def fitting_grid(vae: comfy.sd.VAE, name: str, height: int, width: int, num_latents: int) -> Grid:
+    """The fewest tiles that fit in the memory which is free; loads the VAE.
 
     Args:
         name: encode or decode. height, width: in latents.
     """
-    return _prepare(vae, _plan_pass(vae, name, height, width, is_picture=False), None)
+    return _prepare(vae, _plan_pass(vae, name, height, width, is_picture=num_latents == 1), None)
 
 
 def _encode_tiles(vae: comfy.sd.VAE, frames: Tensor, grid: Grid) -> list[Tensor]:

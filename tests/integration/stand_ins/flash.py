@@ -90,6 +90,21 @@ def predict_loudness(apply_model, arguments) -> Tensor:
     return comfy.latent_formats.Wan21().process_in(wanted)
 
 
+class StandInPoseModel:
+    """The connected MODEL with another prediction: x0 is the pose it is told, black without one."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "stand-ins", "make", ("MODEL",)
+    INPUT_TYPES: ClassVar = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+
+    def make(self, model):
+        black = comfy.latent_formats.Wan21().process_in
+        model = model.clone()
+        model.set_model_unet_function_wrapper(
+            lambda apply_model, arguments: arguments["c"].get("control_video", black(torch.zeros_like(arguments["input"])))
+        )
+        return (model,)
+
+
 class StandInAttention:
     """An attention override that says how often it was asked."""
 

@@ -1,0 +1,54 @@
+"""A ComfyUI to talk to: the one that was named, or one that is started on loopback and stopped again."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..client import ComfyClient
+from ..errors import NoAnswer
+from ..model_folders import ROOT, FolderError, find_comfyui, find_model_folders
+from ..server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths
+from .graph import PackMissing
+
+LARGEST_UPLOAD_MB = 100_000
+
+
+@contextmanager
+def connect(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator[ComfyClient]:
+    """Give a client of the server that the options name, or of one that lives as long as this block.
+
+    Raises:
+        FolderError, ServerError: if there is no ComfyUI to start, or it does not come up or ends while it is needed.
+    """
+    if options.server:
+        yield ComfyClient(options.server)
+        return
+    comfyui = find_comfyui(options.comfyui)
+    if comfyui is None:
+        raise FolderError("No ComfyUI was found. Name a running one with --server, or its folder with --comfyui.")
+    models = find_model_folders(comfyui, options.models_dir).models
+    output = (options.output_dir or comfyui / "output").resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    # On the disk of the output: the clips of a run without a name are kept here while it lasts.
+    with tempfile.TemporaryDirectory(prefix=".wan_s2v_predict_", dir=output, ignore_cleanup_errors=True) as folder:
+        server = _server(comfyui, Path(folder), models, output)
+        say(f"starting ComfyUI in {comfyui} ...")
+        with server:
+            try:
+                yield ComfyClient(server.url)
+            except PackMissing as error:
+                raise ServerError(f"{error}\nThe last lines of the log:\n{server.log_tail()}") from error
+            except NoAnswer as error:
+                raise ServerError(f"ComfyUI ended before the video was made. The last lines of its log:\n{server.log_tail()}") from error
+
+
+def _server(comfyui: Path, folder: Path, models: Path, output: Path) -> ComfyServer:
+    """A server with this pack alone, that leaves nothing behind but what it is asked to write."""
+    base = prepare_base_directory(folder, ROOT)
+    arguments = ["--extra-model-paths-config", str(write_model_paths(base, models)), "--output-directory", str(output)]
+    arguments += ["--max-upload-size", str(LARGEST_UPLOAD_MB), "--disable-api-nodes"]
+    return ComfyServer(comfyui, base, cpu=not has_accelerator(), extra_args=arguments, own_session=True)

@@ -1,0 +1,242 @@
+"""The quick-start graph, filled with what was asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..model_files import FILES, PARTS
+from ..tiny_models import ROOT, TINY_FILES
+
+WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
+MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
+PREPARE, SAMPLER, SAVE = "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
+FILE_INPUTS = {  # part -> node and input that choose its file
+    "model": (MODEL, "model_name"),
+    "text": (TEXT, "text_encoder_name"),
+    "audio": (AUDIO, "audio_encoder_name"),
+    "vae": (VAE, "vae_name"),
+    "lora": (LORA, "lora_name"),
+}
+FAST = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # of the sampler, with the LoRA of few steps
+FAST_LORA = next(file.name for file in FILES["comfy"] if file.part == "lora")
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "INT": int,
+    "FLOAT": float,
+    "STRING": str,
+    "COMBO": str,
+    "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
+}
+
+Prompt = dict[str, dict[str, Any]]
+
+
+class PromptError(Exception):
+    """What was asked for cannot be queued on this server, with what to do."""
+
+
+class PackMissing(PromptError):
+    """The server runs without this pack, or with an older one."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file; without a name the one of few steps."""
+
+    name: str | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the video is made of.
+
+    Attributes:
+        image, audio, pose: files on this machine.
+        files: file name by part, as the loaders list it; without one the usual file, else one that looks right.
+        inputs: node type -> input -> value, what departs from the quick start.
+        changes: further inputs in words, `NODE.INPUT=VALUE`; the server says of which type they are.
+        suffix: of the video file, e.g. "mp4"; decides its format.
+        fast: few steps with a LoRA; `inputs` and `loras` still win.
+    """
+
+    image: Path
+    audio: Path
+    pose: Path | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    changes: Sequence[str] = ()
+    loras: Sequence[Lora] = ()
+    suffix: str = "mp4"
+    fast: bool = False
+
+
+def quick_start() -> Prompt:
+    """The quick-start workflow in API format."""
+    return json.loads(WORKFLOW.read_text(encoding="utf-8"))
+
+
+def inputs_of(prompt: Prompt, node_type: str) -> dict[str, Any]:
+    """The inputs of the first node of a type."""
+    return next(node["inputs"] for node in prompt.values() if node["class_type"] == node_type)
+
+
+def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Callable[[Path], str]) -> Prompt:
+    """Fill the quick start; nothing is uploaded before everything else is known to be there.
+
+    Args:
+        object_info: the server's answer to /object_info.
+        upload: puts a file into the server's input folder and returns its name there.
+    Raises:
+        PromptError: with every model file that is missing, or the option that does not fit.
+    """
+    prompt = quick_start()
+    require_nodes(prompt, object_info)
+    if request.fast:
+        inputs_of(prompt, SAMPLER).update(FAST)
+    for node_type, values in request.inputs.items():
+        inputs_of(prompt, node_type).update(values)
+    choose_files(prompt, object_info, request.files)
+    add_loras(prompt, object_info, request.loras or ([Lora()] if request.fast else []))
+    for change in request.changes:
+        apply_change(prompt, object_info, change)
+    choose_format(prompt, object_info, request.suffix)
+    inputs_of(prompt, "LoadImage")["image"] = upload(request.image)
+    inputs_of(prompt, "LoadAudio")["audio"] = upload(request.audio)
+    if request.pose is not None:
+        input_spec(object_info, PREPARE, "pose_video")
+        add_pose(prompt, upload(request.pose))
+    return prompt
+
+
+def require_nodes(prompt: Prompt, object_info: Mapping[str, Any]) -> None:
+    missing = sorted({node["class_type"] for node in prompt.values()} - set(object_info))
+    if missing:
+        raise PackMissing(
+            f"ComfyUI has no node {', '.join(missing)}. Is this pack in its custom_nodes? Its log says whether it was loaded, "
+            "`python -m cli doctor` what is wrong."
+        )
+
+
+# --- files of models
+
+
+def choose_files(prompt: Prompt, object_info: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    """Set the files of the loaders, or raise with a list of all that are missing."""
+    missing = []
+    for part in (part for part in FILE_INPUTS if PARTS[part].needed):
+        inputs, name = inputs_of(prompt, FILE_INPUTS[part][0]), FILE_INPUTS[part][1]
+        chosen = choose_file(part, choices(object_info, *FILE_INPUTS[part]), wanted.get(part), usual=inputs[name])
+        if chosen is None:
+            missing.append((part, wanted.get(part) or inputs[name]))
+        inputs[name] = chosen
+    require_files(missing, object_info)
+
+
+def add_loras(prompt: Prompt, object_info: Mapping[str, Any], loras: Sequence[Lora]) -> None:
+    """Put the LoRAs between the model loader and the sampler, in their order."""
+    available = choices(object_info, *FILE_INPUTS["lora"]) if loras else []
+    chosen = [choose_file("lora", available, lora.name, usual=FAST_LORA) for lora in loras]
+    lost = [lora.name or FAST_LORA for lora, name in zip(loras, chosen, strict=True) if name is None]
+    require_files([("lora", name) for name in lost], object_info)
+    sampler = inputs_of(prompt, SAMPLER)
+    for lora, name in zip(loras, chosen, strict=True):
+        inputs = {"model": sampler["model"], "lora_name": name, "strength": lora.strength}
+        sampler["model"] = [add_node(prompt, LORA, "Load LoRA (Wan S2V)", inputs), 0]
+
+
+def choose_file(part: str, available: Sequence[str], wanted: str | None, *, usual: str) -> str | None:
+    """The wanted file; without a wish the usual one, else the first that looks right; None if there is none."""
+    if wanted or usual in available:
+        name = wanted or usual
+        return name if name in available else None
+    pattern = re.compile(PARTS[part].pattern, re.IGNORECASE)
+    return min((name for name in available if pattern.search(name) and name not in TINY_FILES), default=None)
+
+
+def require_files(missing: Sequence[tuple[str, str]], object_info: Mapping[str, Any]) -> None:
+    if missing:
+        raise PromptError("model files are missing:\n" + "\n".join(_missing_lines(missing, object_info)))
+
+
+def _missing_lines(missing: Sequence[tuple[str, str]], object_info: Mapping[str, Any]) -> Iterator[str]:
+    for part, name in missing:
+        there = choices(object_info, *FILE_INPUTS[part])
+        yield f"  {name}  in  models/{PARTS[part].folder}  (there: {', '.join(there) or 'nothing'})"
+    parts = ",".join(dict.fromkeys(part for part, _ in missing))
+    yield f"`python -m cli download --only {parts}` fetches the usual ones."
+
+
+def choices(object_info: Mapping[str, Any], node_type: str, name: str) -> list[str]:
+    """What a combo input of a node offers."""
+    kind, *options = input_spec(object_info, node_type, name)
+    return kind if isinstance(kind, list) else options[0]["options"]
+
+
+def input_spec(object_info: Mapping[str, Any], node_type: str, name: str) -> Sequence[Any]:
+    """Type and options of an input, as the server tells them."""
+    if node_type not in object_info:
+        raise PackMissing(f"ComfyUI has no node {node_type}. Update this pack there.")
+    groups = object_info[node_type]["input"]
+    known = {**groups.get("required", {}), **groups.get("optional", {})}
+    if name not in known:
+        raise PromptError(f"{node_type} has no input {name} on this server; it has {', '.join(known)}.")
+    return known[name]
+
+
+# --- other inputs
+
+
+def apply_change(prompt: Prompt, object_info: Mapping[str, Any], change: str) -> None:
+    """Apply `NODE.INPUT=VALUE` to every node of that type."""
+    target, _, text = change.partition("=")
+    node_type, _, name = target.partition(".")
+    nodes = [node["inputs"] for node in prompt.values() if node["class_type"] == node_type]
+    if not nodes:
+        types = ", ".join(sorted({node["class_type"] for node in prompt.values()}))
+        raise PromptError(f"--set {change}: there is no node {node_type} in the graph; it has {types}.")
+    kind = input_spec(object_info, node_type, name)[0]
+    kind = "COMBO" if isinstance(kind, list) else kind
+    try:
+        value = PARSERS[kind](text)
+    except KeyError as error:
+        hint = "true or false" if kind == "BOOLEAN" else f"a connection of type {kind}, which cannot be set"
+        raise PromptError(f"--set {change}: {name} is {hint}.") from error
+    except ValueError as error:
+        raise PromptError(f"--set {change}: {name} must be a number ({kind}), got {text!r}.") from error
+    for inputs in nodes:
+        inputs[name] = value
+
+
+def choose_format(prompt: Prompt, object_info: Mapping[str, Any], suffix: str) -> None:
+    """Choose a format of the wanted container, unless the present one is already."""
+    inputs, formats = inputs_of(prompt, SAVE), choices(object_info, SAVE, "format")
+    if container(inputs["format"]) == suffix:
+        return
+    fitting = [name for name in formats if container(name) == suffix]
+    if not fitting:
+        suffixes = ", ".join(f".{name}" for name in dict.fromkeys(map(container, formats)))
+        raise PromptError(f"The video can be written as {suffixes}, not as .{suffix}. Give --output a name with one of these endings.")
+    inputs["format"] = fitting[0]
+
+
+def container(format_name: str) -> str:
+    """mp4 of `mp4 (h264)`."""
+    return format_name.split()[0]
+
+
+def add_pose(prompt: Prompt, name: str) -> None:
+    """Connect an uploaded video to the plan as its pose, at its own frame rate."""
+    loader = add_node(prompt, "LoadVideo", "Pose Video", {"file": name})
+    inputs_of(prompt, PREPARE)["pose_video"] = [loader, 0]
+
+
+def add_node(prompt: Prompt, node_type: str, title: str, inputs: dict[str, Any]) -> str:
+    """Add a node and return its id."""
+    node_id = str(max(map(int, prompt)) + 1)
+    prompt[node_id] = {"class_type": node_type, "inputs": inputs, "_meta": {"title": title}}
+    return node_id

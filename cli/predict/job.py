@@ -1,0 +1,75 @@
+"""One video: put the inputs on the server, queue the graph, follow it, find the file."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..client import ComfyClient, OutputFile
+from ..errors import ComfyError
+from .graph import SAVE, Prompt, Request, build_prompt
+from .progress_bar import ProgressBar
+
+CANCEL_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished video.
+
+    Attributes:
+        file: in the server's output folder.
+        seconds: from queueing to the end.
+    """
+
+    file: OutputFile
+    prompt: Prompt
+    prompt_id: str
+    seconds: float
+
+
+def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]) -> Made:
+    """Make a video on the server.
+
+    Args:
+        say: told what happens beside the progress.
+    Raises:
+        PromptError, ComfyError: with what is wrong.
+        KeyboardInterrupt: after the prompt was cancelled on the server.
+    """
+    prompt = build_prompt(request, client.object_info(), client.upload)
+    prompt_id, start_s = str(uuid.uuid4()), time.monotonic()
+    try:
+        client.queue(prompt, prompt_id=prompt_id)
+        with ProgressBar(prompt) as bar:
+            outputs = client.wait(prompt_id, bar.on_progress, on_stage=bar.on_stage)
+    except KeyboardInterrupt:
+        cancel(client, prompt_id, say)
+        raise
+    return Made(find_video(outputs, prompt), prompt, prompt_id, time.monotonic() - start_s)
+
+
+def cancel(client: ComfyClient, prompt_id: str, say: Callable[[str], None]) -> None:
+    """Take the prompt off the server, and wait for a while until it is off."""
+    say("cancelling the job on the server; press Ctrl-C again to leave without waiting")
+    try:
+        client.interrupt(prompt_id)
+        with contextlib.suppress(ComfyError):  # PromptInterrupted is how it should end
+            client.wait(prompt_id, timeout_s=CANCEL_TIMEOUT_S)
+    except TimeoutError:
+        say("the job ends on the server with its present step")
+    except ComfyError as error:
+        say(f"the job could not be cancelled: {error}")
+
+
+def find_video(outputs: Mapping[str, Any], prompt: Prompt) -> OutputFile:
+    """The file that the save node reports."""
+    for node_id, shown in outputs.items():
+        if prompt[node_id]["class_type"] == SAVE:
+            file = next(item for items in shown.values() for item in items if isinstance(item, dict) and "filename" in item)
+            return OutputFile(file["filename"], file["subfolder"], file["type"])
+    raise ComfyError(f"The prompt ended without a video; ComfyUI's answer: {str(outputs)[:500]}")

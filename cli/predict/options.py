@@ -1,0 +1,180 @@
+"""The options of `predict`, and what they say in the words of the graph."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model_files import PARTS
+from ..model_folders import COMFYUI_HELP, MODELS_HELP
+from .graph import AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
+
+PICTURE = ROOT / "samples" / "sample_portrait.png"
+SOUND = ROOT / "samples" / "sample_speech.wav"
+OUTPUT = Path("outputs") / "output.mp4"
+SIZES = {"480p": "480P", "720p": "720P"}
+PIXELS_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 2048
+FRAMES_STEP, MIN_FRAMES, MAX_FRAMES = 4, 4, 120
+LONGEST_DEFAULT = 30  # characters in the help
+
+
+def number_of_frames(text: str) -> int:
+    frames = int(text)
+    if frames % FRAMES_STEP or not MIN_FRAMES <= frames <= MAX_FRAMES:
+        raise argparse.ArgumentTypeError(f"must be a multiple of {FRAMES_STEP} from {MIN_FRAMES} to {MAX_FRAMES}, got {frames}")
+    return frames
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An option that sets one input of the graph; without it the quick start decides."""
+
+    flag: str
+    node: str
+    name: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str
+
+
+SETTINGS = (
+    Setting("prompt", "WanS2VTextEncode", "prompt", str, "TEXT", "what the video shows"),
+    Setting("negative", "WanS2VTextEncode", "negative_prompt", str, "TEXT", "what it must not show"),
+    Setting("steps", SAMPLER, "steps", int, "N", "sampling steps per clip"),
+    Setting("guidance", SAMPLER, "cfg", float, "SCALE", "classifier-free guidance; 1: none, half the model calls"),
+    Setting("frames", PREPARE, "frames_per_clip", number_of_frames, "N", "frames per clip, a multiple of 4"),
+    Setting("seed", SAMPLER, "seed", int, "N", "another number gives another video"),
+    Setting("start", "WanS2VAudioEncode", "start", float, "S", "second of the sound at which the video begins"),
+    Setting("duration", "WanS2VAudioEncode", "duration", float, "S", "length in seconds; 0: to the end of the sound"),
+    Setting("run-name", SAMPLER, "run_name", str, "NAME", "keep finished clips; the same command then continues after a crash or Ctrl-C"),
+)
+FILE_FLAGS = {"model": "model", "text-encoder": "text", "audio-encoder": "audio", "vae": "vae"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options of the command."""
+    _add_inputs(parser.add_argument_group("what goes in"))
+    _add_video(parser.add_argument_group("the video"))
+    _add_files(parser.add_argument_group("model files (default: the usual names, else what looks right)"))
+    _add_server(parser.add_argument_group("server"))
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--image", type=existing_file, metavar="FILE", default=PICTURE, help="picture of who talks (default: the sample)")
+    group.add_argument("--audio", type=existing_file, metavar="FILE", default=SOUND, help="speech or song (default: the sample)")
+    group.add_argument("--pose", type=existing_file, metavar="FILE", help="pose video, e.g. of DWPose, at any frame rate")
+
+
+def _add_video(group: argparse._ArgumentGroup) -> None:
+    output = f".mp4, .webm or .mkv; an older file is replaced (default: {OUTPUT.as_posix()})"
+    group.add_argument("--output", type=output_file, metavar="FILE", default=OUTPUT, help=output)
+    group.add_argument("--size", type=size, metavar="SIZE", help="480p, 720p or WxH in pixels; with p the picture decides the aspect "
+                       "(default: 480p)")  # fmt: skip
+    graph = quick_start()
+    for setting in SETTINGS:
+        default = str(inputs_of(graph, setting.node)[setting.name])
+        text = setting.help + (f" (default: {default})" if 0 < len(default) <= LONGEST_DEFAULT else "")
+        group.add_argument(f"--{setting.flag}", type=setting.parse, metavar=setting.metavar, help=text)
+    fast = ", ".join(f"{name} {value}" for name, value in FAST.items())
+    group.add_argument("--fast", action="store_true", help=f"few steps with a LoRA, at some loss: {fast}; other options still win")
+    group.add_argument("--set", action="append", type=change, metavar="NODE.INPUT=VALUE", default=[], dest="changes",
+                       help="any other input of the graph, e.g. WanS2VPrepare.sync_mode=official; can be repeated")  # fmt: skip
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    for flag, part in FILE_FLAGS.items():
+        group.add_argument(f"--{flag}", metavar="NAME", help=f"file in models/{PARTS[part].folder}")
+    lora = "LoRA in models/loras, with its strength (default: 1); can be repeated"
+    group.add_argument("--lora", action="append", type=lora_choice, metavar="NAME[:STRENGTH]", default=[], help=lora)
+    group.add_argument("--no-offload", action="store_true", help="keep all models on the GPU: 46 GB of weights, and room to compute")
+
+
+def _add_server(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--server", type=address, metavar="URL", help="a running ComfyUI, e.g. http://127.0.0.1:8188 (default: start one)")
+    group.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
+    group.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
+    group.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for runs and videos of the server that is started "
+                       "(default: ComfyUI's output folder)")  # fmt: skip
+    group.add_argument("--json", action="store_true", help="print the outcome as JSON; progress still goes to the error output")
+
+
+# --- types of options
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {path}")
+    return path
+
+
+def output_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.suffix:
+        raise argparse.ArgumentTypeError(f"must be the name of a file such as {OUTPUT.as_posix()}, got {text!r}")
+    return path
+
+
+def size(text: str) -> dict[str, Any]:
+    """The inputs of Prepare Video for 480p, 720p or WxH."""
+    if preset := SIZES.get(text.lower()):
+        return {"size": preset}
+    sides = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if not sides:
+        raise argparse.ArgumentTypeError(f"must be 480p, 720p or WxH such as 832x480, got {text!r}")
+    width, height = int(sides[1]), int(sides[2])
+    if width % PIXELS_STEP or height % PIXELS_STEP or not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"sides must be multiples of {PIXELS_STEP} from {MIN_SIDE} to {MAX_SIDE}, got {text}")
+    return {"size": "custom", "width": width, "height": height}
+
+
+def change(text: str) -> str:
+    if not re.match(r"\w+\.[\w.]+=", text):
+        raise argparse.ArgumentTypeError(f"must be NODE.INPUT=VALUE, got {text!r}")
+    return text
+
+
+def lora_choice(text: str) -> Lora:
+    """NAME or NAME:STRENGTH."""
+    name, _, strength = text.rpartition(":")
+    try:
+        return Lora(name, float(strength)) if name else Lora(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be NAME or NAME:STRENGTH with a number, got {text!r}") from error
+
+
+def address(text: str) -> str:
+    return text if "://" in text else f"http://{text}"
+
+
+# --- in the words of the graph
+
+
+def request_from(options: argparse.Namespace) -> Request:
+    """What the options ask for."""
+    inputs: dict[str, dict[str, Any]] = {}
+    for setting in SETTINGS:
+        value = getattr(options, setting.flag.replace("-", "_"))
+        if value is not None:
+            inputs.setdefault(setting.node, {})[setting.name] = value
+    if options.size:
+        inputs.setdefault(PREPARE, {}).update(options.size)
+    if options.no_offload:
+        for node in (MODEL, TEXT, AUDIO, VAE):
+            inputs.setdefault(node, {})["offload"] = False
+    files = {part: getattr(options, flag.replace("-", "_")) for flag, part in FILE_FLAGS.items()}
+    return Request(
+        image=options.image,
+        audio=options.audio,
+        pose=options.pose,
+        files={part: name for part, name in files.items() if name},
+        inputs=inputs,
+        changes=options.changes,
+        loras=options.lora,
+        suffix=options.output.suffix[1:].lower(),
+        fast=options.fast,
+    )

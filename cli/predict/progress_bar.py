@@ -1,0 +1,137 @@
+"""How far the video is: one line that changes on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from ..client import Progress, Stage
+from .graph import SAMPLER, Prompt
+
+BAR_CELLS = 24
+REDRAW_S = 1.0
+LOG_EVERY_S = 30.0
+
+
+class ProgressBar:
+    """Shows the node that runs; while sampling also clip, step, time so far and time left.
+
+    Args:
+        prompt: the graph that runs.
+        stream: where to write.
+        clock: seconds.
+    """
+
+    def __init__(self, prompt: Prompt, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._prompt = prompt
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._is_terminal = self._stream.isatty()
+        self._stage = Stage()
+        self._progress: Progress | None = None
+        self._first: tuple[float, float] | None = None  # when the first step of this node was reported, and which
+        self._latest_s = self._stage_start_s = clock()
+        self._logged: tuple[str, float] = "", float("-inf")
+        self._shown = ""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._redraw_again, daemon=True)
+
+    def on_stage(self, stage: Stage) -> None:
+        """The prompt waits, or has come to another node."""
+        with self._lock:
+            if stage != self._stage:
+                self._stage, self._progress, self._first = stage, None, None
+                self._stage_start_s = self._clock()
+            self._show()
+
+    def on_progress(self, progress: Progress) -> None:
+        """A node has made a step."""
+        with self._lock:
+            self._latest_s = self._clock()
+            self._progress = progress
+            self._first = self._first or (self._latest_s, progress.value)
+            self._show()
+
+    def line(self) -> str:
+        """The present state in words."""
+        if self._progress is None or not self._progress.maximum:
+            return self._title()
+        done = self._progress.value / self._progress.maximum
+        bar = "#" * round(BAR_CELLS * done)
+        times = "".join(f", {text}" for text in self._times())
+        return f"{self._title()} [{bar:-<{BAR_CELLS}}] {100 * done:.0f} %{times}"
+
+    def _title(self) -> str:
+        node = self._prompt.get(self._stage.node)
+        if node is None:
+            jobs = self._stage.jobs_before
+            return f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued"
+        if node["class_type"] != SAMPLER or self._progress is None:
+            return node["_meta"]["title"]
+        steps = node["inputs"]["steps"]
+        clip, step = divmod(max(int(self._progress.value) - 1, 0), steps)
+        return f"clip {clip + 1}/{max(int(self._progress.maximum) // steps, 1)}, step {step + 1}/{steps}"
+
+    def _times(self) -> list[str]:
+        texts = [f"{duration(self._clock() - self._stage_start_s)} elapsed"]
+        left = self.seconds_left()
+        return texts if left is None else [*texts, f"{duration(left)} left"]
+
+    def seconds_left(self) -> float | None:
+        """Of the node that runs, at the pace of its steps so far; None before its second step."""
+        if self._progress is None or self._first is None or self._progress.value <= self._first[1]:
+            return None
+        start_s, first = self._first
+        pace_s = (self._latest_s - start_s) / (self._progress.value - first)
+        return max(0.0, (self._progress.maximum - self._progress.value) * pace_s - (self._clock() - self._latest_s))
+
+    # --- drawing
+
+    def _show(self) -> None:
+        if self._is_terminal:
+            self._redraw()
+        else:
+            self._log()
+
+    def _redraw(self) -> None:
+        line = self.line()[: shutil.get_terminal_size().columns - 1]
+        self._stream.write("\r" + line.ljust(len(self._shown)))
+        self._stream.flush()
+        self._shown = line
+
+    def _log(self) -> None:
+        """A line for each node and clip, and between them now and then."""
+        topic, now_s = self._title().split(",")[0], self._clock()
+        if topic != self._logged[0] or now_s - self._logged[1] >= LOG_EVERY_S:
+            print(self.line(), file=self._stream, flush=True)
+            self._logged = topic, now_s
+
+    def _redraw_again(self) -> None:
+        while not self._stop.wait(REDRAW_S):
+            with self._lock:
+                self._redraw()
+
+    def __enter__(self) -> ProgressBar:
+        if self._is_terminal:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        if self._is_terminal:
+            self._thread.join()
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours from one hour on: 4:05, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

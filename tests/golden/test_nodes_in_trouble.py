@@ -1,0 +1,197 @@
+"""The nodes around the sampler: a cancel in their middle ends them at once and leaves nothing behind; out of memory they try again."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from wan_s2v_pack.tests.golden.cases_audio import find_wav2vec_folders, weights_file
+from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.golden.test_cancel import Button, counted
+from wan_s2v_pack.tests.golden.test_out_of_memory import FUNCTIONS, OUT_OF_MEMORY, warnings
+
+pytestmark = pytest.mark.comfy
+
+SIDE = 64  # px
+NUM_FRAMES = 40
+RATE_HZ = 16_000
+SIZE = {"size": "custom", "width": SIDE, "height": SIDE, "frames_per_clip": 16, "max_clips": 0}
+STILL_ALLOWED = 8  # frames
+
+
+@pytest.fixture(autouse=True)
+def _inference(bridge):
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def vae(bridge, golden_folder):
+    return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
+
+
+@pytest.fixture
+def output(bridge, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def clips(bridge, vae, tmp_path):
+    """The finished clips of a run whose frames are noise."""
+    num_samples = NUM_FRAMES * RATE_HZ // 16
+    timeline = pack_module("wan_s2v_model.timeline").plan_timeline(num_samples, RATE_HZ, num_samples, frames_per_clip=16)
+    plan = pack_module("wan_s2v_model.pipeline").Plan(
+        timeline=timeline,
+        height=SIDE,
+        width=SIDE,
+        audio_features=torch.zeros(25, 32, timeline.num_audio_frames),
+        waveform=torch.zeros(1, num_samples),
+        sample_rate_hz=RATE_HZ,
+        ref_latents=torch.zeros(1, 16, 1, SIDE // 8, SIDE // 8),
+    )
+    with pack_module("wan_s2v_model.run_store").RunStore.open(tmp_path / "run", {}) as store:
+        for clip in range(timeline.num_clips):
+            frames = torch.randint(0, 256, (timeline.clip_frames(clip), SIDE, SIDE, 3), dtype=torch.uint8)
+            latents = torch.zeros(16, timeline.num_latent_frames, SIDE // 8, SIDE // 8)
+            store.write_clip(clip, latents=latents, motion_latents=torch.zeros(1, 16, 19, SIDE // 8, SIDE // 8), frames=frames)
+        yield pack_module("wan_s2v_model.clips").Clips(store, plan, delete_with_handle=False, vae=vae)
+
+
+@pytest.fixture(scope="module")
+def encoder(bridge, golden_folder):
+    return bridge.AudioEncoder(str(weights_file(find_wav2vec_folders(golden_folder)[0])), "fp32")
+
+
+def listen(encoder):
+    sound = 0.1 * torch.randn(1, 1, NUM_FRAMES * RATE_HZ // 16, generator=torch.Generator().manual_seed(0))
+    return pack_module("nodes.audio").WanS2VAudioEncode.execute(encoder, {"waveform": sound, "sample_rate": RATE_HZ}, 0.0, 0.0)
+
+
+def prepare(encoder, vae):
+    audio = listen(encoder).args[0]
+    pictures = torch.rand(NUM_FRAMES, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
+    node = pack_module("nodes.prepare").WanS2VPrepare
+    return node.execute(audio, pictures, vae, **SIZE, sync_mode="aligned", first_frame="free", pose_fps=16.0, pose=pictures).args[0]
+
+
+def save(**source):
+    from comfy.cli_args import args
+
+    args.disable_metadata = True
+    return pack_module("nodes.video").WanS2VSaveVideo.execute("video", "mp4 (h264)", 18, 16.0, **source)
+
+
+def files(folder: Path):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def press(monkeypatch, owner, name, axis, work):
+    """Do the work with a cancel in its middle; returns what was still done behind it."""
+    import comfy.model_management
+
+    calls = Button()
+    with monkeypatch.context() as patch:
+        counted(patch, owner, name, calls, axis)
+        work()
+    assert calls.calls > 1
+    button = Button(press_at=calls.calls // 2 + 1)
+    with monkeypatch.context() as patch:
+        counted(patch, owner, name, button, axis)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            work()
+    return button.late
+
+
+def test_cancel_in_prepare(encoder, vae, monkeypatch, output):
+    assert press(monkeypatch, vae, "process_input", 0, lambda: prepare(encoder, vae)) == 0
+    assert prepare(encoder, vae).timeline.num_frames == NUM_FRAMES
+
+
+def test_cancel_in_audio_encode(encoder, monkeypatch, output):
+    assert press(monkeypatch, pack_module("wan_s2v_model.feature_file"), "layer_at_16fps", 0, lambda: listen(encoder)) == 0
+    assert not files(output.parent)
+
+
+def test_cancel_in_decode(vae, clips, monkeypatch, output):
+    node = pack_module("nodes.video").WanS2VDecode
+    assert press(monkeypatch, vae, "process_output", 2, lambda: node.execute(clips)) <= STILL_ALLOWED
+    assert node.execute(clips).args[0].shape == (NUM_FRAMES, SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("kind", ["clips", "images"])
+def test_cancel_in_save(kind, clips, monkeypatch, output):
+    writer = pack_module("wan_s2v_model.video_writer")
+    source = {"clips": clips} if kind == "clips" else {"images": torch.rand(NUM_FRAMES, SIDE, SIDE, 3)}
+    late = press(monkeypatch, writer, "_to_rgb", 0, lambda: save(**source)) / SIDE  # frames, of as many rows
+    assert late < STILL_ALLOWED
+    assert [path.name for path in files(output)] == ["video_00001_.mp4"], "of the work that was not cancelled"
+
+
+def fail_once(monkeypatch, owner, name, at_call=1):
+    """Let one call of a function run out of memory."""
+    calls, function = [], getattr(owner, name)
+
+    def run(*arguments):
+        calls.append(name)
+        if len(calls) == at_call:
+            raise OUT_OF_MEMORY
+        return function(*arguments)
+
+    monkeypatch.setattr(owner, name, run)
+
+
+@pytest.mark.parametrize("at_call", [1, 2, 4], ids=["pose", "pose of a later clip", "picture"])
+def test_out_of_memory_in_prepare(at_call, encoder, vae, monkeypatch, output, caplog):
+    expected = prepare(encoder, vae)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.out_of_memory"), FUNCTIONS["encode"], at_call)
+    plan = prepare(encoder, vae)
+    assert torch.equal(plan.ref_latents, expected.ref_latents)
+    assert all(torch.equal(*pair) for pair in zip(plan.pose_latents, expected.pose_latents, strict=True))
+    assert len(warnings(caplog)) == 1
+
+
+def test_out_of_memory_in_audio_encode(encoder, monkeypatch, output, caplog):
+    """In the middle of the layers: those that were there already are forgotten."""
+    expected = listen(encoder).args[0].features
+    fail_once(monkeypatch, pack_module("wan_s2v_model.feature_file"), "layer_at_16fps", at_call=10)
+    assert torch.equal(listen(encoder).args[0].features, expected)
+    assert [line.partition(" (")[0] for line in warnings(caplog)] == ["the GPU ran out of memory in audio encoding"]
+
+
+def test_out_of_memory_in_decode(vae, clips, monkeypatch, output, caplog):
+    node = pack_module("nodes.video").WanS2VDecode
+    expected = node.execute(clips).args[0]
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.out_of_memory"), FUNCTIONS["decode"], at_call=2)
+    assert torch.equal(node.execute(clips).args[0], expected)
+    assert len(warnings(caplog)) == 1
+
+
+class TextEncoder:
+    """Runs out of memory in its first calls."""
+
+    patcher = SimpleNamespace(load_device=torch.device("cpu"))
+
+    def __init__(self, failures):
+        self.failures = failures
+
+    def tokenize(self, text, **options):
+        return {}
+
+    def encode_from_tokens_scheduled(self, tokens):
+        self.failures -= 1
+        if self.failures >= 0:
+            raise OUT_OF_MEMORY
+        return [[torch.ones(1, 2, 3), {}]]
+
+
+def test_out_of_memory_in_text_encode(bridge, caplog):
+    node = pack_module("nodes.text").WanS2VTextEncode
+    positive, _ = node.execute(TextEncoder(failures=1), "a fox", "").args
+    assert torch.equal(positive[0][0], torch.ones(1, 2, 3))
+    assert [line.partition(" (")[0] for line in warnings(caplog)] == ["the GPU ran out of memory in text encoding"]
+    with pytest.raises(torch.OutOfMemoryError, match=r"in text encoding, and there is no way left.*smaller dtype"):
+        node.execute(TextEncoder(failures=2), "a fox", "")

@@ -1,0 +1,44 @@
+"""A copy of this checkout as a git repository, and the archive that the registry would get."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .tools import COMFY_CLI, copy_checkout, run, tool_environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.comfy)
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    if "COMFYUI_PATH" not in os.environ:
+        pytest.skip("COMFYUI_PATH is not set; scripts/test sets it")
+    return Path(os.environ["COMFYUI_PATH"])
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("repository") / "wan_s2v")
+
+
+@pytest.fixture(scope="session")
+def comfy(repository: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Run `comfy node ...` in the repository; returns what it says."""
+    program = tool_environment(COMFY_CLI) / "comfy"
+    environment = {"DO_NOT_TRACK": "1", "HOME": str(tmp_path_factory.mktemp("home"))}
+    return lambda *arguments: run([program, "--skip-prompt", "node", *arguments], cwd=repository, env=environment).stdout
+
+
+@pytest.fixture(scope="session")
+def archive(comfy, repository: Path) -> zipfile.ZipFile:
+    comfy("pack")
+    return zipfile.ZipFile(repository / "node.zip")

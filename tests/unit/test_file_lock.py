@@ -1,0 +1,96 @@
+"""Locks that end with their process, and the unfinished videos that are known by a missing one."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.file_lock import lock_file
+from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
+
+CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+MP4 = FORMATS["mp4 (h264)"]
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are not there; open files cannot be removed there anyway")
+
+
+def writer(path):
+    return VideoWriter(path, width=64, height=48, fps=16, video_format=MP4, quality=18)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "song_00001_.mp4"
+
+
+def test_a_lock_is_held_once_until_it_is_closed(tmp_path):
+    file = lock_file(tmp_path / "lock")
+    with pytest.raises(BlockingIOError):
+        lock_file(tmp_path / "lock")
+    file.close()
+    lock_file(tmp_path / "lock").close()
+
+
+def test_a_file_that_cannot_be_opened_is_not_taken_for_locked(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        lock_file(tmp_path / "nowhere" / "lock")
+
+
+@posix
+def test_what_a_killed_process_was_writing_is_removed(path):
+    code = f"""
+        import os, pathlib, runpy, signal
+        runpy.run_path({str(CONFTEST)!r})
+        import torch
+        from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter
+        size = dict(width=64, height=48, fps=16)
+        with VideoWriter(pathlib.Path({str(path)!r}), **size, video_format=FORMATS["mp4 (h264)"], quality=18) as writer:
+            writer.write(torch.zeros(8, 48, 64, 3, dtype=torch.uint8))
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (part,) = path.parent.iterdir()
+    assert part.name == "song_00001_.part.mp4"
+    remove_abandoned([part])
+    assert not list(path.parent.iterdir())
+
+
+def test_what_is_being_written_stays(path):
+    with writer(path) as video:
+        video.write(torch.zeros(8, 48, 64, 3, dtype=torch.uint8))
+        remove_abandoned([video.part_path])
+        assert video.part_path.is_file()
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, ZeroDivisionError])
+def test_no_lock_outlives_its_video(path, error):
+    before = len(os.listdir("/proc/self/fd"))
+    for stop in (None, error):
+        with contextlib.suppress(error), writer(path) as video:
+            video.write(torch.zeros(8, 48, 64, 3, dtype=torch.uint8))
+            if stop is not None:
+                raise stop
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+@posix
+def test_a_disk_without_locks_works_and_nothing_on_it_counts_as_abandoned(path, monkeypatch):
+    import fcntl
+
+    def unsupported(*_):
+        raise OSError("no locks")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with writer(path) as video:
+        video.write(torch.zeros(8, 48, 64, 3, dtype=torch.uint8))
+        remove_abandoned([video.part_path])
+        assert video.part_path.is_file()
+    assert path.is_file()
