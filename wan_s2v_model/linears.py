@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .casting import CastWeights
-from .fused import add_then_norm, build_errors, linear_gelu, modulated_norm
+from .fused import add_then_norm, build_errors, linear_gelu, linear_into, modulated_norm
 from .quantised import FLOAT8, Activation, Float8Rows, product, quantise_rows
 from .rope import CHUNK_ROWS, row_chunks
 
@@ -39,9 +39,10 @@ class Linears:
             chunk_rows: the most tokens whose wide result is in memory at once.
         """
         assert isinstance(x, Tensor)
-        for chunk in row_chunks(x.shape[1], chunk_rows):
-            x[:, chunk] = second(linear_gelu(first, x[:, chunk], cast))
-        return x
+        rows = x.flatten(0, 1)
+        for chunk in row_chunks(len(rows), chunk_rows):
+            linear_into(second, linear_gelu(first, rows[chunk], cast), rows[chunk], cast)
+        return rows.unflatten(0, x.shape[:2])
 
 
 EXACT = Linears()
