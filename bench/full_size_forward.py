@@ -69,19 +69,20 @@ def main() -> None:
 
         path = full_size.checkpoint(arguments.weights, arguments.layout, arguments.tiny)
         native = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16} if arguments.layout == "bf16" else {})
-        inputs = full_size.make_inputs(arguments.size, arguments.tiny)
         models = {name: (row_model(bridge, native, ROWS[name]), ROWS[name]) for name in arguments.rows}
-        results = measure(models, inputs, arguments.pairs)
-        for name in arguments.profile:
-            profile(name, *models[name], inputs)
-    print_table(results, teraflop(full_size.config(arguments.tiny), arguments.size))
+        for size in arguments.size:
+            inputs = full_size.make_inputs(size, arguments.tiny)
+            results = measure(models, inputs, arguments.pairs)
+            for name in arguments.profile:
+                profile(name, *models[name], inputs)
+            print_table(size, results, teraflop(full_size.config(arguments.tiny), size))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=Path("."), help="folder for the random checkpoint (32.6 GB)")
     parser.add_argument("--pairs", type=int, default=5, help="rounds behind one that is not counted")
-    parser.add_argument("--size", choices=full_size.ALL_SIZES, default="832x480")
+    parser.add_argument("--size", nargs="+", choices=full_size.ALL_SIZES, default=["832x480"])
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     parser.add_argument("--layout", choices=full_size.LAYOUTS, default="bf16")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="the first one is what the others are compared with")
@@ -210,11 +211,11 @@ def profile(name: str, model, row: Row, inputs: dict) -> None:
         print(f"    {event.self_device_time_total / 1e3:9.1f} ms {event.count:6d} x  {event.key[:110]}")
 
 
-def print_table(results: dict[str, Measured], flop: float) -> None:
+def print_table(size: str, results: dict[str, Measured], flop: float) -> None:
     import torch
 
     first = next(iter(results))
-    print(f"\n{'':34s}{'seconds (min to max)':30s}{'TFLOP/s':>9s}{'GB above weights':>18s}   {first} / this")
+    print(f"\n{size:34s}{'seconds (min to max)':30s}{'TFLOP/s':>9s}{'GB above weights':>18s}   {first} / this")
     for name, measured in results.items():
         ratios = [a / b for a, b in zip(results[first].seconds, measured.seconds, strict=True)]
         difference = (measured.out - results[first].out).norm() / results[first].out.norm()

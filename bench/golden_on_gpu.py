@@ -1,4 +1,4 @@
-"""The stored forward passes of the reference on this GPU, with the kernels that a video uses: float32 and bfloat16 against the stored output.
+"""The stored forward passes of the reference on this GPU, with the kernels that a video uses, against the stored outputs.
 
     COMFYUI_PATH=... python bench/golden_on_gpu.py [DIR]
 
@@ -58,16 +58,20 @@ def run(case, device: str, dtype):
 
     model = build_model(case).to(device=device, dtype=dtype)
     motion = None if case.setting("drop_motion_frames") else given(case.tensors["in.motion_latents"])
-    return model(
-        given(case.tensors["in.x"]),
-        case.tensors["in.t"].to(device),
-        given(contexts(case)),
-        audio_embedding=given(case.tensors["in.audio_input"]),
-        ref_latents=given(case.tensors["in.ref_latents"]),
-        motion_latents=motion,
-        pose_latents=given(case.tensors["in.cond_states"]),
-        attention=sdpa if device == "cpu" else pick_attention("auto", torch.device(device)),
-    ).float().cpu()
+    return (
+        model(
+            given(case.tensors["in.x"]),
+            case.tensors["in.t"].to(device),
+            given(contexts(case)),
+            audio_embedding=given(case.tensors["in.audio_input"]),
+            ref_latents=given(case.tensors["in.ref_latents"]),
+            motion_latents=motion,
+            pose_latents=given(case.tensors["in.cond_states"]),
+            attention=sdpa if device == "cpu" else pick_attention("auto", torch.device(device)),
+        )
+        .float()
+        .cpu()
+    )
 
 
 if __name__ == "__main__":
