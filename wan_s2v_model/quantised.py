@@ -116,7 +116,9 @@ def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch
         [..., out] in `dtype`; a GPU rounds to bfloat16 before.
     """
     rows = x.flatten(0, -2)
+    count = len(rows.values)
     if runs_kernels(x.device):
+        rows = _with_even_rows(rows)
         out = torch._scaled_mm(
             rows.values,
             weight.values.t(),
@@ -125,7 +127,18 @@ def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch
             bias=None if bias is None else bias.bfloat16(),
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
-        )
+        )[:count]
     else:
         out = F.linear(rows.to(torch.float32), weight.to(torch.float32), None if bias is None else bias.float())
     return out.to(dtype).unflatten(0, x.shape[:-1])
+
+
+def _with_even_rows(rows: Float8Rows) -> Float8Rows:
+    """The rows [n, dim], with one of zeros behind an odd number of them, for which cuBLAS may have no kernel."""
+    count, dim = rows.shape
+    if count % 2 == 0:
+        return rows
+    padded = Float8Rows.empty((count + 1, dim), rows.device)
+    for whole, part in ((padded.values, rows.values), (padded.scale, rows.scale)):
+        whole[:count], whole[count:] = part, 0
+    return padded

@@ -123,6 +123,23 @@ def test_product_is_that_of_the_rounded_values(noise):
     assert product(x, weight, None, torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("count", [4, 5])
+def test_gpu_multiplies_an_even_number_of_rows(noise, monkeypatch, count):
+    rows, weight, bias = quantise_rows(loud(noise, 1, count, 64)), quantise_rows(loud(noise, 48, 64, seed=1)), noise(48, seed=2)
+    expected = product(rows, weight, bias, torch.bfloat16)
+    seen = []
+
+    def scaled_mm(values, matrix, *, scale_a, scale_b, bias, out_dtype, use_fast_accum):
+        seen.append(len(values))
+        out = (values.float() * scale_a) @ (matrix.float() * scale_b) + bias.float()
+        return out.to(out_dtype)
+
+    monkeypatch.setattr(quantised, "runs_kernels", lambda device: True)
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    torch.testing.assert_close(product(rows, weight, bias, torch.bfloat16), expected, rtol=2e-2, atol=2e-2)
+    assert seen == [count + count % 2]
+
+
 def relative_error(ours, exact):
     return float((ours.double() - exact).norm() / exact.norm())
 
