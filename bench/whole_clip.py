@@ -3,16 +3,21 @@
     COMFYUI_PATH=... python bench/whole_clip.py MODELS_FOLDER --size 832x480 --clips 2 --steps 4
 
 MODELS_FOLDER is a ComfyUI `models` folder with one file for each of the four models, for example of scripts/make_tiny_models.py.
+With --random it is filled with random models of full size first (bf16: 44 GB, fp8_scaled: 28 GB).
 """
 
 import argparse
+import importlib.util
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import comfy_runtime
+import encoders_off
+import full_size
+import vae_decode
 
 FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae")
 CLIP_S = 5
@@ -34,11 +39,14 @@ def main() -> None:
     parser.add_argument("--precision", default="official")
     parser.add_argument("--vae-dtype", default="fp32")
     parser.add_argument("--vae-warmup", type=int, default=19)
+    parser.add_argument("--random", choices=full_size.LAYOUTS, help="write random models of full size where there are none")
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     arguments = parser.parse_args()
     bridge = comfy_runtime.start(dynamic_vram=not arguments.legacy)
     import torch
 
+    if arguments.random:
+        write_models(arguments.models, arguments.random)
     width, height = map(int, arguments.size.split("x"))
     model_file, text_file, audio_file, vae_file = (weights_file(arguments.models / folder) for folder in FOLDERS)
     with torch.inference_mode():
@@ -53,6 +61,17 @@ def main() -> None:
         settings = bridge.SamplerSettings(**{name: getattr(arguments, name) for name in names})
         render(bridge, bridge.ClipSampler(model, positive, negative, settings, seed=42), vae, plan)
     print(f"dynamic VRAM: {model.is_dynamic()}, weights in {model.model.get_dtype_inference()}")
+
+
+def write_models(models: Path, layout: str) -> None:
+    """Random models of full size, as a ComfyUI `models` folder."""
+    for name in FOLDERS:
+        (models / name).mkdir(parents=True, exist_ok=True)
+    diffusion, text, audio, vae = (models / name for name in FOLDERS)
+    full_size.checkpoint(diffusion, layout)
+    encoders_off.text_encoder(text)
+    encoders_off.audio_encoder(audio)
+    vae_decode.write_vae(vae / "random_vae.safetensors")
 
 
 def weights_file(folder: Path) -> str:
@@ -102,7 +121,6 @@ def render(bridge, sampler, vae, plan) -> None:
     """Every clip, and the seconds from the start of its sampling to its last encoded frame."""
     import torch
     from wan_s2v_pack.wan_s2v_model.pipeline import first_state, run_clips, shorten_context
-    from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter
 
     settings = sampler.settings
 
@@ -119,16 +137,30 @@ def render(bridge, sampler, vae, plan) -> None:
         with stage("  encode motion"):
             return bridge.encode_pixels(vae, frames)
 
-    video = {"width": plan.width, "height": plan.height, "fps": VIDEO_FPS, "video_format": FORMATS["mp4 (h264)"], "quality": 18}
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, VideoWriter(Path(folder) / "clip.mp4", **video) as writer:
+    with tempfile.TemporaryDirectory() as folder, video_file(Path(folder) / "clip.mp4", plan) as write:
         for result in run_clips(plan, first_state(plan, encode), 42, sample=sample, encode=encode, decode=decode):
-            with stage("  video file"):
-                writer.write(result.frames)
+            seconds = time.perf_counter() - start
+            with stage("  video file, behind"):
+                write(result.frames)
             finite = bool(torch.isfinite(result.latents).all() and torch.isfinite(result.frames).all())
             print(f"  {result.frames.shape[0]} frames, finite {finite}, latents std {result.latents.std():.3f}")
-            print(f"  whole clip             {time.perf_counter() - start:8.2f} s", flush=True)
+            print(f"  whole clip             {seconds:8.2f} s", flush=True)
             start = time.perf_counter()
+
+
+@contextmanager
+def video_file(path: Path, plan) -> Iterator[Callable]:
+    """Writes frames to a file. Our nodes do it in another thread while the next clip is sampled, so it is not counted into the clip."""
+    if importlib.util.find_spec("av") is None:
+        print("PyAV is not installed: no video file is written")
+        yield lambda frames: None
+        return
+    from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter
+
+    video = {"width": plan.width, "height": plan.height, "fps": VIDEO_FPS, "video_format": FORMATS["mp4 (h264)"], "quality": 18}
+    with VideoWriter(path, **video) as writer:
+        yield writer.write
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ATTENTION_TENSORS = 6  # of the compute dtype beside one residual stream: input,
 ROTATED_TENSORS = 5  # the same without fused kernels, while a chunk of k is rotated
 ROTATION_BYTES = 6  # per value of that chunk: three halves of it in float32, beside a copy in float32
 TEXT_TENSORS = 4  # of the compute dtype beside two residual streams
-FEED_FORWARD_TENSORS = 1  # the same, and per chunk two tensors of ffn_dim and one of dim
+FEED_FORWARD_TENSORS = 1  # the same, beside a chunk of the wide ones
 STREAMED_BLOCKS = 2  # blocks whose weights are on the GPU when all weights stream: one works, one arrives
 WORKSPACE_BYTES = 0.8e9  # of cuBLAS and cuDNN, and what the allocator cannot use again
 
@@ -147,10 +147,12 @@ def activation_bytes(tokens: int, model: ModelFacts) -> float:
     """GPU memory that one model call needs beside weights and constants, at its widest place."""
     config, value, residual = model.config, model.value_bytes, model.residual_bytes
     rows = chunk_size(tokens)
+    hidden = config.ffn_dim / config.dim
+    in_chunk = hidden if model.has_kernels else 2 * hidden + 1  # else a chunk exists before and behind the GELU, and its result is copied
     widest = [
         tokens * (residual + ATTENTION_TENSORS * value),
         tokens * (2 * residual + TEXT_TENSORS * value),
-        tokens * (2 * residual + FEED_FORWARD_TENSORS * value) + rows * value * (1 + 2 * config.ffn_dim / config.dim),
+        tokens * (2 * residual + FEED_FORWARD_TENSORS * value) + rows * value * in_chunk,
     ]
     if not model.has_kernels:
         copy = 0 if value == FLOAT32_BYTES else FLOAT32_BYTES

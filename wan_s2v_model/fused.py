@@ -133,11 +133,25 @@ def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Ten
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, cast: CastWeights) -> Tensor:
-    """A linear layer, then GELU (tanh): [B, S, dim] -> [B, S, out]. In one product where cuBLAS applies the GELU before it rounds."""
-    if not isinstance(layer, nn.Linear) or "forward" in vars(layer) or not kernels_work(x.device):
+    """A linear layer, then GELU (tanh): [S, dim] -> [S, out]. In one product where cuBLAS applies the GELU before it rounds."""
+    if not _is_plain_on_gpu(layer, x):
         return F.gelu(layer(x), approximate="tanh")
     with cast(layer, x) as (weight, bias):
-        return torch._addmm_activation(cast_type(Tensor, bias), x.flatten(0, 1), weight.t(), use_gelu=True).unflatten(0, x.shape[:2])
+        return torch._addmm_activation(cast_type(Tensor, bias), x, weight.t(), use_gelu=True)
+
+
+def linear_into(layer: nn.Module, x: Tensor, out: Tensor, cast: CastWeights) -> None:
+    """A linear layer that writes its result [S, out] into given memory, without a copy where cuBLAS can."""
+    if not _is_plain_on_gpu(layer, x):
+        out.copy_(layer(x))
+        return
+    with cast(layer, x) as (weight, bias):
+        torch.addmm(cast_type(Tensor, bias), x, weight.t(), out=out)
+
+
+def _is_plain_on_gpu(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a layer is nothing but its weight and bias, on a GPU where the kernels were tested."""
+    return isinstance(layer, nn.Linear) and "forward" not in vars(layer) and kernels_work(x.device)
 
 
 def _groups(length: int, group_size: int, num_groups: int) -> Iterator[tuple[int, slice]]:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 NUM_WARPS = 8
+NUM_WARPS_FLOAT8 = 4  # of norms that end in float8: a twentieth faster than 8
 FLOAT8_MAX = tl.constexpr(448.0)  # of float8_e4m3fn
 TINY = tl.constexpr(1e-12)  # a row of zeros has a scale too
 HEAD_ROWS = 64  # tokens of one head that a program takes at once
@@ -154,7 +155,7 @@ def add_norm(  # noqa: PLR0913
         HAS_NORM=norm is not None,
         IS_FLOAT8=row_scale is not None,
         BLOCK=triton.next_power_of_2(dim),
-        num_warps=NUM_WARPS,
+        num_warps=NUM_WARPS if row_scale is None else NUM_WARPS_FLOAT8,
     )
 
 
@@ -177,9 +178,9 @@ def quantise_rows(x: Tensor, gelu: bool, values: Tensor, scale: Tensor) -> None:
 
 
 @triton.jit
-def _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
-    """Tokens of one head, less their mean, and where each element is; zero behind the last token."""
-    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+def _head_tile(x_ptr, mean_ptr, length, stride, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
+    """Every stride-th token of one head, less their mean, and where each element is; zero behind the last token."""
+    token = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)) * stride
     channel = tl.program_id(1) * HEAD_DIM + tl.arange(0, HEAD_DIM)
     batch = tl.program_id(2).to(tl.int64)
     place = (batch * length + token)[:, None] * dim + channel[None, :]
@@ -191,8 +192,10 @@ def _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: t
 
 
 @triton.jit
-def _head_peaks(x_ptr, mean_ptr, peaks_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
-    x, _, _ = _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN, HEAD_DIM, ROWS)
+def _head_peaks(  # noqa: PLR0913
+    x_ptr, mean_ptr, peaks_ptr, length, stride, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr
+):
+    x, _, _ = _head_tile(x_ptr, mean_ptr, length, stride, dim, HAS_MEAN, HEAD_DIM, ROWS)
     heads, tile = dim // HEAD_DIM, tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     tl.store(peaks_ptr + tile * heads + tl.program_id(1), tl.max(tl.abs(x)))
 
@@ -201,18 +204,19 @@ def _head_peaks(x_ptr, mean_ptr, peaks_ptr, length, dim, HAS_MEAN: tl.constexpr,
 def _quantise_heads(  # noqa: PLR0913
     x_ptr, mean_ptr, scale_ptr, out_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr
 ):
-    x, place, inside = _head_tile(x_ptr, mean_ptr, length, dim, HAS_MEAN, HEAD_DIM, ROWS)
-    scale = tl.load(scale_ptr + tl.program_id(2) * (dim // HEAD_DIM) + tl.program_id(1))
-    tl.store(out_ptr + place, (x / scale).to(out_ptr.dtype.element_ty), mask=inside)
+    x, place, inside = _head_tile(x_ptr, mean_ptr, length, 1, dim, HAS_MEAN, HEAD_DIM, ROWS)
+    x = x / tl.load(scale_ptr + tl.program_id(2) * (dim // HEAD_DIM) + tl.program_id(1))
+    x = tl.minimum(tl.maximum(x, -FLOAT8_MAX), FLOAT8_MAX)
+    tl.store(out_ptr + place, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def head_peaks(x: Tensor, mean: Tensor | None, heads: int) -> Tensor:
-    """Largest magnitude of x - mean in tiles of tokens: [B, S, dim] contiguous and [B, dim] float32 -> [B, tiles, heads] float32."""
+def head_peaks(x: Tensor, mean: Tensor | None, heads: int, stride: int) -> Tensor:
+    """Largest magnitude of x - mean in tiles of every stride-th token: [B, S, dim] contiguous, [B, dim] float32 -> [B, tiles, heads]."""
     batch, length, dim = x.shape
-    tiles = triton.cdiv(length, HEAD_ROWS)
+    tiles = triton.cdiv(triton.cdiv(length, stride), HEAD_ROWS)
     peaks = torch.empty(batch, tiles, heads, dtype=torch.float32, device=x.device)
     sizes = {"HAS_MEAN": mean is not None, "HEAD_DIM": dim // heads, "ROWS": HEAD_ROWS}
-    _head_peaks[(tiles, heads, batch)](x, x if mean is None else mean, peaks, length, dim, **sizes)
+    _head_peaks[(tiles, heads, batch)](x, x if mean is None else mean, peaks, length, stride, dim, **sizes)
     return peaks
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = 448.0
 TINY = 1e-12  # a row of zeros has a scale too
-SMOOTHING_STRIDE = 7  # every so many-th token is enough to know what most keys share
+SAMPLE_STRIDE = 7  # every so many-th token is enough to know what most keys share, and how large they are
+HEADROOM = 8.0  # a token may be so many times as large as the largest of the sample; floating point loses nothing by it
 
 
 @dataclass(frozen=True)
@@ -79,26 +80,31 @@ def quantise_rows(x: Tensor, gelu: bool = False, out: Float8Rows | None = None) 
 
 
 def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> tuple[Tensor, Tensor]:
-    """Float8 with one scale per batch entry and head.
+    """Float8 with one scale per batch entry and head, from a sample of the tokens.
 
     Args:
         x: [B, S, heads * head_dim].
-        smooth: first subtract the mean of some tokens from all. For keys this changes no attention weight and makes the values smaller.
+        smooth: first subtract the mean of the sample from all. For keys this changes no attention weight and makes the values smaller.
     Returns:
         [B, S, heads, head_dim] float8 and [B, heads] float32; their product is x, or x less that mean.
     """
-    mean = x[:, ::SMOOTHING_STRIDE].mean(dim=1, dtype=torch.float32) if smooth else None
+    x = x.contiguous()
+    sample = x[:, ::SAMPLE_STRIDE]
+    mean = sample.mean(dim=1, dtype=torch.float32) if smooth else None
     if runs_kernels(x.device):
         from . import kernels
 
-        x = x.contiguous()
-        scale = kernels.head_peaks(x, mean, heads).amax(dim=1).clamp(min=TINY) / FLOAT8_MAX
+        scale = _scale_of_heads(kernels.head_peaks(x, mean, heads, SAMPLE_STRIDE).amax(dim=1))
         values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
         kernels.quantise_heads(x, mean, scale, values)
         return values.unflatten(-1, (heads, -1)), scale
-    centred = (x.float() if mean is None else x.float() - mean[:, None]).unflatten(-1, (heads, -1))
-    scale = centred.abs().amax(dim=(1, 3)).clamp(min=TINY) / FLOAT8_MAX
-    return (centred / scale[:, None, :, None]).to(FLOAT8), scale
+    centred, sample = ((t.float() if mean is None else t.float() - mean[:, None]).unflatten(-1, (heads, -1)) for t in (x, sample))
+    scale = _scale_of_heads(sample.abs().amax(dim=(1, 3)))
+    return (centred / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
+
+
+def _scale_of_heads(peak: Tensor) -> Tensor:
+    return HEADROOM * peak.clamp(min=TINY) / FLOAT8_MAX
 
 
 def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -110,7 +116,9 @@ def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch
         [..., out] in `dtype`; a GPU rounds to bfloat16 before.
     """
     rows = x.flatten(0, -2)
+    count = len(rows.values)
     if runs_kernels(x.device):
+        rows = _with_even_rows(rows)
         out = torch._scaled_mm(
             rows.values,
             weight.values.t(),
@@ -119,7 +127,18 @@ def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch
             bias=None if bias is None else bias.bfloat16(),
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
-        )
+        )[:count]
     else:
         out = F.linear(rows.to(torch.float32), weight.to(torch.float32), None if bias is None else bias.float())
     return out.to(dtype).unflatten(0, x.shape[:-1])
+
+
+def _with_even_rows(rows: Float8Rows) -> Float8Rows:
+    """The rows [n, dim], with one of zeros behind an odd number of them, for which cuBLAS may have no kernel."""
+    count, dim = rows.shape
+    if count % 2 == 0:
+        return rows
+    padded = Float8Rows.empty((count + 1, dim), rows.device)
+    for whole, part in ((padded.values, rows.values), (padded.scale, rows.scale)):
+        whole[:count], whole[count:] = part, 0
+    return padded

@@ -31,7 +31,7 @@ CONFIG_NAMES = {  # argument of the reference -> field of WanS2VConfig
 
 
 def replay(case: Case) -> Iterator[Row]:
-    model = _build_model(case)
+    model = build_model(case)
     drop_motion = case.setting("drop_motion_frames")
     if not drop_motion and case.setting("add_last_motion", ALL_BUCKETS) != ALL_BUCKETS:
         raise ValueError(f"add_last_motion {case.metadata['add_last_motion']} is not supported, only {ALL_BUCKETS}")
@@ -43,7 +43,7 @@ def replay(case: Case) -> Iterator[Row]:
     }
     x = case.input("in.x")
     probe = Probe(model, case.setting("first_injected_block", min(model.config.audio_inject_layers)))
-    out = model(x, case.input("in.t"), _contexts(case), audio_embedding=case.input("in.audio_input"), **latents)
+    out = model(x, case.input("in.t"), contexts(case), audio_embedding=case.input("in.audio_input"), **latents)
     measured = {"out": Measured(out, OUT_TOLERANCE)}
     measured |= {f"dbg.{name}": Measured(value, INTERMEDIATE_TOLERANCE) for name, value in probe.values.items()}
     positions = transformer_module.token_positions(*x.shape[2:], not drop_motion)
@@ -96,14 +96,15 @@ def _mask_rows(model: WanS2VTransformer, x: Tensor, latents: dict[str, Tensor | 
     return (tokens(rows) - tokens(torch.zeros(3)))[..., 0].round()
 
 
-def _contexts(case: Case) -> Tensor:
+def contexts(case: Case) -> Tensor:
     """[B, L, text_dim]: the text embeddings of the batch, padded with zeros to the longest."""
     contexts = [case.input(f"in.context.{index}") for index in range(case.tensors["in.x"].shape[0])]
     longest = max(context.shape[0] for context in contexts)
     return torch.stack([F.pad(context, (0, 0, 0, longest - context.shape[0])) for context in contexts])
 
 
-def _build_model(case: Case) -> WanS2VTransformer:
+def build_model(case: Case) -> WanS2VTransformer:
+    """The model of a case, in float32; its parameters are shared and must not be changed in place."""
     config, state_dict = load_weights(case.path("model_file"))
     scale = case.setting("weight_scale", "none")
     if isinstance(scale, dict):

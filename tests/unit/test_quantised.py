@@ -4,7 +4,16 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model import fused, quantised
 from wan_s2v_pack.wan_s2v_model.fused import add_then_norm, modulated_norm
-from wan_s2v_pack.wan_s2v_model.quantised import FLOAT8, FLOAT8_MAX, SMOOTHING_STRIDE, Float8Rows, product, quantise_heads, quantise_rows
+from wan_s2v_pack.wan_s2v_model.quantised import (
+    FLOAT8,
+    FLOAT8_MAX,
+    HEADROOM,
+    SAMPLE_STRIDE,
+    Float8Rows,
+    product,
+    quantise_heads,
+    quantise_rows,
+)
 
 EPS = 1e-6
 LENGTH, DIM, HEADS = 70, 96, 3  # a tile of 64 tokens and a part of one
@@ -90,10 +99,21 @@ def test_heads_have_a_scale_each(implementation, noise, smooth):
     size = torch.logspace(-3, 3, HEADS).repeat_interleave(DIM // HEADS)
     x = (noise(2, LENGTH, DIM) + 5) * size
     values, scale = quantise_heads(x, HEADS, smooth)
-    mean = x[:, ::SMOOTHING_STRIDE].double().mean(dim=1, keepdim=True)
+    mean = x[:, ::SAMPLE_STRIDE].double().mean(dim=1, keepdim=True)
     centred = (x.double() - mean * smooth).unflatten(-1, (HEADS, -1))
-    torch.testing.assert_close(scale.double(), centred.abs().amax(dim=(1, 3)) / FLOAT8_MAX, rtol=1e-5, atol=0)
+    peak = centred[:, ::SAMPLE_STRIDE].abs().amax(dim=(1, 3))
+    torch.testing.assert_close(scale.double(), HEADROOM * peak / FLOAT8_MAX, rtol=1e-5, atol=0)
     assert_rounded(values, (centred / scale[:, None, :, None]).float(), implementation)
+
+
+@pytest.mark.parametrize(("gain", "is_kept"), [(0.9 * HEADROOM, True), (1.5 * HEADROOM, False)])
+def test_tokens_outside_of_the_sample_have_headroom_and_then_saturate(implementation, noise, gain, is_kept):
+    x = noise(1, LENGTH, DIM).clamp(-1, 1)
+    x[0, 0, :: DIM // HEADS], x[0, 1] = 1, gain
+    values, scale = quantise_heads(x, HEADS)
+    restored = values[0, 1].float() * scale[0, :, None]
+    expected = gain if is_kept else HEADROOM
+    torch.testing.assert_close(restored, torch.full_like(restored, expected), rtol=HALF_STEP, atol=0)
 
 
 def test_product_is_that_of_the_rounded_values(noise):
@@ -101,6 +121,23 @@ def test_product_is_that_of_the_rounded_values(noise):
     expected = x.to(torch.float64) @ weight.to(torch.float64).T + bias.double()
     torch.testing.assert_close(product(x, weight, bias, torch.float32).double(), expected, rtol=1e-4, atol=1e-4)
     assert product(x, weight, None, torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_gpu_multiplies_an_even_number_of_rows(noise, monkeypatch, count):
+    rows, weight, bias = quantise_rows(loud(noise, 1, count, 64)), quantise_rows(loud(noise, 48, 64, seed=1)), noise(48, seed=2)
+    expected = product(rows, weight, bias, torch.bfloat16)
+    seen = []
+
+    def scaled_mm(values, matrix, *, scale_a, scale_b, bias, out_dtype, use_fast_accum):
+        seen.append(len(values))
+        out = (values.float() * scale_a) @ (matrix.float() * scale_b) + bias.float()
+        return out.to(out_dtype)
+
+    monkeypatch.setattr(quantised, "runs_kernels", lambda device: True)
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    torch.testing.assert_close(product(rows, weight, bias, torch.bfloat16), expected, rtol=2e-2, atol=2e-2)
+    assert seen == [count + count % 2]
 
 
 def relative_error(ours, exact):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.rope import apply_rope, rope_table, token_positions
+from wan_s2v_pack.wan_s2v_model.rope import apply_rope, rope_table, row_chunks, token_positions
 
 
 def segments(num_latent_frames, height, width):
@@ -90,3 +90,13 @@ def test_rotation_keeps_dtype_and_input(noise):
     assert torch.equal(x, before)
     assert torch.equal(rotated[..., 1::2], x[..., ::2])
     assert torch.equal(rotated[..., ::2], -x[..., 1::2])
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(35_074, 17_664), (63_360, 17_664), (17_537, 2048), (5, 16), (0, 16)])
+def test_slices_are_about_equal_and_begin_at_multiples_of_16(rows, limit):
+    slices = list(row_chunks(rows, limit))
+    sizes = [part.stop - part.start for part in slices]
+    assert [row for part in slices for row in range(part.start, part.stop)] == list(range(rows))
+    assert all(part.start % 16 == 0 for part in slices)
+    assert all(size <= limit for size in sizes)
+    assert max(sizes, default=0) - min(sizes, default=0) <= 16 * len(sizes)
