@@ -276,13 +276,15 @@ def test_ignored_signals_stay_ignored():
 # --- a server of its own
 
 
-def test_no_comfyui_anywhere(monkeypatch, capsys):
+def test_no_comfyui_anywhere(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(connection, "find_comfyui", lambda _given: None)
     code, printed, _ = outcome(capsys)
     assert (code, printed["error"]) == (3, "No ComfyUI was found. Name a running one with --server, or its folder with --comfyui.")
 
 
 def test_comfyui_that_does_not_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(connection, "has_accelerator", lambda: False)
     (tmp_path / "models").mkdir()
     (tmp_path / "main.py").write_text("raise SystemExit('out of luck')")
