@@ -26,6 +26,7 @@ SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text stays readable on pictures of a whole graph
 }
 START_TIMEOUT_MS = 60_000
 RUN_TIMEOUT_MS = 120_000
@@ -82,8 +83,12 @@ class Canvas:
         """Put a workflow (UI format) onto the canvas under a name and fit it to the view."""
         self.page.evaluate(LOAD_GRAPH, [workflow, name])
         self.page.wait_for_timeout(SETTLE_MS)
-        self.page.evaluate(FIT_VIEW, MARGIN)
+        self.fit_view()
         self.page.wait_for_timeout(SETTLE_MS)
+
+    def fit_view(self) -> None:
+        """Zoom so that the whole graph is in view."""
+        self.page.evaluate(FIT_VIEW, MARGIN)
 
     def run_until_picture(self, node_id: int) -> None:
         """Run the part of the graph that ends in a preview node, and wait until its picture is shown."""

@@ -15,6 +15,8 @@ REAL_NAMES = {  # tiny file -> name under which the workflows look for it
     "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
     "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
     "loras/tiny_lightx2v.safetensors": "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
+    "upscale_models/tiny_compact_x4.safetensors": "RealESRGAN_x4plus.safetensors",
+    "frame_interpolation/tiny_rife.safetensors": "film_net_fp16.safetensors",
 }
 TINY_FILES = frozenset(name.split("/", 1)[1] for name in REAL_NAMES)  # as the loaders list them
 

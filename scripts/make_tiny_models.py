@@ -3,7 +3,8 @@
 Usage: make_tiny_models.py OUT_DIR [--layout NAME ...] [--all-layouts]
 
 OUT_DIR is a ComfyUI models folder; COMFYUI_PATH names the ComfyUI to take the VAE layout from. Without options only the plain set is made:
-one file or folder for each of the four models, and a LoRA. tiny_layouts.py lists the other layouts in which they are published.
+one file or folder for each of the four models, a LoRA, an upscaler and a network for frame interpolation. tiny_layouts.py lists the other
+layouts in which the four are published.
 The same bytes come out of every run. Videos made with these weights are coloured noise; they only show that every part works.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from tiny_enhancers import INTERPOLATION, UPSCALER, compact_shapes, rife_shapes
 from tiny_layouts import AUDIO_ENCODER, DIFFUSION_MODEL, LAYOUTS, LORA, TEXT_ENCODER, VAE
 from tiny_loras import write_lora
 from torch import Tensor
@@ -88,9 +90,9 @@ def main() -> None:
 
 
 def make_tiny_models(folder: Path) -> None:
-    """Write the four models and a LoRA into a ComfyUI models folder, unless this version of the script has done so before."""
+    """Write the plain set into a ComfyUI models folder, unless this version of the script has done so before."""
     stamp, key = folder / STAMP, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    complete = all((folder / path).exists() for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE, LORA))
+    complete = all((folder / path).exists() for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE, LORA, UPSCALER, INTERPOLATION))
     if complete and stamp.exists() and stamp.read_text(encoding="utf-8") == key:
         return
     make_diffusion_model(folder / DIFFUSION_MODEL)
@@ -98,6 +100,8 @@ def make_tiny_models(folder: Path) -> None:
     make_audio_encoder(folder / AUDIO_ENCODER)
     make_vae(folder / VAE)
     write_lora("lightx2v", expected_shapes(S2V_TINY), folder / LORA)
+    save(random_state_dict(compact_shapes()), folder / UPSCALER)
+    save(random_state_dict(rife_shapes()), folder / INTERPOLATION)
     stamp.write_text(key, encoding="utf-8")
 
 

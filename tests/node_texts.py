@@ -16,6 +16,7 @@ Texts = dict[str, dict[str, Any]]
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"
+CONTROL = "control_after_generate"
 NODE_FILES = sorted((ROOT / "nodes").glob("*.py"))
 
 
@@ -49,7 +50,7 @@ def schema_calls() -> list[ast.Call]:
     calls = []
     for path in NODE_FILES:
         module = ast.parse(path.read_text(encoding="utf-8"))
-        constants = {item.targets[0].id: item.value for item in module.body if isinstance(item, ast.Assign)}
+        constants = {ast.unparse(item.targets[0]): item.value for item in module.body if isinstance(item, ast.Assign)}
         for item in ast.walk(module):
             if isinstance(item, ast.Call) and ast.unparse(item.func) == "io.Schema":
                 calls.append(_fill_in(item, constants))
@@ -81,7 +82,12 @@ def _fill_in(schema: ast.Call, constants: dict[str, ast.expr]) -> ast.Call:
 
 
 def _texts_of(schema: ast.Call) -> dict[str, Any]:
-    inputs = {call.args[0].value: {"name": call.args[0].value, "tooltip": text_of(call, "tooltip")} for call in elements(schema, "inputs")}
+    inputs: dict[str, dict[str, str]] = {}
+    for call in elements(schema, "inputs"):
+        name = call.args[0].value
+        inputs[name] = {"name": name, "tooltip": text_of(call, "tooltip")}
+        if keyword(call, CONTROL):
+            inputs[CONTROL] = {"name": CONTROL.replace("_", " ")}  # a widget that the front end adds
     outputs = {
         str(index): {"name": text_of(call, "display_name"), "tooltip": text_of(call, "tooltip")}
         for index, call in enumerate(elements(schema, "outputs"))

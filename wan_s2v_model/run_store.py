@@ -124,7 +124,7 @@ class RunStore:
 
     @classmethod
     def reading(cls, folder: Path) -> "RunStore":
-        """The clips that a run has by now, none if there is no run: to read them while another process may make more. Errors as in `open`."""
+        """The clips that a run has by now, if any: to read them while another process may make more. Errors as in `open`."""
         manifest = _read_manifest(folder)
         store = cls(folder, {}, None)
         store.num_finished = 0 if manifest is None else manifest.num_clips

@@ -1,20 +1,30 @@
-"""A server whose model folders hold the tiny set under the names of the real files."""
+"""One server, whose model folders hold the tiny set under the names of the real files, and one browser for all of these tests."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from wan_s2v_pack.cli.client import ComfyClient
 from wan_s2v_pack.cli.server import ComfyServer, prepare_base_directory
 from wan_s2v_pack.cli.tiny_models import fill_base_directory
 
 ROOT = Path(__file__).resolve().parents[2]
+PICTURES = "SCREENSHOTS"  # environment variable: a folder that keeps the pictures
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.comfy)
+
+
+@pytest.fixture(scope="package")
 def browser() -> str:
     """Path of Chromium."""
     if "COMFYUI_PATH" not in os.environ:
@@ -29,9 +39,49 @@ def browser() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)
     fill_base_directory(base, real_names=True)
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, cpu=True, extra_args=["--disable-api-nodes"]) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def client(server: ComfyServer) -> ComfyClient:
+    """Without its `wait` and `run`: playwright's event loop stays in the main thread."""
+    return ComfyClient(server.url)
+
+
+@pytest.fixture(scope="package")
+def object_info(client: ComfyClient) -> dict[str, Any]:
+    return client.object_info()
+
+
+@pytest.fixture(scope="package")
+def canvas(server: ComfyServer, browser: str) -> Iterator[Any]:
+    """The front end."""
+    from wan_s2v_pack.cli.canvas import open_canvas
+
+    with open_canvas(server.url, browser=browser) as opened:
+        yield opened
+
+
+@pytest.fixture
+def person(canvas: Any) -> Any:
+    """Somebody in front of the browser, who has not clicked yet."""
+    from .person import Person
+
+    return Person(canvas.page)
+
+
+@pytest.fixture(scope="package")
+def picture(canvas: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """Takes a picture of the page: `SCREENSHOTS=docs/images scripts/test tests/browser` keeps all of them."""
+    folder = Path(os.environ.get(PICTURES) or tmp_path_factory.mktemp("pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(name: str) -> None:
+        canvas.page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80)
+
+    return take

@@ -19,6 +19,8 @@ TINY_FILES = {
     "wav2vec2_large_english_fp16.safetensors": "wav2vec2-tiny/model.safetensors",
     "wan_2.1_vae.safetensors": "wan_2.1_vae_tiny.safetensors",
     "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": TINY_LORA,
+    "RealESRGAN_x4plus.safetensors": "tiny_compact_x4.safetensors",
+    "film_net_fp16.safetensors": "tiny_rife.safetensors",
 }
 SIZE = 64  # px; the smallest
 FRAMES_PER_CLIP = 16

@@ -14,9 +14,12 @@ from wan_s2v_pack.wan_s2v_model import constants
 ROOT = Path(__file__).resolve().parents[2]
 HELP = ROOT / "web" / "docs"
 README = ROOT / "README.md"
+GUIDES = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *HELP.glob("*.md")])
 SOURCES = sorted(path for folder in ("nodes", "wan_s2v_model", "cli", "scripts") for path in (ROOT / folder).rglob("*.py"))
 PRIVATE_PATH = re.compile(r"(?<![\w.])/(work|tmp|root|home|Users|mnt|opt)/")
+HEAD = re.compile(r"^\|.*\n\|[-:| ]+\|$", re.MULTILINE)  # of a table
+FIGURE = re.compile(r"\d+\.\d+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LONGEST_DEFAULT = 60  # characters; longer ones are described in words
 
@@ -81,9 +84,9 @@ def section(path: Path, title: str) -> str:
 
 
 def table(text: str) -> list[list[str]]:
-    """Cells of the rows of the first table, without its head."""
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+    """Cells of the rows of all tables, without their heads."""
+    rows = HEAD.sub("", text).splitlines()
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if row.startswith("|")]
 
 
 def code_in(text: str) -> list[str]:
@@ -127,10 +130,46 @@ def test_readme_lists_every_node_once():
     assert {code_in(row[2])[0]: row[0] for row in rows} == {name: f"[{title}](web/docs/{name}.md)" for name, title in titles.items()}
 
 
-def test_every_error_text_of_the_readme_is_in_the_code():
-    messages = [text for row in table(section(README, "Troubleshooting")) for text in code_in(row[0])]
+def test_every_error_text_of_the_troubleshooting_page_is_in_the_code():
+    messages = [text for row in table((GUIDES / "troubleshooting.md").read_text(encoding="utf-8")) for text in code_in(row[0])]
     assert messages
     assert [message for message in messages if not any(message in text for text in texts())] == []
+
+
+def test_readme_quotes_the_troubleshooting_page():
+    page = (GUIDES / "troubleshooting.md").read_text(encoding="utf-8").replace("](../web/", "](web/")
+    rows = table(section(README, "Troubleshooting"))
+    assert rows
+    assert [row for row in rows if row not in table(page)] == []
+
+
+def test_readme_shows_measured_figures_only():
+    figures = {figure for row in table(section(README, "Performance")) for cell in row for figure in FIGURE.findall(cell)}
+    measured = FIGURE.findall((GUIDES / "performance.md").read_text(encoding="utf-8"))
+    assert figures
+    assert figures - set(measured) == set()
+
+
+def test_readme_names_every_template():
+    named = set(re.findall(r"\bwan_s2v_\w+", README.read_text(encoding="utf-8")))
+    assert {path.stem for path in (ROOT / "workflows").glob("*.json")} <= named
+
+
+def test_index_lists_every_document():
+    links = {link.split("#")[0] for link in LINK.findall((GUIDES / "README.md").read_text(encoding="utf-8"))}
+    assert links >= {path.name for path in GUIDES.glob("*.md")} - {"README.md"}
+
+
+DIRECTIONS = table((GUIDES / "direction.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("node", "settings"), [row[1:3] for row in DIRECTIONS], ids=[row[0] for row in DIRECTIONS])
+def test_directions_name_inputs_of_their_node(node, settings):
+    (page,) = LINK.findall(node)
+    known = {call.args[0].value for call in inputs(schemas()[Path(page).stem])}
+    assert "docs/direction.md" in (GUIDES / page).read_text(encoding="utf-8")
+    assert code_in(settings)
+    assert set(code_in(settings)) <= known
 
 
 def test_changelog_has_the_version_of_the_pack():

@@ -33,8 +33,8 @@ def test_names_are_those_of_the_run_store():
     } == {name: getattr(run_store, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "TEMPORARY_SUFFIX", "LIVE_VIDEO_NAME")}
     assert run_folder.NEWEST_VERSION == run_store.FORMAT_VERSION
     assert constants.VIDEO_FPS == run_folder.FPS
-    sampling = ast.parse((ROOT / "nodes" / "sampling.py").read_text(encoding="utf-8"))
-    assert run_folder.RUNS_FOLDER in {node.value for node in ast.walk(sampling) if isinstance(node, ast.Constant)}
+    names = ast.parse((ROOT / "nodes" / "run_names.py").read_text(encoding="utf-8"))
+    assert run_folder.RUNS_FOLDER in {node.value for node in ast.walk(names) if isinstance(node, ast.Constant)}
 
 
 def test_facts_of_a_run(runs_folder):

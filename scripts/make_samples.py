@@ -1,0 +1,130 @@
+"""Make the sample song, its vocals and the sample pose video, all synthetic: make_samples.py [FOLDER]
+
+The song is a hummed melody (a pulse through the formants of vowels) over plucked chords; the vocals are that voice alone. The pose
+video is a drawn upper body in the colours of OpenPose that nods and sways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+RATE_HZ = 24_000
+BEAT_S = 0.5
+MELODY = ((392, "a"), (440, "o"), (494, "e"), (440, "a"), (392, "i"), (330, "o"), (349, "a"), (330, "e"), (294, "o"), (262, "a"))  # Hz
+FORMANTS = {  # Hz of the first three, for a high voice
+    "a": (850, 1250, 2900),
+    "e": (530, 2100, 2850),
+    "i": (310, 2750, 3300),
+    "o": (520, 950, 2850),
+}
+BANDWIDTHS = (90, 120, 200)  # Hz
+CHORDS = ((262, 330, 392), (220, 262, 330), (175, 220, 262), (196, 247, 294), (262, 330, 392))  # Hz, two beats each
+POSE_FPS, POSE_SIZE = 25, 512
+BONES = (  # from, to, colour
+    ("neck", "nose", (0, 0, 255)),
+    ("nose", "right eye", (85, 0, 255)),
+    ("right eye", "right ear", (170, 0, 255)),
+    ("nose", "left eye", (255, 0, 255)),
+    ("left eye", "left ear", (255, 0, 170)),
+    ("neck", "right shoulder", (255, 0, 0)),
+    ("right shoulder", "right elbow", (255, 170, 0)),
+    ("neck", "left shoulder", (255, 85, 0)),
+    ("left shoulder", "left elbow", (170, 255, 0)),
+)
+
+Samples = NDArray[np.float64]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=SAMPLES, help="where to write them (default: samples)")
+    folder = parser.parse_args().folder
+    vocals = np.concatenate([sing(pitch, vowel) for pitch, vowel in MELODY])
+    chords = np.concatenate([pluck(chord) for chord in CHORDS])
+    write_sound(folder / "sample_vocals.flac", 0.6 * vocals)
+    write_sound(folder / "sample_song.flac", 0.45 * vocals + 0.3 * chords)
+    write_pose(folder / "sample_pose.mp4", len(MELODY) * BEAT_S)
+
+
+def sing(pitch_hz: float, vowel: str) -> Samples:
+    """One beat of a vowel: harmonics of a gently swinging pitch, as loud as the formants let them through."""
+    times = np.arange(round(BEAT_S * RATE_HZ)) / RATE_HZ
+    phase = 2 * math.pi * pitch_hz * (times + 0.004 / 5.5 * np.sin(2 * math.pi * 5.5 * times))
+    wave = np.zeros_like(times)
+    for number in range(1, int(5000 / pitch_hz)):
+        wave += formant_gain(number * pitch_hz, FORMANTS[vowel]) / number * np.sin(number * phase)
+    rise_and_fall = np.minimum(1, np.minimum(times / 0.06, (BEAT_S - times) / 0.12))
+    return wave / np.abs(wave).max() * rise_and_fall
+
+
+def formant_gain(frequency_hz: float, formants: tuple[int, ...]) -> float:
+    return sum(1 / (1 + ((frequency_hz - centre) / width) ** 2) for centre, width in zip(formants, BANDWIDTHS, strict=True)) + 0.02
+
+
+def pluck(chord: tuple[int, ...]) -> Samples:
+    """Two beats of a chord that dies away."""
+    times = np.arange(round(2 * BEAT_S * RATE_HZ)) / RATE_HZ
+    decay = np.exp(-3 * times) * np.minimum(1, times / 0.005)
+    return sum(np.sin(2 * math.pi * pitch * times) + 0.3 * np.sin(4 * math.pi * pitch * times) for pitch in chord) * decay / 4
+
+
+def write_sound(path: Path, wave: Samples) -> None:
+    pcm = (np.clip(wave, -1, 1) * 32767).astype(np.int16)[None]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("flac", rate=RATE_HZ, layout="mono")
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate = RATE_HZ
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def write_pose(path: Path, seconds: float) -> None:
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=POSE_FPS, options={"crf": "24"})
+        stream.width = stream.height = POSE_SIZE
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, POSE_FPS)
+        for number in range(round(seconds * POSE_FPS)):
+            container.mux(stream.encode(av.VideoFrame.from_image(draw_pose(number / POSE_FPS))))
+        container.mux(stream.encode(None))
+
+
+def draw_pose(time_s: float) -> Image.Image:
+    """The upper body at a time; it sways every 4 s and nods every second."""
+    picture = Image.new("RGB", (POSE_SIZE, POSE_SIZE))
+    canvas, joints = ImageDraw.Draw(picture), place_joints(time_s)
+    for start, end, colour in BONES:
+        canvas.line([joints[start], joints[end]], fill=tuple(value * 6 // 10 for value in colour), width=10)
+    for _, end, colour in BONES:
+        x, y = joints[end]
+        canvas.ellipse((x - 7, y - 7, x + 7, y + 7), fill=colour)
+    return picture
+
+
+def place_joints(time_s: float) -> dict[str, tuple[float, float]]:
+    sway, nod, lift = 18 * math.sin(math.pi * time_s / 2), 8 * math.sin(2 * math.pi * time_s), 12 * math.sin(math.pi * time_s)
+    middle, head = 256 + sway / 2, 256 + sway
+    return {
+        "neck": (middle, 330),
+        "nose": (head, 215 + nod),
+        "right eye": (head - 22, 190 + nod),
+        "left eye": (head + 22, 190 + nod),
+        "right ear": (head - 55, 200 + nod / 2),
+        "left ear": (head + 55, 200 + nod / 2),
+        "right shoulder": (middle - 110, 350 + lift / 3),
+        "left shoulder": (middle + 110, 350 - lift / 3),
+        "right elbow": (middle - 150, 470 + lift),
+        "left elbow": (middle + 150, 470 - lift),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What a person does with the mouse and the keyboard on ComfyUI's canvas."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+from wan_s2v_pack.cli.client import ComfyClient
+
+MIME_TYPES = {".json": "application/json", ".mp4": "video/mp4", ".png": "image/png", ".wav": "audio/wav"}
+NODE_TIMEOUT_MS = 30_000
+RUN_TIMEOUT_MS = 120_000
+POLL_MS = 200
+
+# The canvas listens for drops on the whole document and finds the node from the position.
+DROP = """([name, type, content, x, y]) => {
+    const bytes = Uint8Array.from(atob(content), character => character.charCodeAt(0));
+    const carried = new DataTransfer();
+    carried.items.add(new File([bytes], name, { type }));
+    const options = { bubbles: true, cancelable: true, clientX: x, clientY: y, dataTransfer: carried };
+    for (const event of ['dragenter', 'dragover', 'drop'])
+        window.app.canvas.canvas.dispatchEvent(new DragEvent(event, options));
+}"""
+CLEAR = "() => window.app.graph.clear()"
+HAS_NODES = "count => window.app.graph.nodes.length === count"
+WIDGET_POSITION = """([id, name]) => {
+    const { canvas, graph } = window.app;
+    const node = graph.getNodeById(id);
+    const widget = node.widgets.find(widget => widget.name === name);
+    const size = widget.computedHeight ?? LiteGraph.NODE_WIDGET_HEIGHT;
+    const [x, y] = canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + size / 2]);
+    const frame = canvas.canvas.getBoundingClientRect();
+    return [frame.left + x, frame.top + y];
+}"""
+NODE_POSITION = """id => {
+    const { canvas, graph } = window.app;
+    const node = graph.getNodeById(id);
+    const [x, y] = canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] - 10]);
+    const frame = canvas.canvas.getBoundingClientRect();
+    return [frame.left + x, frame.top + y];
+}"""
+SET_WIDGETS = """values => {
+    for (const node of window.app.graph.nodes)
+        for (const widget of node.widgets ?? [])
+            if (widget.name in (values[node.type] ?? {})) {
+                widget.value = values[node.type][widget.name];
+                widget.callback?.(widget.value);
+            }
+}"""
+WIDGET_VALUE = "([id, name]) => window.app.graph.getNodeById(id).widgets.find(widget => widget.name === name).value"
+HAS_PICTURE = "id => window.app.graph.getNodeById(id)?.imgs?.length > 0"
+FIND_VIDEO = "id => window.app.graph.getNodeById(id)?.widgets?.map(widget => widget.element?.querySelector?.('video')).find(Boolean)"
+PLAY = f"""async id => {{
+    const video = ({FIND_VIDEO})(id);
+    video.muted = true;  // else the browser wants a click first
+    await video.play();
+    await new Promise((resolve, reject) => {{
+        video.onerror = () => reject(new Error(video.error.message));
+        video.onended = resolve;
+        video.loop = false;
+        if (video.ended) resolve();
+    }});
+    return {{
+        duration: video.duration, played: video.currentTime, width: video.videoWidth, height: video.videoHeight,
+        frames: video.getVideoPlaybackQuality().totalVideoFrames, sound_bytes: video.webkitAudioDecodedByteCount,
+    }};
+}}"""
+
+
+class Person:
+    """Works on one page and counts the clicks."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.clicks = 0
+
+    # --- mouse
+
+    def click(self, target: Locator) -> None:
+        target.click()
+        self.clicks += 1
+
+    def click_widget(self, node_id: int, name: str) -> None:
+        """Click the middle of a widget that is drawn on the canvas."""
+        self.page.mouse.click(*self.page.evaluate(WIDGET_POSITION, [node_id, name]))
+        self.clicks += 1
+
+    def choose_file(self, node_id: int, path: Path) -> None:
+        """Press a node's upload button and pick a file in the dialog."""
+        with self.page.expect_file_chooser() as dialog, self.page.expect_response("**/upload/image"):
+            self.click_widget(node_id, "upload")
+            dialog.value.set_files(path)
+
+    def type_number(self, node_id: int, name: str, value: float) -> None:
+        """Double-click a number and type another one."""
+        self.page.mouse.dblclick(*self.page.evaluate(WIDGET_POSITION, [node_id, name]))
+        self.clicks += 2
+        field = self.page.locator(".graphdialog input")
+        field.fill(str(value))
+        field.press("Enter")
+
+    def drop(self, path: Path, onto: int | None = None) -> None:
+        """Drag a file from the desktop onto the empty canvas, or onto a node."""
+        position = self.page.evaluate(NODE_POSITION, onto) if onto is not None else (5, self.page.viewport_size["height"] - 5)
+        content = base64.b64encode(path.read_bytes()).decode()
+        self.page.evaluate(DROP, [path.name, MIME_TYPES[path.suffix], content, *position])
+
+    def open_by_drop(self, path: Path, num_nodes: int) -> None:
+        """Drop a file that holds a workflow and wait until its nodes are there."""
+        self.page.evaluate(CLEAR)
+        self.drop(path)
+        self.wait_for_nodes(num_nodes)
+
+    def press_run(self) -> dict[str, Any]:
+        """Press Run and return the server's answer: the prompt's id and what is wrong with it."""
+        with self.page.expect_response("**/prompt") as response:
+            self.click(self.page.get_by_test_id("queue-button"))
+        return response.value.json()
+
+    # --- eyes
+
+    def value(self, node_id: int, name: str) -> Any:
+        """What a widget shows."""
+        return self.page.evaluate(WIDGET_VALUE, [node_id, name])
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until the canvas holds that many nodes."""
+        self.page.wait_for_function(HAS_NODES, arg=count, timeout=NODE_TIMEOUT_MS)
+
+    def wait_for_video(self, node_id: int) -> None:
+        self.page.wait_for_function(FIND_VIDEO, arg=node_id, timeout=RUN_TIMEOUT_MS)
+
+    def sees_picture(self, node_id: int) -> bool:
+        """Whether a node shows a picture."""
+        return self.page.evaluate(HAS_PICTURE, node_id)
+
+    def wait_for_end(self, client: ComfyClient, prompt_id: str) -> str:
+        """Wait until a prompt has ended and return how: "success" or "error"."""
+        for _ in range(RUN_TIMEOUT_MS // POLL_MS):
+            if record := client.history(prompt_id):
+                return record["status"]["status_str"]
+            self.page.wait_for_timeout(POLL_MS)
+        raise TimeoutError(f"The prompt {prompt_id} has not ended after {RUN_TIMEOUT_MS / 1000:g} s.")
+
+    def play(self, node_id: int) -> dict[str, float]:
+        """Play a node's video to its end: its length, size, and how much was decoded."""
+        return self.page.evaluate(PLAY, node_id)
+
+    # --- no hands needed
+
+    def set_widgets(self, values: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give widgets other values: node type -> name -> value."""
+        self.page.evaluate(SET_WIDGETS, values)

@@ -1,0 +1,57 @@
+"""What ComfyUI hands out of our texts: descriptions, translations, help pages and their pictures."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import pytest
+from wan_s2v_pack.tests.node_texts import CONTROL, node_texts, read_locale
+
+MODULE = "custom_nodes.wan_s2v"
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as response:
+        return response.read()
+
+
+def test_translations_reach_the_front_end(server):
+    """Of the server's languages ours are two; other packs may bring more."""
+    languages = json.loads(fetch(f"{server.url}/i18n"))
+    for language in ("en", "zh"):
+        ours = {node: texts for node, texts in languages[language]["nodeDefs"].items() if node.startswith("WanS2V")}
+        assert ours == read_locale(language)
+        assert languages[language]["nodeCategories"].items() >= read_locale(language, "main.json")["nodeCategories"].items()
+
+
+def test_english_is_what_the_server_says(client):
+    """The texts that the other tests read from the source are those of the schemas."""
+    nodes = {name: info for name, info in client.object_info().items() if info["python_module"] == MODULE}
+    said = {}
+    for name, info in nodes.items():
+        inputs = {key: spec[1]["tooltip"] for group in ("required", "optional") for key, spec in info["input"].get(group, {}).items()}
+        said[name] = {
+            "display_name": info["display_name"],
+            "description": info["description"],
+            "inputs": inputs,
+            "outputs": list(zip(info["output_name"], info["output_tooltips"], strict=True)),
+        }
+    read = {
+        name: {
+            **texts,
+            "inputs": {key: entry["tooltip"] for key, entry in texts["inputs"].items() if key != CONTROL},
+            "outputs": [(entry["name"], entry["tooltip"]) for entry in texts["outputs"].values()],
+        }
+        for name, texts in node_texts().items()
+    }
+    assert said == read
+    assert all(info["search_aliases"] for info in nodes.values())
+
+
+@pytest.mark.parametrize("node", sorted(node_texts()))
+def test_help_and_picture_are_served(node, server):
+    """The front end puts the folder of the page in front of the path of a picture."""
+    folder = f"{server.url}/extensions/wan_s2v/docs"
+    assert f"](images/{node}.png)" in fetch(f"{folder}/{node}.md").decode()
+    assert fetch(f"{folder}/images/{node}.png").startswith(b"\x89PNG")

@@ -1,0 +1,65 @@
+"""Every help page has a picture of its node in use, and says what its options cost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from wan_s2v_pack.tests.node_texts import ROOT, node_texts
+
+HELP = ROOT / "web" / "docs"
+NODES = sorted(node_texts())
+PICTURE = re.compile(r"^!\[(.+)\]\((images/\w+\.png)\)$", re.MULTILINE)
+SMALLEST_PX, LARGEST_PX, LARGEST_BYTES = 300, 1900, 200_000
+
+
+def page(node: str) -> str:
+    return (HELP / f"{node}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_picture_stands_above_the_inputs(node):
+    ((caption, path),) = PICTURE.findall(page(node).split("\n## ")[0])
+    assert path == f"images/{node}.png"
+    assert node_texts()[node]["display_name"].removesuffix(" (Wan S2V)") in caption
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_picture_is_there_and_small(node):
+    path = HELP / "images" / f"{node}.png"
+    assert path.stat().st_size <= LARGEST_BYTES
+    with Image.open(path) as picture:
+        assert all(SMALLEST_PX <= side <= LARGEST_PX for side in picture.size)
+        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 20)) > 16, "the picture is empty"
+
+
+def test_there_is_no_other_picture():
+    assert sorted(path.name for path in (HELP / "images").iterdir()) == [f"{node}.png" for node in NODES]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_page_says_what_options_cost(node):
+    cost = page(node).split("\n## Cost\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", cost))
+    assert len(cost.split()) > 10
+    assert not {name for name in named if "_" in name} - set(node_texts()[node]["inputs"]) - KNOWN_ELSEWHERE
+
+
+KNOWN_ELSEWHERE = {"cfg_start_percent", "cfg_end_percent", "dpm_2"}
+
+
+def test_every_node_has_a_scene():
+    """Of scripts/help_scenes.py, which is read here and not run."""
+    source = (ROOT / "scripts" / "help_scenes.py").read_text(encoding="utf-8")
+    assert sorted(re.findall(r'^    "(WanS2V\w+)": Scene\(', source, re.MULTILINE)) == NODES
+
+
+def test_a_page_is_no_longer_than_a_page():
+    assert {node: len(page(node).splitlines()) for node in NODES if len(page(node).splitlines()) > 140} == {}
+
+
+def test_pictures_come_with_the_archive():
+    left_out = (Path(ROOT) / ".comfyignore").read_text(encoding="utf-8").split()
+    assert not {"/web/", "/locales/", "*.png"} & set(left_out)
