@@ -76,8 +76,20 @@ def find_browser() -> str | None:
 class Canvas:
     """One page with ComfyUI's front end."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, url: str) -> None:
         self.page = page
+        self.url = url
+
+    def open(self, **settings: bool | float | str) -> None:
+        """Load the page anew, without tutorial and dialogs.
+
+        Args:
+            settings: of the front end, by their names, in place of ours.
+        """
+        self.page.request.post(f"{self.url}/api/settings", data={**SETTINGS, **settings})
+        self.page.goto(self.url)
+        self.page.wait_for_function(READY, timeout=START_TIMEOUT_MS)
+        self.page.wait_for_timeout(SETTLE_MS)
 
     def load(self, workflow: Mapping[str, Any], name: str) -> None:
         """Put a workflow (UI format) onto the canvas under a name and fit it to the view."""
@@ -128,11 +140,9 @@ def open_canvas(url: str, *, browser: str, size: tuple[int, int] = (1920, 900)) 
         try:
             page = chromium.new_page(viewport={"width": size[0], "height": size[1]})
             page.route("**/*", lambda route: _stay_local(route, url))
-            page.request.post(f"{url}/api/settings", data=SETTINGS)
-            page.goto(url)
-            page.wait_for_function(READY, timeout=START_TIMEOUT_MS)
-            page.wait_for_timeout(SETTLE_MS)
-            yield Canvas(page)
+            canvas = Canvas(page, url)
+            canvas.open()
+            yield canvas
         finally:
             chromium.close()
 

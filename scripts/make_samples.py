@@ -112,17 +112,17 @@ def draw_pose(time_s: float) -> Image.Image:
 def place_joints(time_s: float) -> dict[str, tuple[float, float]]:
     sway, nod, lift = 18 * math.sin(math.pi * time_s / 2), 8 * math.sin(2 * math.pi * time_s), 12 * math.sin(math.pi * time_s)
     middle, head = 256 + sway / 2, 256 + sway
-    return {
-        "neck": (middle, 330),
-        "nose": (head, 215 + nod),
-        "right eye": (head - 22, 190 + nod),
-        "left eye": (head + 22, 190 + nod),
-        "right ear": (head - 55, 200 + nod / 2),
-        "left ear": (head + 55, 200 + nod / 2),
-        "right shoulder": (middle - 110, 350 + lift / 3),
-        "left shoulder": (middle + 110, 350 - lift / 3),
-        "right elbow": (middle - 150, 470 + lift),
-        "left elbow": (middle + 150, 470 - lift),
+    return {  # of the sample portrait
+        "neck": (middle, 300),
+        "nose": (head, 190 + nod),
+        "right eye": (head - 34, 160 + nod),
+        "left eye": (head + 34, 160 + nod),
+        "right ear": (head - 78, 175 + nod / 2),
+        "left ear": (head + 78, 175 + nod / 2),
+        "right shoulder": (middle - 125, 335 + lift / 3),
+        "left shoulder": (middle + 125, 335 - lift / 3),
+        "right elbow": (middle - 165, 470 + lift),
+        "left elbow": (middle + 165, 470 - lift),
     }
 
 

@@ -101,7 +101,7 @@ Clip after clip, each going on from the one before, with a live preview. A *run_
 on after a break."""
 SAVE_NOTE = """## Save
 
-Exactly as long as the speech, 16 frames per second, with sound. The workflow is in the file: drop it onto the canvas to get this graph
+Exactly as long as the sound, 16 frames per second, with sound. The workflow is in the file: drop it onto the canvas to get this graph
 back."""
 
 

@@ -86,7 +86,8 @@ QUALITY = Workflow(
             PREVIEW,
             note="""## The reference's size
 
-The area of 1024x704, with the sides of your picture. About three times the time of 480P, and more memory: the preview says how much.""",
+The area of 1024x704, in the shape of your picture. About two and a half times the time of 480P, and more memory: the preview
+says how much.""",
         ),
         sample(
             note="""## The reference's settings
@@ -98,8 +99,8 @@ The area of 1024x704, with the sides of your picture. About three times the time
             Node(13, "WanS2VSyncReport", {}, {"video": (12, "video")}),
             note="""## Save and check
 
-*quality* 12 is visually lossless; *ffv1* keeps every bit. The report reads the file again: frame rate, durations, and whether the mouth
-moves with the sound.""",
+*quality* 12 looks lossless; the format *mkv (ffv1, lossless)* keeps every bit. The report reads the file again: frame rate, durations, and
+how the motion of the mouth lies to the sound.""",
         ),
     ),
 )
@@ -114,7 +115,7 @@ LONG_VIDEO = Workflow(
             Node(7, "WanS2VPromptSchedule", {"schedule": SCHEDULE}, {"clip": (2, "clip")}),
             note="""## A long speech
 
-Any length: an hour takes no more memory than ten seconds. One prompt per line, with the time from which it holds; a single line is a
+Any length: an hour takes hardly more memory than ten seconds. One prompt per line, with the time from which it holds; a single line is a
 prompt for all.""",
         ),
         prepare(),
@@ -209,7 +210,7 @@ TWO_PASS = Workflow(
         prepare(),
         sample(
             change(SAMPLE, run_name="my_two_pass"),
-            replace(change(SAVE, filename_prefix="video/wan_s2v_first_pass"), height=360),
+            replace(change(SAVE, filename_prefix="video/wan_s2v_first_pass"), height=584),
             note="""## First pass
 
 The video at 16 fps, saved as it is. The *run_name* keeps its clips: change the second pass and press Run, and nothing is sampled again.""",

@@ -45,18 +45,22 @@ class ProgressBar:
     def on_stage(self, stage: Stage) -> None:
         """The prompt waits, or has come to another node."""
         with self._lock:
-            if stage != self._stage:
-                self._stage, self._progress, self._first = stage, None, None
-                self._stage_start_s = self._clock()
+            self._enter(stage)
             self._show()
 
     def on_progress(self, progress: Progress) -> None:
         """A node has made a step."""
         with self._lock:
+            self._enter(Stage(progress.node))  # the start of the node goes unheard if the connection is made later
             self._latest_s = self._clock()
             self._progress = progress
             self._first = self._first or (self._latest_s, progress.value)
             self._show()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage != self._stage:
+            self._stage, self._progress, self._first = stage, None, None
+            self._stage_start_s = self._clock()
 
     def line(self) -> str:
         """The present state in words."""

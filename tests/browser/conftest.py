@@ -59,12 +59,19 @@ def object_info(client: ComfyClient) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="package")
-def canvas(server: ComfyServer, browser: str) -> Iterator[Any]:
-    """The front end."""
+def opened_canvas(server: ComfyServer, browser: str) -> Iterator[Any]:
+    """The front end, closed before other tests need the event loop."""
     from wan_s2v_pack.cli.canvas import open_canvas
 
     with open_canvas(server.url, browser=browser) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def canvas(opened_canvas: Any) -> Any:
+    """The front end without what the tests of other modules left open."""
+    opened_canvas.open()
+    return opened_canvas
 
 
 @pytest.fixture
@@ -76,12 +83,12 @@ def person(canvas: Any) -> Any:
 
 
 @pytest.fixture(scope="package")
-def picture(canvas: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+def picture(opened_canvas: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
     """Takes a picture of the page: `SCREENSHOTS=docs/images scripts/test tests/browser` keeps all of them."""
     folder = Path(os.environ.get(PICTURES) or tmp_path_factory.mktemp("pictures"))
     folder.mkdir(parents=True, exist_ok=True)
 
     def take(name: str) -> None:
-        canvas.page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80)
+        opened_canvas.page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80)
 
     return take

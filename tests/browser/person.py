@@ -14,6 +14,8 @@ MIME_TYPES = {".json": "application/json", ".mp4": "video/mp4", ".png": "image/p
 NODE_TIMEOUT_MS = 30_000
 RUN_TIMEOUT_MS = 120_000
 POLL_MS = 200
+PLAY_TIMEOUT_MS = 20_000
+SPINNER = ".p-blockui-mask"
 
 # The canvas listens for drops on the whole document and finds the node from the position.
 DROP = """([name, type, content, x, y]) => {
@@ -53,20 +55,26 @@ SET_WIDGETS = """values => {
 WIDGET_VALUE = "([id, name]) => window.app.graph.getNodeById(id).widgets.find(widget => widget.name === name).value"
 HAS_PICTURE = "id => window.app.graph.getNodeById(id)?.imgs?.length > 0"
 FIND_VIDEO = "id => window.app.graph.getNodeById(id)?.widgets?.map(widget => widget.element?.querySelector?.('video')).find(Boolean)"
+DESCRIBE_VIDEO = """video => ({
+    duration: video.duration, played: video.currentTime, width: video.videoWidth, height: video.videoHeight,
+    frames: video.getVideoPlaybackQuality().totalVideoFrames, sound_bytes: video.webkitAudioDecodedByteCount,
+})"""
 PLAY = f"""async id => {{
     const video = ({FIND_VIDEO})(id);
     video.muted = true;  // else the browser wants a click first
-    await video.play();
+    video.loop = false;
+    video.playbackRate = 4;
     await new Promise((resolve, reject) => {{
         video.onerror = () => reject(new Error(video.error.message));
         video.onended = resolve;
-        video.loop = false;
-        if (video.ended) resolve();
+        setTimeout(() => reject(new Error(`stuck at ${{video.currentTime}} s of ${{video.duration}} s`)), {PLAY_TIMEOUT_MS});
+        video.play().catch(reject);
     }});
-    return {{
-        duration: video.duration, played: video.currentTime, width: video.videoWidth, height: video.videoHeight,
-        frames: video.getVideoPlaybackQuality().totalVideoFrames, sound_bytes: video.webkitAudioDecodedByteCount,
-    }};
+    return ({DESCRIBE_VIDEO})(video);
+}}"""
+PEEK = f"""id => {{
+    const video = ({FIND_VIDEO})(id);
+    return video?.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && ({DESCRIBE_VIDEO})(video);
 }}"""
 
 
@@ -113,6 +121,10 @@ class Person:
         self.page.evaluate(CLEAR)
         self.drop(path)
         self.wait_for_nodes(num_nodes)
+        self.page.locator(SPINNER).wait_for(state="detached")  # it stays for good when another file is dropped while it fades
+
+    def press_cancel(self) -> None:
+        self.click(self.page.get_by_role("button", name="Cancel current run", exact=True))
 
     def press_run(self) -> dict[str, Any]:
         """Press Run and return the server's answer: the prompt's id and what is wrong with it."""
@@ -130,8 +142,9 @@ class Person:
         """Wait until the canvas holds that many nodes."""
         self.page.wait_for_function(HAS_NODES, arg=count, timeout=NODE_TIMEOUT_MS)
 
-    def wait_for_video(self, node_id: int) -> None:
-        self.page.wait_for_function(FIND_VIDEO, arg=node_id, timeout=RUN_TIMEOUT_MS)
+    def wait_for_video(self, node_id: int) -> dict[str, float]:
+        """Wait until a node shows the first frame of a video: its length and size, not played yet."""
+        return self.page.wait_for_function(PEEK, arg=node_id, timeout=RUN_TIMEOUT_MS).json_value()
 
     def sees_picture(self, node_id: int) -> bool:
         """Whether a node shows a picture."""

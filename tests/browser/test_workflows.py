@@ -10,7 +10,7 @@ from wan_s2v_pack.cli.convert import ui_to_api
 from .workflows import FILES, NUM_FRAMES, SAVE_NODES, SIZE, SMALL, nodes_of_type, read
 
 TITLE_PX = 30
-BUTTONS = ("audioUI", "upload")  # widgets of the front end alone, which it queues too
+BUTTONS = ("audioUI", "upload", "video-preview")  # widgets of the front end alone, which it queues too
 
 
 class Opened(NamedTuple):
@@ -20,6 +20,20 @@ class Opened(NamedTuple):
     canvas: Any
     shipped: dict[str, Any]
     saved: dict[str, Any]
+
+
+def overlapping(graph: dict[str, Any]) -> list[tuple[int, int]]:
+    """Pairs of nodes of which one covers a part of the other."""
+    boxes = {
+        node["id"]: (node["pos"][0], node["pos"][1] - TITLE_PX, node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
+        for node in graph["nodes"]
+    }
+    return [
+        (a, b)
+        for a, (left, top, right, bottom) in boxes.items()
+        for b, (other_left, other_top, other_right, other_bottom) in boxes.items()
+        if a < b and left < other_right and other_left < right and top < other_bottom and other_top < bottom
+    ]
 
 
 @pytest.fixture(scope="module", params=FILES)
@@ -39,17 +53,7 @@ def test_no_node_is_missing_or_red(opened):
 
 
 def test_nodes_do_not_overlap(opened):
-    boxes = {
-        node["id"]: (node["pos"][0], node["pos"][1] - TITLE_PX, node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
-        for node in opened.saved["nodes"]
-    }
-    overlapping = [
-        (a, b)
-        for a, (left, top, right, bottom) in boxes.items()
-        for b, (other_left, other_top, other_right, other_bottom) in boxes.items()
-        if a < b and left < other_right and other_left < right and top < other_bottom and other_top < bottom
-    ]
-    assert overlapping == []
+    assert overlapping(opened.saved) == []
 
 
 def test_saved_file_keeps_links_and_values(opened):
@@ -87,4 +91,5 @@ def test_it_runs_and_its_videos_play(opened, person, picture, client):
     assert person.wait_for_end(client, answer["prompt_id"]) == "success"
     for node_id in nodes_of_type(opened.shipped, "PreviewImage"):
         assert person.sees_picture(node_id)
+    assert overlapping(opened.canvas.serialized()) == []  # some nodes have grown: they show videos and text now
     picture(opened.name)

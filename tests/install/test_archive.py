@@ -37,7 +37,8 @@ def test_validate_has_nothing_to_say(comfy):
 
 def test_archive_holds_what_comfyui_loads_and_nothing_else(archive):
     names = set(archive.namelist())
-    assert names >= NEEDED | {f"web/docs/{node}.md" for node in read_snapshot()}
+    assert names >= NEEDED | {f"web/docs/{page}" for node in read_snapshot() for page in (f"{node}.md", f"images/{node}.png")}
+    assert names >= {f"locales/{language}/{file}.json" for language in ("en", "zh") for file in ("main", "nodeDefs")}
     assert [name for name in names if name.startswith(LEFT_OUT)] == []
     assert sum(item.file_size for item in archive.infolist()) < LARGEST_BYTES
 

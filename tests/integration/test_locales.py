@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from wan_s2v_pack.tests.node_texts import CONTROL, node_texts, read_locale
+from wan_s2v_pack.tests.node_texts import CONTROL, ROOT, node_texts, read_locale
+from wan_s2v_pack.tests.schemas import is_file_list
 
 MODULE = "custom_nodes.wan_s2v"
+CHINESE_COLON = "\uff1a"
+FEW = 8  # more are ComfyUI's samplers
 
 
 def fetch(url: str) -> bytes:
@@ -47,6 +52,29 @@ def test_english_is_what_the_server_says(client):
     }
     assert said == read
     assert all(info["search_aliases"] for info in nodes.values())
+
+
+def test_tooltips_name_the_choices(client):
+    """Choices are shown as they are in every language, so each text about them names them as they are."""
+    english, chinese = read_locale("en"), read_locale("zh")
+    missing = []
+    for name, info in client.object_info().items():
+        for key, choices in few_choices(info) if info["python_module"] == MODULE else ():
+            page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+            explained = [choice for choice in choices if f"{choice}: " in english[name]["inputs"][key]["tooltip"]]
+            missing += [
+                (name, key, choice, "zh") for choice in explained if choice + CHINESE_COLON not in chinese[name]["inputs"][key]["tooltip"]
+            ]
+            missing += [(name, key, choice, "page") for choice in choices if f"`{choice}`" not in page]
+    assert missing == []
+
+
+def few_choices(info: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """The combos of a node with choices of our own."""
+    for group in ("required", "optional"):
+        for key, (kind, options) in info["input"].get(group, {}).items():
+            if kind == "COMBO" and not is_file_list(key) and len(options["options"]) <= FEW:
+                yield key, options["options"]
 
 
 @pytest.mark.parametrize("node", sorted(node_texts()))

@@ -50,7 +50,9 @@ def small(prompt: Prompt, name: str) -> Prompt:
 
 def videos_of(outputs, base_directory: Path) -> dict[str, Path]:
     """Name of the file without its counter -> its path."""
-    files = [OutputFile(**item).path(base_directory) for node in outputs.values() if "animated" in node for item in node["images"]]
+    files = [
+        OutputFile(**item).path(base_directory) for node in outputs.values() if any(node.get("animated", ())) for item in node["images"]
+    ]
     return {path.name.split("_000")[0]: path for path in files}
 
 

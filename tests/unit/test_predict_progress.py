@@ -116,3 +116,8 @@ def test_terminal_has_one_line_that_is_drawn_over(clock):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (245, "4:05"), (3723, "1:02:03")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_node_whose_start_was_not_heard(bar, clock):
+    step(bar, clock, 3, now_s=5)
+    assert bar.line().startswith("clip 1/3, step 3/40 [")
