@@ -13,6 +13,8 @@ from wan_s2v_pack.cli.client import ComfyClient
 from wan_s2v_pack.cli.server import ComfyServer, prepare_base_directory
 from wan_s2v_pack.cli.tiny_models import fill_base_directory
 
+from .person import Person
+
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = "SCREENSHOTS"  # environment variable: a folder that keeps the pictures
 
@@ -70,15 +72,14 @@ def opened_canvas(server: ComfyServer, browser: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def canvas(opened_canvas: Any) -> Any:
     """The front end without what the tests of other modules left open."""
+    opened_canvas.page.evaluate("() => localStorage.clear()")
     opened_canvas.open()
     return opened_canvas
 
 
 @pytest.fixture
-def person(canvas: Any) -> Any:
+def person(canvas: Any) -> Person:
     """Somebody in front of the browser, who has not clicked yet."""
-    from .person import Person
-
     return Person(canvas.page)
 
 

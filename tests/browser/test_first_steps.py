@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from .person import CLEAR
 from .workflows import FILES, QUICK_START, ROOT, SMALL, nodes_of_type, read
 
 MOST_CLICKS = 5
@@ -101,14 +102,15 @@ def test_files_can_be_dropped_on_their_nodes(canvas, person, server, own_files):
 
 def test_blueprint_is_found_by_its_name(canvas, person, picture):
     canvas.open()
-    canvas.page.mouse.dblclick(900, 700)
+    canvas.page.evaluate(CLEAR)
+    canvas.page.mouse.dblclick(900, 600)
     canvas.page.get_by_placeholder(re.compile("search|add", re.IGNORECASE)).first.wait_for()
     canvas.page.keyboard.type(BLUEPRINT)
     canvas.page.get_by_text(BLUEPRINT).last.wait_for()
     before = {node["id"] for node in canvas.serialized()["nodes"]}
     canvas.page.keyboard.press("Enter")
     person.wait_for_nodes(len(before) + 1)
-    canvas.page.mouse.click(900, 600)
+    canvas.page.mouse.click(900, 300)  # it hangs at the mouse until then
     (node,) = (node for node in canvas.serialized()["nodes"] if node["id"] not in before)
     queued = {part["class_type"] for key, part in canvas.api_format().items() if key.startswith(f"{node['id']}:")}
     assert {"WanS2VModelLoader", "WanS2VAudioEncode", "WanS2VPrepare", "WanS2VSampler"} <= queued

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from .person import Person
 from .workflows import QUICK_START, SIZE, SMALL, nodes_of_type, read
 
 SECONDS = 3.5  # 56 frames in 4 clips
@@ -32,8 +33,6 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run(canvas, client, server, picture):
-    from .person import Person
-
     person, workflow = Person(canvas.page), read(QUICK_START)
     person.open_by_drop(QUICK_START, len(workflow["nodes"]))
     canvas.fit_view()

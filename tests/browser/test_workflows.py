@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from wan_s2v_pack.cli.convert import ui_to_api
 
+from .person import Person
 from .workflows import FILES, NUM_FRAMES, SAVE_NODES, SIZE, SMALL, nodes_of_type, read
 
 TITLE_PX = 30
@@ -38,8 +39,6 @@ def overlapping(graph: dict[str, Any]) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module", params=FILES)
 def opened(request, object_info, canvas):
-    from .person import Person
-
     path = FILES[request.param]
     shipped = read(path)
     Person(canvas.page).open_by_drop(path, len(shipped["nodes"]))
