@@ -7,11 +7,11 @@ full_size_forward.py --error.
 """
 
 import copy
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import full_size
 import official_order
+from rows import ROWS, Row, switched
 
 LAYERS, INJECTED = 4, (1,)
 LATENT_FRAMES, SIZE = 5, "832x480"  # short: float64 attention is slow
@@ -20,24 +20,14 @@ LOUD_TOKENS, TOKEN_GAIN = 16, 20.0
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to run our code; `without_kernels` takes the torch code instead of the Triton kernels."""
-
-    residual: str = "float32"
-    speed: str = "exact"
-    attention: str = "auto"
-    without_kernels: bool = False
-
-
-VARIANTS = {
-    "ours": Variant(),
-    "ours, ComfyUI's attention": Variant(attention="comfyui"),
-    "ours, no fused kernels": Variant(without_kernels=True),
-    "ours, bf16 residual": Variant(residual="bfloat16"),
-    "ours, fp8 linears": Variant(speed="fp8 linears"),
-    "ours, fp8 linears and attention": Variant(speed="fp8 linears and attention"),
-}
+COMPARED = (
+    "ours",
+    "ours, ComfyUI's attention",
+    "ours, no fused kernels",
+    "ours, bf16 residual",
+    "ours, fp8 linears",
+    "ours, fp8 linears and attention",
+)
 
 
 def main(bridge, tiny: bool) -> None:
@@ -49,8 +39,8 @@ def main(bridge, tiny: bool) -> None:
     stacks = [make_stack(model, tiny, loud) for loud in (False, True)]
     truths = [official_order.run(wide_model, stack, torch.float64) for stack in stacks]
     runs = {"official order, bf16 autocast": lambda stack: official_order.run(model, stack, torch.float32)}
-    for name, variant in VARIANTS.items():
-        runs[name] = lambda stack, variant=variant: run_ours(model, stack, variant)
+    for name in COMPARED:
+        runs[name] = lambda stack, row=ROWS[name]: run_ours(model, stack, row)
     for name, run in runs.items():
         errors = [error(run(stack), truth) for stack, truth in zip(stacks, truths, strict=True)]
         print(f"{name:34s}{errors[0][0]:14.3e}{errors[0][1]:12.3e}{errors[1][0]:16.3e}{errors[1][1]:12.3e}", flush=True)
@@ -97,23 +87,22 @@ def make_stack(model, tiny: bool, loud: bool) -> official_order.Stack:
     )
 
 
-def run_ours(model, stack: official_order.Stack, variant: Variant):
+def run_ours(model, stack: official_order.Stack, row: Row):
     """Our blocks, injectors and head on the same inputs."""
     import torch
-    from full_size_forward import Row, switched
     from wan_s2v_pack.wan_s2v_model import comfy_bridge
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.fp8 import pick_linears, wants_float8_attention
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
     from wan_s2v_pack.wan_s2v_model.linears import EXACT, Float8Linears
 
     device, dtype = stack.tokens.device, torch.bfloat16
     text = [block.project_text(stack.context) for block in model.blocks]
     audio = model.audio_injector.project(stack.whole, stack.local, dtype)
-    chosen = pick_linears(variant.speed, device, dtype)
+    chosen = pick_linears(row.speed, device, dtype)
     linears = Float8Linears(dtype) if isinstance(chosen, Float8Linears) else chosen  # plain torch layers bring their weights otherwise
-    attention = comfy_bridge.attention.pick_attention(variant.attention, device, wants_float8_attention(variant.speed))
-    x, rope = stack.tokens.to(getattr(torch, variant.residual)), (stack.angles.cos().float(), stack.angles.sin().float())
-    with ExitStack() as open_switches:
-        open_switches.enter_context(switched(Row(without=("kernels",) if variant.without_kernels else ())))
+    attention = comfy_bridge.attention.pick_attention(row.attention, device, wants_float8_attention(row.speed))
+    x, rope = stack.tokens.to(PRECISIONS[row.precision] or dtype), (stack.angles.cos().float(), stack.angles.sin().float())
+    with switched(row):
         for index, block in enumerate(model.blocks):
             options = {"attention": attention, "transformer_options": {}}
             options["linears"] = linears if 0 < index < len(model.blocks) - 1 else EXACT

@@ -13,6 +13,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.clips import Clips
+from ..wan_s2v_model.frame_rate import exact_rate
 from ..wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
 from .sockets import WanS2VClips
 
@@ -182,7 +183,7 @@ def _from_video(video) -> _Source:
 def _from_images(images: torch.Tensor, audio: dict | None, fps: float | Fraction) -> _Source:
     _require_frames(images)
     height, width = images.shape[1:3]
-    return _Source(width, height, Fraction(fps).limit_denominator(1001), iter([images]), _sound(audio))
+    return _Source(width, height, exact_rate(fps), iter([images]), _sound(audio))
 
 
 def _sound(audio: dict | None) -> tuple[torch.Tensor, int] | None:

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("TRITON_INTERPRET", "1")  # runs our kernels without a GPU; Triton looks at it when it is imported
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,3 +17,11 @@ if ALIAS not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules[ALIAS] = module
     spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The ComfyUI that the tests run against."""
+    if "COMFYUI_PATH" not in os.environ:
+        pytest.skip("COMFYUI_PATH is not set; scripts/test sets it")
+    return Path(os.environ["COMFYUI_PATH"])

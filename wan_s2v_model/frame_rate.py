@@ -45,6 +45,11 @@ class Conversion:
         )
 
 
+def exact_rate(fps: float | Fraction) -> Fraction:
+    """The frame rate that a rounded number stands for: 29.97 is 30000/1001."""
+    return Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
+
+
 def convert(num_source: int, source_fps: float, target_fps: float) -> Conversion:
     """Pick a picture for each moment of the target; the duration stays as it is.
 
@@ -57,7 +62,7 @@ def convert(num_source: int, source_fps: float, target_fps: float) -> Conversion
     Args:
         num_source: at least 1.
     """
-    source, target = (Fraction(fps).limit_denominator(LARGEST_DENOMINATOR) for fps in (source_fps, target_fps))
+    source, target = exact_rate(source_fps), exact_rate(target_fps)
     duration_s = (num_source + _missing(num_source, source)) / source
     lead_s = 1 / (2 * max(source, target))
     wanted = [int((moment / target + lead_s) * source) for moment in range(max(1, int(duration_s * target + Fraction(1, 2))))]

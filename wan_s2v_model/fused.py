@@ -5,11 +5,8 @@ GPUs after they have shown once that they agree with the other, and the chunked 
 """
 
 import functools
-import logging
 import math
-import subprocess
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import cast as cast_type
 
 import torch
@@ -19,8 +16,7 @@ from torch import Tensor, nn
 from .casting import CastWeights
 from .quantised import FLOAT8, Activation, Float8Rows, quantise_rows
 from .rope import apply_rope, row_chunks
-
-logger = logging.getLogger("wan_s2v")
+from .self_test import passes
 
 AGREEMENT = 1e-5  # between kernels and torch, on values near 1 in float32
 AGREEMENT_BF16 = 5e-2
@@ -172,25 +168,12 @@ def kernels_work(device: torch.device) -> bool:
 def _passes_self_test(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is not None:
         return False
-    try:
-        difference = _disagreement(device)
-    except build_errors() as error:
-        logger.warning("the fused kernels cannot be built here (%s); the slower torch code runs instead", str(error).partition("\n")[0])
-        return False
-    if difference <= AGREEMENT:
-        return True
-    logger.warning("the fused kernels differ by %.1e from the torch code here; the slower torch code runs instead", difference)
-    return False
-
-
-def build_errors() -> tuple[type[Exception], ...]:
-    """What building a kernel and running it for the first time can raise: no Triton, no C compiler, no room, a GPU it does not know."""
-    errors = ImportError, RuntimeError, ValueError, OSError, AssertionError, subprocess.SubprocessError
-    if find_spec("triton") is None:
-        return errors
-    from triton.errors import TritonError
-
-    return *errors, TritonError
+    return passes(
+        lambda: _disagreement(device),
+        AGREEMENT,
+        fails="the fused kernels cannot be built here (%s); the slower torch code runs instead",
+        differs="the fused kernels differ by %.1e from the torch code here; the slower torch code runs instead",
+    )
 
 
 def _disagreement(device: torch.device) -> float:

@@ -1,7 +1,6 @@
 """How the large products of the blocks are computed: as their layers do it, or in float8."""
 
 import functools
-import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .casting import CastWeights
-from .fused import add_then_norm, build_errors, linear_gelu, linear_into, modulated_norm
+from .fused import add_then_norm, linear_gelu, linear_into, modulated_norm
 from .quantised import FLOAT8, Activation, Float8Rows, product, quantise_rows
 from .rope import ALIGNED_ROWS, CHUNK_ROWS, row_chunks
-
-logger = logging.getLogger("wan_s2v")
+from .self_test import passes
 
 EPS = 1e-6
 TOLERANCE = 1e-2  # of the self-test, relative: bfloat16 results and float8 values that round the other way
@@ -104,15 +102,12 @@ def is_changed(layer: nn.Module) -> bool:
 @functools.cache
 def float8_works(device: torch.device) -> bool:
     """Whether the float8 kernels run on this GPU and agree with the torch code; found out once, a failure is logged."""
-    try:
-        difference = _disagreement(device)
-    except build_errors() as error:
-        logger.warning("speed: fp8 does not run here (%s); this run is exact", str(error).partition("\n")[0])
-        return False
-    if difference <= TOLERANCE:
-        return True
-    logger.warning("speed: fp8 is wrong by %.1e here; this run is exact", difference)
-    return False
+    return passes(
+        lambda: _disagreement(device),
+        TOLERANCE,
+        fails="speed: fp8 does not run here (%s); this run is exact",
+        differs="speed: fp8 is wrong by %.1e here; this run is exact",
+    )
 
 
 def _disagreement(device: torch.device) -> float:

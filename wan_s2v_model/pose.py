@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .conditioning import fit_frames
 from .constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
+from .frame_rate import exact_rate
 from .timeline import Timeline
 
 logger = logging.getLogger("wan_s2v")
 
 POSE_ENDS = ("hold", "loop", "release")
-LARGEST_DENOMINATOR = 1001  # of a frame rate: 30000/1001
 AT_ONCE = 8  # pictures that are fitted together
 
 
@@ -40,7 +40,7 @@ class PoseImages:
     """A pose video whose frames [T, H, W, 3] are in memory."""
 
     def __init__(self, images: Tensor, fps: float | Fraction):
-        self.fps = Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
+        self.fps = exact_rate(fps)
         self.times = [number / self.fps for number in range(len(images))]
         self.duration_s = len(images) / self.fps
         self._images = images

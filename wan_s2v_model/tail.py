@@ -10,13 +10,13 @@ from torch import Tensor
 
 from .clips import Clips
 from .constants import VIDEO_FPS
+from .frame_rate import exact_rate
 from .pipeline import Decode, Encode
 from .run_store import RunStore
 from .video_reader import VideoReader
 
 LEVELS = 255
 SEEK_MARGIN_S = 1.0  # files say only roughly where they end
-LARGEST_DENOMINATOR = 1001  # of a frame rate: 30000/1001
 
 
 def tail_of_clips(clips: Clips, count: int, encode: Encode, decode: Decode) -> Tensor:
@@ -66,7 +66,7 @@ def tail_of_file(source: str | BytesIO, start_s: float, length_s: float, count: 
 
 def tail_of_images(images: Tensor, fps: float | Fraction, count: int) -> Tensor:
     """The newest frames by time of a video that is in memory, [T, H, W, 3] at `fps`."""
-    fps = Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
+    fps = exact_rate(fps)
     return images[tail_pictures([number / fps for number in range(len(images))], len(images) / fps, count), ..., :3]
 
 

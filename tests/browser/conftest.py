@@ -27,10 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="package")
-def browser() -> str:
+def browser(comfyui_path: Path) -> str:
     """Path of Chromium."""
-    if "COMFYUI_PATH" not in os.environ:
-        pytest.skip("COMFYUI_PATH is not set; scripts/test sets it")
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("the package playwright is not installed")
     from wan_s2v_pack.cli.canvas import find_browser
@@ -42,10 +40,10 @@ def browser() -> str:
 
 
 @pytest.fixture(scope="package")
-def server(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+def server(browser: str, comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)
     fill_base_directory(base, real_names=True)
-    with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, cpu=True, extra_args=["--disable-api-nodes"]) as running:
+    with ComfyServer(comfyui_path, base, cpu=True, extra_args=["--disable-api-nodes"]) as running:
         yield running
 
 

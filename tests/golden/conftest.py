@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from safetensors.torch import load_file
 from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
-from wan_s2v_pack.tests.golden.tiny_model import save_checkpoint
+from wan_s2v_pack.tests.golden.tiny_model import load_ours, save_checkpoint
 
 DATA = Path(__file__).parent / "data"
 
@@ -41,3 +41,15 @@ def checkpoint(golden_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The tiny transformer as a single file in float32."""
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     return save_checkpoint(load_file(golden_folder / "tiny_s2v.safetensors"), golden_folder, path)
+
+
+@pytest.fixture(scope="module")
+def model(bridge: ModuleType, checkpoint: str):
+    """The tiny transformer as a MODEL of our loader, float32."""
+    return load_ours(bridge, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def vae(bridge: ModuleType, golden_folder: Path):
+    """The tiny VAE, float32."""
+    return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")

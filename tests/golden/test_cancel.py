@@ -4,7 +4,6 @@ import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler
-from wan_s2v_pack.tests.golden.tiny_model import load_ours
 
 pytestmark = pytest.mark.comfy
 
@@ -17,16 +16,6 @@ SEED = 42
 def _inference(bridge):
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def model(bridge, checkpoint):
-    return load_ours(bridge, checkpoint)
-
-
-@pytest.fixture(scope="module")
-def vae(bridge, golden_folder):
-    return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,6 @@ POSITIVE, NEGATIVE = 0, 1  # in ComfyUI's cond_or_uncond
 NODES = ("EasyCache", "LazyCache")
 
 
-@pytest.fixture(scope="module")
-def model(bridge, checkpoint):
-    return load_ours(bridge, checkpoint)
-
-
 def randn(seed, *shape):
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 

@@ -25,11 +25,6 @@ def _inference(bridge):
         yield
 
 
-@pytest.fixture(scope="module")
-def vae(bridge, golden_folder):
-    return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
-
-
 @pytest.fixture
 def output(bridge, tmp_path, monkeypatch):
     import folder_paths

@@ -6,7 +6,6 @@ import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, sample_clip
-from wan_s2v_pack.tests.golden.tiny_model import load_ours
 
 pytestmark = pytest.mark.comfy
 
@@ -24,16 +23,6 @@ def _inference(bridge):
 @pytest.fixture(scope="module")
 def ladders(bridge):
     return pack_module("wan_s2v_model.comfy_bridge.out_of_memory")
-
-
-@pytest.fixture(scope="module")
-def model(bridge, checkpoint):
-    return load_ours(bridge, checkpoint)
-
-
-@pytest.fixture(scope="module")
-def vae(bridge, golden_folder):
-    return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
 
 
 @pytest.fixture(scope="module")

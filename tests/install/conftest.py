@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -16,13 +15,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.comfy)
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture(scope="session")
-def comfyui_path() -> Path:
-    if "COMFYUI_PATH" not in os.environ:
-        pytest.skip("COMFYUI_PATH is not set; scripts/test sets it")
-    return Path(os.environ["COMFYUI_PATH"])
 
 
 @pytest.fixture(scope="session")

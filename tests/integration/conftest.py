@@ -29,13 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def comfyui_path() -> Path:
-    if "COMFYUI_PATH" not in os.environ:
-        pytest.skip("COMFYUI_PATH is not set; scripts/test sets it")
-    return Path(os.environ["COMFYUI_PATH"])
-
-
-@pytest.fixture(scope="session")
 def base_directory(tmp_path_factory: pytest.TempPathFactory, comfyui_path: Path) -> Path:
     base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)
     link_pack(STAND_INS, base / "custom_nodes" / "stand_ins")

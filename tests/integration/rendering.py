@@ -70,8 +70,13 @@ class Renderer:
 
     def video_path(self, outputs: dict[str, Any]) -> Path:
         """The only video among the outputs of a prompt."""
-        (file,) = (OutputFile(**item) for node in outputs.values() if "animated" in node for item in node["images"])
-        return file.path(self.server.base_directory)
+        (path,) = self.video_paths(outputs)
+        return path
+
+    def video_paths(self, outputs: dict[str, Any]) -> list[Path]:
+        """Every video among the outputs of a prompt; pictures are marked as not animated."""
+        files = (OutputFile(**item) for node in outputs.values() if any(node.get("animated", ())) for item in node["images"])
+        return [file.path(self.server.base_directory) for file in files]
 
     def output_files(self) -> set[Path]:
         """Everything in the output folder, half-written files included."""

@@ -9,11 +9,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.cli.client import OutputFile
 from wan_s2v_pack.cli.convert import ui_to_api
 
 from .graphs import QUICK_START, ROOT, SIZE, TWO_CLIPS, WORKFLOWS, Prompt, change, shrink
-from .rendering import open_video
+from .rendering import Renderer, open_video
 
 WIDTH = 128
 SECONDS = TWO_CLIPS["duration"]
@@ -48,19 +47,16 @@ def small(prompt: Prompt, name: str) -> Prompt:
     return prompt
 
 
-def videos_of(outputs, base_directory: Path) -> dict[str, Path]:
+def videos_of(outputs, renderer: Renderer) -> dict[str, Path]:
     """Name of the file without its counter -> its path."""
-    files = [
-        OutputFile(**item).path(base_directory) for node in outputs.values() if any(node.get("animated", ())) for item in node["images"]
-    ]
-    return {path.name.split("_000")[0]: path for path in files}
+    return {path.name.split("_000")[0]: path for path in renderer.video_paths(outputs)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_renders(name, client, renderer):
     workflow = read(ROOT / "workflows" / f"{name}.json")
     prompt = small(ui_to_api(workflow, client.object_info()), name)
-    paths = videos_of(client.run(prompt, workflow=workflow), renderer.server.base_directory)
+    paths = videos_of(client.run(prompt, workflow=workflow), renderer)
     assert len(paths) == len(VIDEOS[name])
     for suffix, (fps, scale) in VIDEOS[name].items():
         (path,) = (path for stem, path in paths.items() if stem.endswith(suffix))

@@ -13,6 +13,7 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
     {"constants", "config", "compatibility"},
     {
         "casting",
+        "self_test",
         "kernels",
         "audio_kernels",
         "fused",

@@ -102,17 +102,15 @@ class ClipSampler:
     @property
     def num_conditionings(self) -> int:
         """Those that some step asks, each of which has its constants."""
-        positive, negative = (len(conditioning_of_clip(texts, clip=0)) for texts in self.conditions)
-        scales = [(self.text_scale.in_step(step), self.audio_scale.in_step(step)) for step in range(self.num_steps)]
+        positive, negative = self._num_texts()
+        scales = self._scales_of_steps()
         silent = positive if any(cfg != audio_cfg for cfg, audio_cfg in scales) else 0
         return positive + silent + (negative if any(cfg != 1 for cfg, _ in scales) else 0)
 
     @property
     def calls_of_steps(self) -> list[int]:
         """Model calls in each step of a first-order solver, one for each conditioning that the step asks."""
-        counts = [len(conditioning_of_clip(texts, clip=0)) for texts in self.conditions]
-        scales = ((self.text_scale.in_step(step), self.audio_scale.in_step(step)) for step in range(self.num_steps))
-        return [model_calls(cfg, audio_cfg, *counts) for cfg, audio_cfg in scales]
+        return [model_calls(cfg, audio_cfg, *self._num_texts()) for cfg, audio_cfg in self._scales_of_steps()]
 
     @property
     def calls_per_step(self) -> float:
@@ -162,6 +160,15 @@ class ClipSampler:
             options.pop(POSE_LEVELS_KEY, None)
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
+
+    def _num_texts(self) -> tuple[int, int]:
+        """Positive and negative conditionings of a clip."""
+        positive, negative = (len(conditioning_of_clip(texts, clip=0)) for texts in self.conditions)
+        return positive, negative
+
+    def _scales_of_steps(self) -> list[tuple[float, float]]:
+        """Guidance by the prompt and by the sound in each step."""
+        return [(self.text_scale.in_step(step), self.audio_scale.in_step(step)) for step in range(self.num_steps)]
 
     def _rungs(self) -> Iterator[str]:
         take_all_others_off_gpu(self.model)

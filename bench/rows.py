@@ -1,0 +1,65 @@
+"""The ways to run the transformer that the benches compare, one optimisation at a time."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured.
+
+    Attributes:
+        native: ComfyUI's own forward. attention: of our loader, or `cudnn`, also for the native model.
+        precision: of our loader. without: optimisations that are switched off, keys of `stand_ins` in `switched`.
+    """
+
+    native: bool = False
+    attention: str = "auto"
+    precision: str = "official"
+    speed: str = "exact"
+    without: tuple[str, ...] = ()
+
+
+ROWS = {
+    "native": Row(native=True),
+    "native, cuDNN first": Row(native=True, attention="cudnn"),
+    "ours": Row(),
+    "ours, cuDNN attention": Row(attention="cudnn"),
+    "ours, ComfyUI's attention": Row(attention="comfyui"),
+    "ours, no fused kernels": Row(without=("kernels",)),
+    "ours, no fused GELU": Row(without=("gelu",)),
+    "ours, bf16 residual": Row(precision="fast"),
+    "ours, fp8 linears": Row(speed="fp8 linears"),
+    "ours, fp8 linears and attention": Row(speed="fp8 linears and attention"),
+    "ours, all of fp8, bf16 residual": Row(speed="fp8 linears and attention", precision="fast"),
+}
+
+
+def switched(row: Row) -> ExitStack:
+    """A context in which the row's switches are set."""
+    import sys
+
+    import comfy.ops
+    import torch.nn.functional as F
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge import attention, model
+
+    stand_ins = {
+        "kernels": ("kernels_work", lambda device: False),
+        "gelu": ("linear_gelu", lambda layer, x, cast: F.gelu(layer(x), approximate="tanh")),
+    }
+    stack = ExitStack()
+    pack = [module for name, module in sys.modules.items() if name.startswith("wan_s2v_pack.wan_s2v_model")]
+    for name, stand_in in (stand_ins[switch] for switch in row.without):
+        for module in pack:
+            if hasattr(module, name):
+                replace(stack, module, name, stand_in)
+    if row.attention == "cudnn" and row.native:
+        replace(stack, comfy.ops, "SDPA_BACKEND_PRIORITY", attention.CUDNN_FIRST)
+    elif row.attention == "cudnn":
+        replace(stack, model, "pick_attention", lambda *_: attention._cudnn)
+    return stack
+
+
+def replace(stack: ExitStack, module, name: str, stand_in) -> None:
+    stack.callback(setattr, module, name, getattr(module, name))
+    setattr(module, name, stand_in)
