@@ -164,9 +164,22 @@ class ComfyClient:
 
     # --- following a prompt
 
-    def run(self, prompt: Mapping[str, Any], on_progress: Callable[[Progress], None] | None = None, **options: Any) -> dict[str, Any]:
-        """Queue a prompt, wait for its end and return its outputs."""
-        return self.wait(self.queue(prompt, **options), on_progress)
+    def run(
+        self,
+        prompt: Mapping[str, Any],
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        on_stage: Callable[[Stage], None] | None = None,
+        workflow: Mapping[str, Any] | None = None,
+        prompt_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Queue a prompt, wait for its end and return its outputs; arguments and errors are those of `queue` and `wait`.
+
+        The server is listened to before the prompt is queued, so that no step of it goes unheard.
+        """
+        prompt_id = prompt_id or str(uuid.uuid4())
+        listener = _Listener(prompt_id, on_progress or _ignore, on_stage or _ignore)
+        return self._outputs(listener, lambda: self.queue(prompt, workflow=workflow, prompt_id=prompt_id))
 
     def wait(
         self,
@@ -176,10 +189,10 @@ class ComfyClient:
         on_stage: Callable[[Stage], None] | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Wait for the end of a prompt.
+        """Wait for the end of a prompt that is queued.
 
         Args:
-            on_progress: called for every step; may call `interrupt`.
+            on_progress: called for every step from now on; may call `interrupt`.
             on_stage: called now and then while the prompt waits in the queue, and when a node starts.
         Returns:
             Node id -> what that output node shows.
@@ -187,11 +200,16 @@ class ComfyClient:
             PromptFailed, PromptInterrupted: with node id, node type and message.
             TimeoutError: the prompt goes on, only the waiting ends.
         """
+        return self._outputs(_Listener(prompt_id, on_progress or _ignore, on_stage or _ignore), timeout_s=timeout_s)
+
+    def _outputs(
+        self, listener: _Listener, on_connect: Callable[[], object] | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Follow a prompt to its end; the first thing once the server is listened to is `on_connect`."""
         try:
-            listener = _Listener(prompt_id, on_progress or _ignore, on_stage or _ignore)
-            record = asyncio.run(asyncio.wait_for(self._follow(listener), timeout_s))
+            record = asyncio.run(asyncio.wait_for(self._follow(listener, on_connect), timeout_s))
         except asyncio.TimeoutError as error:  # not the built-in class before Python 3.11
-            raise TimeoutError(f"The prompt {prompt_id} has not ended after {timeout_s:g} s.") from error
+            raise TimeoutError(f"The prompt {listener.prompt_id} has not ended after {timeout_s:g} s.") from error
         except aiohttp.ClientError as error:
             raise self._no_answer(error) from error
         for event, data in record["status"]["messages"]:
@@ -202,11 +220,14 @@ class ComfyClient:
                 raise PromptInterrupted("The prompt was cancelled.", details=data, **node)
         return record["outputs"]
 
-    async def _follow(self, listener: _Listener) -> dict[str, Any]:
+    async def _follow(self, listener: _Listener, on_connect: Callable[[], object] | None) -> dict[str, Any]:
         address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={self.client_id}"
         async with aiohttp.ClientSession() as session:
             while True:  # a lost connection is made again as long as the server answers
                 async with session.ws_connect(address, max_msg_size=0) as socket:
+                    if on_connect is not None:
+                        on_connect()
+                        on_connect = None
                     while not socket.closed:
                         # Asking only after connecting leaves no gap in which the end could be missed.
                         if record := self._ended(listener):

@@ -44,9 +44,8 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
     prompt = build_prompt(request, client.object_info(), client.upload)
     prompt_id, start_s = str(uuid.uuid4()), time.monotonic()
     try:
-        client.queue(prompt, prompt_id=prompt_id)
         with ProgressBar(prompt) as bar:
-            outputs = client.wait(prompt_id, bar.on_progress, on_stage=bar.on_stage)
+            outputs = client.run(prompt, bar.on_progress, on_stage=bar.on_stage, prompt_id=prompt_id)
     except KeyboardInterrupt:
         cancel(client, prompt_id, say)
         raise

@@ -130,7 +130,7 @@ class ProgressBar:
         self._stop.set()
         if self._is_terminal:
             self._thread.join()
-            self._stream.write("\n")
+            self._stream.write("\n" if self._shown else "")
             self._stream.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +12,9 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from wan_s2v_pack.cli.client import ComfyClient, OutputFile, Progress
+from wan_s2v_pack.cli.errors import PromptInterrupted
 from wan_s2v_pack.cli.server import ComfyServer
 
 from .graphs import Prompt
@@ -67,6 +70,18 @@ class Renderer:
     def render(self, prompt: Prompt, on_progress: Callable[[Progress], None] | None = None, **options: Any) -> Video:
         """Run a prompt with one video output."""
         return open_video(self.video_path(self.client.run(prompt, on_progress, **options)))
+
+    def cancel(self, prompt: Prompt, when: Callable[[Progress], bool]) -> PromptInterrupted:
+        """Run a prompt and cancel it at the first step that fits; return how it ended."""
+        prompt_id = str(uuid.uuid4())
+
+        def watch(step: Progress) -> None:
+            if when(step):
+                self.client.interrupt(prompt_id)
+
+        with pytest.raises(PromptInterrupted) as stopped:
+            self.client.run(prompt, watch, prompt_id=prompt_id)
+        return stopped.value
 
     def video_path(self, outputs: dict[str, Any]) -> Path:
         """The only video among the outputs of a prompt."""

@@ -21,15 +21,8 @@ def test_cancel_while_sampling_then_run_again(stop_at, renderer):
     sampler = find(prompt, "WanS2VSampler")
     before = renderer.output_files()
     folders_before = temporary_folders(renderer)
-    prompt_id = renderer.client.queue(prompt)
-
-    def cancel(step):
-        if step.node == sampler and step.value >= stop_at:
-            renderer.client.interrupt(prompt_id)
-
-    with pytest.raises(PromptInterrupted) as stopped:
-        renderer.client.wait(prompt_id, cancel)
-    assert stopped.value.node_id == sampler
+    stopped = renderer.cancel(prompt, lambda step: step.node == sampler and step.value >= stop_at)
+    assert stopped.node_id == sampler
     assert renderer.output_files() == before
     assert temporary_folders(renderer) <= folders_before
     video = renderer.render(prompt)
@@ -51,10 +44,7 @@ def test_cancelled_in_the_queue_does_not_run(renderer):
 
 def test_memory_does_not_grow_with_cancelled_prompts(renderer):
     def cancel_one(seed):
-        prompt = quick_start(seed=seed, steps=4)
-        prompt_id = renderer.client.queue(prompt)
-        with pytest.raises(PromptInterrupted):
-            renderer.client.wait(prompt_id, lambda step: renderer.client.interrupt(prompt_id))
+        renderer.cancel(quick_start(seed=seed, steps=4), lambda _step: True)
 
     cancel_one(120)
     before = renderer.server.memory_bytes()

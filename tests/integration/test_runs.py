@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptFailed, PromptInterrupted, PromptRefused
+from wan_s2v_pack.cli.errors import PromptFailed, PromptRefused
 
 from .graphs import EXACT, THREE_CLIPS, find, quick_start
 
@@ -31,15 +31,8 @@ def clips_of(renderer, run_name) -> list[str]:
 def test_resume_after_cancel_gives_the_same_frames(renderer):
     _, whole = progress_of(renderer, quick_start(seed=200, filename_prefix="runs/whole", **THREE_CLIPS, **EXACT))
     prompt = quick_start(seed=200, run_name="resumed", filename_prefix="runs/resumed", **THREE_CLIPS, **EXACT)
-    prompt_id = renderer.client.queue(prompt)
     sampler = find(prompt, "WanS2VSampler")
-
-    def cancel(step):
-        if step.node == sampler and step.value == TOTAL_STEPS // 3 + 1:
-            renderer.client.interrupt(prompt_id)
-
-    with pytest.raises(PromptInterrupted):
-        renderer.client.wait(prompt_id, cancel)
+    renderer.cancel(prompt, lambda step: step.node == sampler and step.value == TOTAL_STEPS // 3 + 1)
     kept = clips_of(renderer, "resumed")
     assert len(kept) >= 1
     steps, frames = progress_of(renderer, prompt)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptInterrupted
 from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS
 
 from .graphs import Prompt, add, find, flash_graph, inputs_of
@@ -131,16 +130,9 @@ def test_the_picture_follows_the_driving_track_and_the_file_plays_the_other(rend
 def test_a_run_that_was_cancelled_and_continued_is_in_sync_in_every_format(renderer):
     slow = {"steps": 150}  # so that the cancel comes before the last clip
     prompt = click_graph(renderer, FIVE_CLIPS, sync_mode="aligned", run_name="cancelled clicks", filename_prefix="sync/continued", **slow)
-    prompt_id = renderer.client.queue(prompt)
     sampler = find(prompt, "WanS2VSampler")
     one_clip = inputs_of(prompt, "WanS2VSampler")["steps"]
-
-    def cancel(step):
-        if step.node == sampler and step.value > one_clip:
-            renderer.client.interrupt(prompt_id)
-
-    with pytest.raises(PromptInterrupted):
-        renderer.client.wait(prompt_id, cancel)
+    renderer.cancel(prompt, lambda step: step.node == sampler and step.value > one_clip)
     (folder,) = renderer.server.output_directory.rglob("cancelled clicks")
     assert 1 <= len(list(folder.glob("clip_*.safetensors"))) < 5
     check_every_format(renderer, prompt)

@@ -31,6 +31,7 @@ class Server:
         self.queue = {"queue_running": [], "queue_pending": []}
         self.record_after = 10**9  # looks at the history
         self.truncate = False
+        self.connections_when_queued = []
 
     def application(self):
         application = web.Application(middlewares=[self.count])
@@ -42,6 +43,7 @@ class Server:
                 web.get("/ws", self.socket),
                 web.get("/view", self.view),
                 web.post("/upload/image", self.upload),
+                web.post("/prompt", self.prompt),
             ]
         )
         return application
@@ -81,6 +83,10 @@ class Server:
         if self.truncate:
             request.transport.close()
         return response
+
+    async def prompt(self, request):
+        self.connections_when_queued.append(self.asked["/ws"])
+        return web.json_response({"prompt_id": (await request.json())["prompt_id"], "node_errors": {}})
 
     async def upload(self, request):
         form = await request.post()
@@ -123,6 +129,15 @@ def test_lost_connection_is_made_again(server, client):
     stages = []
     assert client.wait(JOB, on_stage=stages.append) == DONE["outputs"]
     assert server.asked["/ws"] == HANG_UP_AFTER
+    assert stages == [Stage("11")]
+
+
+def test_the_server_is_listened_to_before_the_prompt_is_queued_and_it_is_queued_once(server, client):
+    server.queue["queue_running"] = [[0, JOB]]
+    server.record_after = HANG_UP_AFTER
+    stages = []
+    assert client.run({}, on_stage=stages.append, prompt_id=JOB) == DONE["outputs"]
+    assert (server.connections_when_queued, server.asked["/ws"]) == ([1], HANG_UP_AFTER)
     assert stages == [Stage("11")]
 
 
