@@ -94,8 +94,7 @@ def attention_errors(device) -> None:
     from wan_s2v_pack.wan_s2v_model.quantised import quantise_heads
 
     def rounded(x, smooth):
-        values, scale = quantise_heads(x, ERROR_HEADS, smooth)
-        return (values.float() * scale[:, None, :, None]).flatten(2)
+        return quantise_heads(x, ERROR_HEADS, smooth).to(torch.float32).flatten(2)
 
     has_kernel = device.type == "cuda" and _installed("fa3_fwd_interface") and computes_in_float8("fp8", _flash3_float8, device)
     for kind, offset in (("random", 0), ("keys off zero", 8)):
@@ -154,7 +153,7 @@ def time_products(tokens: int, device) -> None:
 def time_passes(tokens: int, device) -> None:
     """What stands between the products."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.fused import add_then_norm, modulated_norm
+    from wan_s2v_pack.wan_s2v_model.fused import add_then_norm, modulated_norm, rms_norm_rope, rms_norm_rope_float8
     from wan_s2v_pack.wan_s2v_model.quantised import FLOAT8, quantise_heads, quantise_rows
 
     x = torch.randn(1, tokens, DIM, device=device)
@@ -174,6 +173,12 @@ def time_passes(tokens: int, device) -> None:
     report("GELU and rounding rows", lambda: quantise_rows(hidden, gelu=True), moved_bytes=3 * hidden.numel())
     report("rounding heads (q or v)", lambda: quantise_heads(y, HEADS), moved_bytes=5 * y.numel())
     report("rounding heads, smoothed (k)", lambda: quantise_heads(y, HEADS, smooth=True), moved_bytes=5 * y.numel())
+    angle, weight = torch.randn(tokens, DIM // HEADS // 2, device=device), torch.randn(DIM, device=device, dtype=torch.bfloat16)
+    norm = {"weight": weight, "eps": 1e-6, "rope": (angle.cos(), angle.sin())}
+    report("norm and rotation in place", lambda: rms_norm_rope(y, **norm), moved_bytes=4 * y.numel())
+    report("norm, rotation, rounding (q)", lambda: rms_norm_rope_float8(y, **norm, heads=HEADS), moved_bytes=3 * y.numel())
+    smoothed = {**norm, "heads": HEADS, "smooth": True}
+    report("norm, rotation, rounding, smoothed (k)", lambda: rms_norm_rope_float8(y, **smoothed), moved_bytes=3 * y.numel())
 
 
 def time_attention(tokens: int, device) -> None:
@@ -189,9 +194,9 @@ def time_attention(tokens: int, device) -> None:
     from fa3_fwd_interface import flash_attn_func
 
     rounded = [quantise_heads(x, HEADS, smooth) for x, smooth in ((q, False), (k, True), (v, False))]
-    scales = {name: scale for name, (_, scale) in zip(("q_descale", "k_descale", "v_descale"), rounded, strict=True)}
+    scales = {name: heads.scale for name, heads in zip(("q_descale", "k_descale", "v_descale"), rounded, strict=True)}
     report("attention fa3 bf16", lambda: _flash3(q, k, v, HEADS), flop)
-    report("attention fa3 fp8, kernel", lambda: flash_attn_func(*(values for values, _ in rounded), **scales), flop)
+    report("attention fa3 fp8, kernel", lambda: flash_attn_func(*(heads.values for heads in rounded), **scales), flop)
     report("attention fa3 fp8, with rounding", lambda: _flash3_float8(q, k, v, HEADS), flop)
 
 

@@ -1,5 +1,6 @@
 """Attention over token sequences; the kernel is passed in, so that ComfyUI's choice and overrides apply."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 from typing import cast as cast_type
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 
 from .casting import CastWeights, cast_weights
 from .config import WanS2VConfig
-from .fused import rms_norm_rope
+from .fused import rms_norm_rope, rms_norm_rope_float8
 from .linears import EXACT, Linears
-from .quantised import Activation
+from .quantised import Activation, Float8Heads
 
 AttentionFunction = Callable[..., Tensor]
+Rope = tuple[Tensor, Tensor]  # cos and sin, each [S, head_dim // 2]
+FLOAT8_BEYOND = "float8_beyond"  # attribute of one that takes queries and keys in float8: with more than so many keys
+OVERRIDE = "optimized_attention_override"  # in transformer_options: another node's attention
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
@@ -46,7 +50,7 @@ class Attention(nn.Module):
         self,
         x: Activation,
         context: Activation | None = None,
-        rope: tuple[Tensor, Tensor] | None = None,
+        rope: Rope | None = None,
         *,
         keys_values: tuple[Tensor, Tensor] | None = None,
         num_queries: int | None = None,
@@ -64,15 +68,20 @@ class Attention(nn.Module):
         Returns:
             [B, S, dim], or [B, num_queries, dim].
         """
-        rope_of_queries = None if rope is None else (rope[0][:num_queries], rope[1][:num_queries])
-        q = self._norm(self.norm_q, linears(self.q, x[:, :num_queries]), rope_of_queries, cast)
-        k, v = self.project(x if context is None else context, rope, cast, linears) if keys_values is None else keys_values
-        return linears(self.o, attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))
+        options = transformer_options or {}
+        q: Tensor | Float8Heads
+        k: Tensor | Float8Heads
+        if rope is not None and _takes_float8(attention, options, x.shape[1]):
+            q, k, v = self._in_float8(x, rope, num_queries, cast, linears)
+        else:
+            q = self._norm(self.norm_q, linears(self.q, x[:, :num_queries]), None if rope is None else _first(rope, num_queries), cast)
+            k, v = self.project(x if context is None else context, rope, cast, linears) if keys_values is None else keys_values
+        return linears(self.o, attention(q, k, v, self.num_heads, transformer_options=options))
 
     def project(
         self,
         context: Activation,
-        rope: tuple[Tensor, Tensor] | None = None,
+        rope: Rope | None = None,
         cast: CastWeights = cast_weights,
         linears: Linears = EXACT,
     ) -> tuple[Tensor, Tensor]:
@@ -87,6 +96,27 @@ class Attention(nn.Module):
         with cast(self.o, q) as (weight, bias):
             return audio_kernels.attend_to_few(q, k, v, weight, cast_type(Tensor, bias), self.num_heads)
 
-    def _norm(self, norm: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None, cast: CastWeights) -> Tensor:
+    def _norm(self, norm: nn.Module, x: Tensor, rope: Rope | None, cast: CastWeights) -> Tensor:
         with cast(norm, x) as (weight, _):
             return rms_norm_rope(x, weight, self.eps, rope)
+
+    def _in_float8(
+        self, x: Activation, rope: Rope, num_queries: int | None, cast: CastWeights, linears: Linears
+    ) -> tuple[Float8Heads, Float8Heads, Tensor]:
+        """Queries and keys in float8, and values, of self attention."""
+        q, k = linears(self.q, x[:, :num_queries]), linears(self.k, x)
+        with cast(self.norm_q, q) as (weight, _):
+            q8 = rms_norm_rope_float8(q, weight, self.eps, _first(rope, num_queries), self.num_heads)
+        with cast(self.norm_k, k) as (weight, _):
+            k8 = rms_norm_rope_float8(k, weight, self.eps, rope, self.num_heads, smooth=True)
+        return q8, k8, linears(self.v, x)
+
+
+def _first(rope: Rope, count: int | None) -> Rope:
+    """The rotations of the first tokens."""
+    return rope[0][:count], rope[1][:count]
+
+
+def _takes_float8(attention: AttentionFunction, transformer_options: dict[str, Any], num_keys: int) -> bool:
+    """Whether self attention is told queries and keys in float8; another node's attention is not."""
+    return num_keys > getattr(attention, FLOAT8_BEYOND, math.inf) and OVERRIDE not in transformer_options

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, AttentionFunction
+from .attention import OVERRIDE, Attention, AttentionFunction
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS
@@ -19,7 +19,6 @@ from .fused import add_gated, kernels_work, layer_norm, modulated_norm
 from .linears import EXACT, Linears
 from .quantised import Activation
 
-OVERRIDE = "optimized_attention_override"  # in transformer_options: another node's attention
 ADALN_EPS = 1e-5  # unlike every other norm of the model
 
 

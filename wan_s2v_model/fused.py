@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .casting import CastWeights
-from .quantised import FLOAT8, Activation, Float8Rows, quantise_rows
+from .quantised import FLOAT8, FLOAT8_MAX, SAMPLE_STRIDE, TINY, Activation, Float8Heads, Float8Rows, quantise_rows
 from .rope import apply_rope, row_chunks
 from .self_test import passes
 
@@ -120,12 +120,40 @@ def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Ten
     if kernels_work(x.device) and x.is_contiguous():
         from . import kernels
 
-        kernels.rms_norm_rope(x, weight, eps, *(rope or ()))
+        kernels.rms_norm_rope(x, weight, eps, rope, out=x)
         return x
     x = F.rms_norm(x, x.shape[-1:], weight.to(x), eps)
     if rope is None:
         return x
     return apply_rope(x.unflatten(-1, (-1, 2 * rope[0].shape[1])), *rope).flatten(2)
+
+
+def rms_norm_rope_float8(
+    x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Tensor], heads: int, smooth: bool = False
+) -> Float8Heads:
+    """`rms_norm_rope`, then float8 with a scale per head that no token can exceed, by the weights of the norm.
+
+    Args:
+        smooth: as of `quantise_heads`.
+    """
+    bound = math.sqrt(x.shape[-1]) * weight.float().abs().unflatten(0, (heads, -1)).amax(dim=1)  # of a normed and rotated channel
+    scale = (2 * bound if smooth else bound).clamp(min=TINY) / FLOAT8_MAX
+    mean = None
+    if kernels_work(x.device) and x.is_contiguous():
+        from . import kernels
+
+        if smooth:
+            sample = torch.empty_like(x[:, ::SAMPLE_STRIDE], memory_format=torch.contiguous_format)
+            kernels.rms_norm_rope(x, weight, eps, rope, out=sample, stride=SAMPLE_STRIDE)
+            mean = sample.mean(dim=1, dtype=torch.float32)
+        values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
+        kernels.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean, scale=scale)
+        values = values.unflatten(-1, (heads, -1))
+    else:
+        x = rms_norm_rope(x.float(), weight, eps, rope)
+        x = x - x[:, ::SAMPLE_STRIDE].mean(dim=1, keepdim=True) if smooth else x
+        values = (x.unflatten(-1, (heads, -1)) / scale[:, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8)
+    return Float8Heads(values, scale.repeat(x.shape[0], 1))
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, cast: CastWeights) -> Tensor:
@@ -191,7 +219,7 @@ def _disagreement(device: torch.device) -> float:
     angle = noise(length, head_dim // 2)
     total, normed, rotated = torch.empty_like(x), torch.empty_like(x), x.clone()
     kernels.add_norm(x, y, gate, total, (scale, shift, 1.0), normed, split, 1e-6)
-    kernels.rms_norm_rope(rotated, weight, 1e-6, angle.cos(), angle.sin())
+    kernels.rms_norm_rope(rotated, weight, 1e-6, (angle.cos(), angle.sin()), out=rotated)
     gate, scale, shift = (
         rows.repeat_interleave(torch.tensor([split, length - split], device=device), dim=1) for rows in (gate, scale, shift)
     )

@@ -23,36 +23,75 @@ def _store_float8_row(x, values_ptr, scale_ptr, row, dim, channel, inside):
 
 @triton.jit
 def _rms_norm_rope(  # noqa: PLR0913
-    x_ptr, weight_ptr, cos_ptr, sin_ptr, length, dim, eps, HALF: tl.constexpr, HAS_ROPE: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr,
+    weight_ptr,
+    cos_ptr,
+    sin_ptr,
+    mean_ptr,
+    scale_ptr,
+    out_ptr,
+    length,
+    out_length,
+    stride,
+    dim,
+    eps,
+    HALF: tl.constexpr,
+    HAS_ROPE: tl.constexpr,
+    HAS_MEAN: tl.constexpr,
+    IS_FLOAT8: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
+    batch, token = row // out_length, row % out_length * stride
     channel = tl.arange(0, BLOCK)
     inside = channel < dim
-    x = tl.load(x_ptr + row * dim + channel, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + (batch * length + token) * dim + channel, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     x = x * (1 / tl.sqrt(tl.sum(x * x) / dim + eps)) * weight
     if HAS_ROPE:
         even, odd = tl.split(tl.reshape(x, (BLOCK // 2, 2)))
         pair = tl.arange(0, BLOCK // 2)
-        angle = (row % length) * HALF + pair % HALF
+        angle = token * HALF + pair % HALF
         cos = tl.load(cos_ptr + angle)
         sin = tl.load(sin_ptr + angle)
         x = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (BLOCK,))
-    tl.store(x_ptr + row * dim + channel, x.to(x_ptr.dtype.element_ty), mask=inside)
+    if HAS_MEAN:
+        x = x - tl.load(mean_ptr + batch * dim + channel, mask=inside, other=0.0)
+    if IS_FLOAT8:
+        x = x / tl.load(scale_ptr + channel // (2 * HALF), mask=inside, other=1.0)
+        x = tl.minimum(tl.maximum(x, -FLOAT8_MAX), FLOAT8_MAX)
+    tl.store(out_ptr + row * dim + channel, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, cos: Tensor | None = None, sin: Tensor | None = None) -> None:
-    """RMS norm over all channels, then rotation of channel pairs, in place.
+def rms_norm_rope(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    rope: tuple[Tensor, Tensor] | None,
+    out: Tensor,
+    *,
+    stride: int = 1,
+    mean: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    """RMS norm over all channels, then rotation of channel pairs, then `(x - mean) / scale`, of every stride-th token.
 
     Args:
-        x: [B, S, dim] contiguous. weight: [dim]. cos, sin: [S, head_dim // 2] float32 contiguous, or None.
+        x: [B, S, dim] contiguous. weight: [dim]. rope: cos and sin, each [S, head_dim // 2] float32 contiguous, or None.
+        out: [B, ceil(S / stride), dim] contiguous; may be x.
+        mean: [B, dim] float32, or None for 0. scale: [heads] float32 where `out` is float8, which needs a rope.
     """
     batch, length, dim = x.shape
-    half = 1 if cos is None else cos.shape[1]
-    tables = (weight, weight) if cos is None else (cos, sin)
-    block = triton.next_power_of_2(dim)
-    _rms_norm_rope[(batch * length,)](
-        x, weight, *tables, length, dim, eps, HALF=half, HAS_ROPE=cos is not None, BLOCK=block, num_warps=NUM_WARPS
+    cos, sin = rope or (weight, weight)
+    _rms_norm_rope[(batch * out.shape[1],)](
+        *(x, weight, cos, sin, x if mean is None else mean, x if scale is None else scale, out),
+        *(length, out.shape[1], stride, dim, eps),
+        HALF=1 if rope is None else cos.shape[1],
+        HAS_ROPE=rope is not None,
+        HAS_MEAN=mean is not None,
+        IS_FLOAT8=scale is not None,
+        BLOCK=triton.next_power_of_2(dim),
+        num_warps=NUM_WARPS,
     )
 
 

@@ -59,22 +59,23 @@ class Block(nn.Module):
         cast: CastWeights = cast_weights,
         only_video: bool = False,
         linears: Linears = EXACT,
+        attended: Tensor | None = None,
     ) -> Tensor:
         """Run the block.
 
         Args:
             x: [B, S, dim] residual stream. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
             text: keys and values of the prompt, each [B, L, dim] in the compute dtype. split: number of video tokens.
-            only_video: the other tokens are not needed behind this block.
+            only_video: the other tokens are not needed behind this block. attended: what `attend` returns, where it is known already.
         Returns:
             [B, S, dim] in the dtype of x, or [B, split, dim].
         """
         dtype, eps = linears.input_dtype(text[0].dtype), self.eps
-        kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
-        e = e + self.modulation.to(e).unsqueeze(2)  # [B, 6, 2, dim]
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = e.unbind(1)
+        kernel: dict[str, Any] = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
+        _, _, gate_a, shift_f, scale_f, gate_f = self._modulation(e)
         rows = split if only_video else x.shape[1]
-        y = self.self_attn(modulated_norm(x, shift_a, scale_a, split, eps, dtype), rope=rope, num_queries=rows, **kernel)
+        known = None if attended is None else attended[:, :rows]
+        y: Any = self.attend(x, e, rope, split, text[0].dtype, num_queries=rows, **kernel) if known is None else known
         x = x[:, :rows]
         with cast(self.norm3, e) as (weight, bias):
             x, y = add_then_norm(x, y, gate_a, (_row(bias, x), _row(weight, x), 0.0), split, eps, dtype=dtype)
@@ -83,6 +84,18 @@ class Block(nn.Module):
         chunk_rows = transformer_options.get(CHUNK_ROWS_KEY, CHUNK_ROWS)
         y = linears.feed_forward(self.ffn[0], self.ffn[2], y, cast, chunk_rows)
         return add_gated(x, y, gate_f, split, out=x)
+
+    def attend(
+        self, x: Tensor, e: Tensor, rope: tuple[Tensor, Tensor], split: int, dtype: torch.dtype, *, linears: Linears, **options: Any
+    ) -> Tensor:
+        """Norm and self attention: x and e as for `forward`, `options` as for `Attention` -> [B, S or num_queries, dim] in `dtype`."""
+        shift, scale, *_ = self._modulation(e)
+        normed = modulated_norm(x, shift, scale, split, self.eps, linears.input_dtype(dtype))
+        return self.self_attn(normed, rope=rope, linears=linears, **options)
+
+    def _modulation(self, e: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of attention and feed-forward, each [B, 2, dim]."""
+        return (e + self.modulation.to(e).unsqueeze(2)).unbind(1)  # [B, 6, 2, dim]
 
     def project_text(self, context: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
         """Keys and values of the projected prompt [B, L, dim], each [B, L, dim]."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from .casting import CastWeights
-from .fused import add_then_norm, linear_gelu, linear_into, modulated_norm
+from .fused import add_then_norm, linear_gelu, linear_into, modulated_norm, rms_norm_rope_float8
 from .quantised import FLOAT8, Activation, Float8Rows, product, quantise_rows
 from .rope import ALIGNED_ROWS, CHUNK_ROWS, row_chunks
 from .self_test import passes
 
-EPS = 1e-6
+EPS, HEAD_DIM = 1e-6, 128  # of the self-test
 TOLERANCE = 1e-2  # of the self-test, relative: bfloat16 results and float8 values that round the other way
 Float8Weights = Callable[[nn.Module, torch.dtype, torch.device], AbstractContextManager[tuple[Float8Rows, Tensor | None]]]
 
@@ -140,3 +140,7 @@ def _example(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor, matrix: Tensor,
     yield product(normed.flatten(0, 1)[ALIGNED_ROWS:], weight, bias, torch.float32)
     yield from (rows.to(torch.float32) for rows in (normed, summed, weight, quantise_rows(x, gelu=True)))
     yield total
+    angle = y[0, :, : HEAD_DIM // 2].contiguous()
+    for smooth in (False, True):
+        heads = rms_norm_rope_float8(x.clone(), scale[0, 0].contiguous(), EPS, (angle.cos(), angle.sin()), x.shape[-1] // HEAD_DIM, smooth)
+        yield heads.to(torch.float32)

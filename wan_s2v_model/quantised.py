@@ -59,6 +59,22 @@ class Float8Rows:
 Activation = Tensor | Float8Rows
 
 
+@dataclass(frozen=True)
+class Float8Heads:
+    """Stands for `values * scale`: queries, keys or values of attention.
+
+    Attributes:
+        values: [B, S, heads, head_dim] float8. scale: [B, heads] float32.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """As an ordinary tensor [B, S, heads, head_dim]."""
+        return (self.values.float() * self.scale[:, None, :, None]).to(dtype)
+
+
 def runs_kernels(device: torch.device) -> bool:
     """Whether the GPU code is used; float8 is offered only where that has been tested."""
     return device.type == "cuda"
@@ -79,14 +95,14 @@ def quantise_rows(x: Tensor, gelu: bool = False, out: Float8Rows | None = None) 
     return out
 
 
-def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> tuple[Tensor, Tensor]:
+def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
     """Float8 with one scale per batch entry and head, from a sample of the tokens.
 
     Args:
         x: [B, S, heads * head_dim].
         smooth: first subtract the mean of the sample from all. For keys this changes no attention weight and makes the values smaller.
     Returns:
-        [B, S, heads, head_dim] float8 and [B, heads] float32; their product is x, or x less that mean.
+        x, or x less that mean.
     """
     x = x.contiguous()
     sample = x[:, ::SAMPLE_STRIDE]
@@ -97,10 +113,10 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> tuple[Tensor,
         scale = _scale_of_heads(kernels.head_peaks(x, mean, heads, SAMPLE_STRIDE).amax(dim=1))
         values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
         kernels.quantise_heads(x, mean, scale, values)
-        return values.unflatten(-1, (heads, -1)), scale
+        return Float8Heads(values.unflatten(-1, (heads, -1)), scale)
     centred, sample = ((t.float() if mean is None else t.float() - mean[:, None]).unflatten(-1, (heads, -1)) for t in (x, sample))
     scale = _scale_of_heads(sample.abs().amax(dim=(1, 3)))
-    return (centred / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
+    return Float8Heads((centred / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
 
 
 def _scale_of_heads(peak: Tensor) -> Tensor:

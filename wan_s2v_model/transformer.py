@@ -7,6 +7,7 @@ motion tokens are not computed where they would be dropped; block indices are ma
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from typing import cast as cast_type
 
@@ -19,6 +20,7 @@ from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
+from .first_attention import FirstAttention
 from .layers import Block, Head, timestep_embedding
 from .linears import EXACT, Linears
 from .motion_packer import MotionPacker
@@ -104,6 +106,7 @@ class WanS2VTransformer(nn.Module):
         remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
         next_block: Callable[[], None] = lambda: None,
         linears: Linears = EXACT,
+        first_attention: FirstAttention | None = None,
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
@@ -119,6 +122,7 @@ class WanS2VTransformer(nn.Module):
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
             next_block: called before each block and after the last one, for weights that are fetched just in time.
             linears: computes the products of all blocks but the first and the last, which are always exact.
+            first_attention: shares the self attention of the first block between calls that differ in prompt and sound only.
         Returns:
             [B, 16, F, h, w] float32.
         """
@@ -135,7 +139,11 @@ class WanS2VTransformer(nn.Module):
             options["block_index"] = index
             kernel["linears"] = linears if EXACT_ENDS <= index < len(self.blocks) - EXACT_ENDS else EXACT
             next_block()
-            tokens = _run_block(block, index, tokens, e, constants, split, kernel)
+            attended = None
+            if index == 0 and first_attention is not None:
+                inputs = x, timestep, ref_latents, motion_latents, pose_latents
+                attended = first_attention(inputs, partial(_attend, block, tokens, e, constants, split, kernel))
+            tokens = _run_block(block, index, tokens, e, constants, split, {**kernel, "attended": attended})
             if constants.audio is not None:
                 tokens = self.audio_injector(tokens, index, constants.audio, split, **kernel)
         next_block()
@@ -240,6 +248,11 @@ def unpatchify(patches: Tensor, num_latent_frames: int, height: int, width: int)
     rows, columns = PATCH_SIZE[1:]
     x = patches.reshape(-1, num_latent_frames, height // rows, width // columns, rows, columns, patches.shape[-1] // (rows * columns))
     return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], x.shape[6], num_latent_frames, height, width)
+
+
+def _attend(block: Block, tokens: Tensor, e: Tensor, constants: ClipConstants, split: int, kernel: dict[str, Any], batch: int) -> Tensor:
+    """Self attention of a block for the first entries of a batch."""
+    return block.attend(tokens[:batch], e[:batch], constants.rope, split, constants.context.dtype, **kernel)
 
 
 @torch.compiler.disable(recursive=False)

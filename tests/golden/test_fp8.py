@@ -140,8 +140,7 @@ def emulated(q, k, v, heads, factor=1.0, smooth=True):
     quantise_heads = pack_module("wan_s2v_model.quantised").quantise_heads
     rounded = []
     for tensor, is_smooth in ((q, False), (k, smooth), (v, False)):
-        values, scale = quantise_heads(tensor, heads, is_smooth)
-        rounded.append((values.float() * scale[:, None, :, None]).flatten(2))
+        rounded.append(quantise_heads(tensor, heads, is_smooth).to(torch.float32).flatten(2))
     sdpa = pack_module("wan_s2v_model.attention").sdpa
     return sdpa(factor * rounded[0], rounded[1], rounded[2], heads).to(q.dtype)
 

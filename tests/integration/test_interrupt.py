@@ -15,9 +15,12 @@ def temporary_folders(renderer) -> set[Path]:
     return set((renderer.server.base_directory / "temp").glob("wan_s2v_*"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 3], ids=["first clip", "second clip"])
+STEPS = 30  # so many that the cancel comes before the last one
+
+
+@pytest.mark.parametrize("stop_at", [1, STEPS + 1], ids=["first clip", "second clip"])
 def test_cancel_while_sampling_then_run_again(stop_at, renderer):
-    prompt = quick_start(seed=100 + stop_at, filename_prefix=f"cancel/{stop_at}", **TWO_CLIPS)
+    prompt = quick_start(seed=100 + stop_at, steps=STEPS, filename_prefix=f"cancel/{stop_at}", **TWO_CLIPS)
     sampler = find(prompt, "WanS2VSampler")
     before = renderer.output_files()
     folders_before = temporary_folders(renderer)
@@ -44,7 +47,7 @@ def test_cancelled_in_the_queue_does_not_run(renderer):
 
 def test_memory_does_not_grow_with_cancelled_prompts(renderer):
     def cancel_one(seed):
-        renderer.cancel(quick_start(seed=seed, steps=4), lambda _step: True)
+        renderer.cancel(quick_start(seed=seed, steps=STEPS), lambda _step: True)
 
     cancel_one(120)
     before = renderer.server.memory_bytes()

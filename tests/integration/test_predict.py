@@ -16,7 +16,7 @@ from .commands import FPS, SECONDS, Workplace, make_workplace
 from .graphs import SIZE, TINY_LORA, find
 from .rendering import open_video
 
-LONG = ("--steps", "12", "--duration", "2.5")  # three clips, long enough to be stopped in the second
+LONG = ("--steps", "40", "--duration", "2.5")  # three clips, long enough to be stopped in the second
 ENDLESS = ("--steps", "1000")
 DEADLINE_S = 120
 

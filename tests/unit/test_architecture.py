@@ -22,6 +22,7 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "rope",
         "attention",
         "layers",
+        "first_attention",
         "audio_injector",
         "motion_packer",
         "vae_tiling",

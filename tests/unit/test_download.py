@@ -36,7 +36,7 @@ class FakeHub:
     Attributes:
         status: answer to everything instead of the file, with the header that names the error.
         cut: number of bytes after which the next answer breaks off.
-        pause_s: time between two chunks.
+        stall: number of bytes after which the next answer stands still until the client has gone.
         sizes, digests: told instead of the true ones.
         sent: (name, first byte) of every answer with content.
     """
@@ -45,7 +45,7 @@ class FakeHub:
     contents: dict[str, bytes] = field(default_factory=lambda: dict(CONTENTS))
     status: tuple[int, str] | None = None
     cut: int | None = None
-    pause_s: float = 0.0
+    stall: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     sent: list[tuple[str, int]] = field(default_factory=list)
@@ -103,13 +103,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_chunks(self, name, content, start):
         length = len(content) if self.hub.cut is None else self.hub.cut
-        self.hub.cut = None
+        stall, self.hub.stall, self.hub.cut = self.hub.stall, None, None
         self.hub.sent.append((name, start))
         sent = 0
         try:
             while sent < length:
                 sent += self.wfile.write(content[sent : min(sent + CHUNK_BYTES, length)])
-                time.sleep(self.hub.pause_s)
+                if stall is not None and sent >= stall:
+                    self.rfile.read(1)
+                    break
         except OSError:
             pass  # the client has gone
         self.close_connection = True
@@ -314,7 +316,7 @@ def start(fake, models):
 def test_interrupted_leaves_no_file_and_goes_on_where_it_stopped(fake, models):
     """Also shows that HF_ENDPOINT names the hub."""
     fake.contents[VAE] = CONTENTS[VAE] * 50
-    fake.pause_s = 0.01
+    fake.stall = len(fake.contents[VAE]) * 3 // 4
     process = start(fake, models)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size for path in models.rglob("*.part")):
@@ -329,7 +331,6 @@ def test_interrupted_leaves_no_file_and_goes_on_where_it_stopped(fake, models):
     have = len(files_of(models)[partial])
 
     fake.sent.clear()
-    fake.pause_s = 0.0
     assert run(models, only="vae") == 0
     assert files_of(models) == {f"vae/{VAE}": fake.contents[VAE]}
     assert fake.sent[-1] == (VAE, have)

@@ -1,19 +1,24 @@
 """Float8 rows and heads, in torch and in Triton (run by Triton's interpreter), and the error that they bring."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model import fused, quantised
-from wan_s2v_pack.wan_s2v_model.fused import add_then_norm, modulated_norm
+from wan_s2v_pack.wan_s2v_model.attention import OVERRIDE, Attention, sdpa
+from wan_s2v_pack.wan_s2v_model.fused import add_then_norm, modulated_norm, rms_norm_rope_float8
 from wan_s2v_pack.wan_s2v_model.quantised import (
     FLOAT8,
     FLOAT8_MAX,
     HEADROOM,
     SAMPLE_STRIDE,
+    Float8Heads,
     Float8Rows,
     product,
     quantise_heads,
     quantise_rows,
 )
+from wan_s2v_pack.wan_s2v_model.rope import apply_rope
 
 EPS = 1e-6
 LENGTH, DIM, HEADS = 70, 96, 3  # a tile of 64 tokens and a part of one
@@ -98,20 +103,62 @@ def test_norms_hand_over_float8_rounded_once(implementation, noise):
 def test_heads_have_a_scale_each(implementation, noise, smooth):
     size = torch.logspace(-3, 3, HEADS).repeat_interleave(DIM // HEADS)
     x = (noise(2, LENGTH, DIM) + 5) * size
-    values, scale = quantise_heads(x, HEADS, smooth)
+    heads = quantise_heads(x, HEADS, smooth)
     mean = x[:, ::SAMPLE_STRIDE].double().mean(dim=1, keepdim=True)
     centred = (x.double() - mean * smooth).unflatten(-1, (HEADS, -1))
     peak = centred[:, ::SAMPLE_STRIDE].abs().amax(dim=(1, 3))
-    torch.testing.assert_close(scale.double(), HEADROOM * peak / FLOAT8_MAX, rtol=1e-5, atol=0)
-    assert_rounded(values, (centred / scale[:, None, :, None]).float(), implementation)
+    torch.testing.assert_close(heads.scale.double(), HEADROOM * peak / FLOAT8_MAX, rtol=1e-5, atol=0)
+    assert_rounded(heads.values, (centred / heads.scale[:, None, :, None]).float(), implementation)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_normed_and_rotated_heads(implementation, noise, smooth):
+    """The bound of a scale is reached where one channel holds the whole row."""
+    x, size = noise(2, LENGTH, DIM) + 1, torch.logspace(-2, 2, HEADS).repeat_interleave(DIM // HEADS)
+    weight, angle = size * (1 + noise(DIM, seed=1) / 8), noise(LENGTH, DIM // HEADS // 2, seed=2)
+    loudest = int(weight[: DIM // HEADS].abs().argmax())
+    x[0, 1], angle[1] = 0, 0
+    x[0, 1, loudest] = -1
+    rope = angle.cos(), angle.sin()
+    normed = x.double() / (x.double().square().mean(-1, keepdim=True) + EPS).sqrt() * weight
+    exact = apply_rope(normed.float().unflatten(-1, (HEADS, -1)), *rope)
+    exact = exact - exact[:, ::SAMPLE_STRIDE].mean(dim=1, keepdim=True) * smooth
+    heads = rms_norm_rope_float8(x.clone(), weight, EPS, rope, HEADS, smooth)
+    bound = DIM**0.5 * weight.abs().unflatten(0, (HEADS, -1)).amax(-1)
+    torch.testing.assert_close(heads.scale, ((1 + smooth) * bound / FLOAT8_MAX).repeat(2, 1))
+    assert_rounded(heads.values, exact / heads.scale[:, None, :, None], implementation)
+    assert smooth or float(heads.values[0, 1, 0].float().min()) == -FLOAT8_MAX
+
+
+def test_attention_gets_queries_and_keys_in_float8_where_it_takes_them(noise):
+    """Only in self attention, only beyond its number of keys, and not where another node looks at them."""
+    config = SimpleNamespace(num_heads=HEADS, eps=EPS, dim=DIM)
+    layer, x = Attention(config, operations=torch.nn), noise(1, LENGTH, DIM)
+    angle = noise(LENGTH, DIM // HEADS // 2)
+    rope, seen = (angle.cos(), angle.sin()), []
+
+    def kernel(q, k, v, heads, **_):
+        seen.append((type(q), type(k), type(v)))
+        q, k = (t.to(torch.float32).flatten(2) if isinstance(t, Float8Heads) else t for t in (q, k))
+        return sdpa(q, k, v, heads)
+
+    exact = layer(x, rope=rope, attention=kernel).detach()
+    kernel.float8_beyond = LENGTH
+    layer(x, rope=rope, attention=kernel)
+    kernel.float8_beyond = LENGTH - 1
+    layer(x, rope=rope, attention=kernel, transformer_options={OVERRIDE: None})
+    layer(x, x, attention=kernel)
+    assert seen == [(torch.Tensor,) * 3] * 4
+    rounded = layer(x, rope=rope, attention=kernel).detach()
+    assert seen[-1] == (Float8Heads, Float8Heads, torch.Tensor)
+    assert 0 < relative_error(rounded, exact.double()) < 0.1
 
 
 @pytest.mark.parametrize(("gain", "is_kept"), [(0.9 * HEADROOM, True), (1.5 * HEADROOM, False)])
 def test_tokens_outside_of_the_sample_have_headroom_and_then_saturate(implementation, noise, gain, is_kept):
     x = noise(1, LENGTH, DIM).clamp(-1, 1)
     x[0, 0, :: DIM // HEADS], x[0, 1] = 1, gain
-    values, scale = quantise_heads(x, HEADS)
-    restored = values[0, 1].float() * scale[0, :, None]
+    restored = quantise_heads(x, HEADS).to(torch.float32)[0, 1]
     expected = gain if is_kept else HEADROOM
     torch.testing.assert_close(restored, torch.full_like(restored, expected), rtol=HALF_STEP, atol=0)
 
@@ -159,8 +206,7 @@ def attend(q, k, v):
 
 
 def in_float8(x, smooth=False):
-    values, scale = quantise_heads(x.flatten(2), x.shape[2], smooth)
-    return values.double() * scale[:, None, :, None].double()
+    return quantise_heads(x.flatten(2), x.shape[2], smooth).to(torch.float64)
 
 
 def float8_attention(q, k, v, smooth):

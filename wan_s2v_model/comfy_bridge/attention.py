@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..attention import AttentionFunction, sdpa
-from ..quantised import quantise_heads
+from ..attention import FLOAT8_BEYOND, AttentionFunction, sdpa
+from ..quantised import Float8Heads, quantise_heads
 
 logger = logging.getLogger("wan_s2v")
 
@@ -43,16 +43,18 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
 
 
 @comfy_attention.wrap_attn
-def _flash3_float8(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
-    if k.shape[1] <= FEW_KEYS:
+def _flash3_float8(q: Tensor | Float8Heads, k: Tensor | Float8Heads, v: Tensor, heads: int, **_: Any) -> Tensor:
+    if v.shape[1] <= FEW_KEYS:
         return _flash3(q, k, v, heads)
     from fa3_fwd_interface import flash_attn_func
 
-    (q_values, q_scale), (k_values, k_scale), (v_values, v_scale) = (
-        quantise_heads(t, heads, smooth) for t, smooth in ((q, False), (k, True), (v, False))
-    )
-    scales = {"q_descale": q_scale, "k_descale": k_scale, "v_descale": v_scale}
-    return flash_attn_func(q_values, k_values, v_values, **scales).flatten(2).to(q.dtype)
+    q, k = (t if isinstance(t, Float8Heads) else quantise_heads(t, heads, smooth) for t, smooth in ((q, False), (k, True)))
+    values = quantise_heads(v, heads)
+    scales = {"q_descale": q.scale, "k_descale": k.scale, "v_descale": values.scale}
+    return flash_attn_func(q.values, k.values, values.values, **scales).flatten(2).to(v.dtype)
+
+
+setattr(_flash3_float8, FLOAT8_BEYOND, FEW_KEYS)
 
 
 @comfy_attention.wrap_attn

@@ -17,10 +17,12 @@ import comfy.supported_models
 import torch
 from torch import Tensor, nn
 
+from ..attention import OVERRIDE
 from ..casting import cast_weights
 from ..checkpoint import infer_config
 from ..config import WanS2VConfig
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
+from ..first_attention import FirstAttention
 from ..identify import S2V, require
 from ..transformer import ClipConstants, WanS2VTransformer, share_layers
 from .attention import pick_attention
@@ -91,6 +93,7 @@ def run_transformer(  # noqa: PLR0913
         audio_strength=transformer_options.get(AUDIO_STRENGTH_KEY, 1.0),
         attention=pick_attention(attention_name, x.device, wants_float8_attention(speed)),
         linears=pick_linears(speed, x.device, x.dtype),
+        first_attention=_shared_attention(transformer_options, x.device),
         transformer_options=transformer_options,
         cast=cast_comfy_weights,
         remember=_memory_of(transformer_options, x),
@@ -126,11 +129,17 @@ def _prefetch(transformer: WanS2VTransformer, device: torch.device, transformer_
 
 
 class ClipMemory:
-    """Constants of one clip for each set of conditionings. An object, because ComfyUI copies dicts between steps."""
+    """Constants of one clip for each set of conditionings. An object, because ComfyUI copies dicts between steps.
 
-    def __init__(self, on_host: bool = False) -> None:
+    Args:
+        on_host: even where the GPU seems to have room.
+        shares_attention: the conditionings differ in prompt and sound only.
+    """
+
+    def __init__(self, on_host: bool = False, shares_attention: bool = False) -> None:
         self.constants: dict[tuple, ClipConstants] = {}
-        self.on_host = on_host  # even where the GPU seems to have room
+        self.on_host = on_host
+        self.first_attention = FirstAttention() if shares_attention and not on_host else None
 
 
 def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Callable[[], ClipConstants]], ClipConstants]:
@@ -146,6 +155,15 @@ def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Call
         return memory.constants[key]
 
     return remember
+
+
+def _shared_attention(transformer_options: dict[str, Any], device: torch.device) -> FirstAttention | None:
+    """That of our sampler, where there is room for it and no other node changes what goes into the first block."""
+    memory = transformer_options.get(CONSTANTS_KEY)
+    replaced = transformer_options.get("patches_replace", {}).get("dit", {})
+    if memory is None or OVERRIDE in transformer_options or ("double_block", 0) in replaced:
+        return None
+    return memory.first_attention if comfy.model_management.get_free_memory(device) >= ROOMY_BYTES else None
 
 
 def _on_host_if_short(constants: ClipConstants, device: torch.device, always: bool) -> ClipConstants:

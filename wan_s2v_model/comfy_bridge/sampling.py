@@ -141,7 +141,8 @@ class ClipSampler:
         options = self.model.model_options["transformer_options"]
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
-        options[CONSTANTS_KEY] = ClipMemory(on_host=self._saves_memory)
+        has_hooks = any("hooks" in settings for texts in (positive, negative) for _, settings in texts)  # these change weights
+        options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > 1 and not has_hooks)
         if self._saves_memory:
             options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
         load_all_weights(self.model, noise.shape)
