@@ -112,7 +112,8 @@ def forward(model, inputs: dict, memory):
     import torch
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import CONSTANTS_KEY
 
-    options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, "uuids": [0], "cond_or_uncond": [0]}
+    call = {"wrappers": model.wrappers, "uuids": [0], "cond_or_uncond": [0]}
+    options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, **call}
     if device() == "cpu":
         start = time.perf_counter()
         out = model.model.apply_model(**inputs, transformer_options=options)

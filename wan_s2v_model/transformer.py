@@ -161,6 +161,7 @@ class WanS2VTransformer(nn.Module):
     def _blocks(self) -> Iterator[Block]:
         return (cast_type(Block, block) for block in self.blocks)
 
+    @torch.compiler.disable  # once per clip: compiling it would take longer than running it
     def clip_constants(
         self,
         x: Tensor,
