@@ -216,7 +216,7 @@ def make_graph(groups: Sequence[Group], object_info: Info) -> Graph:
     for index, group in enumerate(groups):
         top = NOTE_HEIGHT + TITLE + GAP
         note = _place(FIRST_NOTE + index, "MarkdownNote", left, 0, (group.width, NOTE_HEIGHT))
-        graph.nodes.append({**note, "widgets_values": [_unwrapped(group.note)], "color": "#222", "bgcolor": "#000"})
+        graph.nodes.append({**note, "title": "Note", "widgets_values": [_unwrapped(group.note)], "color": "#222", "bgcolor": "#000"})
         for node in group.nodes:
             height = node.height or HEIGHTS[node.type]
             graph.nodes.append(_make_node(node, (left, top), (group.width, height), object_info[node.type]))
