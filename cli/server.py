@@ -173,7 +173,7 @@ class ComfyServer:
             return
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                process.terminate() if os.name == "nt" else process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM if os.name == "nt" or ignores_ctrl_c() else signal.SIGINT)
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -225,3 +225,8 @@ class ComfyServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def ignores_ctrl_c() -> bool:
+    """Whether this process and its children do not hear SIGINT, as a shell has it for its background jobs."""
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN

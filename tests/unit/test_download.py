@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -310,7 +311,9 @@ def test_on_a_terminal_it_asks(fake, models, monkeypatch, answer, status):
 def start(fake, models):
     environment = {**os.environ, "HF_ENDPOINT": fake.url, "NO_PROXY": "127.0.0.1,localhost"}
     command = [sys.executable, "-m", "cli", "download", "--models-dir", str(models), "--only", "vae"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell lets its background jobs ignore
+    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed, **pipes)
 
 
 def test_interrupted_leaves_no_file_and_goes_on_where_it_stopped(fake, models):

@@ -120,7 +120,7 @@ class LiveBytes(TorchDispatchMode):
 def has_kernels(request, monkeypatch):
     """The transformer with the fused kernels, which do nothing here, or with torch code whose norm is one kernel, as on a GPU."""
     if request.param:
-        nothing = SimpleNamespace(add_norm=lambda *_: None, rms_norm_rope=lambda *_: None)
+        nothing = SimpleNamespace(add_norm=lambda *_: None, rms_norm_rope=lambda *_, **__: None)
         monkeypatch.setitem(sys.modules, f"{fused.__package__}.kernels", nothing)
         monkeypatch.setattr(sys.modules[fused.__package__], "kernels", nothing, raising=False)
         monkeypatch.setattr(fused, "kernels_work", lambda device: True)

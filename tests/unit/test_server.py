@@ -1,5 +1,7 @@
 """Starting a server that is none, and the base directory; the real one is in tests/integration."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,28 @@ def test_server_that_never_answers_is_ended(tmp_path, pack):
     with pytest.raises(ServerError, match=r"did not answer within 1 s(.|\n)*thinking"):
         server.start()
     assert not server.alive()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("handler", "by"), [(signal.SIG_IGN, signal.SIGTERM), (signal.default_int_handler, signal.SIGINT)])
+def test_server_is_asked_to_end_in_a_way_that_it_hears(tmp_path, pack, monkeypatch, handler, by):
+    """A shell lets its background jobs ignore SIGINT, and their children inherit it."""
+    base = prepare_base_directory(tmp_path / "base", pack)
+    source = "import time\nprint('thinking', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(-2)"
+    server = ComfyServer(fake_comfyui(tmp_path, source), base)
+
+    def wait(server):
+        while "thinking" not in server.log_text():
+            assert server.alive()
+
+    monkeypatch.setattr(ComfyServer, "_wait_until_ready", wait)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        process = server.start()._process
+        server.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode in (-by, 256 - by)
 
 
 def test_client_without_a_server():
