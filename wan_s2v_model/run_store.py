@@ -239,12 +239,14 @@ class RunStore:
         )
 
     def _count_finished(self, num_listed: int) -> int:
-        for index in range(num_listed):
-            problem = _clip_problem(self._clip_path(index))
-            if problem:
-                logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, index, problem)
-                return index
-        return num_listed
+        """Clips up to the first one that is missing or damaged. The next one continues from the last, which is compared with its hash."""
+        problems = (_clip_problem(self._clip_path(index)) for index in range(num_listed))
+        count, problem = next(((index, problem) for index, problem in enumerate(problems) if problem), (num_listed, None))
+        while count and self._hashes[count - 1] not in ("", hashlib.sha256(self._clip_path(count - 1).read_bytes()).hexdigest()):
+            count, problem = count - 1, "has changed since it was written"
+        if problem:
+            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, count, problem)
+        return count
 
     def _note_versions(self, index: int) -> None:
         """Remember with what the clips from here on are made, if that has changed."""

@@ -158,6 +158,22 @@ def test_damaged_clip_counts_as_missing_with_all_later_ones(folder, caplog, dama
         assert_clip(store, 1, seed=60)
 
 
+def flip_last_byte(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(("flipped", "finished"), [((3,), 3), ((2, 3), 2), ((0, 1, 2, 3), 0), ((1,), 4)])
+def test_run_does_not_go_on_from_a_clip_that_has_changed(folder, caplog, flipped, finished):
+    """A clip in the middle is not read before the video is written; `runs verify` looks at all of them."""
+    make_run(folder, 4)
+    for index in flipped:
+        flip_last_byte(folder / f"clip_{index:05d}.safetensors")
+    with caplog.at_level(logging.WARNING, "wan_s2v"), RunStore.open(folder, FINGERPRINT) as store:
+        assert store.num_finished == finished
+    assert (f"clip {finished} has changed since it was written" in caplog.text) == (finished < 4)
+
+
 def test_opening_does_not_touch_the_clips_after_a_damaged_one(folder):
     make_run(folder, 3)
     path = folder / "clip_00001.safetensors"
@@ -224,13 +240,14 @@ def test_manifest_with_other_inputs_is_refused_and_loses_no_clip(folder, fingerp
         assert store.num_finished == 2
 
 
-@pytest.mark.parametrize("hashes", [[], ["0" * 64], ["0" * 64] * 9, [1, None]])
-def test_manifest_with_other_hashes_still_opens(folder, hashes):
-    """`cli runs verify` compares them."""
+@pytest.mark.parametrize(("hashes", "finished"), [([], 2), (["0" * 64], 2), (["0" * 64] * 9, 0), ([1, None], 0)])
+def test_manifest_with_other_hashes_opens_and_loses_no_file(folder, hashes, finished):
     make_run(folder, 2)
+    before = names(folder)
     edited(folder, sha256=hashes)
     with RunStore.open(folder, FINGERPRINT) as store:
-        assert store.num_finished == 2
+        assert store.num_finished == finished
+    assert names(folder) == before
 
 
 def test_manifest_of_a_newer_version(folder):
