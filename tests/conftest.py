@@ -11,12 +11,21 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # runs our kernels without a GPU
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIAS = "wan_s2v_pack"
+FOLDER_MARKS = {"browser": ("browser", "comfy"), "install": ("comfy", "slow"), "integration": ("comfy",)}
 
 if ALIAS not in sys.modules:
     spec = importlib.util.spec_from_file_location(ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     module = importlib.util.module_from_spec(spec)
     sys.modules[ALIAS] = module
     spec.loader.exec_module(module)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for folder, marks in FOLDER_MARKS.items():
+            if Path(__file__).parent / folder in item.path.parents:
+                for mark in marks:
+                    item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

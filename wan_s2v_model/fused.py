@@ -138,22 +138,21 @@ def rms_norm_rope_float8(
     """
     bound = math.sqrt(x.shape[-1]) * weight.float().abs().unflatten(0, (heads, -1)).amax(dim=1)  # of a normed and rotated channel
     scale = (2 * bound if smooth else bound).clamp(min=TINY) / FLOAT8_MAX
-    mean = None
-    if kernels_work(x.device) and x.is_contiguous():
-        from . import kernels
-
-        if smooth:
-            sample = torch.empty_like(x[:, ::SAMPLE_STRIDE], memory_format=torch.contiguous_format)
-            kernels.rms_norm_rope(x, weight, eps, rope, out=sample, stride=SAMPLE_STRIDE)
-            mean = sample.mean(dim=1, dtype=torch.float32)
-        values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
-        kernels.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean, scale=scale)
-        values = values.unflatten(-1, (heads, -1))
-    else:
+    scale_of_batch = scale.repeat(x.shape[0], 1)
+    if not (kernels_work(x.device) and x.is_contiguous()):
         x = rms_norm_rope(x.float(), weight, eps, rope)
         x = x - x[:, ::SAMPLE_STRIDE].mean(dim=1, keepdim=True) if smooth else x
-        values = (x.unflatten(-1, (heads, -1)) / scale[:, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8)
-    return Float8Heads(values, scale.repeat(x.shape[0], 1))
+        return Float8Heads.rounded(x.unflatten(-1, (heads, -1)), scale_of_batch)
+    from . import kernels
+
+    mean = None
+    if smooth:
+        sample = torch.empty_like(x[:, ::SAMPLE_STRIDE], memory_format=torch.contiguous_format)
+        kernels.rms_norm_rope(x, weight, eps, rope, out=sample, stride=SAMPLE_STRIDE)
+        mean = sample.mean(dim=1, dtype=torch.float32)
+    values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
+    kernels.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean, scale=scale)
+    return Float8Heads(values.unflatten(-1, (heads, -1)), scale_of_batch)
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, cast: CastWeights) -> Tensor:

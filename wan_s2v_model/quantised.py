@@ -70,6 +70,11 @@ class Float8Heads:
     values: Tensor
     scale: Tensor
 
+    @classmethod
+    def rounded(cls, x: Tensor, scale: Tensor) -> "Float8Heads":
+        """x [B, S, heads, head_dim] float32 in torch, where no kernel does it; what is too large for `scale` is cut."""
+        return cls((x / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+
     def to(self, dtype: torch.dtype) -> Tensor:
         """As an ordinary tensor [B, S, heads, head_dim]."""
         return (self.values.float() * self.scale[:, None, :, None]).to(dtype)
@@ -116,7 +121,7 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
         return Float8Heads(values.unflatten(-1, (heads, -1)), scale)
     centred, sample = ((t.float() if mean is None else t.float() - mean[:, None]).unflatten(-1, (heads, -1)) for t in (x, sample))
     scale = _scale_of_heads(sample.abs().amax(dim=(1, 3)))
-    return Float8Heads((centred / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+    return Float8Heads.rounded(centred, scale)
 
 
 def _scale_of_heads(peak: Tensor) -> Tensor:

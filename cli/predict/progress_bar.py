@@ -51,7 +51,7 @@ class ProgressBar:
     def on_progress(self, progress: Progress) -> None:
         """A node has made a step."""
         with self._lock:
-            self._enter(Stage(progress.node))  # the start of the node goes unheard if the connection is made later
+            self._enter(Stage(progress.node))  # the start of the node goes unheard while a lost connection is made again
             self._latest_s = self._clock()
             self._progress = progress
             self._first = self._first or (self._latest_s, progress.value)

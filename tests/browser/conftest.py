@@ -19,13 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURES = "SCREENSHOTS"  # environment variable: a folder that keeps the pictures
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.comfy)
-
-
 @pytest.fixture(scope="package")
 def browser(comfyui_path: Path) -> str:
     """Path of Chromium."""

@@ -166,6 +166,28 @@ def test_self_test_of_fp8_attention(attention, caplog, kernel, works, message):
     assert bool(caplog.text) is not works
 
 
+def exactly(q, k, v, heads):
+    return pack_module("wan_s2v_model.attention").sdpa(q, k, v, heads)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "works", "message"),
+    [
+        (exactly, True, ""),
+        (lambda q, k, v, heads: 1.1 * exactly(q, k, v, heads), False, "is wrong by"),
+        (lambda q, k, v, heads: exactly(q, k, v, heads) + 0.1 * (k.shape[1] == 5), False, "is wrong by"),
+        (lambda q, k, v, heads: torch.full_like(q, torch.nan), False, "is wrong by nan"),
+        (failing, False, "does not run here (no kernel image)"),
+    ],
+    ids=["right", "all wrong", "few keys wrong", "nan", "failing"],
+)
+def test_self_test_of_exact_attention(attention, caplog, kernel, works, message):
+    with caplog.at_level(logging.WARNING, "wan_s2v"):
+        assert attention.computes_attention("a kernel", kernel, CPU) is works
+    assert message in caplog.text
+    assert bool(caplog.text) is not works
+
+
 def test_flash_attention_gets_float8_and_a_scale_for_each_head(attention, monkeypatch):
     """A stand-in of fa3-fwd that multiplies the scales back: the result is the attention, within the self-test's tolerance."""
     import sys

@@ -10,13 +10,6 @@ import pytest
 from .tools import COMFY_CLI, copy_checkout, run, tool_environment
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.comfy)
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_checkout(tmp_path_factory.mktemp("repository") / "wan_s2v")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from wan_s2v_pack.tests.processes import start_and_heed
 
 from .graphs import QUICK_START, ROOT, Prompt, quick_start
 
@@ -46,9 +46,7 @@ class Workplace:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `predict` and return at once."""
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell lets its background jobs ignore
-        return subprocess.Popen(predict_command(*arguments), cwd=self.folder, env=self.environment, preexec_fn=heed, **pipes)
+        return start_and_heed(predict_command(*arguments), self.folder, self.environment)
 
     def write_graph(self, prompt: Prompt) -> None:
         """Make this the quick start."""

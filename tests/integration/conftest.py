@@ -22,12 +22,6 @@ STAND_INS = Path(__file__).parent / "stand_ins"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny models gain nothing from more, and lose much on a busy machine
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.comfy)
-
-
 @pytest.fixture(scope="session")
 def base_directory(tmp_path_factory: pytest.TempPathFactory, comfyui_path: Path) -> Path:
     base = prepare_base_directory(tmp_path_factory.mktemp("comfyui"), ROOT)

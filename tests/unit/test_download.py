@@ -8,11 +8,9 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,6 +19,7 @@ import pytest
 from huggingface_hub import constants
 from wan_s2v_pack.cli import download, hub
 from wan_s2v_pack.cli.model_files import FILES, by_name, select
+from wan_s2v_pack.tests.processes import start_and_heed
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "a" * 40
@@ -311,9 +310,7 @@ def test_on_a_terminal_it_asks(fake, models, monkeypatch, answer, status):
 def start(fake, models):
     environment = {**os.environ, "HF_ENDPOINT": fake.url, "NO_PROXY": "127.0.0.1,localhost"}
     command = [sys.executable, "-m", "cli", "download", "--models-dir", str(models), "--only", "vae"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell lets its background jobs ignore
-    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed, **pipes)
+    return start_and_heed(command, ROOT, environment)
 
 
 def test_interrupted_leaves_no_file_and_goes_on_where_it_stopped(fake, models):

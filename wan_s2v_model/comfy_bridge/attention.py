@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..attention import FLOAT8_BEYOND, AttentionFunction, sdpa
 from ..quantised import Float8Heads, quantise_heads
+from ..self_test import passes
 
 logger = logging.getLogger("wan_s2v")
 
@@ -120,19 +121,17 @@ def computes_attention(name: str, kernel: AttentionFunction, device: torch.devic
     generator = torch.Generator(device).manual_seed(0)
     heads, head_dim, length = 2, 128, 300
     q, k, v = (torch.randn(1, length, heads * head_dim, generator=generator, device=device).bfloat16() for _ in range(3))
-    try:
+
+    def disagreement() -> float:
+        differences = []
         for keys in (length, 5):
             seen, values = k[:, :keys], v[:, :keys]
             with sdpa_kernel(SDPBackend.MATH):
                 expected = sdpa(q.float(), seen.float(), values.float(), heads)
-            difference = float((kernel(q, seen, values, heads).float() - expected).abs().max())
-            if not difference <= TOLERANCE:
-                logger.warning("attention: %s is wrong by %.1e here and is not used", name, difference)
-                return False
-    except KERNEL_ERRORS as error:
-        _log_failure(name, error)
-        return False
-    return True
+            differences.append((kernel(q, seen, values, heads).float() - expected).abs().max())
+        return float(torch.stack(differences).max())
+
+    return _passes(name, disagreement, TOLERANCE)
 
 
 def computes_in_float8(name: str, kernel: AttentionFunction, device: torch.device) -> bool:
@@ -144,17 +143,15 @@ def computes_in_float8(name: str, kernel: AttentionFunction, device: torch.devic
     q, k, v = (t.flatten(2).bfloat16() for t in (q / size, k * size + 4, v * size))
     with sdpa_kernel(SDPBackend.MATH):
         expected = sdpa(q.float(), k.float(), v.float(), heads)
-    try:
+
+    def disagreement() -> float:
         error = kernel(q, k, v, heads).float() - expected
         wrong, right = (t.square().unflatten(-1, (heads, -1)).sum(dim=(0, 1, 3)) for t in (error, expected))
-        difference = float((wrong / right).max().sqrt())
-    except KERNEL_ERRORS as error:
-        _log_failure(name, error)
-        return False
-    if not difference <= TOLERANCE_FLOAT8:
-        logger.warning("attention: %s is wrong by %.1e here and is not used", name, difference)
-    return difference <= TOLERANCE_FLOAT8
+        return float((wrong / right).max().sqrt())
+
+    return _passes(name, disagreement, TOLERANCE_FLOAT8)
 
 
-def _log_failure(name: str, error: Exception) -> None:
-    logger.warning("attention: %s does not run here (%s) and is not used", name, str(error).partition("\n")[0])
+def _passes(name: str, disagreement: Callable[[], float], tolerance: float) -> bool:
+    fails, differs = (f"attention: {name} {problem} and is not used" for problem in ("does not run here (%s)", "is wrong by %.1e here"))
+    return passes(disagreement, tolerance, fails=fails, differs=differs, errors=KERNEL_ERRORS)
