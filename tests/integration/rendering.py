@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.client import ComfyClient, OutputFile, Progress
+from wan_s2v_pack.cli.client import ComfyClient, OutputFile, Progress, Stage
 from wan_s2v_pack.cli.errors import PromptInterrupted
 from wan_s2v_pack.cli.server import ComfyServer
 
@@ -71,16 +71,18 @@ class Renderer:
         """Run a prompt with one video output."""
         return open_video(self.video_path(self.client.run(prompt, on_progress, **options)))
 
-    def cancel(self, prompt: Prompt, when: Callable[[Progress], bool]) -> PromptInterrupted:
-        """Run a prompt and cancel it at the first step that fits; return how it ended."""
+    def cancel(
+        self, prompt: Prompt, when: Callable[[Progress], bool] = lambda step: False, *, at_node: str | None = None
+    ) -> PromptInterrupted:
+        """Run a prompt and cancel it at the first step that fits, or when a node starts; return how it ended."""
         prompt_id = str(uuid.uuid4())
 
-        def watch(step: Progress) -> None:
-            if when(step):
+        def watch(news: Progress | Stage) -> None:
+            if news.node == at_node if isinstance(news, Stage) else when(news):
                 self.client.interrupt(prompt_id)
 
         with pytest.raises(PromptInterrupted) as stopped:
-            self.client.run(prompt, watch, prompt_id=prompt_id)
+            self.client.run(prompt, watch, on_stage=watch, prompt_id=prompt_id)
         return stopped.value
 
     def video_path(self, outputs: dict[str, Any]) -> Path:

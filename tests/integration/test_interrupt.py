@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from wan_s2v_pack.cli.errors import PromptInterrupted
 
-from .graphs import TWO_CLIPS, find, quick_start
+from .graphs import NUM_FRAMES, TWO_CLIPS, find, inputs_of, quick_start
 
 
 def temporary_folders(renderer) -> set[Path]:
@@ -30,6 +30,21 @@ def test_cancel_while_sampling_then_run_again(stop_at, renderer):
     assert temporary_folders(renderer) <= folders_before
     video = renderer.render(prompt)
     assert video.num_frames == 24
+
+
+@pytest.mark.parametrize("node_type", ["WanS2VTextEncode", "WanS2VAudioEncode", "WanS2VPrepare"])
+def test_cancel_before_sampling_then_run_again(node_type, renderer):
+    """Encoding a text is one call of ComfyUI's: a cancel takes effect at its end at the latest."""
+    prompt = quick_start(seed=105, steps=STEPS, filename_prefix=f"cancel/{node_type}")
+    inputs_of(prompt, "WanS2VTextEncode")["prompt"] = f"Cancelled in {node_type}."
+    inputs_of(prompt, "WanS2VAudioEncode")["start"] = len(node_type) / 100  # nothing is remembered from the other prompts
+    before = renderer.output_files()
+    folders_before = temporary_folders(renderer)
+    stopped = renderer.cancel(prompt, at_node=find(prompt, node_type))
+    assert stopped.node_type != "WanS2VSaveVideo"
+    assert renderer.output_files() == before
+    assert temporary_folders(renderer) <= folders_before
+    assert renderer.render(prompt).num_frames == NUM_FRAMES
 
 
 def test_cancelled_in_the_queue_does_not_run(renderer):
