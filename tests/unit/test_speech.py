@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import struct
 import sys
@@ -13,7 +14,7 @@ import torch
 from wan_s2v_pack.wan_s2v_model import speech
 from wan_s2v_pack.wan_s2v_model.speech import read_wav, reference_wav, speak_with_espeak, write_wav
 
-STAND_IN = """#!{python}
+STAND_IN = """
 import json, sys, time
 text = sys.stdin.buffer.read().decode()
 open({record!r}, "w").write(json.dumps([sys.argv[1:], text]))
@@ -38,9 +39,10 @@ def espeak_wav(num_samples: int) -> bytes:
 def stand_in(tmp_path, monkeypatch):
     """Put a command espeak-ng on the path; returns what it was called with."""
     if os.name == "nt":
-        pytest.skip("the stand-in is a script with an interpreter line")
-    command = tmp_path / "espeak-ng"
-    command.write_text(STAND_IN.format(python=sys.executable, record=str(tmp_path / "call.json"), wav=espeak_wav(1000).hex()))
+        pytest.skip("the stand-in is a shell script")
+    command, script = tmp_path / "espeak-ng", tmp_path / "stand_in.py"
+    script.write_text(STAND_IN.format(record=str(tmp_path / "call.json"), wav=espeak_wav(1000).hex()))
+    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     return lambda: json.loads((tmp_path / "call.json").read_text())
