@@ -93,7 +93,7 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     from wan_s2v_pack.wan_s2v_model import comfy_bridge
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.fp8 import pick_linears, wants_float8_attention
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
-    from wan_s2v_pack.wan_s2v_model.linears import EXACT, Float8Linears
+    from wan_s2v_pack.wan_s2v_model.linears import Float8Linears
 
     device, dtype = stack.tokens.device, torch.bfloat16
     text = [block.project_text(stack.context) for block in model.blocks]
@@ -104,8 +104,7 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     x, rope = stack.tokens.to(PRECISIONS[row.precision] or dtype), (stack.angles.cos().float(), stack.angles.sin().float())
     with switched(row):
         for index, block in enumerate(model.blocks):
-            options = {"attention": attention, "transformer_options": {}}
-            options["linears"] = linears if 0 < index < len(model.blocks) - 1 else EXACT
+            options = {"attention": attention, "transformer_options": {}, "linears": linears}
             x = block(x, stack.e, text[index], rope, stack.split, **options)
             x = model.audio_injector(x, index, audio, stack.split, **options)
         return model.head(x[:, : stack.split], stack.e_head)

@@ -16,7 +16,7 @@ SMALLEST_DOT = 16  # columns of a product that Triton can make
 
 
 @triton.jit
-def _weights_of_keys(  # noqa: PLR0913
+def _weights_of_keys(
     q_ptr, k_ptr, p_ptr, num_rows, num_keys, dim, scale, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, KEYS: tl.constexpr, ROWS: tl.constexpr
 ):
     frame = tl.program_id(1).to(tl.int64)

@@ -19,7 +19,7 @@ def cast_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor |
 def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
     """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored."""
     with cast(layer, x) as (weight, bias):
-        if isinstance(layer, nn.Conv1d | nn.Conv3d):
+        if isinstance(layer, nn.Conv1d):
             return layer._conv_forward(x, weight, bias)
         if isinstance(layer, nn.LayerNorm):
             return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)

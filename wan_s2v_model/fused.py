@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .casting import CastWeights
-from .quantised import FLOAT8, FLOAT8_MAX, SAMPLE_STRIDE, TINY, Activation, Float8Heads, Float8Rows, quantise_rows
+from .quantised import FLOAT8, FLOAT8_MAX, MEAN_STRIDE, TINY, Activation, Float8Heads, Float8Rows, quantise_rows
 from .rope import apply_rope, row_chunks
 from .self_test import passes
 
@@ -136,22 +136,24 @@ def rms_norm_rope_float8(
     Args:
         smooth: as of `quantise_heads`.
     """
-    bound = math.sqrt(x.shape[-1]) * weight.float().abs().unflatten(0, (heads, -1)).amax(dim=1)  # of a normed and rotated channel
-    scale = (2 * bound if smooth else bound).clamp(min=TINY) / FLOAT8_MAX
+    largest = torch.linalg.vector_norm(weight.unflatten(0, (heads, -1)), ord=math.inf, dim=1, dtype=torch.float32)
+    bound = (2 if smooth else 1) * math.sqrt(x.shape[-1])  # of a normed and rotated channel by its weight, and of two that are subtracted
+    scale = (largest * bound).clamp(min=TINY) / FLOAT8_MAX
     scale_of_batch = scale.repeat(x.shape[0], 1)
     if not (kernels_work(x.device) and x.is_contiguous()):
         x = rms_norm_rope(x.float(), weight, eps, rope)
-        x = x - x[:, ::SAMPLE_STRIDE].mean(dim=1, keepdim=True) if smooth else x
+        x = x - x[:, ::MEAN_STRIDE].mean(dim=1, keepdim=True) if smooth else x
         return Float8Heads.rounded(x.unflatten(-1, (heads, -1)), scale_of_batch)
     from . import kernels
 
+    weight = (weight.unflatten(0, (heads, -1)) / scale[:, None]).flatten()  # rotation keeps what a whole head is multiplied by
     mean = None
     if smooth:
-        sample = torch.empty_like(x[:, ::SAMPLE_STRIDE], memory_format=torch.contiguous_format)
-        kernels.rms_norm_rope(x, weight, eps, rope, out=sample, stride=SAMPLE_STRIDE)
+        sample = torch.empty_like(x[:, ::MEAN_STRIDE], memory_format=torch.contiguous_format)
+        kernels.rms_norm_rope(x, weight, eps, rope, out=sample, stride=MEAN_STRIDE)
         mean = sample.mean(dim=1, dtype=torch.float32)
     values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
-    kernels.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean, scale=scale)
+    kernels.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean)
     return Float8Heads(values.unflatten(-1, (heads, -1)), scale_of_batch)
 
 
@@ -208,7 +210,7 @@ def _disagreement(device: torch.device) -> float:
     from . import audio_kernels, kernels
 
     generator = torch.Generator(device).manual_seed(0)
-    batch, length, dim, head_dim, split = 2, 12, 640, 128, 8
+    batch, length, dim, head_dim, split = 2, 12, 1280, 128, 8  # a row of more than one chunk
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)

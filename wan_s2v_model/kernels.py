@@ -8,27 +8,35 @@ import triton.language as tl
 from torch import Tensor
 
 NUM_WARPS = 8
-NUM_WARPS_FLOAT8 = 4  # of norms that end in float8: a twentieth faster than 8
+CHUNK, CHUNK_WARPS = 1024, 4  # of rows that are rotated or end in float8: no value moves to another thread between load and store
 FLOAT8_MAX = tl.constexpr(448.0)  # of float8_e4m3fn
 TINY = tl.constexpr(1e-12)  # a row of zeros has a scale too
 HEAD_ROWS = 64  # tokens of one head that a program takes at once
 
 
 @triton.jit
-def _store_float8_row(x, values_ptr, scale_ptr, row, dim, channel, inside):
-    scale = tl.maximum(tl.max(tl.abs(x)), TINY) / FLOAT8_MAX
-    tl.store(scale_ptr + row, scale)
-    tl.store(values_ptr + row * dim + channel, (x / scale).to(values_ptr.dtype.element_ty), mask=inside)
+def _store_float8_row(chunks, values_ptr, scale_ptr, row, dim, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
+    peak = tl.max(tl.abs(chunks[0]))
+    for index in tl.static_range(1, CHUNKS):
+        peak = tl.maximum(peak, tl.max(tl.abs(chunks[index])))
+    peak = tl.maximum(peak, TINY)
+    tl.store(scale_ptr + row, peak / FLOAT8_MAX)
+    for index in tl.static_range(CHUNKS):
+        at = index * CHUNK + tl.arange(0, CHUNK)
+        tl.store(values_ptr + row * dim + at, (chunks[index] * (FLOAT8_MAX / peak)).to(values_ptr.dtype.element_ty), mask=at < dim)
+
+
+def _chunk(dim: int) -> int:
+    return min(CHUNK, triton.next_power_of_2(dim))
 
 
 @triton.jit
-def _rms_norm_rope(  # noqa: PLR0913
+def _rms_norm_rope(
     x_ptr,
     weight_ptr,
     cos_ptr,
     sin_ptr,
     mean_ptr,
-    scale_ptr,
     out_ptr,
     length,
     out_length,
@@ -38,29 +46,33 @@ def _rms_norm_rope(  # noqa: PLR0913
     HALF: tl.constexpr,
     HAS_ROPE: tl.constexpr,
     HAS_MEAN: tl.constexpr,
-    IS_FLOAT8: tl.constexpr,
-    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHUNKS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // out_length, row % out_length * stride
-    channel = tl.arange(0, BLOCK)
-    inside = channel < dim
-    x = tl.load(x_ptr + (batch * length + token) * dim + channel, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-    x = x * (1 / tl.sqrt(tl.sum(x * x) / dim + eps)) * weight
+    channel = tl.arange(0, CHUNK)
+    chunks = ()
+    squares = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.static_range(0, CHUNK * CHUNKS, CHUNK):
+        at = start + channel
+        x = tl.load(x_ptr + (batch * length + token) * dim + at, mask=at < dim, other=0.0).to(tl.float32)
+        squares += x * x
+        chunks = chunks + (x,)
+    factor = 1 / tl.sqrt(tl.sum(squares) / dim + eps)
     if HAS_ROPE:
-        even, odd = tl.split(tl.reshape(x, (BLOCK // 2, 2)))
-        pair = tl.arange(0, BLOCK // 2)
-        angle = token * HALF + pair % HALF
+        angle = token * HALF + tl.arange(0, CHUNK // 2) % HALF
         cos = tl.load(cos_ptr + angle)
         sin = tl.load(sin_ptr + angle)
-        x = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (BLOCK,))
-    if HAS_MEAN:
-        x = x - tl.load(mean_ptr + batch * dim + channel, mask=inside, other=0.0)
-    if IS_FLOAT8:
-        x = x / tl.load(scale_ptr + channel // (2 * HALF), mask=inside, other=1.0)
-        x = tl.minimum(tl.maximum(x, -FLOAT8_MAX), FLOAT8_MAX)
-    tl.store(out_ptr + row * dim + channel, x.to(out_ptr.dtype.element_ty), mask=inside)
+    for index in tl.static_range(CHUNKS):
+        at = index * CHUNK + channel
+        x = chunks[index] * factor * tl.load(weight_ptr + at, mask=at < dim, other=0.0).to(tl.float32)
+        if HAS_ROPE:
+            even, odd = tl.split(tl.reshape(x, (CHUNK // 2, 2)))
+            x = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (CHUNK,))
+        if HAS_MEAN:
+            x = x - tl.load(mean_ptr + batch * dim + at, mask=at < dim, other=0.0)
+        tl.store(out_ptr + row * dim + at, x.to(out_ptr.dtype.element_ty), mask=at < dim)
 
 
 def rms_norm_rope(
@@ -72,31 +84,32 @@ def rms_norm_rope(
     *,
     stride: int = 1,
     mean: Tensor | None = None,
-    scale: Tensor | None = None,
 ) -> None:
-    """RMS norm over all channels, then rotation of channel pairs, then `(x - mean) / scale`, of every stride-th token.
+    """RMS norm over all channels, then rotation of channel pairs, then `- mean`, of every stride-th token.
 
     Args:
-        x: [B, S, dim] contiguous. weight: [dim]. rope: cos and sin, each [S, head_dim // 2] float32 contiguous, or None.
-        out: [B, ceil(S / stride), dim] contiguous; may be x.
-        mean: [B, dim] float32, or None for 0. scale: [heads] float32 where `out` is float8, which needs a rope.
+        x: [B, S, dim] contiguous. weight: [dim]. rope: cos and sin, each [S, head_dim // 2] float32 contiguous, or None; head_dim is a
+            power of 2.
+        out: [B, ceil(S / stride), dim] contiguous; may be x. Where it is float8, nothing may lie beyond 448.
+        mean: [B, dim] float32, or None for 0.
     """
     batch, length, dim = x.shape
     cos, sin = rope or (weight, weight)
+    chunk = _chunk(dim)
     _rms_norm_rope[(batch * out.shape[1],)](
-        *(x, weight, cos, sin, x if mean is None else mean, x if scale is None else scale, out),
+        *(x, weight, cos, sin, x if mean is None else mean, out),
         *(length, out.shape[1], stride, dim, eps),
         HALF=1 if rope is None else cos.shape[1],
         HAS_ROPE=rope is not None,
         HAS_MEAN=mean is not None,
-        IS_FLOAT8=scale is not None,
-        BLOCK=triton.next_power_of_2(dim),
-        num_warps=NUM_WARPS,
+        CHUNK=chunk,
+        CHUNKS=triton.cdiv(dim, chunk),
+        num_warps=CHUNK_WARPS,
     )
 
 
 @triton.jit
-def _add_norm(  # noqa: PLR0913
+def _add_norm(
     x_ptr,
     x_batch,
     x_row,
@@ -127,34 +140,50 @@ def _add_norm(  # noqa: PLR0913
     HAS_GATE: tl.constexpr,
     HAS_NORM: tl.constexpr,
     IS_FLOAT8: tl.constexpr,
-    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHUNKS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // length, row % length
     group = tl.minimum(token // group_size, last_group)
-    channel = tl.arange(0, BLOCK)
-    inside = channel < dim
-    x = tl.load(x_ptr + batch * x_batch + token * x_row + channel, mask=inside, other=0.0).to(tl.float32)
-    if HAS_Y:
-        y = tl.load(y_ptr + batch * y_batch + token * y_row + channel, mask=inside, other=0.0).to(tl.float32)
-        if HAS_GATE:
-            y = y * tl.load(gate_ptr + batch * gate_batch + group * gate_group + channel, mask=inside, other=0.0).to(tl.float32)
-        x = (x + y).to(sum_ptr.dtype.element_ty).to(tl.float32)
-        tl.store(sum_ptr + batch * sum_batch + token * sum_row + channel, x.to(sum_ptr.dtype.element_ty), mask=inside)
+    channel = tl.arange(0, CHUNK)
+    sums = ()
+    total = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.static_range(0, CHUNK * CHUNKS, CHUNK):
+        at = start + channel
+        inside = at < dim
+        x = tl.load(x_ptr + batch * x_batch + token * x_row + at, mask=inside, other=0.0).to(tl.float32)
+        if HAS_Y:
+            y = tl.load(y_ptr + batch * y_batch + token * y_row + at, mask=inside, other=0.0).to(tl.float32)
+            if HAS_GATE:
+                y = y * tl.load(gate_ptr + batch * gate_batch + group * gate_group + at, mask=inside, other=0.0).to(tl.float32)
+            x = (x + y).to(sum_ptr.dtype.element_ty).to(tl.float32)
+            tl.store(sum_ptr + batch * sum_batch + token * sum_row + at, x.to(sum_ptr.dtype.element_ty), mask=inside)
+        total += x
+        sums = sums + (x,)
     if HAS_NORM:
-        mean = tl.sum(x) / dim
-        centred = tl.where(inside, x - mean, 0.0)
-        normed = centred * (1 / tl.sqrt(tl.sum(centred * centred) / dim + eps))
-        scale = tl.load(scale_ptr + batch * scale_batch + group * scale_group + channel, mask=inside, other=0.0).to(tl.float32)
-        shift = tl.load(shift_ptr + batch * shift_batch + group * shift_group + channel, mask=inside, other=0.0).to(tl.float32)
-        normed = normed * (one + scale) + shift
+        mean = tl.sum(total) / dim
+        squares = tl.zeros((CHUNK,), tl.float32)
+        for index in tl.static_range(CHUNKS):
+            centred = tl.where(index * CHUNK + channel < dim, sums[index] - mean, 0.0)
+            squares += centred * centred
+        factor = 1 / tl.sqrt(tl.sum(squares) / dim + eps)
+        norms = ()
+        for index in tl.static_range(CHUNKS):
+            at = index * CHUNK + channel
+            inside = at < dim
+            scale = tl.load(scale_ptr + batch * scale_batch + group * scale_group + at, mask=inside, other=0.0).to(tl.float32)
+            shift = tl.load(shift_ptr + batch * shift_batch + group * shift_group + at, mask=inside, other=0.0).to(tl.float32)
+            normed = (sums[index] - mean) * factor * (one + scale) + shift
+            if IS_FLOAT8:
+                norms = norms + (tl.where(inside, normed, 0.0),)
+            else:
+                tl.store(out_ptr + row * dim + at, normed.to(out_ptr.dtype.element_ty), mask=inside)
         if IS_FLOAT8:
-            _store_float8_row(normed, out_ptr, row_scale_ptr, row, dim, channel, inside)
-        else:
-            tl.store(out_ptr + row * dim + channel, normed.to(out_ptr.dtype.element_ty), mask=inside)
+            _store_float8_row(norms, out_ptr, row_scale_ptr, row, dim, CHUNK, CHUNKS)
 
 
-def add_norm(  # noqa: PLR0913
+def add_norm(
     x: Tensor,
     y: Tensor | None,
     gate: Tensor | None,
@@ -176,6 +205,7 @@ def add_norm(  # noqa: PLR0913
     batch, length, dim = x.shape
     scale, shift, one = (x, x, 0.0) if norm is None else norm
     groups = next((rows.shape[1] for rows in (gate, None if norm is None else scale) if rows is not None), 1)
+    chunk = triton.next_power_of_2(dim) if row_scale is None else _chunk(dim)
     pointers: list[Any] = []
     for tensor in (x, x if y is None else y, x if gate is None else gate, scale, shift, total):
         pointers += [tensor, tensor.stride(0), tensor.stride(1) if tensor.shape[1] > 1 else 0]
@@ -193,8 +223,9 @@ def add_norm(  # noqa: PLR0913
         HAS_GATE=gate is not None,
         HAS_NORM=norm is not None,
         IS_FLOAT8=row_scale is not None,
-        BLOCK=triton.next_power_of_2(dim),
-        num_warps=NUM_WARPS if row_scale is None else NUM_WARPS_FLOAT8,
+        CHUNK=chunk,
+        CHUNKS=triton.cdiv(dim, chunk),
+        num_warps=NUM_WARPS if row_scale is None else CHUNK_WARPS,
     )
 
 
@@ -206,7 +237,7 @@ def _quantise_rows(x_ptr, values_ptr, scale_ptr, dim, HAS_GELU: tl.constexpr, BL
     x = tl.load(x_ptr + row * dim + channel, mask=inside, other=0.0).to(tl.float32)
     if HAS_GELU:
         x = x / (1 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))  # 2 sqrt(2 / pi): the tanh form
-    _store_float8_row(x, values_ptr, scale_ptr, row, dim, channel, inside)
+    _store_float8_row((x,), values_ptr, scale_ptr, row, dim, BLOCK, 1)
 
 
 def quantise_rows(x: Tensor, gelu: bool, values: Tensor, scale: Tensor) -> None:
@@ -231,18 +262,14 @@ def _head_tile(x_ptr, mean_ptr, length, stride, dim, HAS_MEAN: tl.constexpr, HEA
 
 
 @triton.jit
-def _head_peaks(  # noqa: PLR0913
-    x_ptr, mean_ptr, peaks_ptr, length, stride, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr
-):
+def _head_peaks(x_ptr, mean_ptr, peaks_ptr, length, stride, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
     x, _, _ = _head_tile(x_ptr, mean_ptr, length, stride, dim, HAS_MEAN, HEAD_DIM, ROWS)
     heads, tile = dim // HEAD_DIM, tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     tl.store(peaks_ptr + tile * heads + tl.program_id(1), tl.max(tl.abs(x)))
 
 
 @triton.jit
-def _quantise_heads(  # noqa: PLR0913
-    x_ptr, mean_ptr, scale_ptr, out_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr
-):
+def _quantise_heads(x_ptr, mean_ptr, scale_ptr, out_ptr, length, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
     x, place, inside = _head_tile(x_ptr, mean_ptr, length, 1, dim, HAS_MEAN, HEAD_DIM, ROWS)
     x = x / tl.load(scale_ptr + tl.program_id(2) * (dim // HEAD_DIM) + tl.program_id(1))
     x = tl.minimum(tl.maximum(x, -FLOAT8_MAX), FLOAT8_MAX)

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .casting import CastWeights, cast_weights, run_as_input
+from .casting import CastWeights, cast_weights
 from .config import WanS2VConfig
 from .constants import MOTION_BUCKETS, MOTION_LATENTS
+from .patches import embed_patches
 
 
 class MotionPacker(nn.Module):
@@ -33,5 +34,5 @@ class MotionPacker(nn.Module):
         latents = motion_latents[:, :, -MOTION_LATENTS:]
         latents = F.pad(latents, (0, 0, 0, 0, MOTION_LATENTS - latents.shape[2], 0))
         far, middle, near = latents.split(MOTION_BUCKETS[::-1], dim=2)
-        packed = [run_as_input(self.proj, near, cast), run_as_input(self.proj_2x, middle, cast), run_as_input(self.proj_4x, far, cast)]
-        return torch.cat([tokens.flatten(2).transpose(1, 2) for tokens in packed], dim=1)  # [B, D, T, H, W] -> [B, T*H*W, D]
+        parts = (self.proj, near), (self.proj_2x, middle), (self.proj_4x, far)
+        return torch.cat([embed_patches(layer, latents, cast) for layer, latents in parts], dim=1)

@@ -14,7 +14,8 @@ from torch import Tensor
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = 448.0
 TINY = 1e-12  # a row of zeros has a scale too
-SAMPLE_STRIDE = 7  # every so many-th token is enough to know what most keys share, and how large they are
+MEAN_STRIDE = 31  # every so many-th token is enough to know what most keys share; odd, so that all columns of the picture take part
+PEAK_STRIDE = 7  # and to know how large they are
 HEADROOM = 8.0  # a token may be so many times as large as the largest of the sample; floating point loses nothing by it
 
 
@@ -110,17 +111,16 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
         x, or x less that mean.
     """
     x = x.contiguous()
-    sample = x[:, ::SAMPLE_STRIDE]
-    mean = sample.mean(dim=1, dtype=torch.float32) if smooth else None
+    mean = x[:, ::MEAN_STRIDE].mean(dim=1, dtype=torch.float32) if smooth else None
     if runs_kernels(x.device):
         from . import kernels
 
-        scale = _scale_of_heads(kernels.head_peaks(x, mean, heads, SAMPLE_STRIDE).amax(dim=1))
+        scale = _scale_of_heads(kernels.head_peaks(x, mean, heads, PEAK_STRIDE).amax(dim=1))
         values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
         kernels.quantise_heads(x, mean, scale, values)
         return Float8Heads(values.unflatten(-1, (heads, -1)), scale)
-    centred, sample = ((t.float() if mean is None else t.float() - mean[:, None]).unflatten(-1, (heads, -1)) for t in (x, sample))
-    scale = _scale_of_heads(sample.abs().amax(dim=(1, 3)))
+    centred = (x.float() if mean is None else x.float() - mean[:, None]).unflatten(-1, (heads, -1))
+    scale = _scale_of_heads(centred[:, ::PEAK_STRIDE].abs().amax(dim=(1, 3)))
     return Float8Heads.rounded(centred, scale)
 
 

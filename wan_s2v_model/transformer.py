@@ -24,9 +24,9 @@ from .first_attention import FirstAttention
 from .layers import Block, Head, timestep_embedding
 from .linears import EXACT, Linears
 from .motion_packer import MotionPacker
+from .patches import embed_patches, unpatchify
 from .rope import rope_table, token_positions
 
-EXACT_ENDS = 1  # blocks at either end whose products are never rounded to float8
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
 
 
@@ -121,7 +121,7 @@ class WanS2VTransformer(nn.Module):
             audio_strength: 1 hears the sound, 0 silence; in between and beyond their audio tokens are mixed.
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
             next_block: called before each block and after the last one, for weights that are fetched just in time.
-            linears: computes the products of all blocks but the first and the last, which are always exact.
+            linears: computes the products of all blocks and audio injectors.
             first_attention: shares the self attention of the first block between calls that differ in prompt and sound only.
         Returns:
             [B, 16, F, h, w] float32.
@@ -132,12 +132,11 @@ class WanS2VTransformer(nn.Module):
         constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast, audio_strength))
         e_head, e = self.embed_time(timestep, cast)
         tokens = tokens.to(self.residual_dtype or x.dtype)
-        kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast}
+        kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast, "linears": linears}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
         for index, block in enumerate(self._blocks()):
             options["block_index"] = index
-            kernel["linears"] = linears if EXACT_ENDS <= index < len(self.blocks) - EXACT_ENDS else EXACT
             next_block()
             attended = None
             if index == 0 and first_attention is not None:
@@ -215,9 +214,8 @@ class WanS2VTransformer(nn.Module):
         """
         mask = self.trainable_cond_mask(torch.arange(3, device=x.device)).to(x.dtype)  # [3, dim]
         pose_latents = torch.zeros_like(x) if pose_latents is None else pose_latents.to(x.dtype)
-        video = run_as_input(self.patch_embedding, x, cast) + run_as_input(self.cond_encoder, pose_latents, cast)
-        reference = run_as_input(self.patch_embedding, ref_latents.to(x.dtype), cast)
-        video, reference = (tokens.flatten(2).transpose(1, 2) for tokens in (video, reference))  # [B, D, T, H, W] -> [B, T*H*W, D]
+        video = embed_patches(self.patch_embedding, x, cast) + embed_patches(self.cond_encoder, pose_latents, cast)
+        reference = embed_patches(self.patch_embedding, ref_latents.to(x.dtype), cast)
         sequence = [video + mask[VIDEO_ROW], reference + mask[REFERENCE_ROW]]
         if motion_latents is not None:
             sequence.append(self.frame_packer(motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
@@ -242,13 +240,6 @@ class WanS2VTransformer(nn.Module):
         """Pad to 512 rows and project: [B, L, text_dim] -> [B, 512, dim]. Padding rows are attended to, as in training."""
         missing = max(0, self.config.text_len - context.shape[1])
         return self.text_embedding(F.pad(context, (0, 0, 0, missing)))
-
-
-def unpatchify(patches: Tensor, num_latent_frames: int, height: int, width: int) -> Tensor:
-    """[B, F * h/2 * w/2, 4 * C] -> [B, C, F, h, w]; within a patch the order is row, column, channel."""
-    rows, columns = PATCH_SIZE[1:]
-    x = patches.reshape(-1, num_latent_frames, height // rows, width // columns, rows, columns, patches.shape[-1] // (rows * columns))
-    return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], x.shape[6], num_latent_frames, height, width)
 
 
 def _attend(block: Block, tokens: Tensor, e: Tensor, constants: ClipConstants, split: int, kernel: dict[str, Any], batch: int) -> Tensor:

@@ -75,9 +75,10 @@ def launch_all(with_float8: bool) -> None:
         return
     values, scale = empty(1, LENGTH, DIM, dtype=torch.float8_e4m3fn), empty(1, LENGTH, 1, dtype=torch.float32)
     mean, of_heads = empty(1, DIM, dtype=torch.float32), empty(1, HEADS, dtype=torch.float32)
-    kernels.rms_norm_rope(y, weight, 1e-6, rope, out=empty(1, LENGTH // 7, DIM), stride=7)
-    kernels.rms_norm_rope(y, weight, 1e-6, rope, out=values, scale=of_heads[0])
-    kernels.rms_norm_rope(y, weight, 1e-6, rope, out=values, mean=mean, scale=of_heads[0])
+    wide_weight = empty(DIM, dtype=torch.float32)
+    kernels.rms_norm_rope(y, wide_weight, 1e-6, rope, out=empty(1, LENGTH // 7, DIM), stride=7)
+    kernels.rms_norm_rope(y, wide_weight, 1e-6, rope, out=values)
+    kernels.rms_norm_rope(y, wide_weight, 1e-6, rope, out=values, mean=mean)
     kernels.add_norm(x, y, rows, x, (rows, rows, 1.0), values, LENGTH // 2, 1e-6, scale)
     kernels.add_norm(x, None, None, x, (rows, rows, 1.0), values, LENGTH // 2, 1e-6, scale)
     for gelu, dim in ((False, DIM), (True, FFN)):

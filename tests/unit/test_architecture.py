@@ -24,6 +24,7 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "layers",
         "first_attention",
         "audio_injector",
+        "patches",
         "motion_packer",
         "vae_tiling",
         "identify",

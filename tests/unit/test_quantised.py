@@ -11,7 +11,8 @@ from wan_s2v_pack.wan_s2v_model.quantised import (
     FLOAT8,
     FLOAT8_MAX,
     HEADROOM,
-    SAMPLE_STRIDE,
+    MEAN_STRIDE,
+    PEAK_STRIDE,
     Float8Heads,
     Float8Rows,
     product,
@@ -25,13 +26,15 @@ LENGTH, DIM, HEADS = 70, 96, 3  # a tile of 64 tokens and a part of one
 HALF_STEP = 2**-4  # largest relative rounding error of float8_e4m3fn
 
 
-@pytest.fixture(params=["torch", "triton"])
+@pytest.fixture(params=["torch", "triton", "triton, rows in chunks"])
 def implementation(request, monkeypatch):
-    if request.param == "triton":
+    if request.param != "torch":
         pytest.importorskip("triton")
         monkeypatch.setattr(fused, "kernels_work", lambda device: True)
         monkeypatch.setattr(quantised, "runs_kernels", lambda device: True)
-    return request.param
+    if request.param.endswith("chunks"):
+        monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.kernels.CHUNK", 64)
+    return request.param.partition(",")[0]
 
 
 def assert_rounded(values, exact, implementation):
@@ -104,9 +107,9 @@ def test_heads_have_a_scale_each(implementation, noise, smooth):
     size = torch.logspace(-3, 3, HEADS).repeat_interleave(DIM // HEADS)
     x = (noise(2, LENGTH, DIM) + 5) * size
     heads = quantise_heads(x, HEADS, smooth)
-    mean = x[:, ::SAMPLE_STRIDE].double().mean(dim=1, keepdim=True)
+    mean = x[:, ::MEAN_STRIDE].double().mean(dim=1, keepdim=True)
     centred = (x.double() - mean * smooth).unflatten(-1, (HEADS, -1))
-    peak = centred[:, ::SAMPLE_STRIDE].abs().amax(dim=(1, 3))
+    peak = centred[:, ::PEAK_STRIDE].abs().amax(dim=(1, 3))
     torch.testing.assert_close(heads.scale.double(), HEADROOM * peak / FLOAT8_MAX, rtol=1e-5, atol=0)
     assert_rounded(heads.values, (centred / heads.scale[:, None, :, None]).float(), implementation)
 
@@ -122,7 +125,7 @@ def test_normed_and_rotated_heads(implementation, noise, smooth):
     rope = angle.cos(), angle.sin()
     normed = x.double() / (x.double().square().mean(-1, keepdim=True) + EPS).sqrt() * weight
     exact = apply_rope(normed.float().unflatten(-1, (HEADS, -1)), *rope)
-    exact = exact - exact[:, ::SAMPLE_STRIDE].mean(dim=1, keepdim=True) * smooth
+    exact = exact - exact[:, ::MEAN_STRIDE].mean(dim=1, keepdim=True) * smooth
     heads = rms_norm_rope_float8(x.clone(), weight, EPS, rope, HEADS, smooth)
     bound = DIM**0.5 * weight.abs().unflatten(0, (HEADS, -1)).amax(-1)
     torch.testing.assert_close(heads.scale, ((1 + smooth) * bound / FLOAT8_MAX).repeat(2, 1))

@@ -5,7 +5,7 @@ import torch
 from wan_s2v_pack.wan_s2v_model.attention import sdpa
 from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
 from wan_s2v_pack.wan_s2v_model.config import S2V_14B
-from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer, share_layers, unpatchify
+from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer, share_layers
 
 FRAME, VIDEO, MOTION = 24, 48, 24 + 6 + 4  # tokens of a frame, of the clip and of the history, at 8 x 12 latents
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -52,15 +52,6 @@ def test_batch_equals_single_calls(tiny_transformer, clip_inputs, noise):
     second["timestep"] = torch.tensor([123.0])
     both = tiny_transformer(**{name: torch.cat([clip_inputs[name], second[name]]) for name in clip_inputs})
     torch.testing.assert_close(both, torch.cat([tiny_transformer(**clip_inputs), tiny_transformer(**second)]), **CLOSE)
-
-
-def test_patches_unfold_by_row_column_channel(noise):
-    patches = noise(2, 3 * 2 * 4, 64)  # 3 frames of 4 x 8 latents
-    latents = unpatchify(patches, 3, 4, 8)
-    assert latents.shape == (2, 16, 3, 4, 8)
-    for frame, row, column, channel in [(0, 0, 0, 0), (2, 3, 7, 15), (1, 2, 5, 9), (1, 3, 0, 1)]:
-        token = frame * 8 + (row // 2) * 4 + column // 2
-        assert torch.equal(latents[:, channel, frame, row, column], patches[:, token, ((row % 2) * 2 + column % 2) * 16 + channel])
 
 
 # Inputs that may be absent
