@@ -33,10 +33,7 @@ def main() -> None:
         if arguments.error:
             forward_error.main(bridge, tiny=arguments.tiny)
             return
-        import comfy.sd
-
-        path = full_size.checkpoint(arguments.weights, arguments.layout, arguments.tiny)
-        native = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16} if arguments.layout == "bf16" else {})
+        native = load_native(full_size.checkpoint(arguments.weights, arguments.layout, arguments.tiny))
         models = {name: (row_model(bridge, native, ROWS[name]), ROWS[name]) for name in arguments.rows}
         for size in arguments.size:
             inputs = full_size.make_inputs(size, arguments.tiny)
@@ -58,6 +55,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--error", action="store_true", help="errors instead of times")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, for a trial on the CPU")
     return parser.parse_args()
+
+
+def load_native(path: Path):
+    """ComfyUI's own model, which computes in bf16 like ours; by itself it prefers fp16."""
+    import comfy.sd
+    import comfy.supported_models
+    import torch
+
+    comfy.supported_models.WAN22_S2V.supported_inference_dtypes = [torch.bfloat16, torch.float32]
+    native = comfy.sd.load_diffusion_model(str(path))
+    print(f"{path.name}: computes in {native.model.get_dtype_inference()}", flush=True)
+    return native
 
 
 def row_model(bridge, native, row: Row):

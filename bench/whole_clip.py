@@ -8,6 +8,7 @@ With --random it is filled with random models of full size first (bf16: 44 GB, f
 
 import argparse
 import importlib.util
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +83,15 @@ def weights_file(folder: Path) -> str:
     return str(next(path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".pth")))
 
 
+def synchronised() -> float:
+    """Seconds on the clock when the GPU has done all it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     import torch
@@ -91,10 +101,9 @@ def stage(name: str) -> Iterator[None]:
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     yield
-    if on_gpu:
-        torch.cuda.synchronize()
+    seconds = synchronised() - start
     peak = f"torch peak {torch.cuda.max_memory_allocated() / 2**30:6.2f} GiB" if on_gpu else ""
-    print(f"{name:24s} {time.perf_counter() - start:8.2f} s   {peak}", flush=True)
+    print(f"{name:24s} {seconds:8.2f} s   {peak}", flush=True)
 
 
 def encode_text(clip):
@@ -130,13 +139,17 @@ def render(bridge, samplers, vae, plan) -> None:
 
     def sample(clip, conditioning, noise):
         sampler = samplers[min(clip, 1)]
+        ends = [time.perf_counter()]
+        sampler.on_step = lambda done, x0: ends.append(synchronised())
         with stage(f"clip {clip}: {sampler.num_steps} steps"):
-            return sampler(clip, conditioning, noise)
+            latents = sampler(clip, conditioning, noise)
+        print("  steps:", *(f"{end - start:.2f}" for start, end in itertools.pairwise(ends)), "s", flush=True)
+        return latents
 
     def decode(latents):
         latents = shorten_context(latents, plan.timeline.num_latent_frames, warmup)
         with stage(f"  decode {latents.shape[2]} latents"):
-            return bridge.decode_latents(vae, latents)
+            return bridge.decode_latents(vae, latents, newest=plan.timeline.frames_per_clip)
 
     def encode(frames):
         with stage("  encode motion"):

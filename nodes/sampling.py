@@ -223,6 +223,11 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
     progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
     run_vae, device = RunVae(vae), sample.model.load_device
     sample.report_to(progress, check=store.raise_failure)
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        context_and_clip = shorten_context(latents, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
+        return run_vae.decode(context_and_clip, newest=plan.timeline.frames_per_clip)
+
     with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, comfy_bridge.file_shower()) as live:
 
         def consume(clip: int) -> None:
@@ -235,7 +240,7 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
             seed,
             sample=sample,
             encode=run_vae.encode,
-            decode=lambda latents: run_vae.decode(shorten_context(latents, plan.timeline.num_latent_frames, sample.settings.vae_warmup)),
+            decode=decode,
             consume=consume,
             peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
         )

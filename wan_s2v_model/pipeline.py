@@ -13,7 +13,7 @@ from .constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_S
 from .timeline import Timeline
 
 Encode = Callable[[Tensor], Tensor]  # [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents
-Decode = Callable[[Tensor], Tensor]  # the inverse, clamped
+Decode = Callable[[Tensor], Tensor]  # the inverse, clamped; may leave out frames of the context in front of a clip
 Sample = Callable[[int, ClipConditioning, Tensor], Tensor]  # clip, conditioning, noise [1, 16, F, h, w] -> latents
 
 
@@ -123,11 +123,11 @@ def decode_clip(
     """[1, 16, F, h, w] behind their context -> [T, H, W, 3] in [0, 1], without what is dropped at the start of the video."""
     timeline = plan.timeline
     context = plan.ref_latents if motion_latents is None else motion_latents
-    decoded = decode(torch.cat([context, latents], dim=2))  # [frames of context and clip, H, W, 3]
+    decoded = decode(torch.cat([context, latents], dim=2))  # [frames of some context and of the clip, H, W, 3]
     dropped = timeline.dropped_frames if clip == 0 else 0
     frames = decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :]
     if anchor is None or not plan.continuity.colour_strength:
-        return frames.clone()
+        return frames if len(frames) == len(decoded) else frames.clone()  # without the memory of what is left out
     return hold(frames, anchor, plan.continuity.colour_strength, MOTION_FRAMES).clamp_(0, 1)
 
 

@@ -120,11 +120,11 @@ def failing(monkeypatch, ladders, name, failures):
     """Let our pass through the VAE run out of memory; returns the grids with which it was tried."""
     tried, function = [], getattr(ladders, FUNCTIONS[name])
 
-    def run(vae, tensor, grid=None):
+    def run(vae, tensor, grid=None, *more):
         tried.append(grid)
         if len(tried) <= failures:
             raise OUT_OF_MEMORY
-        return function(vae, tensor, grid)
+        return function(vae, tensor, grid, *more)
 
     monkeypatch.setattr(ladders, FUNCTIONS[name], run)
     return tried

@@ -93,9 +93,9 @@ class RunVae:
         shape = ((num_frames - 1) // TEMPORAL_STRIDE + 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
         return self._run("encode", shape, lambda grid: encode_pixels(self._vae, frames, grid))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, newest: int | None = None) -> Tensor:
         """`decode_latents`."""
-        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid))
+        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid, newest))
 
     def _run(self, name: str, shape: tuple[int, ...], work: Callable[[Grid | None], Tensor]) -> Tensor:
         num_latents, height, width = shape

@@ -56,11 +56,12 @@ def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None) -
         return LATENT_FORMAT.process_in(_encode_coarse(vae, features).float().cpu())
 
 
-def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None) -> Tensor:
+def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None, newest: int | None = None) -> Tensor:
     """[1, 16, F, h, w] normalised latents -> [4F - 3, H, W, 3] in [0, 1], float32 on the CPU.
 
     Args:
         grid: rows and columns of tiles; None for the fewest that fit.
+        newest: only the last so many frames are wanted, and leave the GPU; None for all.
     """
     raise_if_interrupted()
     raw = LATENT_FORMAT.process_out(latents)
@@ -68,13 +69,15 @@ def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None)
         return vae.decode(raw)[0].float().cpu()
     num_latents, height, width = raw.shape[2:]
     grid = _prepare(vae, _plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
-    frames = torch.empty(TEMPORAL_STRIDE * (num_latents - 1) + 1, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
+    num_frames = TEMPORAL_STRIDE * (num_latents - 1) + 1
+    num_wanted = num_frames if newest is None else min(newest, num_frames)
+    frames = torch.empty(num_wanted, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
     with comfy.model_management.cuda_device_context(vae.device):
         features = _decode_coarse(vae, raw)
         if grid == (1, 1):
-            _fill(frames, _decode_fine(vae, features, num_latents))
+            _fill(frames, _decode_fine(vae, features, num_latents), num_frames - num_wanted)
         else:
-            _decode_tiles(vae, [part.cpu() for part in features], grid, frames)
+            _decode_tiles(vae, [part.cpu() for part in features], grid, frames, num_frames - num_wanted)
     return frames
 
 
@@ -106,21 +109,24 @@ def _encode_tiles(vae: comfy.sd.VAE, frames: Tensor, grid: Grid) -> list[Tensor]
     return features
 
 
-def _decode_tiles(vae: comfy.sd.VAE, features: list[Tensor], grid: Grid, frames: Tensor) -> None:
-    """Fill the frames from features on the CPU, tile by tile."""
+def _decode_tiles(vae: comfy.sd.VAE, features: list[Tensor], grid: Grid, frames: Tensor, num_unwanted: int) -> None:
+    """Fill the frames behind the unwanted ones from features on the CPU, tile by tile."""
     height, width = features[0].shape[-2:]
     for tile in tiles(height, width, grid):
         seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in features)
         rows, columns = tile.rows.inner(SPATIAL_STRIDE), tile.columns.inner(SPATIAL_STRIDE)
         given = (part[:, rows, columns] for part in _decode_fine(vae, seen, len(features)))
-        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given)
+        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given, num_unwanted)
 
 
-def _fill(frames: Tensor, parts: Iterable[Tensor]) -> None:
-    start = 0
+def _fill(frames: Tensor, parts: Iterable[Tensor], num_unwanted: int) -> None:
+    """Copy the parts, [1 or more, H, W, 3] each, behind the first so many frames."""
+    start = -num_unwanted
     for part in parts:
-        frames[start : start + len(part)] = part
-        start += len(part)
+        stop = start + len(part)
+        if stop > 0:
+            frames[max(0, start) : stop] = part[max(0, -start) :]
+        start = stop
 
 
 def _encode_fine(vae: comfy.sd.VAE, frames: Tensor) -> Iterator[Tensor]:
