@@ -19,7 +19,8 @@ def start(dynamic_vram: bool = True):
     import comfy.cli_args
     import torch
 
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()  # for a trial
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()  # for a trial, with the attention that ComfyUI takes on a GPU
+    comfy.cli_args.args.use_pytorch_cross_attention = comfy.cli_args.args.cpu
     import comfy.memory_management
     import comfy.model_management
     import comfy.model_patcher

@@ -94,6 +94,7 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.fp8 import pick_linears, wants_float8_attention
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
     from wan_s2v_pack.wan_s2v_model.linears import Float8Linears
+    from wan_s2v_pack.wan_s2v_model.residual import Residual
 
     device, dtype = stack.tokens.device, torch.bfloat16
     text = [block.project_text(stack.context) for block in model.blocks]
@@ -101,13 +102,14 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     chosen = pick_linears(row.speed, device, dtype)
     linears = Float8Linears(dtype) if isinstance(chosen, Float8Linears) else chosen  # plain torch layers bring their weights otherwise
     attention = comfy_bridge.attention.pick_attention(row.attention, device, wants_float8_attention(row.speed))
-    x, rope = stack.tokens.to(PRECISIONS[row.precision] or dtype), (stack.angles.cos().float(), stack.angles.sin().float())
+    stream = Residual(stack.tokens.to(PRECISIONS[row.precision] or dtype), stack.split)
+    rope = stack.angles.cos().float(), stack.angles.sin().float()
     with switched(row):
         for index, block in enumerate(model.blocks):
             options = {"attention": attention, "transformer_options": {}, "linears": linears}
-            x = block(x, stack.e, text[index], rope, stack.split, **options)
-            x = model.audio_injector(x, index, audio, stack.split, **options)
-        return model.head(x[:, : stack.split], stack.e_head)
+            stream = block(stream, stack.e, text[index], rope, **options)
+            stream = model.audio_injector(stream, index, audio, **options)
+        return model.head(stream.summed()[:, : stack.split], stack.e_head)
 
 
 def error(out, truth) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from .constants import MOTION_FRAMES, MOTION_LATENTS
 from .fused import add_gated, kernels_work, layer_norm, modulated_norm
 from .linears import EXACT, Linears
 from .quantised import Activation
+from .residual import Residual
 
 ADALN_EPS = 1e-5  # unlike every other norm of the model
 
@@ -150,22 +151,22 @@ class AudioInjector(nn.Module):
     @torch.compiler.disable(recursive=False)  # which injector is used depends on the block
     def forward(
         self,
-        x: Tensor,
+        stream: Residual,
         block_index: int,
         audio: Sequence[InjectedAudio],
-        split: int,
         *,
         attention: AttentionFunction,
         transformer_options: dict[str, Any],
         cast: CastWeights = cast_weights,
         linears: Linears = EXACT,
-    ) -> Tensor:
-        """Add the audio attention of block `block_index` to the first `split` tokens of x [B, S, dim], in place."""
+    ) -> Residual:
+        """Add the audio attention of block `block_index` to the video tokens of the stream [B, S, dim]."""
         index = self.index_of_block.get(block_index)
         if index is None:
-            return x
+            return stream
         sound = audio[index]
-        video = x[:, :split]
+        x = stream.owned()
+        video = x[:, : stream.split]
         query = self.injector_adain_layers[index](video, sound.shift, sound.scale, linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
@@ -174,5 +175,5 @@ class AudioInjector(nn.Module):
         else:
             kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
             y = injector(query, keys_values=(sound.keys, sound.values), **kernel)
-        add_gated(video, y.reshape(video.shape), None, split, out=video)
-        return x
+        add_gated(video, y.reshape(video.shape), None, stream.split, out=video)
+        return Residual(x, stream.split, is_own=True)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .attention import Attention, AttentionFunction
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
-from .fused import add_gated, add_then_norm, layer_norm, modulated_norm
+from .fused import layer_norm
 from .linears import EXACT, Linears
+from .residual import Residual
 from .rope import CHUNK_ROWS, CHUNK_ROWS_KEY
 
 
@@ -48,11 +49,10 @@ class Block(nn.Module):
 
     def forward(  # noqa: PLR0913
         self,
-        x: Tensor,
+        stream: Residual,
         e: Tensor,
         text: tuple[Tensor, Tensor],
         rope: tuple[Tensor, Tensor],
-        split: int,
         *,
         attention: AttentionFunction,
         transformer_options: dict[str, Any],
@@ -60,38 +60,37 @@ class Block(nn.Module):
         only_video: bool = False,
         linears: Linears = EXACT,
         attended: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Residual:
         """Run the block.
 
         Args:
-            x: [B, S, dim] residual stream. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
-            text: keys and values of the prompt, each [B, L, dim] in the compute dtype. split: number of video tokens.
+            stream: [B, S, dim]. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
+            text: keys and values of the prompt, each [B, L, dim] in the compute dtype.
             only_video: the other tokens are not needed behind this block. attended: what `attend` returns, where it is known already.
         Returns:
-            [B, S, dim] in the dtype of x, or [B, split, dim].
+            [B, S, dim], or [B, split, dim] for `only_video`.
         """
         dtype, eps = linears.input_dtype(text[0].dtype), self.eps
         kernel: dict[str, Any] = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
         _, _, gate_a, shift_f, scale_f, gate_f = self._modulation(e)
-        rows = split if only_video else x.shape[1]
-        known = None if attended is None else attended[:, :rows]
-        y: Any = self.attend(x, e, rope, split, text[0].dtype, num_queries=rows, **kernel) if known is None else known
-        x = x[:, :rows]
+        rows = stream.split if only_video else stream.x.shape[1]
+        if attended is None:
+            stream, attended = self.attend(stream, e, rope, text[0].dtype, num_queries=rows, **kernel)
+        stream = stream.first(rows).plus(attended[:, :rows], gate_a)
         with cast(self.norm3, e) as (weight, bias):
-            x, y = add_then_norm(x, y, gate_a, (_row(bias, x), _row(weight, x), 0.0), split, eps, dtype=dtype)
-        y = self.cross_attn(y, keys_values=text, **kernel)
-        x, y = add_then_norm(x, y, None, (shift_f, scale_f, 1.0), split, eps, out=x, dtype=dtype)  # x is new since the self attention
+            stream, normed = stream.norm(_row(bias, e), _row(weight, e), eps, dtype, one=0.0)
+        stream = stream.plus(self.cross_attn(normed, keys_values=text, **kernel))
+        stream, normed = stream.norm(shift_f, scale_f, eps, dtype)
         chunk_rows = transformer_options.get(CHUNK_ROWS_KEY, CHUNK_ROWS)
-        y = linears.feed_forward(self.ffn[0], self.ffn[2], y, cast, chunk_rows)
-        return add_gated(x, y, gate_f, split, out=x)
+        return stream.plus(linears.feed_forward(self.ffn[0], self.ffn[2], normed, cast, chunk_rows), gate_f)
 
     def attend(
-        self, x: Tensor, e: Tensor, rope: tuple[Tensor, Tensor], split: int, dtype: torch.dtype, *, linears: Linears, **options: Any
-    ) -> Tensor:
-        """Norm and self attention: x and e as for `forward`, `options` as for `Attention` -> [B, S or num_queries, dim] in `dtype`."""
+        self, stream: Residual, e: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype, *, linears: Linears, **options: Any
+    ) -> tuple[Residual, Tensor]:
+        """Norm and self attention: as for `forward`, `options` as for `Attention` -> the stream, and [B, S or num_queries, dim]."""
         shift, scale, *_ = self._modulation(e)
-        normed = modulated_norm(x, shift, scale, split, self.eps, linears.input_dtype(dtype))
-        return self.self_attn(normed, rope=rope, linears=linears, **options)
+        stream, normed = stream.norm(shift, scale, self.eps, linears.input_dtype(dtype))
+        return stream, self.self_attn(normed, rope=rope, linears=linears, **options)
 
     def _modulation(self, e: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention and feed-forward, each [B, 2, dim]."""
@@ -102,9 +101,9 @@ class Block(nn.Module):
         return self.cross_attn.project(context, cast=cast)
 
 
-def _row(values: Tensor | None, x: Tensor) -> Tensor:
-    """[dim] weights of a norm as the one row of modulation [B, 1, dim] that all tokens of x share."""
-    return cast_type(Tensor, values).expand(x.shape[0], 1, -1)
+def _row(values: Tensor | None, e: Tensor) -> Tensor:
+    """[dim] weights of a norm as one row of modulation [B, 1, dim] for all tokens."""
+    return cast_type(Tensor, values).expand(e.shape[0], 1, -1)
 
 
 class Head(nn.Module):

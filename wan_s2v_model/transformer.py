@@ -25,6 +25,7 @@ from .layers import Block, Head, timestep_embedding
 from .linears import EXACT, Linears
 from .motion_packer import MotionPacker
 from .patches import embed_patches, unpatchify
+from .residual import Residual
 from .rope import rope_table, token_positions
 
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
@@ -131,7 +132,7 @@ class WanS2VTransformer(nn.Module):
         tokens, split = self.embed_tokens(x, ref_latents, motion_latents, pose_latents, cast)
         constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast, audio_strength))
         e_head, e = self.embed_time(timestep, cast)
-        tokens = tokens.to(self.residual_dtype or x.dtype)
+        stream = Residual(tokens.to(self.residual_dtype or x.dtype), split, is_own=True)
         kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast, "linears": linears}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
@@ -141,12 +142,12 @@ class WanS2VTransformer(nn.Module):
             attended = None
             if index == 0 and first_attention is not None:
                 inputs = x, timestep, ref_latents, motion_latents, pose_latents
-                attended = first_attention(inputs, partial(_attend, block, tokens, e, constants, split, kernel))
-            tokens = _run_block(block, index, tokens, e, constants, split, {**kernel, "attended": attended})
+                attended = first_attention(inputs, partial(_attend, block, stream, e, constants, kernel))
+            stream = _run_block(block, index, stream, e, constants, {**kernel, "attended": attended})
             if constants.audio is not None:
-                tokens = self.audio_injector(tokens, index, constants.audio, split, **kernel)
+                stream = self.audio_injector(stream, index, constants.audio, **kernel)
         next_block()
-        return unpatchify(self.head(tokens[:, :split], e_head, cast), num_latent_frames, height, width)
+        return unpatchify(self.head(stream.summed()[:, :split], e_head, cast), num_latent_frames, height, width)
 
     def layers_of_step(self, index: int) -> nn.ModuleList:
         """The layers that every step runs in block `index` and the audio injector behind it; the others work once per clip."""
@@ -242,32 +243,33 @@ class WanS2VTransformer(nn.Module):
         return self.text_embedding(F.pad(context, (0, 0, 0, missing)))
 
 
-def _attend(block: Block, tokens: Tensor, e: Tensor, constants: ClipConstants, split: int, kernel: dict[str, Any], batch: int) -> Tensor:
-    """Self attention of a block for the first entries of a batch."""
-    return block.attend(tokens[:batch], e[:batch], constants.rope, split, constants.context.dtype, **kernel)
+def _attend(block: Block, stream: Residual, e: Tensor, constants: ClipConstants, kernel: dict[str, Any], batch: int) -> Tensor:
+    """Self attention of the first block, for the first entries of a batch."""
+    return block.attend(Residual(stream.x[:batch], stream.split), e[:batch], constants.rope, constants.context.dtype, **kernel)[1]
 
 
 @torch.compiler.disable(recursive=False)
-def _run_block(block: Block, index: int, tokens: Tensor, e: Tensor, constants: ClipConstants, split: int, kernel: dict[str, Any]) -> Tensor:
+def _run_block(block: Block, index: int, stream: Residual, e: Tensor, constants: ClipConstants, kernel: dict[str, Any]) -> Residual:
     """Run one block, through the block replacements and patches that other nodes may have put on the model."""
     options = kernel["transformer_options"]
-    known = constants.text[index]
     run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
     patches = options.get("patches", {}).get("double_block", [])
-    only_video = index == len(constants.text) - 1 and not run and not patches  # the head looks at nothing else
+    known = constants.text[index]
+    text = known[0].to(e.device, non_blocking=True), known[1].to(e.device, non_blocking=True)
+    if not run and not patches:
+        is_last = index == len(constants.text) - 1  # the head looks at the video only
+        return block(stream, e, text, constants.rope, only_video=is_last, **kernel)
 
     def original(args: dict[str, Any]) -> dict[str, Tensor]:
-        text = known[0].to(tokens.device, non_blocking=True), known[1].to(tokens.device, non_blocking=True)
-        if args["txt"] is not constants.context:
-            text = block.project_text(args["txt"], kernel["cast"])
-        inner = {**kernel, "transformer_options": args["transformer_options"], "only_video": only_video}
-        return {"img": block(args["img"], args["vec"], text, args["pe"], split, **inner)}
+        given = text if args["txt"] is constants.context else block.project_text(args["txt"], kernel["cast"])
+        inner = {**kernel, "transformer_options": args["transformer_options"]}
+        return {"img": block(Residual(args["img"], stream.split), args["vec"], given, args["pe"], **inner).summed()}
 
-    args = {"img": tokens, "txt": constants.context, "vec": e, "pe": constants.rope, "transformer_options": options}
+    args = {"img": stream.summed(), "txt": constants.context, "vec": e, "pe": constants.rope, "transformer_options": options}
     tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]
     for patch in patches:
         tokens = patch({"img": tokens, "vec": e, "block_index": index, "img_offset": 0, "transformer_options": options})["img"]
-    return tokens.clone() if run or patches else tokens  # audio is added in place, and a hook may keep what it returned
+    return Residual(tokens.clone(), stream.split, is_own=True)  # a hook may keep what it returned
 
 
 def share_layers(transformer: nn.Module, native: nn.Module) -> None:

@@ -20,10 +20,10 @@ def count(bridge, monkeypatch):
     layers = pack_module("wan_s2v_model.layers")
     attend, entries = layers.Block.attend, []
 
-    def noted(block, x, *arguments, transformer_options, **options):
+    def noted(block, stream, *arguments, transformer_options, **options):
         if transformer_options["block_index"] == 0:
-            entries.append(len(x))
-        return attend(block, x, *arguments, transformer_options=transformer_options, **options)
+            entries.append(len(stream.x))
+        return attend(block, stream, *arguments, transformer_options=transformer_options, **options)
 
     monkeypatch.setattr(layers.Block, "attend", noted)
 

@@ -20,6 +20,7 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "quantised",
         "linears",
         "rope",
+        "residual",
         "attention",
         "layers",
         "first_attention",

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from wan_s2v_pack.wan_s2v_model.attention import sdpa
 from wan_s2v_pack.wan_s2v_model.audio_injector import AdaLayerNorm, AudioInjector, CausalAudioEncoder, CausalConv
+from wan_s2v_pack.wan_s2v_model.residual import Residual
 
 KERNEL = {"attention": sdpa, "transformer_options": {}}
 
@@ -133,7 +134,7 @@ def test_adaptive_norm_shifts_by_the_first_half_with_its_own_epsilon(tiny_config
 
 
 def inject(injector, x, block, audio, split, dtype=torch.float32, **options):
-    return injector(x.clone(), block, injector.project(*audio, dtype), split, **{**KERNEL, **options})
+    return injector(Residual(x, split), block, injector.project(*audio, dtype), **{**KERNEL, **options}).summed()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from wan_s2v_pack.wan_s2v_model import fused
+from wan_s2v_pack.wan_s2v_model.first_attention import FirstAttention
 from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
 
 MORE_BLOCKS_THAN_RECOMPILATIONS = 12  # torch gives up on a function after 8
@@ -37,14 +38,29 @@ def num_graphs():
     return counters["stats"]["unique_graphs"]
 
 
-def test_blocks_compile_to_one_graph_and_one_for_the_last(transformer, clip_inputs):
+GRAPHS = 3  # of blocks in which a sum waits, of those in which none does, and of the last
+
+
+def test_blocks_compile_to_few_graphs(transformer, clip_inputs):
     expected = transformer(**clip_inputs)
     for index, block in enumerate(transformer.blocks):
         transformer.blocks[index] = compile_as_comfyui(block, fullgraph=True)
     assert torch.equal(transformer(**clip_inputs), expected)
-    assert num_graphs() == 2
+    assert num_graphs() == GRAPHS
     transformer(**{**clip_inputs, "timestep": torch.tensor([500.0])})
-    assert num_graphs() == 2
+    assert num_graphs() == GRAPHS
+
+
+def test_clips_of_another_length_and_a_known_attention_stay_below_the_limit(transformer, clip_inputs, caplog):
+    first_clip = {name: value for name, value in clip_inputs.items() if name != "motion_latents"}
+    expected = [transformer(**inputs) for inputs in (first_clip, clip_inputs)]
+    for index, block in enumerate(transformer.blocks):
+        transformer.blocks[index] = compile_as_comfyui(block)
+    for _ in range(2):
+        for inputs, exact in zip((first_clip, clip_inputs), expected, strict=True):
+            assert torch.equal(transformer(**inputs), exact)
+            assert torch.equal(transformer(**inputs, first_attention=FirstAttention()), exact)
+    assert "recompile_limit" not in caplog.text
 
 
 def test_whole_model_compiles_without_a_graph_for_each_block(transformer, clip_inputs, caplog):

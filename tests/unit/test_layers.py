@@ -9,6 +9,7 @@ from wan_s2v_pack.wan_s2v_model import linears
 from wan_s2v_pack.wan_s2v_model.attention import sdpa
 from wan_s2v_pack.wan_s2v_model.casting import run_as_input
 from wan_s2v_pack.wan_s2v_model.layers import Block, Head, timestep_embedding
+from wan_s2v_pack.wan_s2v_model.residual import Residual
 from wan_s2v_pack.wan_s2v_model.rope import CHUNK_ROWS_KEY, rope_table, row_chunks, token_positions
 
 SPLIT = 8  # of 12 tokens
@@ -22,7 +23,7 @@ def plain_norm(x, eps=1e-6):
 
 def run_block(block, x, e, context, **options):
     kernel = {"attention": sdpa, "transformer_options": {}, **options}
-    return block(x, e, block.cross_attn.project(context), ROPE, SPLIT, **kernel)
+    return block(Residual(x, SPLIT), e, block.cross_attn.project(context), ROPE, **kernel).summed()
 
 
 def make_block(config, randomised):

@@ -81,7 +81,7 @@ def test_dropped_motion_is_not_zero_motion(tiny_transformer, clip_inputs):
 
 def test_absent_audio_is_no_audio_attention(tiny_transformer, clip_inputs, monkeypatch):
     silent = tiny_transformer(**without(clip_inputs, "audio_embedding"))
-    monkeypatch.setattr(tiny_transformer.audio_injector, "forward", lambda tokens, *args, **kwargs: tokens)
+    monkeypatch.setattr(tiny_transformer.audio_injector, "forward", lambda stream, *args, **kwargs: stream)
     assert torch.equal(silent, tiny_transformer(**clip_inputs))
     monkeypatch.undo()
     zeros = {**clip_inputs, "audio_embedding": torch.zeros_like(clip_inputs["audio_embedding"])}
@@ -122,9 +122,9 @@ def test_audio_goes_in_behind_the_listed_blocks(tiny_transformer, clip_inputs, m
     order = []
     inject = tiny_transformer.audio_injector.forward
 
-    def spy(tokens, index, audio, split, **options):
-        order.append(("audio", index, split, audio[0].keys.dtype))
-        return inject(tokens, index, audio, split, **options)
+    def spy(stream, index, audio, **options):
+        order.append(("audio", index, stream.split, audio[0].keys.dtype))
+        return inject(stream, index, audio, **options)
 
     def replace(args, extra):
         order.append(("block", args["transformer_options"]["block_index"]))
