@@ -160,7 +160,7 @@ class AudioInjector(nn.Module):
         cast: CastWeights = cast_weights,
         linears: Linears = EXACT,
     ) -> Residual:
-        """Add the audio attention of block `block_index` to the video tokens of the stream [B, S, dim]."""
+        """Add the audio attention of block `block_index` to the video tokens of the stream [B, S, dim]; returns the stream."""
         index = self.index_of_block.get(block_index)
         if index is None:
             return stream
@@ -176,4 +176,4 @@ class AudioInjector(nn.Module):
             kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
             y = injector(query, keys_values=(sound.keys, sound.values), **kernel)
         add_gated(video, y.reshape(video.shape), None, stream.split, out=video)
-        return Residual(x, stream.split, is_own=True)
+        return stream

@@ -17,8 +17,6 @@ from .vae_memory import DECODE
 ATTENTION_TENSORS = 6  # of the compute dtype beside one residual stream: input, q, k, v, what is attended to, and the output
 ROTATED_TENSORS = 5  # the same without fused kernels, while a chunk of k is rotated
 ROTATION_BYTES = 6  # per value of that chunk: three halves of it in float32, beside a copy in float32
-TEXT_TENSORS = 4  # of the compute dtype beside two residual streams
-FEED_FORWARD_TENSORS = 1  # the same, beside a chunk of the wide ones
 STREAMED_BLOCKS = 2  # blocks whose weights are on the GPU when all weights stream: one works, one arrives
 WORKSPACE_BYTES = 0.8e9  # of cuBLAS and cuDNN, and what the allocator cannot use again
 
@@ -144,20 +142,14 @@ def model_flop(config: WanS2VConfig, tokens: int, video_tokens: int) -> tuple[fl
 
 
 def activation_bytes(tokens: int, model: ModelFacts) -> float:
-    """GPU memory that one model call needs beside weights and constants, at its widest place."""
+    """GPU memory that one model call needs beside weights and constants, at its widest place, the self attention."""
     config, value, residual = model.config, model.value_bytes, model.residual_bytes
-    rows = chunk_size(tokens)
-    hidden = config.ffn_dim / config.dim
-    in_chunk = hidden if model.has_kernels else 2 * hidden + 1  # else a chunk exists before and behind the GELU, and its result is copied
-    widest = [
-        tokens * (residual + ATTENTION_TENSORS * value),
-        tokens * (2 * residual + TEXT_TENSORS * value),
-        tokens * (2 * residual + FEED_FORWARD_TENSORS * value) + rows * value * in_chunk,
-    ]
-    if not model.has_kernels:
-        copy = 0 if value == FLOAT32_BYTES else FLOAT32_BYTES
-        widest.append(tokens * (residual + ROTATED_TENSORS * value) + rows * (ROTATION_BYTES + copy))
-    return config.dim * max(widest)
+    attention = tokens * (residual + ATTENTION_TENSORS * value)
+    if model.has_kernels:
+        return config.dim * attention
+    copy = 0 if value == FLOAT32_BYTES else FLOAT32_BYTES
+    rotation = tokens * (residual + ROTATED_TENSORS * value) + chunk_size(tokens) * (ROTATION_BYTES + copy)
+    return config.dim * max(attention, rotation)
 
 
 def constant_bytes(tokens: int, job: Job, model: ModelFacts) -> float:

@@ -64,33 +64,36 @@ class Block(nn.Module):
         """Run the block.
 
         Args:
-            stream: [B, S, dim]. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
+            stream: [B, S, dim], which the block adds to. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
             text: keys and values of the prompt, each [B, L, dim] in the compute dtype.
             only_video: the other tokens are not needed behind this block. attended: what `attend` returns, where it is known already.
         Returns:
-            [B, S, dim], or [B, split, dim] for `only_video`.
+            The same stream, [B, S, dim], or [B, split, dim] for `only_video`.
         """
         dtype, eps = linears.input_dtype(text[0].dtype), self.eps
         kernel: dict[str, Any] = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
         _, _, gate_a, shift_f, scale_f, gate_f = self._modulation(e)
-        rows = stream.split if only_video else stream.x.shape[1]
         if attended is None:
-            stream, attended = self.attend(stream, e, rope, text[0].dtype, num_queries=rows, **kernel)
-        stream = stream.first(rows).plus(attended[:, :rows], gate_a)
+            rows = stream.split if only_video else None
+            attended = self.attend(stream, e, rope, text[0].dtype, num_queries=rows, **kernel)
+        stream.keep_first(attended.shape[1])
+        stream.add(attended, gate_a)
+        del attended
         with cast(self.norm3, e) as (weight, bias):
-            stream, normed = stream.norm(_row(bias, e), _row(weight, e), eps, dtype, one=0.0)
-        stream = stream.plus(self.cross_attn(normed, keys_values=text, **kernel))
-        stream, normed = stream.norm(shift_f, scale_f, eps, dtype)
+            normed = stream.norm(_row(bias, e), _row(weight, e), eps, dtype, one=0.0)
+        stream.add(self.cross_attn(normed, keys_values=text, **kernel))
+        normed = stream.norm(shift_f, scale_f, eps, dtype)
         chunk_rows = transformer_options.get(CHUNK_ROWS_KEY, CHUNK_ROWS)
-        return stream.plus(linears.feed_forward(self.ffn[0], self.ffn[2], normed, cast, chunk_rows), gate_f)
+        stream.add(linears.feed_forward(self.ffn[0], self.ffn[2], normed, cast, chunk_rows), gate_f)
+        return stream
 
     def attend(
         self, stream: Residual, e: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype, *, linears: Linears, **options: Any
-    ) -> tuple[Residual, Tensor]:
-        """Norm and self attention: as for `forward`, `options` as for `Attention` -> the stream, and [B, S or num_queries, dim]."""
+    ) -> Tensor:
+        """Norm and self attention: as for `forward`, `options` as for `Attention` -> [B, S or num_queries, dim] in `dtype`."""
         shift, scale, *_ = self._modulation(e)
-        stream, normed = stream.norm(shift, scale, self.eps, linears.input_dtype(dtype))
-        return stream, self.self_attn(normed, rope=rope, linears=linears, **options)
+        normed = stream.norm(shift, scale, self.eps, linears.input_dtype(dtype))
+        return self.self_attn(normed, rope=rope, linears=linears, **options)
 
     def _modulation(self, e: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention and feed-forward, each [B, 2, dim]."""

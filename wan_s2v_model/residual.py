@@ -1,9 +1,5 @@
 """The residual stream: what is added to it waits for the next norm, and is summed up in the same pass over memory."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -11,42 +7,57 @@ from .fused import add_gated, add_then_norm, modulated_norm
 from .quantised import Activation
 
 
-@dataclass(frozen=True)
 class Residual:
-    """Stands for `x + gate * y`. Each one is used once, since making the sum may overwrite x.
+    """x, to which layers add in turn.
 
-    Attributes:
+    An object that changes, so that nobody keeps a tensor which is already part of the sum.
+
+    Args:
         x: [B, S, dim]. split: tokens of the video, which come first; the others have the second row of gates and modulations.
-        y: [B, S, dim], or None where nothing waits. gate: [B, 2, dim], or None for 1.
-        is_own: nobody else holds x.
+        is_own: nobody else holds x, so it may be overwritten.
     """
 
-    x: Tensor
-    split: int
-    y: Tensor | None = None
-    gate: Tensor | None = None
-    is_own: bool = False
+    def __init__(self, x: Tensor, split: int, is_own: bool = False):
+        self.x = x
+        self.split = split
+        self._is_own = is_own
+        self._y: Tensor | None = None
+        self._gate: Tensor | None = None
 
-    def plus(self, y: Tensor, gate: Tensor | None = None) -> Residual:
-        """Add y, later."""
-        return Residual(self.summed(), self.split, y, gate, self.is_own or self.y is not None)
+    def add(self, y: Tensor, gate: Tensor | None = None) -> None:
+        """Add gate * y, later: y [B, S, dim], gate [B, 2, dim], or None for 1."""
+        self.summed()
+        self._y, self._gate = y, gate
 
-    def norm(self, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype, one: float = 1.0) -> tuple[Residual, Activation]:
-        """The stream with its sum made, and the sum's layer norm * (one + scale) + shift: shift, scale [B, 1 or 2, dim] -> [B, S, dim]."""
-        if self.y is None:
-            return self, modulated_norm(self.x, shift, scale, self.split, eps, dtype, one)
-        out = self.x if self.is_own else None
-        total, normed = add_then_norm(self.x, self.y, self.gate, (shift, scale, one), self.split, eps, out, dtype)
-        return Residual(total, self.split, is_own=True), normed
-
-    def first(self, count: int) -> Residual:
-        """The first tokens."""
-        return Residual(self.x[:, :count], self.split, None if self.y is None else self.y[:, :count], self.gate, self.is_own)
+    def norm(self, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype, one: float = 1.0) -> Activation:
+        """Layer norm * (one + scale) + shift of the sum: shift, scale [B, 1 or 2, dim] -> [B, S, dim] in `dtype`."""
+        if self._y is None:
+            return modulated_norm(self.x, shift, scale, self.split, eps, dtype, one)
+        modulation = shift, scale, one
+        self.x, normed = add_then_norm(self.x, self._y, self._gate, modulation, self.split, eps, self._room(), dtype)
+        self._settle()
+        return normed
 
     def summed(self) -> Tensor:
         """[B, S, dim] in the dtype of x."""
-        return self.x if self.y is None else add_gated(self.x, self.y, self.gate, self.split, self.x if self.is_own else None)
+        if self._y is not None:
+            self.x = add_gated(self.x, self._y, self._gate, self.split, self._room())
+            self._settle()
+        return self.x
 
     def owned(self) -> Tensor:
         """`summed`, in memory that may be overwritten."""
-        return self.x.clone() if self.y is None and not self.is_own else self.summed()
+        x = self.summed()
+        self.x, self._is_own = x if self._is_own else x.clone(), True
+        return self.x
+
+    def keep_first(self, count: int) -> None:
+        """Leave out all tokens but the first."""
+        self.x = self.x[:, :count]
+        self._y = None if self._y is None else self._y[:, :count]
+
+    def _room(self) -> Tensor | None:
+        return self.x if self._is_own else None
+
+    def _settle(self) -> None:
+        self._y, self._gate, self._is_own = None, None, True

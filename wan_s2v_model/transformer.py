@@ -133,6 +133,7 @@ class WanS2VTransformer(nn.Module):
         constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast, audio_strength))
         e_head, e = self.embed_time(timestep, cast)
         stream = Residual(tokens.to(self.residual_dtype or x.dtype), split, is_own=True)
+        del tokens  # would take memory up to the end
         kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast, "linears": linears}
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
@@ -245,7 +246,7 @@ class WanS2VTransformer(nn.Module):
 
 def _attend(block: Block, stream: Residual, e: Tensor, constants: ClipConstants, kernel: dict[str, Any], batch: int) -> Tensor:
     """Self attention of the first block, for the first entries of a batch."""
-    return block.attend(Residual(stream.x[:batch], stream.split), e[:batch], constants.rope, constants.context.dtype, **kernel)[1]
+    return block.attend(Residual(stream.x[:batch], stream.split), e[:batch], constants.rope, constants.context.dtype, **kernel)
 
 
 @torch.compiler.disable(recursive=False)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...wan_s2v_model import transformer as transformer_module
 from ...wan_s2v_model.checkpoint import check_shapes
 from ...wan_s2v_model.config import WanS2VConfig
-from ...wan_s2v_model.fused import add_gated
 from ...wan_s2v_model.transformer import WanS2VTransformer
 from .case import EXACT, Case, Measured, Row, failure
 
@@ -63,7 +62,7 @@ class Probe:
         self._first_injected_block = first_injected_block
         audio = model.casual_audio_encoder
         model.blocks[0].register_forward_pre_hook(self._before_block)
-        model.blocks[0].register_forward_hook(lambda module, args, out: self._keep(block0_out=add_gated(out.x, out.y, out.gate, out.split)))
+        model.blocks[0].register_forward_hook(lambda module, args, out: self._keep(block0_out=out.summed()))
         model.audio_injector.register_forward_hook(self._after_injection)
         model.head.register_forward_pre_hook(lambda module, args: self._keep(e_head=args[1]))
         model.text_embedding.register_forward_hook(self._after_text)
@@ -75,14 +74,14 @@ class Probe:
 
     def _before_block(self, module, args) -> None:
         stream, e, _, (cos, sin) = args[:4]
-        self._keep(block0_in=stream.x, e0=e, rope_cos=cos, rope_sin=sin)
+        self._keep(block0_in=stream.summed(), e0=e, rope_cos=cos, rope_sin=sin)
 
     def _after_text(self, module, args, out) -> None:
         self._keep(text_ctx_first8=out[:, :8], text_ctx_last1=out[:, -1:])
 
     def _after_injection(self, module, args, out) -> None:
         if args[1] == self._first_injected_block:
-            self._keep(audio_inject0_out=out.x)
+            self._keep(audio_inject0_out=out.summed())
 
 
 def _mask_rows(model: WanS2VTransformer, x: Tensor, latents: dict[str, Tensor | None]) -> Tensor:

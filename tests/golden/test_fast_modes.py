@@ -199,15 +199,15 @@ def compiled(monkeypatch):
     torch.compiler.reset()
 
 
-def test_compiled_blocks_are_three_graphs_without_a_break_in_all_clips(bridge, model, compiled):
-    """The first, whose self attention is shared, those between, and the last, which keeps the video alone."""
+def test_compiled_blocks_are_four_graphs_without_a_break_in_all_clips(bridge, model, compiled):
+    """The first, whose self attention is shared, those behind an audio injector, those in which a sum waits, and the last."""
     apply, graphs_and_breaks = compiled
     expected = [sample_clip(clip_sampler(bridge, model), clip) for clip in (0, 1)]
     blocks = [f"diffusion_model.blocks.{index}" for index in range(len(model.model.diffusion_model.blocks))]
     sampler = clip_sampler(bridge, apply(model, blocks))
     for clip in (0, 1):
         assert torch.equal(sample_clip(sampler, clip), expected[clip])
-        assert graphs_and_breaks() == (3, 0), f"clip {clip}"
+        assert graphs_and_breaks() == (4, 0), f"clip {clip}"
 
 
 @pytest.mark.parametrize("load", [load_ours, load_native])

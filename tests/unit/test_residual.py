@@ -1,5 +1,7 @@
 """The residual stream: sums that wait for the next norm, and what may be overwritten."""
 
+import weakref
+
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.fused import add_gated, modulated_norm
@@ -20,10 +22,12 @@ def test_waiting_sum_is_made_with_the_next_norm(parts, is_own):
     x, y, gate, shift, scale = parts
     total = add_gated(x, y, gate, SPLIT)
     before = x.clone()
-    stream, normed = Residual(x, SPLIT, is_own=is_own).plus(y, gate).norm(shift, scale, EPS, torch.float32)
+    stream = Residual(x, SPLIT, is_own)
+    stream.add(y, gate)
+    assert torch.equal(stream.x, before)
+    normed = stream.norm(shift, scale, EPS, torch.float32)
     assert torch.equal(normed, modulated_norm(total, shift, scale, SPLIT, EPS, torch.float32))
     assert torch.equal(stream.summed(), total)
-    assert stream.is_own
     assert (stream.x is x) is is_own
     assert is_own or torch.equal(x, before)
 
@@ -31,30 +35,49 @@ def test_waiting_sum_is_made_with_the_next_norm(parts, is_own):
 def test_norm_without_a_sum_changes_nothing(parts):
     x, _, _, shift, scale = parts
     stream = Residual(x, SPLIT)
-    after, normed = stream.norm(shift, scale, EPS, torch.bfloat16, one=0.0)
-    assert after is stream
+    normed = stream.norm(shift, scale, EPS, torch.bfloat16, one=0.0)
+    assert stream.summed() is x
     assert torch.equal(normed, modulated_norm(x, shift, scale, SPLIT, EPS, torch.bfloat16, 0.0))
 
 
 def test_two_sums_in_a_row(parts):
     x, y, gate, *_ = parts
-    before = x.clone()
-    total = Residual(x, SPLIT).plus(y, gate).plus(y).summed()
-    torch.testing.assert_close(total, add_gated(x, y, gate, SPLIT) + y)
+    before, stream = x.clone(), Residual(x, SPLIT)
+    stream.add(y, gate)
+    stream.add(y)
+    assert torch.equal(stream.summed(), stream.summed())
+    torch.testing.assert_close(stream.summed(), add_gated(x, y, gate, SPLIT) + y)
     assert torch.equal(x, before)
+
+
+def test_what_is_part_of_the_sum_is_not_kept(parts):
+    x, y, gate, shift, scale = parts
+    stream, waiting = Residual(x, SPLIT), weakref.ref(copy := y.clone())
+    stream.add(copy, gate)
+    del copy
+    assert waiting() is not None
+    stream.norm(shift, scale, EPS, torch.float32)
+    assert waiting() is None
 
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_first_tokens(parts, waits):
     x, y, gate, *_ = parts
-    stream = Residual(x, SPLIT).plus(y, gate) if waits else Residual(x, SPLIT)
-    assert torch.equal(stream.first(SPLIT).summed(), stream.summed()[:, :SPLIT])
+    whole, part = Residual(x, SPLIT), Residual(x, SPLIT)
+    for stream in (whole, part):
+        if waits:
+            stream.add(y, gate)
+    part.keep_first(SPLIT)
+    assert torch.equal(part.summed(), whole.summed()[:, :SPLIT])
 
 
 @pytest.mark.parametrize("is_own", [False, True])
-def test_what_others_hold_is_copied_before_it_is_overwritten(parts, is_own):
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_others_hold_is_never_overwritten(parts, is_own, waits):
     x, y, *_ = parts
-    assert (Residual(x, SPLIT, is_own=is_own).owned().data_ptr() == x.data_ptr()) is is_own
-    before = x.clone()
-    Residual(x, SPLIT).plus(y).owned().zero_()
-    assert torch.equal(x, before)
+    before, stream = x.clone(), Residual(x, SPLIT, is_own)
+    if waits:
+        stream.add(y)
+    stream.owned().zero_()
+    assert not stream.summed().any()
+    assert is_own or torch.equal(x, before)
