@@ -15,9 +15,8 @@ from .attention import OVERRIDE, Attention, AttentionFunction
 from .casting import CastWeights, cast_weights, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS
-from .fused import add_gated, kernels_work, layer_norm, modulated_norm
+from .fused import add_gated, kernels_work, layer_norm
 from .linears import EXACT, Linears
-from .quantised import Activation
 from .residual import Residual
 
 ADALN_EPS = 1e-5  # unlike every other norm of the model
@@ -113,7 +112,7 @@ class InjectedAudio(NamedTuple):
 
 
 class AdaLayerNorm(nn.Module):
-    """Layer norm of one frame's tokens, scaled and shifted by that frame's global audio token."""
+    """What a frame's global audio token makes of the layer norm of that frame's tokens: a scale and a shift."""
 
     def __init__(self, config: WanS2VConfig, *, operations: Any, dtype: torch.dtype | None = None, device: Any = None):
         super().__init__()
@@ -123,10 +122,6 @@ class AdaLayerNorm(nn.Module):
         """[B, F, 1, dim] audio -> shift and scale, each [B, F, 1, dim] float32."""
         shift, scale = self.linear(F.silu(audio_global).to(dtype)).float().chunk(2, dim=-1)
         return shift, scale
-
-    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Activation:
-        """[B, F * n, dim] tokens, [B, F, 1, dim] shift and scale -> [B, F * n, dim] in `dtype`."""
-        return modulated_norm(x, shift[:, :, 0], scale[:, :, 0], x.shape[1] // shift.shape[1], ADALN_EPS, dtype)
 
 
 class AudioInjector(nn.Module):
@@ -165,15 +160,14 @@ class AudioInjector(nn.Module):
         if index is None:
             return stream
         sound = audio[index]
-        x = stream.owned()
-        video = x[:, : stream.split]
-        query = self.injector_adain_layers[index](video, sound.shift, sound.scale, linears.input_dtype(sound.keys.dtype))
+        query = stream.norm_video(sound.shift[:, :, 0], sound.scale[:, :, 0], ADALN_EPS, linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
-        if kernels_work(x.device) and OVERRIDE not in transformer_options:
+        if kernels_work(stream.x.device) and OVERRIDE not in transformer_options:
             y = injector.attend_to_few(query, sound.keys, sound.values, cast, linears)
         else:
             kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
             y = injector(query, keys_values=(sound.keys, sound.values), **kernel)
+        video = stream.owned()[:, : stream.split]
         add_gated(video, y.reshape(video.shape), None, stream.split, out=video)
         return stream

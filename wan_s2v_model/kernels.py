@@ -198,13 +198,13 @@ def add_norm(
 
     Args:
         x, total: [B, S, dim] with contiguous channels, may be the same. y: [B, S, dim] or None, which leaves total untouched.
-        gate: [B, G, dim] or None for 1. norm: scale and shift [B, G, dim] and the summand `one`, or None for no norm.
+        gate: [B, G or 1, dim] or None for 1. norm: scale and shift [B, G or 1, dim] and the summand `one`, or None for no norm.
         out: [B, S, dim] contiguous. group_size: tokens of a group; the last group takes the rest.
         row_scale: [B, S, 1] float32, the scale of each row where out is float8.
     """
     batch, length, dim = x.shape
     scale, shift, one = (x, x, 0.0) if norm is None else norm
-    groups = next((rows.shape[1] for rows in (gate, None if norm is None else scale) if rows is not None), 1)
+    groups = max(1 if rows is None else rows.shape[1] for rows in (gate, None if norm is None else scale))
     chunk = triton.next_power_of_2(dim) if row_scale is None else _chunk(dim)
     pointers: list[Any] = []
     for tensor in (x, x if y is None else y, x if gate is None else gate, scale, shift, total):

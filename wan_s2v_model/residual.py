@@ -38,6 +38,22 @@ class Residual:
         self._settle()
         return normed
 
+    def norm_video(self, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> Activation:
+        """`norm` of the video tokens alone, frame by frame: shift, scale [B, F, dim] -> [B, split, dim]."""
+        split, frame_tokens, total = self.split, self.split // shift.shape[1], self._room()
+        if self._y is None:
+            return modulated_norm(self.x[:, :split], shift, scale, frame_tokens, eps, dtype)
+        total = torch.empty_like(self.x) if total is None else total
+        gates = (None, None) if self._gate is None else (self._gate[:, :1], self._gate[:, 1:])
+        video, others = slice(0, split), slice(split, None)
+        modulation = shift, scale, 1.0
+        _, normed = add_then_norm(self.x[:, video], self._y[:, video], gates[0], modulation, frame_tokens, eps, total[:, video], dtype)
+        if self.x.shape[1] > split:
+            add_gated(self.x[:, others], self._y[:, others], gates[1], split, total[:, others])
+        self.x = total
+        self._settle()
+        return normed
+
     def summed(self) -> Tensor:
         """[B, S, dim] in the dtype of x."""
         if self._y is not None:

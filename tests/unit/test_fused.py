@@ -96,6 +96,14 @@ def test_sum_and_its_norm_in_one(implementation, noise, rows, grouping, in_place
     torch.testing.assert_close(normed.double(), plain_norm(expected) * (1 + by_token(scale, size)) + by_token(shift, size), **CLOSE)
 
 
+def test_norm_with_a_row_per_frame_after_a_sum_with_one_gate(implementation, noise):
+    x, y, gate = noise(2, LENGTH, DIM), noise(2, LENGTH, DIM, seed=1), noise(2, 1, DIM, seed=2)
+    scale, shift = noise(2, 4, DIM, seed=3), noise(2, 4, DIM, seed=4)
+    total, normed = add_then_norm(x, y, gate, (shift, scale, 1.0), 3, EPS)
+    torch.testing.assert_close(total, x + gate * y)
+    torch.testing.assert_close(normed.double(), plain_norm(total) * (1 + by_token(scale, 3)) + by_token(shift, 3), **CLOSE)
+
+
 def test_norm_with_one_row_after_a_sum_with_two_gates(implementation, noise):
     x, y, gate = noise(2, LENGTH, DIM), noise(2, LENGTH, DIM, seed=1), noise(2, 2, DIM, seed=2)
     weight, bias = (noise(DIM, seed=seed).expand(2, 1, -1) for seed in (3, 4))

@@ -81,3 +81,21 @@ def test_what_others_hold_is_never_overwritten(parts, is_own, waits):
     stream.owned().zero_()
     assert not stream.summed().any()
     assert is_own or torch.equal(x, before)
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize("waits", ["nothing", "sum", "gated sum"])
+@pytest.mark.parametrize("length", [SPLIT, LENGTH])
+def test_norm_of_each_frame_of_the_video(parts, noise, waits, is_own, length):
+    x, y, gate, *_ = parts
+    x, y = x[:, :length].contiguous(), y[:, :length]
+    gate = gate if waits == "gated sum" else None
+    shift, scale = noise(2, 4, DIM, seed=5), noise(2, 4, DIM, seed=6)  # of 4 frames with 2 tokens each
+    total = x if waits == "nothing" else add_gated(x, y, gate, SPLIT)
+    expected = modulated_norm(total[:, :SPLIT], shift, scale, 2, EPS, torch.float32)
+    before, stream = x.clone(), Residual(x, SPLIT, is_own)
+    if waits != "nothing":
+        stream.add(y, gate)
+    torch.testing.assert_close(stream.norm_video(shift, scale, EPS, torch.float32), expected)
+    torch.testing.assert_close(stream.summed(), total)
+    assert is_own or torch.equal(x, before)
