@@ -49,13 +49,17 @@ def test_decoding_is_that_of_comfyuis_call(module, vae, num_latents):
     assert torch.equal(module.decode_latents(vae, latents), expected)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("newest", [1, 6, 8, 13, 80])
-def test_only_the_newest_frames_leave_the_gpu(module, vae, grid, newest):
-    latents = random_latents(4, HEIGHT, WIDTH)
-    frames = module.decode_latents(vae, latents, grid, newest)
-    assert torch.equal(frames, module.decode_latents(vae, latents, grid)[-newest:])
+def test_only_the_newest_frames_leave_the_gpu(module, vae, newest):
+    latents = random_latents(4)
+    frames = module.decode_latents(vae, latents, newest=newest)
+    assert torch.equal(frames, module.decode_latents(vae, latents)[-newest:])
     assert frames.untyped_storage().nbytes() == frames.nbytes
+
+
+def test_only_the_newest_frames_of_tiles_leave_the_gpu(module, vae):
+    latents = random_latents(2, HEIGHT, WIDTH)
+    assert torch.equal(module.decode_latents(vae, latents, (1, 2), 3), module.decode_latents(vae, latents, (1, 2))[-3:])
 
 
 @pytest.mark.parametrize("num_frames", [1, 5, 7, 13, 73])
