@@ -46,70 +46,85 @@ class Attention(nn.Module):
         self.norm_q = operations.RMSNorm(dim, eps=config.eps, **factory)
         self.norm_k = operations.RMSNorm(dim, eps=config.eps, **factory)
 
-    def forward(  # noqa: PLR0913
+    def forward(
         self,
         x: Activation,
         context: Activation | None = None,
-        rope: Rope | None = None,
         *,
         keys_values: tuple[Tensor, Tensor] | None = None,
+        attention: AttentionFunction = sdpa,
+        transformer_options: dict[str, Any] | None = None,
+        cast: CastWeights = cast_weights,
+        linears: Linears = EXACT,
+    ) -> Tensor:
+        """Attend from x to context.
+
+        Args:
+            x: [B, S, dim]. context: [B, L, dim].
+            keys_values: what `project` made of the context, where it is known already.
+        Returns:
+            [B, S, dim].
+        """
+        q = self._normed(self.q, self.norm_q, x, None, cast, linears)
+        k, v = keys_values or self.project(cast_type(Tensor, context), cast, linears)
+        return linears(self.o, attention(q, k, v, self.num_heads, transformer_options=transformer_options or {}))
+
+    def attend_to_itself(
+        self,
+        norm: Callable[[], Activation],
+        rope: Rope,
+        *,
         num_queries: int | None = None,
         attention: AttentionFunction = sdpa,
         transformer_options: dict[str, Any] | None = None,
         cast: CastWeights = cast_weights,
         linears: Linears = EXACT,
     ) -> Tensor:
-        """Attend from x to context (x itself when None).
+        """Self attention with rotated queries and keys, the place of a model call that takes the most memory.
 
         Args:
-            x: [B, S, dim]. context: [B, L, dim]. rope: cos and sin, each [S, head_dim // 2].
-            keys_values: what `project` made of the context, where it is known already.
-            num_queries: only the first so many tokens of x ask; all are keys.
+            norm: makes the tokens [B, S, dim]; nobody else holds them, so that their memory is free again when queries, keys and values
+                are known. rope: cos and sin, each [S, head_dim // 2].
+            num_queries: only the first so many tokens ask; all are keys.
         Returns:
             [B, S, dim], or [B, num_queries, dim].
         """
         options = transformer_options or {}
-        q: Tensor | Float8Heads
-        k: Tensor | Float8Heads
-        if rope is not None and _takes_float8(attention, options, x.shape[1]):
-            q, k, v = self._in_float8(x, rope, num_queries, cast, linears)
-        else:
-            q = self._norm(self.norm_q, linears(self.q, x[:, :num_queries]), None if rope is None else _first(rope, num_queries), cast)
-            k, v = self.project(x if context is None else context, rope, cast, linears) if keys_values is None else keys_values
-        return linears(self.o, attention(q, k, v, self.num_heads, transformer_options=options))
+        x = norm()
+        normed: Callable[..., Tensor | Float8Heads] = self._normed_float8 if _takes_float8(attention, options, x.shape[1]) else self._normed
+        q = normed(self.q, self.norm_q, x[:, :num_queries], _first(rope, num_queries), cast, linears)
+        k = normed(self.k, self.norm_k, x, rope, cast, linears)
+        v = linears(self.v, x)
+        del x
+        attended = attention(q, k, v, self.num_heads, transformer_options=options)
+        del q, k, v
+        return linears(self.o, attended)
 
-    def project(
-        self,
-        context: Activation,
-        rope: Rope | None = None,
-        cast: CastWeights = cast_weights,
-        linears: Linears = EXACT,
-    ) -> tuple[Tensor, Tensor]:
+    def project(self, context: Activation, cast: CastWeights = cast_weights, linears: Linears = EXACT) -> tuple[Tensor, Tensor]:
         """Keys and values of [B, L, dim] tokens, each [B, L, dim]."""
-        return self._norm(self.norm_k, linears(self.k, context), rope, cast), linears(self.v, context)
+        return self._normed(self.k, self.norm_k, context, None, cast, linears), linears(self.v, context)
 
     def attend_to_few(self, x: Activation, k: Tensor, v: Tensor, cast: CastWeights, linears: Linears = EXACT) -> Tensor:
         """Like forward with known keys and values [B, L, dim], for a few of them, where Triton runs."""
         from . import audio_kernels
 
-        q = self._norm(self.norm_q, linears(self.q, x), None, cast)
+        q = self._normed(self.q, self.norm_q, x, None, cast, linears)
         with cast(self.o, q) as (weight, bias):
             return audio_kernels.attend_to_few(q, k, v, weight, cast_type(Tensor, bias), self.num_heads)
 
-    def _norm(self, norm: nn.Module, x: Tensor, rope: Rope | None, cast: CastWeights) -> Tensor:
-        with cast(norm, x) as (weight, _):
-            return rms_norm_rope(x, weight, self.eps, rope)
+    def _normed(self, layer: nn.Module, norm: nn.Module, x: Activation, rope: Rope | None, cast: CastWeights, linears: Linears) -> Tensor:
+        """Queries or keys of the tokens: a linear layer, its norm, and their rotation."""
+        projected = linears(layer, x)
+        with cast(norm, projected) as (weight, _):
+            return rms_norm_rope(projected, weight, self.eps, rope)
 
-    def _in_float8(
-        self, x: Activation, rope: Rope, num_queries: int | None, cast: CastWeights, linears: Linears
-    ) -> tuple[Float8Heads, Float8Heads, Tensor]:
-        """Queries and keys in float8, and values, of self attention."""
-        q, k = linears(self.q, x[:, :num_queries]), linears(self.k, x)
-        with cast(self.norm_q, q) as (weight, _):
-            q8 = rms_norm_rope_float8(q, weight, self.eps, _first(rope, num_queries), self.num_heads)
-        with cast(self.norm_k, k) as (weight, _):
-            k8 = rms_norm_rope_float8(k, weight, self.eps, rope, self.num_heads, smooth=True)
-        return q8, k8, linears(self.v, x)
+    def _normed_float8(
+        self, layer: nn.Module, norm: nn.Module, x: Activation, rope: Rope, cast: CastWeights, linears: Linears
+    ) -> Float8Heads:
+        """The same in float8; keys less what they share, which no softmax sees."""
+        projected = linears(layer, x)
+        with cast(norm, projected) as (weight, _):
+            return rms_norm_rope_float8(projected, weight, self.eps, rope, self.num_heads, smooth=layer is self.k)
 
 
 def _first(rope: Rope, count: int | None) -> Rope:

@@ -14,9 +14,9 @@ from .timeline import Timeline
 from .vae_memory import DECODE
 
 # Calibration: how many tensors of all tokens live at the same time, from the code and checked by a test that counts them.
-ATTENTION_TENSORS = 6  # of the compute dtype beside one residual stream: input, q, k, v, what is attended to, and the output
-ROTATED_TENSORS = 5  # the same without fused kernels, while a chunk of k is rotated
-ROTATION_BYTES = 6  # per value of that chunk: three halves of it in float32, beside a copy in float32
+ATTENTION_TENSORS = 4  # of the compute dtype beside one residual stream: q, k, v and what is attended to
+ROTATED_TENSORS = 4  # the same without fused kernels, while a chunk of k is rotated: input, q, k and the normed k
+ROTATION_BYTES = 10  # per value of that chunk: a copy in float32, and three halves
 STREAMED_BLOCKS = 2  # blocks whose weights are on the GPU when all weights stream: one works, one arrives
 WORKSPACE_BYTES = 0.8e9  # of cuBLAS and cuDNN, and what the allocator cannot use again
 
@@ -147,8 +147,7 @@ def activation_bytes(tokens: int, model: ModelFacts) -> float:
     attention = tokens * (residual + ATTENTION_TENSORS * value)
     if model.has_kernels:
         return config.dim * attention
-    copy = 0 if value == FLOAT32_BYTES else FLOAT32_BYTES
-    rotation = tokens * (residual + ROTATED_TENSORS * value) + chunk_size(tokens) * (ROTATION_BYTES + copy)
+    rotation = tokens * (residual + ROTATED_TENSORS * value) + chunk_size(tokens) * ROTATION_BYTES
     return config.dim * max(attention, rotation)
 
 

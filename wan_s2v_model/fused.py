@@ -125,7 +125,8 @@ def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Ten
     x = F.rms_norm(x, x.shape[-1:], weight.to(x), eps)
     if rope is None:
         return x
-    return apply_rope(x.unflatten(-1, (-1, 2 * rope[0].shape[1])), *rope).flatten(2)
+    heads = x.unflatten(-1, (-1, 2 * rope[0].shape[1]))
+    return apply_rope(heads, *rope, out=heads).flatten(2)
 
 
 def rms_norm_rope_float8(

@@ -1,6 +1,7 @@
 """Building blocks of the transformer: weight casting, normalisation, modulation, time embedding, block and head."""
 
 import math
+from functools import partial
 from typing import Any
 from typing import cast as cast_type
 
@@ -92,8 +93,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """Norm and self attention: as for `forward`, `options` as for `Attention` -> [B, S or num_queries, dim] in `dtype`."""
         shift, scale, *_ = self._modulation(e)
-        normed = stream.norm(shift, scale, self.eps, linears.input_dtype(dtype))
-        return self.self_attn(normed, rope=rope, linears=linears, **options)
+        norm = partial(stream.norm, shift, scale, self.eps, linears.input_dtype(dtype))
+        return self.self_attn.attend_to_itself(norm, rope, linears=linears, **options)
 
     def _modulation(self, e: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention and feed-forward, each [B, 2, dim]."""

@@ -57,20 +57,21 @@ def rope_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     return angle.cos().float(), angle.sin().float()
 
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     """Rotate interleaved channel pairs (2j, 2j+1) in float32.
 
     Args:
         x: [B, S, H, head_dim].
         cos, sin: [S, head_dim // 2].
+        out: where to write the result, may be x; None for new memory.
     Returns:
         [B, S, H, head_dim] in the dtype of x.
     """
     cos, sin = cos[:, None], sin[:, None]  # [S, 1, head_dim // 2]
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     pairs = out.unflatten(-1, (-1, 2))
     for rows in row_chunks(x.shape[1]):
-        even, odd = x[:, rows].float().unflatten(-1, (-1, 2)).unbind(-1)
+        even, odd = x[:, rows].to(torch.float32, copy=True).unflatten(-1, (-1, 2)).unbind(-1)
         pairs[:, rows, :, :, 0] = even * cos[rows] - odd * sin[rows]
         pairs[:, rows, :, :, 1] = even * sin[rows] + odd * cos[rows]
     return out

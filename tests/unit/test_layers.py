@@ -68,7 +68,7 @@ def test_block_follows_the_specification(tiny_config, randomised, noise):
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = ((block.modulation[0, i] + e[0, i])[row] for i in range(6))
 
     y = plain_norm(x) * (1 + scale_a) + shift_a
-    expected = x + gate_a * block.self_attn(y, rope=ROPE)
+    expected = x + gate_a * block.self_attn.attend_to_itself(lambda: y, ROPE)
     normed = plain_norm(expected) * block.norm3.weight + block.norm3.bias
     expected = expected + block.cross_attn(normed, context)
     y = plain_norm(expected) * (1 + scale_f) + shift_f

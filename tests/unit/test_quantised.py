@@ -145,14 +145,17 @@ def test_attention_gets_queries_and_keys_in_float8_where_it_takes_them(noise):
         q, k = (t.to(torch.float32).flatten(2) if isinstance(t, Float8Heads) else t for t in (q, k))
         return sdpa(q, k, v, heads)
 
-    exact = layer(x, rope=rope, attention=kernel).detach()
+    def attend(**options):
+        return layer.attend_to_itself(lambda: x, rope, attention=kernel, **options).detach()
+
+    exact = attend()
     kernel.float8_beyond = LENGTH
-    layer(x, rope=rope, attention=kernel)
+    attend()
     kernel.float8_beyond = LENGTH - 1
-    layer(x, rope=rope, attention=kernel, transformer_options={OVERRIDE: None})
+    attend(transformer_options={OVERRIDE: None})
     layer(x, x, attention=kernel)
     assert seen == [(torch.Tensor,) * 3] * 4
-    rounded = layer(x, rope=rope, attention=kernel).detach()
+    rounded = attend()
     assert seen[-1] == (Float8Heads, Float8Heads, torch.Tensor)
     assert 0 < relative_error(rounded, exact.double()) < 0.1
 
