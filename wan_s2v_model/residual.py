@@ -40,10 +40,10 @@ class Residual:
 
     def norm_video(self, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> Activation:
         """`norm` of the video tokens alone, frame by frame: shift, scale [B, F, dim] -> [B, split, dim]."""
-        split, frame_tokens, total = self.split, self.split // shift.shape[1], self._room()
+        split, frame_tokens = self.split, self.split // shift.shape[1]
         if self._y is None:
             return modulated_norm(self.x[:, :split], shift, scale, frame_tokens, eps, dtype)
-        total = torch.empty_like(self.x) if total is None else total
+        total = self.x if self._is_own else torch.empty_like(self.x)
         gates = (None, None) if self._gate is None else (self._gate[:, :1], self._gate[:, 1:])
         video, others = slice(0, split), slice(split, None)
         modulation = shift, scale, 1.0
