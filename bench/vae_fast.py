@@ -56,13 +56,11 @@ def load_latents(arguments):
 def measure(bridge, vae, latents, runs: int) -> None:
     import torch
     from wan_s2v_pack.wan_s2v_model.constants import TEMPORAL_STRIDE
-    from wan_s2v_pack.wan_s2v_model.pipeline import shorten_context
 
-    num_latent_frames = latents.shape[2] - CONTEXT
-    num_frames = TEMPORAL_STRIDE * num_latent_frames
+    num_frames = TEMPORAL_STRIDE * (latents.shape[2] - CONTEXT)
 
     def decode(warmup: int):
-        return bridge.decode_latents(vae, shorten_context(latents, num_latent_frames, warmup))[-num_frames:]
+        return bridge.decode_latents(vae, latents[:, :, CONTEXT - warmup :], newest=num_frames)
 
     expected = None
     for warmup in WARMUPS:

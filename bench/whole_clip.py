@@ -133,7 +133,7 @@ def make_plan(bridge, encoder, vae, height: int, width: int, clips: int):
 def render(bridge, samplers, vae, plan) -> None:
     """Every clip, and the seconds from the start of its sampling to its last encoded frame. Samplers: of the first clip, of others."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.pipeline import first_state, run_clips, shorten_context
+    from wan_s2v_pack.wan_s2v_model.pipeline import clip_decoder, first_state, run_clips
 
     warmup = samplers[-1].settings.vae_warmup
 
@@ -146,18 +146,18 @@ def render(bridge, samplers, vae, plan) -> None:
         print("  steps:", *(f"{end - start:.2f}" for start, end in itertools.pairwise(ends)), "s", flush=True)
         return latents
 
-    def decode(latents):
-        latents = shorten_context(latents, plan.timeline.num_latent_frames, warmup)
+    def decode(latents, newest):
         with stage(f"  decode {latents.shape[2]} latents"):
-            return bridge.decode_latents(vae, latents, newest=plan.timeline.frames_per_clip)
+            return bridge.decode_latents(vae, latents, newest=newest)
 
     def encode(frames):
         with stage("  encode motion"):
             return bridge.encode_pixels(vae, frames)
 
+    decode_clip = clip_decoder(decode, plan.timeline.num_latent_frames, warmup)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, video_file(Path(folder) / "clip.mp4", plan) as write:
-        for result in run_clips(plan, first_state(plan, encode), 42, sample=sample, encode=encode, decode=decode):
+        for result in run_clips(plan, first_state(plan, encode), 42, sample=sample, encode=encode, decode=decode_clip):
             seconds = time.perf_counter() - start
             with stage("  video file, behind"):
                 write(result.frames)

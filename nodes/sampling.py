@@ -19,7 +19,7 @@ from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFA
 from ..wan_s2v_model.estimate import Job, frame_bytes
 from ..wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
 from ..wan_s2v_model.live_video import LiveVideo
-from ..wan_s2v_model.pipeline import Plan, shorten_context
+from ..wan_s2v_model.pipeline import Plan, clip_decoder
 from ..wan_s2v_model.progress import Progress
 from ..wan_s2v_model.prompt_schedule import place_on_clips
 from ..wan_s2v_model.resources import describe_job, refusal
@@ -224,10 +224,6 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
     run_vae, device = RunVae(vae), sample.model.load_device
     sample.report_to(progress, check=store.raise_failure)
 
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        context_and_clip = shorten_context(latents, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
-        return run_vae.decode(context_and_clip, newest=plan.timeline.frames_per_clip)
-
     with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, comfy_bridge.file_shower()) as live:
 
         def consume(clip: int) -> None:
@@ -240,7 +236,7 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
             seed,
             sample=sample,
             encode=run_vae.encode,
-            decode=decode,
+            decode=clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup),
             consume=consume,
             peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
         )

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .constants import MOTION_LATENTS, VIDEO_FPS
-from .pipeline import Decode, Encode, Plan, decode_clip, find_anchor, shorten_context
+from .pipeline import Decode, Encode, Plan, clip_decoder, decode_clip, find_anchor
 from .run_store import RunStore
 
 
@@ -68,15 +68,12 @@ class Clips:
         """What the VAE gave for one clip after the other, each [T, H, W, 3] in [0, 1], decoded again from the stored latents.
 
         Args:
-            encode, decode: of `vae`, as they were when the run was made. first_clip: leave out the ones before.
+            encode, decode: of `vae`, as they were when the run was made; `decode` as for `clip_decoder`.
+            first_clip: leave out the ones before.
         Raises:
             FileNotFoundError: if the run folder was deleted.
         """
-        plan, num_latent_frames = self._plan, self.timeline.num_latent_frames
-
-        def decode_as_sampled(latents: Tensor) -> Tensor:
-            return decode(shorten_context(latents, num_latent_frames, self._vae_warmup))
-
+        plan, decode_as_sampled = self._plan, clip_decoder(decode, self.timeline.num_latent_frames, self._vae_warmup)
         self._require_folder()
         anchor = find_anchor(plan, self._store.read_latents(0)[None], decode_as_sampled)
         for clip in range(first_clip, self.timeline.num_clips):

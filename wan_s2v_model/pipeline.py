@@ -9,7 +9,7 @@ from torch import Tensor
 from .anchors import AS_REFERENCE, Continuity, Statistics, border_statistics, hold
 from .audio_features import Rest, gather_slots
 from .conditioning import ALL_STEPS, ClipConditioning, append_history, first_history
-from .constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE
+from .constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from .timeline import Timeline
 
 Encode = Callable[[Tensor], Tensor]  # [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents
@@ -151,12 +151,20 @@ def _hold_latents(plan: Plan, latents: Tensor, anchor: Statistics | None) -> Ten
     return hold(latents[0].movedim(0, -1), anchor, strength, MOTION_LATENTS).movedim(-1, 0)[None]  # channels last and back
 
 
-def shorten_context(latents: Tensor, num_latent_frames: int, warmup: int) -> Tensor:
-    """Leave the newest `warmup` latents in front of the clip at the end: [1, 16, context + F, h, w] -> [1, 16, <= warmup + F, h, w].
+def clip_decoder(decode: Callable[..., Tensor], num_latent_frames: int, warmup: int) -> Decode:
+    """For clips behind their context, [1, 16, context + F, h, w]: decodes no more of the context than asked, and gives no frame of it.
 
-    The decoder's causal layers then have seen less when the clip begins; with fewer than all 19 its first frames differ.
+    Args:
+        decode: of a VAE; is also told how many of the `newest` frames are wanted.
+        warmup: latents of the context. The decoder's causal layers have seen no more when the clip begins; with fewer than all 19 its first
+            frames differ.
     """
-    return latents[:, :, max(0, latents.shape[2] - num_latent_frames - warmup) :]
+
+    def decode_clip_alone(latents: Tensor) -> Tensor:
+        first = max(0, latents.shape[2] - num_latent_frames - warmup)
+        return decode(latents[:, :, first:], newest=TEMPORAL_STRIDE * num_latent_frames)
+
+    return decode_clip_alone
 
 
 def run_clips(

@@ -71,6 +71,21 @@ def test_device_in_main_memory(bridge, model, vae):
     assert facts.rates.linear > 0
 
 
+@pytest.mark.parametrize("has_attention", [False, True])
+def test_float8_counts_where_it_works(bridge, device, models, model, vae, monkeypatch, has_attention):
+    """On a GPU that has it: in the products, and in the attention if there is a kernel."""
+    kernel = lambda: None  # noqa: E731
+    if has_attention:
+        kernel.float8_beyond = 1024
+    monkeypatch.setattr(device, "pick_linears", lambda speed, *_: None if speed == "fp8 linears and attention" else device.EXACT)
+    monkeypatch.setattr(device, "pick_attention", lambda name, _, float8: kernel if float8 else None)
+    monkeypatch.setattr(device, "product_rate", lambda *_: 784e12)
+    fast = bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), {**OPTIONS, "speed": "fp8 linears and attention"})
+    exact, float8 = (bridge.device_facts(each, vae).rates for each in (model, fast))
+    assert (exact.linear, exact.attention) == (0.84 * 784e12, 0.85 * 784e12)
+    assert (float8.linear, float8.attention) == (1.38 * 784e12, (1.18 if has_attention else 0.85) * 784e12)
+
+
 def test_facts_are_those_of_the_model_whoever_loaded_it(bridge, model, models):
     import comfy.sd
 

@@ -6,7 +6,7 @@ from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
 from wan_s2v_pack.wan_s2v_model.clip_loop import finish_run
 from wan_s2v_pack.wan_s2v_model.clips import Clips
 from wan_s2v_pack.wan_s2v_model.constants import MOTION_LATENTS
-from wan_s2v_pack.wan_s2v_model.pipeline import Plan, shorten_context
+from wan_s2v_pack.wan_s2v_model.pipeline import Plan, clip_decoder
 from wan_s2v_pack.wan_s2v_model.run_store import RunStore
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
@@ -60,9 +60,8 @@ def test_exact_frames(with_history, warmup, clips_at_once, vae, tmp_path):
             return noise
 
         def decode(latents):
-            frames = run_vae.decode(shorten_context(latents, plan.timeline.num_latent_frames, warmup))
-            given[max(given)] = frames
-            return frames
+            given[max(given)] = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, warmup)(latents)
+            return given[max(given)]
 
         finish_run(store, plan, 1, sample=sample, encode=run_vae.encode, decode=decode)
 

@@ -134,8 +134,8 @@ class DriftingStage:
         latents = pixels.unflatten(0, (-1, 4)).permute(1, 4, 0, 2, 3).flatten(0, 1)  # [12, F, h, w]
         return torch.cat([latents, torch.zeros(4, *latents.shape[1:])])[None]
 
-    def decode(self, latents):
-        frames = latents[0, :12].unflatten(0, (4, 3)).permute(2, 0, 3, 4, 1).flatten(0, 1)[3:]  # [4F - 3, h, w, 3]
+    def decode(self, latents, newest=0):
+        frames = latents[0, :12].unflatten(0, (4, 3)).permute(2, 0, 3, 4, 1).flatten(0, 1)[3:][-newest:]  # [4F - 3 or newest, h, w, 3]
         return frames.repeat_interleave(8, 1).repeat_interleave(8, 2).clamp(0, 1)
 
     def sample(self, clip, conditioning, noise):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.audio_features import Rest
-from wan_s2v_pack.wan_s2v_model.pipeline import MotionState, Plan, clip_noise, first_state, run_clip, run_clips, shorten_context
+from wan_s2v_pack.wan_s2v_model.pipeline import MotionState, Plan, clip_decoder, clip_noise, first_state, run_clip, run_clips
 from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
 SIZE = 16  # pixels, 2 latents
@@ -51,13 +51,13 @@ class Stage:
         values = torch.cat([values[:1], values[1:].unflatten(0, (-1, 4)).mean(dim=1)])
         return values[None, None, :, None, None].expand(1, 16, -1, 2, 2).clone()
 
-    def decode(self, latents):
-        """The first latent gives a frame, each other one 4 frames that are numbered in the tenths."""
+    def decode(self, latents, newest=0):
+        """The first latent gives a frame, each other one 4 frames that are numbered in the tenths; the newest ones, or all."""
         self.log.append(f"decode {latents.shape[2]}")
         self.contexts.append(latents)
         values = latents.mean(dim=(0, 1, 3, 4))
         frames = torch.cat([values[:1], (values[1:, None] + torch.arange(4) / 10).flatten()])
-        return frames[:, None, None, None].expand(-1, SIZE, SIZE, 3).clone()
+        return frames[-newest:, None, None, None].expand(-1, SIZE, SIZE, 3).clone()
 
     @property
     def functions(self):
@@ -153,7 +153,7 @@ def test_history_before_the_last_clip_is_whole_although_little_of_it_is_shown():
 @pytest.mark.parametrize("warmup", [1, 4, 19, 30])
 def test_shorter_context_changes_what_is_decoded_and_not_which_frames_are_kept(warmup):
     plan, stage, whole = make_plan(2 * 80 - 3), Stage(), Stage().run(make_plan(2 * 80 - 3))
-    functions = {**stage.functions, "decode": lambda latents: stage.decode(shorten_context(latents, 20, warmup))}
+    functions = {**stage.functions, "decode": clip_decoder(stage.decode, 20, warmup)}
     results = list(run_clips(plan, first_state(plan, stage.encode), 7, **functions))
     assert [context.shape[2] for context in stage.contexts] == [21, min(warmup, 19) + 20]
     for result, expected in zip(results, whole, strict=True):

@@ -8,16 +8,22 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
+from ..attention import FLOAT8_BEYOND
 from ..config import S2V_14B
 from ..estimate import ModelFacts, Rates, num_parameters
 from ..fused import kernels_work
+from ..linears import EXACT
 from ..resources import DeviceFacts
+from .attention import pick_attention
+from .fp8 import pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
-from .model import PRECISIONS, ComfyTransformer, S2VModelConfig
+from .model import PRECISIONS, S2VModelConfig, forward_of
 
 # Shares of the rate of a large product that are reached. Measured on one H100 in bf16, where that is 784 TFLOP/s.
-LINEAR_SHARE = 0.72  # with the element-wise work between the layers; the products alone reach 0.9
-ATTENTION_SHARE = 0.85
+LINEAR_SHARE = 0.84  # with the element-wise work between the layers
+LINEAR_SHARE_FLOAT8 = 1.38
+ATTENTION_SHARE = 0.85  # cuDNN; FlashAttention 3 0.88
+ATTENTION_SHARE_FLOAT8 = 1.18
 VAE_SHARE = {2: 0.165, 4: 0.104}  # by the size of a value
 VAE_SHARE_ON_HOST = 0.4
 PRODUCT_SIZE = 4096  # rows and columns
@@ -26,11 +32,21 @@ NUM_PRODUCTS = 4
 
 
 def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> DeviceFacts:
-    """The device of a MODEL: its speed in the dtype of the MODEL, and its free memory."""
-    return _device_facts(model.load_device, model.model.get_dtype_inference(), vae)
+    """The device of a MODEL with our forward: its speed in the dtype and with the kernels of the MODEL, and its free memory."""
+    device, dtype, forward = model.load_device, model.model.get_dtype_inference(), forward_of(model)
+    linears = pick_linears(forward.speed, device, dtype)
+    attention = pick_attention(forward.attention, device, wants_float8_attention(forward.speed))
+    shares = (
+        LINEAR_SHARE if linears is EXACT else LINEAR_SHARE_FLOAT8,
+        ATTENTION_SHARE_FLOAT8 if hasattr(attention, FLOAT8_BEYOND) else ATTENTION_SHARE,
+    )
+    return _device_facts(device, dtype, vae, shares)
 
 
-def _device_facts(device: torch.device, dtype: torch.dtype, vae: comfy.sd.VAE) -> DeviceFacts:
+def _device_facts(
+    device: torch.device, dtype: torch.dtype, vae: comfy.sd.VAE, shares: tuple[float, float] = (LINEAR_SHARE, ATTENTION_SHARE)
+) -> DeviceFacts:
+    """`shares`: those of the linear layers and of the attention."""
     is_host = _is_host(device)
     vae_share = VAE_SHARE_ON_HOST if is_host else VAE_SHARE[vae_value_bytes(vae)]
     rate = product_rate(device, dtype)
@@ -38,16 +54,14 @@ def _device_facts(device: torch.device, dtype: torch.dtype, vae: comfy.sd.VAE) -
         name=_name(device),
         free_bytes=obtainable_memory(device),
         host_free_bytes=comfy.model_management.get_free_memory(torch.device("cpu")),
-        rates=Rates(linear=LINEAR_SHARE * rate, attention=ATTENTION_SHARE * rate, vae=vae_share * rate),
+        rates=Rates(linear=shares[0] * rate, attention=shares[1] * rate, vae=vae_share * rate),
         is_host=is_host,
     )
 
 
 def model_facts(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
     """What a MODEL with our forward needs; its weights count as they are stored."""
-    transformer = model.model.diffusion_model
-    if not isinstance(transformer, ComfyTransformer):
-        transformer = model.object_patches["diffusion_model._forward"].keywords["transformer"]
+    transformer = forward_of(model).transformer
     dtype = model.model.get_dtype_inference()
     is_host, weights = _is_host(model.load_device), model.model_size()
     return ModelFacts(

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.context_windows
 import comfy.model_base
@@ -236,6 +236,23 @@ def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
     share_raw_parameters(transformer, model)
     model.add_object_patch("diffusion_model._forward", functools.partial(run_transformer, transformer=transformer, attention_name="auto"))
     return model
+
+
+class Forward(NamedTuple):
+    """What runs in a MODEL that `with_s2v_forward` returned, and the settings of its loader."""
+
+    transformer: WanS2VTransformer
+    attention: str
+    speed: str
+
+
+def forward_of(model: comfy.model_patcher.ModelPatcher) -> Forward:
+    """The transformer of such a MODEL, ours or one that shares the layers of another."""
+    transformer = model.model.diffusion_model
+    if isinstance(transformer, ComfyTransformer):
+        return Forward(transformer, transformer.attention_name, transformer.speed)
+    keywords = model.object_patches["diffusion_model._forward"].keywords
+    return Forward(keywords["transformer"], keywords["attention_name"], keywords.get("speed", SPEEDS[0]))
 
 
 def s2v_config(native: Any) -> WanS2VConfig:
