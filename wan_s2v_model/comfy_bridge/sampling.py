@@ -29,7 +29,7 @@ from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
 
-ADVICE = "Use a smaller size, fewer frames per clip or an fp8 or GGUF model file, switch offload on in the model loader, or close other programs."
+ADVICE = "Use a smaller size, fewer frames per clip, an fp8 or GGUF file, switch offload on in the model loader, or close other programs."
 SMALL_CHUNK_ROWS = 2048  # tokens; a product of so many rows still keeps a GPU busy
 SAMPLER_NAMES = (*SOLVERS, *(name for name in comfy.samplers.SAMPLER_NAMES if name not in SOLVERS))
 
