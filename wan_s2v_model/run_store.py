@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .atomic_files import TEMPORARY_SUFFIX, sync_folder, write_atomically
 from .file_lock import lock_file
+from .run_changes import Fingerprint, RunChangedError, Value, changes_of, shown
 
 FORMAT = "wan_s2v_run"
 FORMAT_VERSION = 1
@@ -34,10 +35,6 @@ LAYOUTS = {  # type and number of axes
     "frames": (torch.uint8, 4),
     "history": (torch.float32, 4),
 }
-SHOWN_CHARACTERS = 80  # of a changed value in a message
-
-Value = str | int | float | bool | None
-Fingerprint = dict[str, Value]
 
 logger = logging.getLogger("wan_s2v")
 
@@ -46,27 +43,12 @@ class RunStoreError(OSError):
     """The run folder cannot be used or written; `errno` is that of the cause where there is one."""
 
 
-class RunChangedError(ValueError):
-    """The run was made with other inputs; `changes` maps each changed name to (old, new)."""
-
-    def __init__(self, message: str, changes: Mapping[str, tuple[object, object]]) -> None:
-        super().__init__(message)
-        self.changes = dict(changes)
-
-
 class _Manifest(NamedTuple):
     fingerprint: Fingerprint
     num_clips: int
     hashes: list[str]  # SHA-256 of each clip's file, "" for clips of early versions
     made_with: list[dict[str, Any]]  # versions of programs, each with the first clip made with them
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "(absent)"
-
-
-ABSENT = _Absent()
+    redone_from: int | None  # the first clip of the latest redo
 
 
 class RunStore:
@@ -82,6 +64,7 @@ class RunStore:
         self._hashes: list[str] = []
         self._made_with: list[dict[str, Any]] = []
         self._versions: Fingerprint = {}
+        self._redone_from: int | None = None
         self._lock: BinaryIO | None = lock
 
     @classmethod
@@ -100,7 +83,8 @@ class RunStore:
         Args:
             folder: its name is the run's name in messages.
             fingerprint: everything that decides the result, by value or by hash.
-            redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint.
+            redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint. A redo that was begun
+                with the same inputs and has not come to the last of the fingerprint's `clips` goes on instead.
             fixed: names that must not change while earlier clips are kept, such as the picture size.
             assumed: values of names that the manifest of an older version of the pack does not have.
             versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
@@ -216,21 +200,33 @@ class RunStore:
                 leftover.unlink()
             manifest = _read_manifest(self.folder)
             if manifest is None or manifest.num_clips == 0:
+                self._redone_from = redo_from
                 self._list_clips(0)
                 return
             self._check_unchanged({**assumed, **manifest.fingerprint}, redo_from, fixed)
             self._num_listed, self._hashes, self._made_with = manifest.num_clips, manifest.hashes, manifest.made_with
             self.num_finished = self._count_finished(self._num_listed)
-            if redo_from is not None:
+            self._redone_from = manifest.redone_from
+            if redo_from is not None and not self._has_begun(redo_from, manifest):
+                self._redone_from = redo_from
                 self.drop_from(redo_from)
 
+    def _has_begun(self, redo_from: int, manifest: _Manifest) -> bool:
+        """Whether this very redo was cut off: what it has made by then is kept."""
+        is_same = manifest.redone_from == redo_from and not changes_of(manifest.fingerprint, self._fingerprint)
+        is_cut_off = self._num_listed < int(self._fingerprint.get("clips") or 0)
+        if not (is_same and is_cut_off and all(map(self._is_as_written, range(redo_from, self.num_finished)))):
+            return False
+        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, self.num_finished)
+        return True
+
     def _check_unchanged(self, old: Fingerprint, redo_from: int | None, fixed: Collection[str]) -> None:
-        changes = _changes(old, self._fingerprint)
+        changes = changes_of(old, self._fingerprint)
         if redo_from is not None:
             changes = {} if redo_from == 0 else {name: change for name, change in changes.items() if name in fixed}
         if not changes:
             return
-        lines = "\n".join(f"  {name}: {_shown(*change)}" for name, change in changes.items())
+        lines = "\n".join(f"  {name}: {shown(*change)}" for name, change in changes.items())
         ways = "redo it from clip 0" if redo_from else "redo it from the first clip that should be made anew"
         raise RunChangedError(
             f"run '{self.name}' was made with other inputs:\n{lines}\n"
@@ -242,11 +238,14 @@ class RunStore:
         """Clips up to the first one that is missing or damaged. The next one continues from the last, which is compared with its hash."""
         problems = (_clip_problem(self._clip_path(index)) for index in range(num_listed))
         count, problem = next(((index, problem) for index, problem in enumerate(problems) if problem), (num_listed, None))
-        while count and self._hashes[count - 1] not in ("", hashlib.sha256(self._clip_path(count - 1).read_bytes()).hexdigest()):
+        while count and not self._is_as_written(count - 1):
             count, problem = count - 1, "has changed since it was written"
         if problem:
             logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, count, problem)
         return count
+
+    def _is_as_written(self, index: int) -> bool:
+        return self._hashes[index] in ("", hashlib.sha256(self._clip_path(index).read_bytes()).hexdigest())
 
     def _note_versions(self, index: int) -> None:
         """Remember with what the clips from here on are made, if that has changed."""
@@ -254,7 +253,7 @@ class RunStore:
         if before == self._versions:
             return
         if before:
-            changes = ", ".join(f"{name} {_shown(*change)}" for name, change in _changes(before, self._versions).items())
+            changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, self._versions).items())
             logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
         self._made_with.append({FIRST_CLIP: index, **self._versions})
 
@@ -268,6 +267,7 @@ class RunStore:
             "clips": _clip_names(count),
             **({"sha256": self._hashes} if any(self._hashes) else {}),
             **({"made_with": self._made_with} if self._made_with else {}),
+            **({} if self._redone_from is None else {"redone_from": self._redone_from}),
         }
         write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
         self._num_listed = count
@@ -343,33 +343,13 @@ def _read_manifest(folder: Path) -> _Manifest | None:
         made_with = [dict(entry) for entry in manifest.get("made_with", []) if entry[FIRST_CLIP] >= 0]
         num_clips = len(manifest["clips"])
         hashes = [*map(str, manifest.get("sha256", [])), *[""] * num_clips][:num_clips]
-        return _Manifest(dict(manifest["fingerprint"]), num_clips, hashes, made_with)
+        return _Manifest(dict(manifest["fingerprint"]), num_clips, hashes, made_with, manifest.get("redone_from"))
     except FileNotFoundError:
         if any(folder.glob("clip_*.safetensors")):
             raise RunStoreError(f"{folder} holds clips but no {MANIFEST_NAME}: use another run name, or delete the folder") from None
         return None
     except (KeyError, TypeError, ValueError) as error:
         raise RunStoreError(f"{path} is damaged or no run manifest: use another run name, or delete the folder {folder}") from error
-
-
-def _changes(old: Fingerprint, new: Fingerprint) -> dict[str, tuple[object, object]]:
-    names = [*old, *(name for name in new if name not in old)]
-    pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in names}
-    return {name: (a, b) for name, (a, b) in pairs.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
-
-
-def _shown(old: object, new: object) -> str:
-    """Write "old -> new", long texts cut to the part where they begin to differ."""
-    texts = [repr(old), repr(new)]
-    if max(map(len, texts)) > SHOWN_CHARACTERS:
-        same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-        texts = [_excerpt(text, max(0, same - SHOWN_CHARACTERS // 4)) for text in texts]
-    return " -> ".join(texts)
-
-
-def _excerpt(text: str, start: int) -> str:
-    end = start + SHOWN_CHARACTERS
-    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
 
 
 def _lock_folder(folder: Path) -> BinaryIO:

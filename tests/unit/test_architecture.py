@@ -30,6 +30,7 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "vae_tiling",
         "identify",
         "atomic_files",
+        "run_changes",
         "background",
         "file_lock",
         "weights_file",
