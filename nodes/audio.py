@@ -19,6 +19,7 @@ from .sockets import WanS2VAudio
 
 logger = logging.getLogger("wan_s2v")
 
+MEMORY_ADVICE = "Close other programs that use the GPU, or set dtype to fp16 in Load Wan S2V Audio Encoder."
 SILENT_PEAK = 1e-4  # amplitude
 REST_S = 5  # of silence; wav2vec2 looks 1.3 s around, so that the middle of it knows no beginning and no end
 
@@ -131,9 +132,11 @@ def _listen(audio_encoder, waveform: torch.Tensor) -> torch.Tensor:
             "Choose a longer duration, or a smaller sync_offset."
         )
     num_frames, folder = audio_features.num_audio_frames(num_rows), Path(folder_paths.get_temp_directory())
-    return comfy_bridge.run_encoder(
-        "audio encoding", audio_encoder, lambda: collect_features(audio_encoder.hidden_layers(waveform), num_frames, folder)
-    )
+
+    def encode() -> torch.Tensor:
+        return collect_features(audio_encoder.hidden_layers(waveform), num_frames, folder)
+
+    return comfy_bridge.run_encoder("audio encoding", audio_encoder, encode, MEMORY_ADVICE)
 
 
 def select(name: str, audio: dict, start: float, duration: float, loudness: float = 0.0) -> Sound:

@@ -58,8 +58,8 @@ class WanS2VModelLoader(io.ComfyNode):
                     "attention",
                     options=list(comfy_bridge.ATTENTIONS),
                     default="auto",
-                    tooltip="auto: on NVIDIA Hopper and newer the fastest exact kernel there is (FlashAttention 3 if fa3-fwd is installed, "
-                    "else cuDNN), else as ComfyUI was started. "
+                    tooltip="auto: on NVIDIA Hopper and newer the fastest exact kernel there is (FlashAttention 3 on Hopper if fa3-fwd is "
+                    "installed, else cuDNN), unless ComfyUI runs another attention than PyTorch's; else as ComfyUI was started. "
                     "comfyui: always as ComfyUI was started.",
                     advanced=True,
                 ),
@@ -69,9 +69,10 @@ class WanS2VModelLoader(io.ComfyNode):
                     options=list(comfy_bridge.SPEEDS),
                     default=comfy_bridge.SPEEDS[0],
                     optional=True,
-                    tooltip="Trades exactness for speed; docs/performance.md has the error. fp8 linears: the large products in 8 bits, "
-                    "on NVIDIA GPUs since GeForce 40 and H100. fp8 linears and attention: the attention too, with fa3-fwd (H100) or "
-                    "sageattention installed. Where fp8 does not work the log says so and the run is exact.",
+                    tooltip="Trades exactness for speed; docs/performance.md in the repository of this pack has the error. "
+                    "fp8 linears: the large products in 8 bits, on NVIDIA GPUs since GeForce 40 and H100. fp8 linears and attention: the "
+                    "attention too, with fa3-fwd (H100) or sageattention installed. Where fp8 does not work the log says so and the run is "
+                    "exact.",
                     advanced=True,
                 ),
             ],

@@ -11,7 +11,10 @@ RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 def run_name_problem(run_name: str | None) -> str | None:
     """What is wrong with a name, None if nothing; a linked one is not known yet."""
     if run_name and not RUN_NAME.fullmatch(run_name):
-        return f"run_name may hold letters, digits, spaces, dots, dashes and underscores and starts with a letter, got {run_name!r}."
+        return (
+            "run_name may hold letters, digits, spaces, dots, dashes and underscores, at most 100 of them, and begins with a letter, "
+            f"digit or underscore; got {run_name!r}."
+        )
     return None
 
 

@@ -97,7 +97,8 @@ class WanS2VSampler(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=100_000,
-                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample again; -1 keeps all.",
+                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample again; -1 keeps all. "
+                    "Cut off and queued again with the same inputs, it goes on.",
                     advanced=True,
                 ),
                 io.Sampler.Input("sampler", optional=True, tooltip="A ComfyUI sampler to use instead of solver."),
@@ -195,7 +196,6 @@ class WanS2VSampler(io.ComfyNode):
         settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded, **fast)
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         folder = _run_folder(run_name)
-        _require_space(folder, plan)
         fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
         finished = False
         try:
@@ -218,6 +218,7 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         logger.info("all %d clips are there already", total)
         return
 
+    _require_space(store, plan)
     _require_memory(store, plan, sample, vae)
     comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
     progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
@@ -248,14 +249,14 @@ def _run_folder(run_name: str) -> Path:
     return Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
 
 
-def _require_space(folder: Path, plan: Plan) -> None:
-    """Raise OSError before any GPU time is spent if the frames will not fit on the disk."""
-    needed = int(SPACE_MARGIN * frame_bytes(plan.timeline, plan.height, plan.width))
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+def _require_space(store: RunStore, plan: Plan) -> None:
+    """Raise OSError before any GPU time is spent if the frames that are not stored yet will not fit on the disk."""
+    share_left = 1 - store.num_finished / plan.timeline.num_clips
+    needed = int(SPACE_MARGIN * share_left * frame_bytes(plan.timeline, plan.height, plan.width))
+    free = shutil.disk_usage(store.folder).free
     if free < needed:
-        raise OSError(
-            f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Make room or use a shorter sound."
-        )
+        advice = "Make room or use a shorter sound." if store.num_finished == 0 else "Make room, then queue again to go on."
+        raise OSError(f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {store.folder}. {advice}")
 
 
 def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> None:

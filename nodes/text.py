@@ -9,6 +9,7 @@ from ..wan_s2v_model.constants import NEGATIVE_PROMPT
 from ..wan_s2v_model.prompt_schedule import PROMPT_KEY, parse_schedule
 from ..wan_s2v_model.text_encoder import encode_prompt
 
+MEMORY_ADVICE = "Close other programs that use the GPU, or choose umt5_xxl_fp8_e4m3fn_scaled.safetensors in Load Wan S2V Text Encoder."
 EXAMPLE = """A woman stands in a sunny kitchen and talks to the camera, calm.
 0:15 A woman stands in a sunny kitchen and laughs.
 # clip 6 is the clip after the sixth one: clips count from 0
@@ -115,7 +116,7 @@ class WanS2VPromptSchedule(io.ComfyNode):
 
 
 def _encode(clip, prompt: str) -> list:
-    return comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, prompt))
+    return comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, prompt), MEMORY_ADVICE)
 
 
 def _encode_negative(clip, negative_prompt: str) -> list:

@@ -89,6 +89,10 @@ MODELS_NOTE = """## Models
 
 Four files, in the folders `diffusion_models`, `text_encoders`, `audio_encoders` and `vae`. If one is missing, ComfyUI offers to
 download it."""
+TWO_MORE_MODELS_NOTE = """## Models
+
+Four files, in the folders `diffusion_models`, `text_encoders`, `audio_encoders` and `vae`, and two more for groups 5 and 6. If one is
+missing, ComfyUI offers to download it."""
 YOURS_NOTE = """## Yours
 
 Choose a portrait and a speech recording of any length, and describe the scene. The negative prompt is the model's own, in Chinese."""

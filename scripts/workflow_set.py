@@ -18,6 +18,7 @@ from workflow_parts import (
     SPEECH,
     TEXT,
     TEXT_LOADER,
+    TWO_MORE_MODELS_NOTE,
     VAE_LOADER,
     Blueprint,
     Group,
@@ -205,7 +206,7 @@ reference.""",
 TWO_PASS = Workflow(
     "wan_s2v_two_pass",
     (
-        models(),
+        models(note=TWO_MORE_MODELS_NOTE),
         yours(),
         prepare(),
         sample(

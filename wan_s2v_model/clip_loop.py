@@ -120,6 +120,6 @@ def _require_finite(latents: Tensor) -> Tensor:
     if not torch.isfinite(latents).all():
         raise ValueError(
             "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
-            "or set attention to comfyui and weight_dtype to bf16 in the model loader."
+            "or set attention to comfyui and weight_dtype to bf16 in Load Wan S2V Model."
         )
     return latents

@@ -30,11 +30,12 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class Shortage:
-    """A kind of memory of which there is too little."""
+    """A kind of memory of which there is too little; `of_frames`: for frames alone, whatever the model."""
 
     kind: str
     needed_bytes: float
     free_bytes: float
+    of_frames: bool = False
 
 
 def shortage(cost: Estimate, model: ModelFacts, device: DeviceFacts, share: float = 1.0) -> Shortage | None:
@@ -52,7 +53,7 @@ def shortage(cost: Estimate, model: ModelFacts, device: DeviceFacts, share: floa
             stays_behind = max(0.0, model.weights_bytes + cost.least_device_bytes - device.free_bytes)
         kinds = [
             Shortage(f"GPU memory on {device.name}", cost.least_device_bytes, device.free_bytes),
-            Shortage("main memory", cost.clip_host_bytes + stays_behind, host_free),
+            Shortage("main memory", cost.clip_host_bytes + stays_behind, host_free, of_frames=not stays_behind),
         ]
     return next((kind for kind in kinds if share * kind.needed_bytes > kind.free_bytes), None)
 
@@ -65,7 +66,7 @@ def refusal(job: Job, model: ModelFacts, device: DeviceFacts) -> str | None:
     return (
         f"{job.width}x{job.height} with {job.timeline.frames_per_clip} frames per clip needs at least {_gigabytes(short.needed_bytes)} of "
         f"{short.kind}, but only {_gigabytes(short.free_bytes)} can be had. "
-        f"What helps, best first: {'; '.join(_advice(job, model, device))}."
+        f"What helps, best first: {'; '.join(_advice(job, model, device, short))}."
     )
 
 
@@ -76,7 +77,7 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     what = f"{num_clips} clip{'s' * (num_clips > 1)} of {job.width}x{job.height}, {cost.tokens:,} tokens"
     work = f"{job.steps} steps of {job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
     time = f"{_duration(cost.seconds)} on {device.name}"
-    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(cost.disk_bytes)} for all clips"])
+    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(cost.disk_bytes)} for all frames"])
 
 
 def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:
@@ -92,8 +93,9 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
         *_memory(cost, model, device),
         f"assumed: 14B model in {8 * model.value_bytes} bits, {job.steps} steps {guidance} guidance",
     ]
-    if shortage(cost, model, device, REFUSED_SHARE) is not None:
-        lines.append(f"too large: {next(_advice(job, model, device))} would help")
+    short = shortage(cost, model, device, REFUSED_SHARE)
+    if short is not None:
+        lines.append(f"too large: {next(_advice(job, model, device, short))} would help")
     last = timeline.clip_frames(timeline.num_clips - 1)
     if timeline.num_clips > 1 and last < timeline.frames_per_clip // 4:
         lines.append(f"the last clip shows only {last} frames: {last / VIDEO_FPS:.2f} s less sound saves one clip")
@@ -111,20 +113,25 @@ def _memory(cost: Estimate, model: ModelFacts, device: DeviceFacts) -> list[str]
     ]
 
 
-def _advice(job: Job, model: ModelFacts, device: DeviceFacts) -> Iterator[str]:
+def _advice(job: Job, model: ModelFacts, device: DeviceFacts, short: Shortage) -> Iterator[str]:
     smaller = next((trial for trial in _smaller_sizes(job) if _fits(trial, model, device)), None)
     if smaller is not None:
         yield f"a size of {smaller.width}x{smaller.height} or less"
     shorter = next((trial for trial in _shorter_clips(job) if _fits(trial, model, device)), None)
     if shorter is not None:
         yield f"{shorter.timeline.frames_per_clip} frames per clip or fewer"
+    if not short.of_frames:
+        yield from _advice_for_the_model(model, device)
+    yield "other programs closed"
+
+
+def _advice_for_the_model(model: ModelFacts, device: DeviceFacts) -> Iterator[str]:
     if model.weights_bytes > EIGHT_BIT * num_parameters(model.config):
         yield "an fp8 model file"
     if model.residual_bytes > SIXTEEN_BIT:
-        yield "precision fast in the model loader"
+        yield "precision fast in Load Wan S2V Model"
     if model.is_resident and not device.is_host:
-        yield "offload switched on in the model loader"
-    yield "other programs closed"
+        yield "offload switched on in Load Wan S2V Model, and ComfyUI started without --highvram and --gpu-only"
 
 
 def _fits(job: Job, model: ModelFacts, device: DeviceFacts) -> bool:

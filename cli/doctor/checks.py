@@ -13,7 +13,8 @@ OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH_DYNAMIC = (2, 8)  # ComfyUI's dynamic VRAM
 TORCHVISION_OFFSET = 15  # torch 2.11 belongs to torchvision 0.26
 BF16_CAPABILITY = (8, 0)
-CUDNN_CAPABILITY = (9, 0)  # from here on our `attention: auto` tries cuDNN first
+CUDNN_CAPABILITY = (9, 0)  # from here on our `attention: auto` tries cuDNN first, on HOPPER behind FlashAttention 3
+HOPPER, FLASH3 = 9, "fa3_fwd_interface"
 FRAMES_GB = 5.0  # free disk that some minutes of video need
 GB = 1e9
 DOWNLOAD = "python -m cli download"
@@ -307,6 +308,8 @@ def check_attention(facts: Facts) -> Iterator[Finding]:
     if facts.runtime.attention == "attention_pytorch":
         capability = facts.torch.gpus[0].capability
         order = "cuDNN first" if capability and capability >= CUDNN_CAPABILITY else "flash first"
+        if capability and capability[0] == HOPPER and FLASH3 in facts.torch.packages:
+            order = "in this pack FlashAttention 3 first"
         chosen += f", {order} (of {', '.join(facts.torch.kernels)})"
     also = f"; also installed: {', '.join(facts.torch.packages)}" if facts.torch.packages else ""
     advice = "Start ComfyUI with --use-pytorch-cross-attention." if "slow" in chosen else ""
@@ -327,7 +330,7 @@ def check_models(facts: Facts) -> Iterator[Finding]:
             missing.append(name)
         for model in found:
             if model.problem and model.damaged:
-                advice = f"Delete it, then: {DOWNLOAD} --only {name}"
+                advice = f"Delete it, then: {DOWNLOAD} --only {name}   (with --precision fp8, if that was an fp8 file)"
                 yield Finding(WARNING if good else PROBLEM, part.title, f"{model.name} is damaged: {model.problem}", advice)
             elif model.problem:
                 yield Finding(WARNING, part.title, f"{model.name} is {model.problem}", "Leave it; pick another file in the loader.")

@@ -184,7 +184,8 @@ def next_text(run: Run) -> str:
     if run.is_finished:
         return "All clips are finished: the same prompt again samples nothing."
     seed = run.settings.get("seed")
-    noise = f" with the noise of seed {seed + run.num_finished}" if isinstance(seed, int) else ""
+    step = 0 if run.settings.get("seed_policy") == "same seed" else run.num_finished
+    noise = f" with the noise of seed {(seed + step) % 2**64}" if isinstance(seed, int) else ""
     kept = "" if run.num_finished == 0 else "Clip 0 is kept. " if run.num_finished == 1 else f"Clips 0 to {run.num_finished - 1} are kept. "
     return f"{kept}The same prompt again samples clip {run.num_finished}{noise}."
 

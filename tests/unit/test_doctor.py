@@ -112,6 +112,7 @@ def test_healthy_machine():
         (with_torch(broken={"xformers": "no kernel"}), "warning", "Attention", "xformers is installed but", "Uninstall"),
         (with_torch(packages=("sageattention",)), "ok", "Attention", "also installed: sageattention", ""),
         (with_gpu(capability=(8, 9)), "ok", "Attention", "PyTorch, flash first", ""),
+        (with_torch(packages=("fa3_fwd_interface",)), "ok", "Attention", "in this pack FlashAttention 3 first", ""),
         (with_runtime(attention="attention_sage"), "ok", "Attention", "SageAttention (not exact)", ""),
         (with_runtime(attention="attention_sub_quad"), "warning", "Attention", "slow", "--use-pytorch-cross-attention"),
         (replace(HEALTHY, models=None, models_error="Give one."), "problem", "Models", "no models folder", "Give one."),

@@ -59,9 +59,14 @@ def test_refusal_says_how_much_and_what_helps():
     assert re.fullmatch(
         r"1024x704 with 80 frames per clip needs at least \d\.\d GB of GPU memory on Test GPU, but only \d\.\d GB can be had\. "
         r"What helps, best first: a size of \d+x\d+ or less; \d+ frames per clip or fewer; an fp8 model file; "
-        r"precision fast in the model loader; other programs closed\.",
+        r"precision fast in Load Wan S2V Model; other programs closed\.",
         reason,
     )
+
+
+def test_too_little_memory_for_the_frames_is_not_blamed_on_the_model():
+    reason = refusal(JOB, RESIDENT, replace(GPU, free_bytes=40e9, host_free_bytes=CLIP_HOST / 2))
+    assert re.fullmatch(r".*best first: a size of \d+x\d+ or less; other programs closed\.", reason)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_preview_on_a_machine_that_is_too_small():
 def test_log_line_counts_what_is_left():
     assert describe_job(replace(JOB, steps=4, model_calls=1, first_clip=1), RESIDENT, GPU) == (
         "1 clip of 832x480, 35,074 tokens, 4 steps of 1 model call: about 3 h 10 min on Test GPU; "
-        "GPU memory: 5.9 GB at least, 31 GB for full speed, 8.0 GB free; RAM: 34 GB for full speed, 64 GB free; disk: 0.2 GB for all clips"
+        "GPU memory: 5.9 GB at least, 31 GB for full speed, 8.0 GB free; RAM: 34 GB for full speed, 64 GB free; disk: 0.2 GB for all frames"
     )
     assert describe_job(JOB, BF16, GPU).startswith("2 clips of 832x480, 35,074 tokens, 40 steps of 2 model calls:")
 

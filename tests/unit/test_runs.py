@@ -249,6 +249,12 @@ def test_list_of_nothing(runs_folder, runs_command):
     assert runs_command("list")[1].startswith(f"no runs in {runs_folder}")
 
 
+@pytest.mark.parametrize(("settings", "seed"), [({}, 45), ({"seed_policy": "same seed"}, 42), ({"seed": 2**64 - 1}, 2)])
+def test_show_says_the_seed_of_the_next_clip(runs_folder, runs_command, settings, seed):
+    make_run(runs_folder, "song", **settings)
+    assert f"samples clip 3 with the noise of seed {seed}." in runs_command("show", "song")[1]
+
+
 def test_show_says_settings_in_words(runs_folder, runs_command):
     make_run(runs_folder, "song")
     status, output, _ = runs_command("show", "song")

@@ -100,7 +100,7 @@ def pick_attention(name: str, device: torch.device, float8: bool = False) -> Att
 
 @functools.cache
 def _log_left_alone(name: str) -> None:
-    logger.warning("attention: not in fp8, because %s", "the loader says so" if name == "comfyui" else "ComfyUI runs another kernel here")
+    logger.warning("attention: not in fp8, because %s", "the loader says so" if name == "comfyui" else "ComfyUI decides the kernel here")
 
 
 @functools.cache

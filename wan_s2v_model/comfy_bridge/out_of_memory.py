@@ -19,8 +19,11 @@ from .vae import can_tile, decode_latents, encode_pixels, fitting_grid
 logger = logging.getLogger("wan_s2v")
 
 OOM_ERRORS = (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR)
-ENCODER_ADVICE = "Close other programs that use the GPU, or choose a smaller dtype in the encoder's loader or a smaller file."
-VAE_ADVICE = "Close other programs that use the GPU, set dtype to bf16 in the VAE loader, or use a smaller size."
+KEPT = "The finished clips are kept where the run has a name: queue the same again to go on. "
+VAE_ADVICE = (
+    f"{KEPT}For that close other programs that use the GPU. Setting dtype to bf16 in Load Wan S2V VAE and a smaller size help, too, but "
+    "with them it is another run."
+)
 
 Result = TypeVar("Result")
 
@@ -55,18 +58,18 @@ class Ladder:
         rung = next(self._rungs, None)
         if rung is None:
             raise comfy.model_management.OOM_EXCEPTION(
-                f"The GPU ran out of memory in {self._what}, and there is no way left to use less. The finished clips are kept where the "
-                f"run has a name: queue again to go on. {self._advice} ({reason})"
+                f"The GPU ran out of memory in {self._what}, and there is no way left to use less. {self._advice} ({reason})"
             )
         comfy.model_management.soft_empty_cache()
         logger.warning("the GPU ran out of memory in %s (%s); once more, %s", self._what, reason, rung)
 
 
-def run_encoder(what: str, encoder: Any, work: Callable[[], Result]) -> Result:
+def run_encoder(what: str, encoder: Any, work: Callable[[], Result], advice: str) -> Result:
     """The result of an encoder of text or sound; where memory runs out it gets the GPU to itself.
 
     Args:
         what: the work, for the log. encoder: a CLIP or AUDIO_ENCODER, with its `patcher`.
+        advice: what the user can do if that is too little.
     Raises:
         torch.OutOfMemoryError: that was not enough.
     """
@@ -75,7 +78,7 @@ def run_encoder(what: str, encoder: Any, work: Callable[[], Result]) -> Result:
         take_all_others_off_gpu(encoder.patcher)
         yield "with everything else off the GPU"
 
-    return Ladder(what, rungs(), ENCODER_ADVICE).run(work)
+    return Ladder(what, rungs(), advice).run(work)
 
 
 class RunVae:

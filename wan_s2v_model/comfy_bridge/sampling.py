@@ -23,13 +23,16 @@ from ..schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_
 from .guidance import ScaledGuider
 from .memory import load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
-from .out_of_memory import Ladder
+from .out_of_memory import KEPT, Ladder
 from .progress_display import step_reporter
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
 
-ADVICE = "Use a smaller size, fewer frames per clip, an fp8 or GGUF file, switch offload on in the model loader, or close other programs."
+ADVICE = (
+    f"{KEPT}For that close other programs, or switch offload on in Load Wan S2V Model. A smaller size, fewer frames per clip or an fp8 "
+    "or GGUF file help, too, but with them it is another run."
+)
 SMALL_CHUNK_ROWS = 2048  # tokens; a product of so many rows still keeps a GPU busy
 SAMPLER_NAMES = (*SOLVERS, *(name for name in comfy.samplers.SAMPLER_NAMES if name not in SOLVERS))
 
