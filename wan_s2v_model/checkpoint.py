@@ -8,13 +8,11 @@ from typing import Any
 
 from .config import S2V_14B, WanS2VConfig
 from .constants import HEAD_DIM
-from .identify import KEY_PREFIXES, S2V_KEYS, CheckpointError, Shapes
+from .identify import KEY_PREFIXES, S2V_KEYS, SHARD, CheckpointError, Shapes, listing
+from .quantised_file import AGAIN, is_quantisation
 
-SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 INDEX_SUFFIX = ".safetensors.index.json"
 MAIN_FILES = ("*" + INDEX_SUFFIX, "model.safetensors", "pytorch_model.bin")  # stand for their folder; the best first
-MARK_SUFFIX = ".comfy_quant"
-QUANTISATION_SUFFIXES = (MARK_SUFFIX, ".weight_scale", ".input_scale", ".scale_weight", ".scale_input", ".weight_scale_2")
 DIMENSION_RANKS = {
     "patch_embedding.weight": 5,
     "cond_encoder.weight": 5,
@@ -39,20 +37,9 @@ def require_dimensions(shapes: Shapes, ranks: Mapping[str, int], file_name: str)
     """
     found = {name: tuple(shapes[name]) for name in ranks if name in shapes}
     wrong = [f"{name} {shape}" for name, shape in found.items() if len(shape) != ranks[name] or 0 in shape]
-    problems = "; ".join(filter(None, (_listing("missing", sorted(ranks.keys() - found.keys())), _listing("of the wrong shape", wrong))))
+    problems = "; ".join(filter(None, (listing("missing", sorted(ranks.keys() - found.keys())), listing("of the wrong shape", wrong))))
     if problems:
         raise CheckpointError(f"{file_name} is incomplete: {problems}. {_advice(file_name)}")
-
-
-def require_marks(names: Sequence[str], file_name: str) -> None:
-    """Raise CheckpointError if a layer has a quantisation scale, but no mark of its format, so that the scale would not be used."""
-    layers = {suffix: {name.removesuffix(suffix) for name in names if name.endswith(suffix)} for suffix in QUANTISATION_SUFFIXES}
-    bare = sorted(set().union(*layers.values()) - layers[MARK_SUFFIX])
-    if bare:
-        raise CheckpointError(
-            f"{file_name} does not say how its quantised weights are stored: {_listing('without a mark', bare)}. "
-            "A program that rewrote the file has dropped that. Pick the published file."
-        )
 
 
 def collapse_shards(names: Sequence[str]) -> list[str]:
@@ -108,8 +95,7 @@ def infer_config(
         CheckpointError: if the blocks that get audio cannot be known.
     """
     require_dimensions(shapes, DIMENSION_RANKS, file_name)
-    num_layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
-    num_injectors = sum(bool(re.fullmatch(r"audio_injector\.injector\.\d+\.q\.weight", name)) for name in shapes)
+    num_layers, num_injectors = _count(shapes, r"blocks\.(\d+)\."), _count(shapes, r"audio_injector\.injector\.(\d+)\.")
     inject_layers = tuple(inject_layers or _stored_inject_layers(metadata) or S2V_14B.audio_inject_layers)
     if len(inject_layers) != num_injectors or max(inject_layers) >= num_layers:
         raise CheckpointError(
@@ -132,13 +118,19 @@ def infer_config(
     )
 
 
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many layers of a kind there are, some of whose tensors may be missing."""
+    return 1 + max((int(found[1]) for found in map(re.compile(pattern).match, shapes) if found), default=-1)
+
+
 def _stored_inject_layers(metadata: Mapping[str, str] | None) -> list[int]:
     """The injected blocks that the metadata names; other programs use `config` for other things, which say nothing here."""
     try:
         stored: Any = json.loads((metadata or {})["config"])["transformer"]["audio_inject_layers"]
     except (KeyError, TypeError, ValueError):
         return []
-    return stored if isinstance(stored, list) and all(isinstance(index, int) for index in stored) else []
+    is_sound = isinstance(stored, list) and all(type(index) is int and index >= 0 for index in stored) and len(set(stored)) == len(stored)
+    return stored if is_sound else []
 
 
 def expected_shapes(config: WanS2VConfig) -> dict[str, tuple[int, ...]]:
@@ -199,7 +191,7 @@ def check_shapes(shapes: Shapes, config: WanS2VConfig, file_name: str) -> None:
 
 def require_fit(shapes: Shapes, expected: Shapes, model: str, file_name: str) -> None:
     """Raise CheckpointError unless a file has exactly these tensors, apart from quantisation scales."""
-    found = {name: shape for name, shape in shapes.items() if not name.endswith(QUANTISATION_SUFFIXES) and name != "scaled_fp8"}
+    found = {name: shape for name, shape in shapes.items() if not is_quantisation(name)}
     problems = compare_shapes(found, expected)
     if problems:
         raise CheckpointError(f"{file_name} does not fit {model}: {problems}. {_advice(file_name)}")
@@ -209,20 +201,14 @@ def compare_shapes(found: Shapes, expected: Shapes) -> str:
     """Say which tensors are missing, unexpected or of the wrong shape; "" if none is."""
     shared = [(name, tuple(found[name]), tuple(expected[name])) for name in sorted(expected.keys() & found.keys())]
     problems = [
-        _listing("missing", sorted(expected.keys() - found.keys())),
-        _listing("unexpected", sorted(found.keys() - expected.keys())),
-        _listing("of the wrong shape", [f"{name} {shape} instead of {right}" for name, shape, right in shared if shape != right]),
+        listing("missing", sorted(expected.keys() - found.keys())),
+        listing("unexpected", sorted(found.keys() - expected.keys())),
+        listing("of the wrong shape", [f"{name} {shape} instead of {right}" for name, shape, right in shared if shape != right]),
     ]
     return "; ".join(filter(None, problems))
-
-
-def _listing(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} tensors {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def _advice(file_name: str) -> str:
     if SHARD.fullmatch(file_name):
         return "It is one part of a model in several files; pick a single file."
-    return "Download the file again or pick another one."
+    return AGAIN

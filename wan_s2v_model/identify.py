@@ -10,8 +10,10 @@ KEY_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 WRAPPERS = (*KEY_PREFIXES, "wav2vec2.")
 OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "vae.", "text_encoders.")  # of a whole checkpoint
 S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
+SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 LORA = re.compile(r"lora_(up|down|A|B|unet|te)|lora\.(up|down)|\.(hada_w|lokr_w)[12]|\.(diff|diff_b|diff_m|dora_scale)$")
 WAN_KEY = "head.modulation"
+OFFICIAL_POSITION_BIAS = "blocks.0.pos_embedding.embedding.weight"  # of the umT5 file of the Wan authors
 POSITION_BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
@@ -80,6 +82,7 @@ KINDS: tuple[tuple[Kind | str, tuple[str, ...]], ...] = (
     (UMT5, ("spiece_model", "shared.weight")),
     (UMT5, (POSITION_BIAS.format(1),)),
     (UMT5, ("token_embedding.weight", "blocks.0.attn.q.weight")),
+    (UMT5, (OFFICIAL_POSITION_BIAS,)),
     ("a T5 text encoder (of Flux, SD3 or LTX-Video), not umT5", (POSITION_BIAS.format(0),)),
     ("a T5 text encoder, not umT5", ("shared.weight",)),
     ("a CLIP vision model", ("vision_model.encoder.layers.0.layer_norm1.weight",)),
@@ -87,6 +90,7 @@ KINDS: tuple[tuple[Kind | str, tuple[str, ...]], ...] = (
     ("a CLIP text encoder", ("text_model.encoder.layers.0.mlp.fc1.weight",)),
     ("a language model (Qwen, Llama, Gemma)", ("model.layers.0.self_attn.q_proj.weight",)),
     (WAV2VEC2, ("feature_extractor.conv_layers.0.conv.weight",)),
+    (WAV2VEC2, ("feature_projection.projection.weight",)),
     ("a HuBERT audio encoder", ("hubert.feature_extractor.conv_layers.0.conv.weight",)),
     ("a Whisper audio encoder", ("model.encoder.embed_positions.weight",)),
     ("a Whisper audio encoder", ("encoder.embed_positions.weight",)),
@@ -104,7 +108,8 @@ def require(kind: Kind, shapes: Shapes, file_name: str) -> None:
     """Raise CheckpointError unless these are tensors of this kind; some of them may be missing."""
     found = identify(shapes)
     if found is not kind:
-        raise CheckpointError(f"{file_name} {kind.refusal} {found.words if isinstance(found, Kind) else found}. {kind.advice}")
+        part = " It is one part of a model in several files." if SHARD.fullmatch(file_name) else ""
+        raise CheckpointError(f"{file_name} {kind.refusal} {found.words if isinstance(found, Kind) else found}.{part} {kind.advice}")
 
 
 def identify(shapes: Shapes) -> Kind | str:
@@ -137,3 +142,10 @@ def _wan_model(shapes: Shapes) -> str:
     if channels == 36:  # noise, mask and picture
         return "a Wan image-to-video model"
     return "a Wan text-to-video or image-to-video model without the S2V audio layers"
+
+
+def listing(what: str, names: Sequence[str]) -> str:
+    """How many tensors have a fault, with the first names; "" for none."""
+    if not names:
+        return ""
+    return f"{len(names)} tensors {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -48,7 +48,7 @@ class _Manifest(NamedTuple):
     num_clips: int
     hashes: list[str]  # SHA-256 of each clip's file, "" for clips of early versions
     made_with: list[dict[str, Any]]  # versions of programs, each with the first clip made with them
-    redone_from: int | None  # the first clip of the latest redo
+    redone_from: int | None  # the first clip of a redo that is not done yet
 
 
 class RunStore:
@@ -214,8 +214,7 @@ class RunStore:
     def _has_begun(self, redo_from: int, manifest: _Manifest) -> bool:
         """Whether this very redo was cut off: what it has made by then is kept."""
         is_same = manifest.redone_from == redo_from and not changes_of(manifest.fingerprint, self._fingerprint)
-        is_cut_off = self._num_listed < int(self._fingerprint.get("clips") or 0)
-        if not (is_same and is_cut_off and all(map(self._is_as_written, range(redo_from, self.num_finished)))):
+        if not (is_same and all(map(self._is_as_written, range(redo_from, self.num_finished)))):
             return False
         logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, self.num_finished)
         return True
@@ -267,8 +266,9 @@ class RunStore:
             "clips": _clip_names(count),
             **({"sha256": self._hashes} if any(self._hashes) else {}),
             **({"made_with": self._made_with} if self._made_with else {}),
-            **({} if self._redone_from is None else {"redone_from": self._redone_from}),
         }
+        if self._redone_from is not None and count < int(self._fingerprint.get("clips") or 0):
+            manifest["redone_from"] = self._redone_from
         write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
         self._num_listed = count
 

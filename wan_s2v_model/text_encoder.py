@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import require_dimensions, require_fit
-from .identify import UMT5, CheckpointError, Shapes, require
+from .identify import OFFICIAL_POSITION_BIAS, UMT5, CheckpointError, Shapes, require
 from .weights_file import require_no_stand_in
 
 logger = logging.getLogger("wan_s2v")
@@ -63,7 +63,7 @@ def from_official(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor
     Raises:
         CheckpointError: if the tokenizer is not there, or only a pointer or a page in its place.
     """
-    if not {"token_embedding.weight", "blocks.0.attn.q.weight"} <= state_dict.keys():
+    if OFFICIAL_POSITION_BIAS not in state_dict and not {"token_embedding.weight", "blocks.0.attn.q.weight"} <= state_dict.keys():
         return state_dict
     places = [path.parent / place for place in TOKENIZER_PLACES]
     tokenizer = next((place for place in places if place.is_file()), None)

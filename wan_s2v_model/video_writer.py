@@ -92,6 +92,7 @@ VIDEO_ENCODERS = {
     "vp9": _VideoEncoder("libvpx-vp9", {"deadline": "good", "cpu-used": "4", "row-mt": "1", "tile-columns": "2"}),
     "ffv1": _VideoEncoder("ffv1", {"level": "3", "g": "1", "slicecrc": "1"}, has_quality=False),
 }
+MOST_UNTIMED_FRAMES = 2  # x265 leaves the decoding times of so few frames undefined; they are in order
 LIVE_ENCODER = _VideoEncoder("libx264", {"preset": "veryfast", "tune": "zerolatency", "g": "80", "threads": "1"})
 # AAC takes lower rates too, but a reader that decodes its last packet whole would then get sound up to 128 ms longer than the picture.
 AUDIO_ENCODERS = {
@@ -176,7 +177,7 @@ class VideoWriter:
             if self.num_frames == 0:
                 raise ValueError(f"no frames were written to {self.path}")
             container = self._container
-            container.mux(self._video.encode(None))
+            container.mux(self._last_packets())
             if self._sound:
                 self._sound.finish()
             container.close()
@@ -242,6 +243,13 @@ class VideoWriter:
     @property
     def _color_range(self) -> ColorRange:
         return ColorRange.JPEG if self._is_rgb else ColorRange.MPEG
+
+    def _last_packets(self) -> list[av.Packet]:
+        packets = self._video.encode(None)
+        if self._format.video_codec == "hevc" and self.num_frames <= MOST_UNTIMED_FRAMES:
+            for packet in packets:
+                packet.dts = packet.pts
+        return packets
 
     def _to_video_frame(self, image: Tensor) -> av.VideoFrame:
         frame = av.VideoFrame.from_ndarray(_to_rgb(image), format="rgb24")

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from wan_s2v_pack.wan_s2v_model import checkpoint
 from wan_s2v_pack.wan_s2v_model.checkpoint import DIMENSION_RANKS, check_shapes, expected_shapes, infer_config, key_prefix
 from wan_s2v_pack.wan_s2v_model.config import S2V_14B, WanS2VConfig
 from wan_s2v_pack.wan_s2v_model.identify import S2V, S2V_KEYS, CheckpointError, require
+from wan_s2v_pack.wan_s2v_model.quantised_file import QUANTISATION_SUFFIXES
 
 TINY = WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2, 3))
 FILE = "some_model.safetensors"
@@ -62,7 +62,7 @@ def test_injected_blocks_of_the_model_win_over_metadata():
     assert infer_config(expected_shapes(TINY), metadata_of(other), inject_layers=(0, 2, 3)) == TINY
 
 
-@pytest.mark.parametrize("suffix", checkpoint.QUANTISATION_SUFFIXES)
+@pytest.mark.parametrize("suffix", QUANTISATION_SUFFIXES)
 def test_quantisation_scales_are_allowed(suffix):
     shapes = expected_shapes(TINY)
     scales = {name.removesuffix(".weight") + suffix: () for name in shapes if name.endswith("ffn.0.weight")}

@@ -57,6 +57,23 @@ def test_s2v_with_a_missing_tensor_is_still_s2v(key, prefix):
     assert identify(prefixed(prefix, shapes)) is S2V
 
 
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (UMT5, ("token_embedding.weight", "blocks.0.attn.q.weight", "blocks.0.pos_embedding.embedding.weight")),
+        (WAV2VEC2, ("feature_extractor.conv_layers.0.conv.weight", "feature_projection.projection.weight")),
+    ],
+)
+def test_encoder_with_a_missing_tensor_is_still_one(kind, keys):
+    for missing in keys:
+        assert identify({key: (1,) for key in keys if key != missing}) is kind
+
+
+def test_one_of_several_files_is_called_so():
+    with pytest.raises(CheckpointError, match=r"text-to-video model\. It is one part of a model in several files\. Pick a Wan2\.2-S2V"):
+        require(S2V, {"head.modulation": (1, 2, 5), "patch_embedding.weight": (5, 16, 1, 2, 2)}, "model-00001-of-00004.safetensors")
+
+
 def test_loaders_are_called_as_on_the_canvas():
     named = {kind.words.partition("pick it in ")[2] for kind in OWN_KINDS.values()} | {"Load LoRA (Wan S2V)"}
     assert named <= display_names()

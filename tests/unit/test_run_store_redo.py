@@ -1,5 +1,6 @@
 """A redo that was cut off: queued again it goes on, and throws nothing away that it has made."""
 
+import json
 import logging
 
 import pytest
@@ -55,6 +56,7 @@ def test_another_one_begins_anew(folder, other):
 
 def test_after_a_finished_one_it_begins_anew(folder):
     redo(folder, until=NUM_CLIPS)
+    assert "redone_from" not in json.loads((folder / "manifest.json").read_bytes())
     assert redo(folder, until=NUM_CLIPS) == 2
 
 

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.checkpoint import CheckpointError, collapse_shards, require_marks, shard_files, with_folders
+from wan_s2v_pack.wan_s2v_model.checkpoint import CheckpointError, collapse_shards, shard_files, with_folders
+from wan_s2v_pack.wan_s2v_model.quantised_file import require_marks
 
 SHARDS = ["official/model-00001-of-00002.safetensors", "official/model-00002-of-00002.safetensors"]
 INDEX = "official/model.safetensors.index.json"

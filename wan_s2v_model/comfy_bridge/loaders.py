@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import comfy.ldm.wan.vae
 import comfy.model_management
 import comfy.model_patcher
+import comfy.quant_ops
 import comfy.sd
 import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.wan
@@ -15,9 +16,10 @@ import torch
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 
-from ..checkpoint import INDEX_SUFFIX, check_shapes, infer_config, key_prefix, require_dimensions, require_fit, require_marks, shard_files
+from ..checkpoint import INDEX_SUFFIX, check_shapes, infer_config, key_prefix, require_dimensions, require_fit, shard_files
 from ..constants import LATENT_CHANNELS
 from ..identify import S2V, WAN_VAE, CheckpointError, Shapes, require
+from ..quantised_file import AGAIN, fit_marks, is_quantisation
 from ..text_encoder import from_official, infer_umt5_config
 from ..weights_file import reading, require_tensors
 from .memory import keep_on_gpu
@@ -90,12 +92,20 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]
 
 def _unwrap(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
     """The tensors without a prefix, each quantised layer with its mark (`comfy_quant`) beside it."""
-    state_dict, _ = comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)  # marks in the header have the prefix too
+    state_dict = _with_marks(state_dict, metadata, file_name)  # those in the header have the prefix too
     prefix = key_prefix(list(state_dict))
-    state_dict = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
-    state_dict, _ = comfy.utils.convert_old_quants(state_dict, "")
-    require_marks(list(state_dict), file_name)
-    return state_dict
+    bare = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
+    if len(bare) < len(state_dict):
+        raise CheckpointError(f"{file_name} holds some tensors twice, with and without {prefix} in front of their names. {AGAIN}")
+    return fit_marks(_with_marks(bare, None, file_name), comfy.quant_ops.QUANT_ALGOS, file_name)
+
+
+def _with_marks(state_dict: dict[str, Tensor], metadata: Mapping[str, str] | None, file_name: str) -> dict[str, Tensor]:
+    """The tensors with a mark for each quantised layer, also where the file says so in its header or in an older way."""
+    try:
+        return comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)[0]
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{file_name}: its description of quantised weights cannot be read. {AGAIN}") from error
 
 
 def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], weight_dtype: str, device: torch.device) -> None:
@@ -130,10 +140,11 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     state_dict, metadata = read_weights(path)
-    state_dict, _ = comfy.utils.convert_old_quants(from_official(state_dict, Path(path)), model_prefix="", metadata=metadata)
-    require_marks(list(state_dict), Path(path).name)
-    dimensions = infer_umt5_config(_shapes(state_dict), Path(path).name)
-    _require_tokenizer(state_dict["spiece_model"], dimensions["vocab_size"], Path(path).name)
+    name = Path(path).name
+    state_dict = _with_marks(from_official(state_dict, Path(path)), metadata, name)
+    state_dict = fit_marks(state_dict, comfy.quant_ops.QUANT_ALGOS, name)
+    dimensions = infer_umt5_config(_shapes(state_dict), name)
+    _require_tokenizer(state_dict["spiece_model"], dimensions["vocab_size"], name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
     target = SimpleNamespace(params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer)
     return comfy.sd.CLIP(
@@ -165,6 +176,8 @@ def load_vae(path: str, dtype: str, offload: bool = True) -> comfy.sd.VAE:
     name = Path(path).name
     state_dict, metadata = read_weights(path)
     require(WAN_VAE, _shapes(state_dict), name)
+    if any(map(is_quantisation, state_dict)):
+        raise CheckpointError(f"{name} holds quantised weights, which no VAE loader reads. {WAN_VAE.advice}")
     require_dimensions(_shapes(state_dict), {VAE_WIDTH: 4}, name)
     require_fit(_shapes(state_dict), _vae_shapes(state_dict[VAE_WIDTH].shape[0]), "the Wan2.1 VAE", name)
     vae = comfy.sd.VAE(sd=dict(state_dict), dtype=DTYPES[dtype], metadata=metadata)
