@@ -15,6 +15,7 @@ from ..wan_s2v_model.anchors import AS_REFERENCE
 from ..wan_s2v_model.clip_loop import finish_run
 from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
+from ..wan_s2v_model.config import WanS2VConfig
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
 from ..wan_s2v_model.estimate import Job, frame_bytes
 from ..wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
@@ -195,6 +196,8 @@ class WanS2VSampler(io.ComfyNode):
         fast = {"cfg_start": cfg_start_percent, "cfg_end": cfg_end_percent, "vae_warmup": vae_warmup, "audio": audio_guidance}
         settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded, **fast)
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
+        _require_text_width(sample.config, positive=positive, negative=negative)
+        _require_audio_width(sample.config, plan.audio_features)
         folder = _run_folder(run_name)
         fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
         finished = False
@@ -283,3 +286,25 @@ def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> No
 def _require_finite_text(positive: list, negative: list) -> None:
     if not all(torch.isfinite(item[0]).all() for item in (*positive, *negative)):
         raise ValueError("The encoded prompt contains NaN or infinite values. Load the text encoder again or use another file.")
+
+
+def _require_text_width(config: WanS2VConfig, **prompts: list) -> None:
+    """Raise ValueError if the text encoder of a prompt is of another size than that of the MODEL."""
+    for name, prompt in prompts.items():
+        for tensor, _ in prompt:
+            if tensor.shape[-1] != config.text_dim:
+                raise ValueError(
+                    f"The {name} prompt has {tensor.shape[-1]} values per token, and this MODEL needs {config.text_dim}: "
+                    "it comes from another text encoder. Use Load Wan S2V Text Encoder with umt5_xxl_fp16.safetensors."
+                )
+
+
+def _require_audio_width(config: WanS2VConfig, features: torch.Tensor) -> None:
+    """Raise ValueError if the audio encoder of a plan is of another size than that of the MODEL."""
+    layers, channels = features.shape[:2]
+    if (layers, channels) != (config.num_audio_layers, config.audio_dim):
+        raise ValueError(
+            f"The sound of the plan has {layers} layers of {channels} values, and this MODEL needs {config.num_audio_layers} of "
+            f"{config.audio_dim}: it comes from another audio encoder. Use Load Wan S2V Audio Encoder with "
+            "wav2vec2_large_english_fp16.safetensors."
+        )

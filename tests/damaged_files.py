@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def with_header(text: bytes, data: bytes = b"") -> bytes:
 
 PICKLE = pytorch(TENSORS)
 LEGACY_PICKLE = pytorch(TENSORS, _use_new_zipfile_serialization=False)
+PLACES = LEGACY_PICKLE.rindex(b"\x80\x02]")  # of the list of storages behind the tensors
+LOST_PLACE = LEGACY_PICKLE[:PLACES] + re.sub(rb"\d(?=q)", b" ", LEGACY_PICKLE[PLACES:], count=1)
 ZIP = archive(model_dot_safetensors=SAFETENSORS)
 TORCHSCRIPT = archive(model__data_dot_pkl=b"\x80\x02}.", model__constants_dot_pkl=b"\x80\x02).")
 
@@ -95,6 +98,7 @@ DAMAGED_FILES: dict[str, tuple[bytes, str, str]] = {
     "cut.pth": (PICKLE[:-300], f"it is cut off after {len(PICKLE) - 300:,} bytes", AGAIN),
     "cut_early.bin": (PICKLE[:200], "it is cut off after 200 bytes", AGAIN),
     "cut_old_pickle.pth": (LEGACY_PICKLE[:-100], "its contents cannot be read", AGAIN),
+    "other_place.pth": (LOST_PLACE, "its contents cannot be read", AGAIN),
     "program.pth": (pytorch({"weight": Program()}), "it holds other Python objects than tensors", "Pick the .safetensors version"),
     "program.bin": (pickle.dumps({"weight": Program()}, 2), "it holds other Python objects than tensors", "Pick the .safetensors version"),
     "module.pth": (pytorch(torch.nn.Linear(2, 2)), "it holds other Python objects than tensors", "Pick the .safetensors version"),

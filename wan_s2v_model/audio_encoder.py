@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from .constants import NUM_AUDIO_LAYERS
 from .identify import WAV2VEC2, CheckpointError, require
 from .weights_file import SAFETENSORS, reading, require_tensors
 
+CONFIG_FILE = "config.json"
 HEAD_DIM = 64  # of every published wav2vec2 model
 LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside the file
     "do_stable_layer_norm": True,
@@ -28,7 +31,8 @@ DIMENSION_RANKS = {
     POSITIONAL_CONV + "weight": 3,
     **{f"feature_extractor.conv_layers.{index}.conv.weight": 3 for index in range(7)},
 }
-DOWNLOAD_AGAIN = "Download the whole wav2vec2 folder again."
+DOWNLOAD_AGAIN = "Download the whole wav2vec2 folder again, or move a single file to a folder of its own, without config.json."
+REASON = re.compile(r"(?:.*:\n\s*\w+: )?((?:(?!\. Errors:).){0,200})")  # of an error, without what transformers puts around it
 
 
 def load_wav2vec2(path: Path) -> nn.Module:
@@ -45,26 +49,41 @@ def load_wav2vec2(path: Path) -> nn.Module:
     require(WAV2VEC2, {name: tuple(tensor.shape) for name, tensor in contents.items()}, path.name)
     state_dict = clean_state_dict(contents)
     require_dimensions({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, DIMENSION_RANKS, path.name)
-    config = Wav2Vec2Config(**read_config(path, state_dict))
+    settings = read_config(path, state_dict)
+    with _fitting(path):
+        config = Wav2Vec2Config(**settings)
     if config.num_hidden_layers + 1 != NUM_AUDIO_LAYERS:
         raise CheckpointError(
             f"{path.name} has {config.num_hidden_layers} layers; Wan2.2-S2V needs {NUM_AUDIO_LAYERS - 1}. "
             "Use wav2vec2-large-xlsr-53-english."
         )
     config._attn_implementation = "sdpa"
-    try:
+    with _fitting(path):
         model = Wav2Vec2Model(config)
-    except (ArithmeticError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path.name} does not fit its configuration ({reason}). {DOWNLOAD_AGAIN}") from error
     nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     model.masked_spec_embed = None
     shapes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state_dict, model.state_dict()))
     problems = compare_shapes(shapes, expected)
     if problems:
-        raise CheckpointError(f"{path.name} does not fit its configuration: {problems}. {DOWNLOAD_AGAIN}")
+        raise _misfit(path, f": {problems}")
     model.load_state_dict(state_dict)
     return model.train(False).requires_grad_(False)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Around transformers, which raises anything for a configuration that it cannot build."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{error} is not known" if isinstance(error, KeyError) else REASON.match(str(error))[1]  # type: ignore[index]
+        raise _misfit(path, f" ({reason})") from error
+
+
+def _misfit(path: Path, problem: str) -> CheckpointError:
+    if (path.parent / CONFIG_FILE).is_file():
+        return CheckpointError(f"{path.name} does not fit the {CONFIG_FILE} beside it{problem}. {DOWNLOAD_AGAIN}")
+    return CheckpointError(f"{path.name} does not fit wav2vec2-large{problem}. Download the file again or pick another one.")
 
 
 def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +100,7 @@ def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     """The model's config.json, or the published large configuration with the dimensions of the tensors."""
-    config_file = path.parent / "config.json"
+    config_file = path.parent / CONFIG_FILE
     if config_file.is_file():
         return _stored_config(config_file, path)
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
@@ -103,7 +122,7 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
 def _stored_config(config_file: Path, path: Path) -> dict[str, object]:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{config_file} is not valid JSON. {DOWNLOAD_AGAIN}") from error
     if not isinstance(config, dict) or config.get("model_type", "wav2vec2") != "wav2vec2":
         raise CheckpointError(

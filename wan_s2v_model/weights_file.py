@@ -21,7 +21,8 @@ LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 HEAD = 512  # bytes that are looked at
 QUOTE = 40  # characters
 FORMAT_ERRORS = (SafetensorError, struct.error, EOFError, RuntimeError, zipfile.BadZipFile)
-READ_ERRORS = (*FORMAT_ERRORS, LookupError, TypeError, ValueError, AttributeError)  # the last four: not built as it says
+NOT_BUILT_AS_IT_SAYS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
+READ_ERRORS = (*FORMAT_ERRORS, *NOT_BUILT_AS_IT_SAYS)
 
 AGAIN = "Download the file again."
 UNPACK = "Unpack it and pick the file inside."

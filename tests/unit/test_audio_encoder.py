@@ -24,6 +24,7 @@ CONFIG = {
     "num_conv_pos_embedding_groups": 4,
 }
 POSITIONAL = "encoder.pos_conv_embed.conv."
+BESIDE = r"model\.safetensors does not fit the config\.json beside it"
 NEW_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
@@ -190,8 +191,62 @@ def test_unexpected_tensor_is_named(tmp_path, tensors):
 
 def test_configuration_of_another_model_is_a_clear_error(tmp_path, tensors):
     path = write(tmp_path, tensors, config={**CONFIG, "hidden_size": 64})
-    with pytest.raises(CheckpointError, match="does not fit its configuration"):
+    with pytest.raises(CheckpointError, match=BESIDE + r": \d+ tensors of the wrong shape .*\. Download the whole .* without config\.json"):
         load_wav2vec2(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"hidden_size": "abc"}, "Field 'hidden_size' expected int, got str (value: 'abc')"),
+        ({"hidden_size": None}, "Field 'hidden_size' expected int, got NoneType"),
+        ({"conv_dim": 2}, "Field 'conv_dim' with value 2"),
+        ({"conv_dim": []}, "Configuration for convolutional layers is incorrect"),
+        ({"hidden_act": "foo"}, "'foo' is not known"),
+        ({"intermediate_size": -1}, "negative dimension -1"),
+        ({"num_conv_pos_embeddings": 0}, "cannot reshape tensor of 0 elements"),
+        ({"num_attention_heads": 0}, "by zero"),
+        ({"num_attention_heads": 3}, "embed_dim must be divisible by num_heads"),
+        ({"feat_extract_norm": "x"}, "has to be one of"),
+        ({"dtype": "foo"}, "no attribute 'foo'"),
+        ({"id2label": 3}, "'int' object"),
+        ({"hidden_size": "x" * 1000}, "expected int, got str"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_configuration_that_cannot_be_built(tmp_path, tensors, setting, reason):
+    path = write(tmp_path, tensors, config={**CONFIG, **setting})
+    with pytest.raises(CheckpointError, match=BESIDE + r" \(.*\)\. Download the whole wav2vec2 folder again, or move") as caught:
+        load_wav2vec2(path)
+    message = str(caught.value)
+    assert reason in message
+    assert "Error" not in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "<!DOCTYPE html>", "\xff"])
+def test_configuration_that_is_no_json(tmp_path, tensors, text):
+    path = write(tmp_path, tensors)
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON\. Download the whole wav2vec2 folder again, or move"):
+        load_wav2vec2(path)
+
+
+def test_file_alone_is_not_said_to_have_a_configuration(tmp_path, tensors):
+    path = write(tmp_path, {**tensors, "stranger.weight": torch.zeros(2)}, config=None)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit wav2vec2-large.*Download the file again") as caught:
+        load_wav2vec2(path)
+    assert "config" not in str(caught.value)
+
+
+def test_interrupt_while_the_model_is_built(tmp_path, tensors, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers.Wav2Vec2Model", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_wav2vec2(write(tmp_path, tensors))
 
 
 class Malicious:

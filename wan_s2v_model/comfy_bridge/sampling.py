@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..anchors import AS_REFERENCE, Continuity
 from ..conditioning import ALL_STEPS, ClipConditioning
+from ..config import WanS2VConfig
 from ..constants import MOTION_LATENTS
 from ..guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..pipeline import clip_seed
@@ -22,7 +23,7 @@ from ..sampler import sample_dpmpp, sample_unipc
 from ..schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_steps
 from .guidance import ScaledGuider
 from .memory import load_all_weights, take_all_others_off_gpu
-from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, with_s2v_forward
+from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .out_of_memory import KEPT, Ladder
 from .progress_display import step_reporter
 from .runtime import LATENT_FORMAT
@@ -97,6 +98,11 @@ class ClipSampler:
             options[SCHEDULE_KEY] = schedule
         if settings.audio is not None:
             options[AUDIO_STRENGTH_KEY] = settings.audio.strength
+
+    @property
+    def config(self) -> WanS2VConfig:
+        """The architecture of the transformer that runs in the MODEL."""
+        return forward_of(self.model).transformer.config
 
     @property
     def num_steps(self) -> int:
