@@ -287,6 +287,12 @@ def test_tokenizer_of_another_text_encoder(models, tmp_path):
         LOADERS[TEXT](tmp_path / "copy.pth")
 
 
+def test_empty_tokenizer_of_a_single_file(models, tmp_path):
+    path = tmp_path / "copy.safetensors"
+    save_file({**load_file(models / GOOD_FILES[TEXT]), "spiece_model": torch.zeros(0, dtype=torch.uint8)}, path)
+    assert "copy.safetensors: its tokenizer cannot be read. Use spiece.model of google/umt5-xxl" in refusal(TEXT, path)
+
+
 def official_umt5(models, folder, vocabulary_size=None):
     """Write the text encoder with the official names to copy.pth; return its tokenizer."""
     tensors = load_file(models / GOOD_FILES[TEXT])

@@ -160,7 +160,9 @@ def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
 def _require_tokenizer(model: Tensor, vocabulary_size: int, file_name: str) -> None:
     advice = "Use spiece.model of google/umt5-xxl, or pick ComfyUI's umt5_xxl_fp16.safetensors, which brings it."
     try:
-        pieces = SPieceTokenizer(model).tokenizer.get_piece_size() if model.numel() else 0
+        if not model.numel():
+            raise ValueError("it is empty")
+        pieces = SPieceTokenizer(model).tokenizer.get_piece_size()
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{file_name}: its tokenizer cannot be read. {advice}") from error
     if not 0 <= vocabulary_size - pieces <= SPARE_ROWS:
