@@ -77,7 +77,8 @@ def finish_run(
         start = time.perf_counter()
         _store(store, plan, result)
         spent = f"{spent}, written {time.perf_counter() - start:.1f} s{memory}"
-        logger.info("clip %d/%d finished: %d frames; %s", result.clip + 1, plan.timeline.num_clips, result.frames.shape[0], spent)
+        place = f"clip {result.clip} ({result.clip + 1} of {plan.timeline.num_clips})"
+        logger.info("%s finished: %d frames; %s", place, result.frames.shape[0], spent)
         consume(result.clip)
 
     with Background("store") as writer:

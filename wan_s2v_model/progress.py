@@ -35,9 +35,10 @@ class Progress:
         self._finished = clip + 1, self._clock()
 
     def line(self, done_steps: int) -> str:
-        """What to show after so many steps of the whole run: clip 12/720, step 17/40, 1:02:03 elapsed, 4:05:06 left."""
+        """What to show after so many steps of the whole run: clip 11 (12 of 720), step 17/40, 1:02:03 elapsed, 4:05:06 left."""
         clip, step = divmod(max(0, done_steps - 1), self.steps_per_clip)
-        text = f"clip {clip + 1}/{self.num_clips}, step {step + 1}/{self.steps_per_clip}, {duration(self._clock() - self._start_s)} elapsed"
+        place = f"clip {clip} ({clip + 1} of {self.num_clips}), step {step + 1}/{self.steps_per_clip}"
+        text = f"{place}, {duration(self._clock() - self._start_s)} elapsed"
         left = self.seconds_left(done_steps)
         return text if left is None else f"{text}, {duration(left)} left"
 

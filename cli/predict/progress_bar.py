@@ -80,7 +80,7 @@ class ProgressBar:
             return node["_meta"]["title"]
         steps = node["inputs"]["steps"]
         clip, step = divmod(max(int(self._progress.value) - 1, 0), steps)
-        return f"clip {clip + 1}/{max(int(self._progress.maximum) // steps, 1)}, step {step + 1}/{steps}"
+        return f"clip {clip} ({clip + 1} of {max(int(self._progress.maximum) // steps, 1)}), step {step + 1}/{steps}"
 
     def _times(self) -> list[str]:
         texts = [f"{duration(self._clock() - self._stage_start_s)} elapsed"]

@@ -34,15 +34,15 @@ def serve(monkeypatch, **abilities):
 def test_text_goes_to_the_running_node(display, node, monkeypatch):
     sent = []
     serve(monkeypatch, send_progress_text=lambda text, node_id: sent.append((text, node_id)))
-    display.text_display()("clip 1/2")
-    assert sent == [("clip 1/2", "12")]
+    display.text_display()("clip 0 (1 of 2)")
+    assert sent == [("clip 0 (1 of 2)", "12")]
 
 
 def test_nothing_is_sent_without_a_server(display, node, monkeypatch):
     monkeypatch.delitem(sys.modules, "server", raising=False)
-    display.text_display()("clip 1/2")
+    display.text_display()("clip 0 (1 of 2)")
     serve(monkeypatch)  # of a version that shows no text
-    display.text_display()("clip 1/2")
+    display.text_display()("clip 0 (1 of 2)")
 
 
 def test_bar_counts_the_steps_of_all_clips(display, node, monkeypatch):
@@ -56,4 +56,4 @@ def test_bar_counts_the_steps_of_all_clips(display, node, monkeypatch):
     report(1, torch.zeros(1, 16, 2, 4, 4))
     report(30, torch.zeros(1, 16, 2, 4, 4))
     assert moved == [(1, 30), (30, 30)]
-    assert [text.split(",")[:2] for text in sent] == [["clip 1/3", " step 1/10"], ["clip 3/3", " step 10/10"]]
+    assert [text.split(",")[:2] for text in sent] == [["clip 0 (1 of 3)", " step 1/10"], ["clip 2 (3 of 3)", " step 10/10"]]

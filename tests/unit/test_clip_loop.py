@@ -180,7 +180,7 @@ def test_log_has_the_figures_of_each_clip(folder, caplog):
         Stage().run(folder, peak_bytes=lambda: 31.25e9)
     lines = [record.message for record in caplog.records if "finished" in record.message]
     assert len(lines) == NUM_CLIPS
-    for word in ("clip 2/5 finished: 12 frames", "sampled 0.", "decoded 0.", "encoded 0.", "written 0.", "31.2 GB of device memory"):
+    for word in ("clip 1 (2 of 5) finished: 12 frames", "sampled 0.", "decoded 0.", "encoded 0.", "written 0.", "31.2 GB of device memory"):
         assert word in lines[1]
 
 

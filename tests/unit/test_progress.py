@@ -27,10 +27,12 @@ def test_duration(seconds, text):
 def test_line_names_clip_step_and_times(clock):
     progress = Progress(4, 10, clock=clock)
     clock.now += 50
-    assert progress.line(5) == "clip 1/4, step 5/10, 0:50 elapsed, 5:50 left"
+    assert progress.line(5) == "clip 0 (1 of 4), step 5/10, 0:50 elapsed, 5:50 left"
 
 
-@pytest.mark.parametrize(("done", "place"), [(1, "clip 1/3, step 1/2,"), (2, "clip 1/3, step 2/2,"), (3, "clip 2/3, step 1/2,")])
+@pytest.mark.parametrize(
+    ("done", "place"), [(1, "clip 0 (1 of 3), step 1/2,"), (2, "clip 0 (1 of 3), step 2/2,"), (3, "clip 1 (2 of 3), step 1/2,")]
+)
 def test_last_step_of_a_clip_belongs_to_it(clock, done, place):
     assert Progress(3, 2, clock=clock).line(done).startswith(place)
 
@@ -61,7 +63,7 @@ def test_finished_clips_set_the_pace_with_their_decoding(clock):
 def test_nothing_is_promised_before_the_first_step(clock):
     progress = Progress(10, 10, clock=clock)
     assert progress.seconds_left(0) is None
-    assert progress.line(0) == "clip 1/10, step 1/10, 0:00 elapsed"
+    assert progress.line(0) == "clip 0 (1 of 10), step 1/10, 0:00 elapsed"
 
 
 def test_late_clip_does_not_give_negative_times(clock):
@@ -75,4 +77,4 @@ def test_late_clip_does_not_give_negative_times(clock):
 def test_a_changed_clock_changes_nothing(monkeypatch):
     progress = Progress(2, 10)
     monkeypatch.setattr(time, "time", lambda: -1e9)
-    assert progress.line(1).startswith("clip 1/2, step 1/10, 0:00 elapsed, 0:0")
+    assert progress.line(1).startswith("clip 0 (1 of 2), step 1/10, 0:00 elapsed, 0:0")
