@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .checkpoint import compare_shapes, require_dimensions
-from .constants import NUM_AUDIO_LAYERS
+from .completeness import require_audio_layers
+from .file_format import SAFETENSORS
 from .identify import WAV2VEC2, CheckpointError, require
-from .weights_file import SAFETENSORS, reading, require_tensors
+from .weights_file import reading, require_tensors
 
 CONFIG_FILE = "config.json"
 HEAD_DIM = 64  # of every published wav2vec2 model
@@ -52,11 +53,7 @@ def load_wav2vec2(path: Path) -> nn.Module:
     settings = read_config(path, state_dict)
     with _fitting(path):
         config = Wav2Vec2Config(**settings)
-    if config.num_hidden_layers + 1 != NUM_AUDIO_LAYERS:
-        raise CheckpointError(
-            f"{path.name} has {config.num_hidden_layers} layers; Wan2.2-S2V needs {NUM_AUDIO_LAYERS - 1}. "
-            "Use wav2vec2-large-xlsr-53-english."
-        )
+    require_audio_layers(config.num_hidden_layers, path.name)
     config._attn_implementation = "sdpa"
     with _fitting(path):
         model = Wav2Vec2Model(config)

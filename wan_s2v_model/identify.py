@@ -12,6 +12,7 @@ OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "vae."
 S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 LORA = re.compile(r"lora_(up|down|A|B|unet|te)|lora\.(up|down)|\.(hada_w|lokr_w)[12]|\.(diff|diff_b|diff_m|dora_scale)$")
+LORA_FILE = "a LoRA; pick it in Load LoRA (Wan S2V)"
 WAN_KEY = "head.modulation"
 OFFICIAL_POSITION_BIAS = "blocks.0.pos_embedding.embedding.weight"  # of the umT5 file of the Wan authors
 POSITION_BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -115,7 +116,7 @@ def require(kind: Kind, shapes: Shapes, file_name: str) -> None:
 def identify(shapes: Shapes) -> Kind | str:
     """What one of our loaders takes, or what else it is in words."""
     if any(LORA.search(name) for name in shapes):
-        return "a LoRA; pick it in Load LoRA (Wan S2V)"
+        return LORA_FILE
     bare = {_without_wrapper(name): shape for name, shape in shapes.items()}
     found = next((kind for kind, keys in KINDS if all(key in bare for key in keys)), None)
     if found is None:

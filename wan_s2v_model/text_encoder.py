@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from .checkpoint import require_dimensions, require_fit
-from .identify import OFFICIAL_POSITION_BIAS, UMT5, CheckpointError, Shapes, require
-from .weights_file import require_no_stand_in
+from .completeness import TOKENIZER, find_tokenizer, is_official_umt5
+from .identify import UMT5, Shapes, require
 
 logger = logging.getLogger("wan_s2v")
 
-TOKENIZER_PLACES = ("spiece.model", "google/umt5-xxl/spiece.model", "umt5-xxl/spiece.model")  # beside the official file
 OFFICIAL_NAMES = {"token_embedding.weight": "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}
 OFFICIAL_PARTS = {
     "norm1": "0.layer_norm",
@@ -32,7 +31,6 @@ ATTENTION = BLOCK + "0.SelfAttention."
 FEED_FORWARD = BLOCK + "1.DenseReluDense."
 POSITION_BIAS = ATTENTION.format(0) + "relative_attention_bias.weight"
 POSITION_BUCKETS = 32
-TOKENIZER = "spiece_model"
 TIED = "encoder.embed_tokens.weight"  # the same table as shared.weight
 DIMENSION_RANKS = {
     "shared.weight": 2,
@@ -63,18 +61,11 @@ def from_official(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor
     Raises:
         CheckpointError: if the tokenizer is not there, or only a pointer or a page in its place.
     """
-    if OFFICIAL_POSITION_BIAS not in state_dict and not {"token_embedding.weight", "blocks.0.attn.q.weight"} <= state_dict.keys():
+    if not is_official_umt5(state_dict):
         return state_dict
-    places = [path.parent / place for place in TOKENIZER_PLACES]
-    tokenizer = next((place for place in places if place.is_file()), None)
-    if tokenizer is None:
-        raise CheckpointError(
-            f"{path.name} needs its tokenizer: put spiece.model of google/umt5-xxl beside it or into {places[1].parent}, "
-            "or pick ComfyUI's umt5_xxl_fp16.safetensors, which brings it."
-        )
-    require_no_stand_in(tokenizer)
+    tokenizer = find_tokenizer(path.parent, path.name)
     renamed = {_comfyui_name(name): tensor for name, tensor in state_dict.items()}
-    return {**renamed, "spiece_model": torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8)}
+    return {**renamed, TOKENIZER: torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8)}
 
 
 def _comfyui_name(name: str) -> str:

@@ -34,6 +34,8 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "run_changes",
         "background",
         "file_lock",
+        "file_format",
+        "completeness",
         "weights_file",
         "drawing",
     },

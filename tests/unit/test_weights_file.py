@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from wan_s2v_pack.tests.damaged_files import DAMAGED_FILES, LEGACY_PICKLE, LFS_POINTER, PICKLE, SAFETENSORS, TENSORS, WEB_PAGE, write
+from wan_s2v_pack.wan_s2v_model.file_format import require_no_stand_in
 from wan_s2v_pack.wan_s2v_model.identify import CheckpointError
-from wan_s2v_pack.wan_s2v_model.weights_file import reading, require_no_stand_in, require_tensors
+from wan_s2v_pack.wan_s2v_model.weights_file import reading, require_tensors
 
 
 def load(path):
