@@ -100,9 +100,21 @@ def run(options: argparse.Namespace) -> int:
     except (DownloadError, FolderError, HubError) as error:
         print(f"download failed: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"download failed: {_local_problem(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ndownload interrupted; run the same command again, it goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def _local_problem(error: OSError) -> str:
+    """Say what this machine refuses; the hub's errors have words of their own."""
+    place, reason = error.filename2 or error.filename or "A file", error.strerror or type(error).__name__
+    return (
+        f"{place} cannot be read or written ({reason}). Close programs that use it, such as ComfyUI, check whose file it is, "
+        "or choose another folder with --models-dir. Then run the same command again; it goes on where it stopped."
+    )
 
 
 def download(options: argparse.Namespace) -> int:
@@ -132,13 +144,20 @@ def plan(file: ModelFile, folders: ModelFolders, *, verify: bool) -> Task:
 
     Args:
         verify: compare the hash of a file that is there, not only its size.
+    Raises:
+        DownloadError: if a folder has the name of the file.
     """
     from .hub import look_up
 
     remote = look_up(file)
     present = folders.find(file.folder, file.name)
     if present is None:
-        return Task(remote, folders.models / file.folder / file.name, "to download")
+        target = folders.models / file.folder / file.name
+        if target.is_dir():
+            raise DownloadError(
+                f"{target} is a folder, and the file needs its name. Move it away, or choose another folder with --models-dir."
+            )
+        return Task(remote, target, "to download")
     if (size := present.stat().st_size) != remote.size:
         return Task(remote, present, f"to replace, has {size:,} bytes instead of {remote.size:,}")
     if verify and digest_of(present, remote.digest) != remote.digest:
@@ -178,8 +197,14 @@ def check_disk(tasks: Sequence[Task]) -> None:
 
 
 def confirmed() -> bool:
-    """Ask on a terminal; a script has said enough by starting the command."""
-    return not sys.stdin.isatty() or input("Go on? [Y/n] ").strip().lower() in ("", "y", "yes")
+    """Ask on a terminal; a script has said enough by starting the command. No answer at all is a no."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return True
+    try:
+        return input("Go on? [Y/n] ").strip().lower() in ("", "y", "yes")
+    except EOFError:
+        print("\nThere was no answer. Use --yes to download without being asked.", file=sys.stderr)
+        return False
 
 
 def install(task: Task) -> None:
@@ -195,6 +220,7 @@ def install(task: Task) -> None:
         task.partial.parent.mkdir(parents=True, exist_ok=True)
         if task.present_bytes > task.remote.size:
             task.partial.unlink()
+        task.partial.open("ab").close()
     except OSError as error:
         place = task.partial.parent
         raise DownloadError(f"{place} cannot be written ({error.strerror}). Choose another folder with --models-dir.") from error

@@ -19,6 +19,7 @@ from .model_files import REVISION, ModelFile
 
 ENDPOINT = constants.ENDPOINT
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+DISK_ERRORS = (errno.EFBIG, errno.EIO, errno.EROFS)  # EFBIG: FAT32 has no files above 4 GB
 # The HTTP library is another one in every major version; the base of its errors is found here in all of them.
 NETWORK_ERRORS = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, OSError))
 
@@ -105,6 +106,8 @@ def _network_problem(file: ModelFile, error: Exception) -> str:
     reason = str(error).partition("\n")[0] or type(error).__name__
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full while {file.name} is written. Make room and run the same command again; it goes on where it stopped."
+    if getattr(error, "errno", None) in DISK_ERRORS:
+        return f"{file.name} cannot be written any further ({reason}). Choose a folder on another disk with --models-dir."
     return (
         f"{file.path} could not be fetched from {ENDPOINT} ({reason}). Check the connection and run the same command again; "
         "it goes on where it stopped. If the hub cannot be reached from here, set HF_ENDPOINT to a mirror."

@@ -89,7 +89,7 @@ def read_extra_paths(path: Path) -> dict[str, tuple[Path, ...]]:
         for section in filter(None, sections.values()):
             for kind, folder in _paths_of(section, path.parent):
                 found[kind] = (*found.get(kind, ()), folder)
-    except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError, OSError) as error:
         raise FolderError(f"{path} cannot be read ({error}). Correct it or move it away.") from error
     return found
 

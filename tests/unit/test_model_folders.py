@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from wan_s2v_pack.cli import model_folders
@@ -92,6 +93,14 @@ def test_broken_extra_paths(tmp_path, text):
     path = tmp_path / "extra_model_paths.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(FolderError, match="cannot be read"):
+        read_extra_paths(path)
+
+
+def test_extra_paths_that_the_system_does_not_give_out(tmp_path, monkeypatch):
+    path = tmp_path / "extra_model_paths.yaml"
+    path.touch()
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(FolderError, match=r"cannot be read \(.*Permission denied\)"):
         read_extra_paths(path)
 
 
