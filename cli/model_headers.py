@@ -5,34 +5,58 @@ from __future__ import annotations
 import json
 import re
 import struct
-import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-try:
-    from ..wan_s2v_model.identify import S2V, UMT5, WAN_VAE, WAV2VEC2, Kind, identify
-except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.identify import S2V, UMT5, WAN_VAE, WAV2VEC2, Kind, identify
+from .model_files import PARTS
 
-WEIGHT_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt")
+try:
+    from ..wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
+    from ..wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, SAFETENSORS, problem_of
+    from ..wan_s2v_model.identify import LORA_FILE, S2V, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, identify
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
+    from wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, SAFETENSORS, problem_of
+    from wan_s2v_model.identify import LORA_FILE, S2V, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, identify
+
+GGUF = "GGUF"
+GGUF_SUFFIX = ".gguf"
+WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+AUDIO_LAYER = re.compile(r"(?:wav2vec2\.)?encoder\.layers\.(\d+)\.")
 LONGEST_HEADER_BYTES = 100_000_000
-KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE}
-TOKENIZER = "spiece_model"  # lies in the text encoder's file as if it were a tensor
+KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE, "lora": LORA_FILE}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
+
+DOWNLOAD = "{download}"  # in an advice: the command that fetches the file
+REPLACE = f"Delete it, then: {DOWNLOAD}"
+LEAVE = "Leave it; pick another file in the loader."
 
 Header = dict[str, Any]
 
 
 class HeaderError(ValueError):
-    """Why a file cannot be used, in words."""
+    """Why a file cannot be used, in words.
+
+    Attributes:
+        advice: what to do; DOWNLOAD in it stands for a command.
+        mendable: who follows the advice can use the file, or has another one in its place.
+    """
+
+    def __init__(self, message: str, advice: str = REPLACE, *, mendable: bool = True) -> None:
+        super().__init__(message)
+        self.advice = advice
+        self.mendable = mendable
 
 
 class OtherModelError(HeaderError):
     """The file is fine, but not for us; says what it is."""
+
+    def __init__(self, message: str, advice: str = LEAVE) -> None:
+        super().__init__(message, advice, mendable=False)
 
 
 def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Path]]:
@@ -41,7 +65,7 @@ def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Pa
     for folder in folders:
         for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
             name = path.relative_to(folder).as_posix()
-            is_weights = name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.search(name)
+            is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.search(name)
             if is_weights and re.search(pattern, name, re.IGNORECASE) and path.is_file():
                 found.append((name, path))
     return found
@@ -57,24 +81,56 @@ def describe(path: Path, part: str) -> tuple[int, str]:
     if path.name.endswith(INDEX_SUFFIX):
         return _describe_index(path, part)
     size = path.stat().st_size
-    if path.suffix not in (".safetensors", ".sft"):
-        if not zipfile.is_zipfile(path):
-            raise HeaderError("cut off, or no PyTorch file")
-        return size, "PyTorch file"
-    return size, _kind(read_header(path), part)
+    suffix = path.suffix.lower()
+    if suffix == GGUF_SUFFIX and part != "model":
+        raise OtherModelError("it is a GGUF file")
+    if suffix == GGUF_SUFFIX:
+        return size, GGUF
+    _require_weights(path)
+    if suffix in SAFETENSORS:
+        return size, _kind(read_header(path), path.parent, part)
+    if part == "text":
+        _require_tokenizer(path.parent)  # PyTorch files of umT5 are the official one
+    return size, "PyTorch file"
+
+
+def _require_weights(path: Path) -> None:
+    try:
+        problem = problem_of(path)
+    except FORMAT_ERRORS as error:
+        raise HeaderError("its contents cannot be read") from error
+    if problem is not None:
+        words, advice = problem
+        raise HeaderError(words) if advice == AGAIN else HeaderError(words, advice, mendable=False)
 
 
 def _describe_index(path: Path, part: str) -> tuple[int, str]:
-    try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeaderError("no index of a sharded checkpoint") from error
-    if missing := [name for name in names if not (path.parent / name).is_file()]:
-        raise HeaderError(f"{len(missing)} of {len(names)} shards are missing ({', '.join(missing[:2])})")
+    shards = _shards(path)
+    if not shards:
+        raise HeaderError("it lists no shards", DOWNLOAD)
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise HeaderError(f"{len(missing)} of its {len(shards)} shards are missing ({', '.join(missing[:2])})", DOWNLOAD)
     header: Header = {}
-    for name in names:
-        header |= read_header(path.parent / name)
-    return sum((path.parent / name).stat().st_size for name in names), f"{_kind(header, part)}, {len(names)} shards"
+    for shard in shards:
+        header |= _shard_header(shard)
+    return sum(shard.stat().st_size for shard in shards), f"{_kind(header, path.parent, part)}, {len(shards)} shards"
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / name for name in sorted(names)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise HeaderError("it is no index of a sharded checkpoint", DOWNLOAD) from error
+
+
+def _shard_header(path: Path) -> Header:
+    try:
+        _require_weights(path)
+        return read_header(path)
+    except HeaderError as error:
+        advice = error.advice.replace("Delete it", "Delete that shard")
+        raise HeaderError(f"of its shards, {path.name} fails: {error}", advice, mendable=error.mendable) from error
 
 
 def read_header(path: Path) -> Header:
@@ -92,18 +148,60 @@ def read_header(path: Path) -> Header:
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise HeaderError("no safetensors file") from error
+    if not all(map(_is_tensor, header.values())):
+        raise HeaderError("its header is damaged")
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     if end > size:
         raise HeaderError(f"cut off: {size:,} of {end:,} bytes")
     return header
 
 
-def _kind(header: Mapping[str, Any], part: str) -> str:
+def _is_tensor(entry: Any) -> bool:
+    match entry:
+        case {"dtype": str(), "shape": [*shape], "data_offsets": [begin, end]}:
+            return all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    return False
+
+
+def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
+    if not header:
+        raise HeaderError("it holds no tensors")
     found = identify({name: tensor["shape"] for name, tensor in header.items()})
-    if part in KINDS and found is not KINDS[part]:
-        raise OtherModelError(found.words.partition(";")[0] if isinstance(found, Kind) else found)
+    is_other = isinstance(found, Kind) if part == "lora" else found is not KINDS[part]  # LoRAs have more names than are known here
+    if is_other:
+        words = found.words if isinstance(found, Kind) else found
+        raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))
+    if part == "audio":
+        _require_layers(header)
+    if part == "text" and is_official_umt5(header):
+        _require_tokenizer(folder)
+    elif part == "text" and TOKENIZER not in header:
+        raise OtherModelError("it is a umT5 without its tokenizer")
+    return _stored_type(header)
+
+
+def _way_to_its_folder(found: Kind | str) -> str:
+    return next((f"Move it to models/{PARTS[part].folder}." for part, kind in KINDS.items() if kind == found), LEAVE)
+
+
+def _require_layers(names: Collection[str]) -> None:
+    num_layers = 1 + max((int(layer[1]) for layer in map(AUDIO_LAYER.match, names) if layer), default=-1)
+    try:
+        require_audio_layers(num_layers, "it")
+    except CheckpointError as error:
+        raise OtherModelError(str(error)) from error
+
+
+def _require_tokenizer(folder: Path) -> None:
+    try:
+        find_tokenizer(folder, "it")
+    except CheckpointError as error:
+        raise HeaderError(str(error), DOWNLOAD) from error
+
+
+def _stored_type(header: Mapping[str, Any]) -> str:
     sizes: Counter[str] = Counter()
     for name, tensor in header.items():
         begin, end = tensor["data_offsets"]

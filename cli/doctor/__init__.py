@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..model_folders import COMFYUI_HELP, MODELS_HELP
-from .checks import OK, PROBLEM, WARNING, Finding, examine
+from .checks import examine
 from .facts import collect
+from .finding import OK, PROBLEM, WARNING, Finding
 
 WIDTH = 120
 INDENT = 26

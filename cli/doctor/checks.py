@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..model_files import PARTS, PRECISIONS, select
+from .finding import GB, OK, PROBLEM, WARNING, Finding
+from .models import ModelFound, model_findings
 
 OLDEST_COMFYUI = (0, 30)
 OLDEST_PYTHON = (3, 10)
@@ -16,8 +17,6 @@ BF16_CAPABILITY = (8, 0)
 CUDNN_CAPABILITY = (9, 0)  # from here on our `attention: auto` tries cuDNN first, on HOPPER behind FlashAttention 3
 HOPPER, FLASH3 = 9, "fa3_fwd_interface"
 FRAMES_GB = 5.0  # free disk that some minutes of video need
-GB = 1e9
-DOWNLOAD = "python -m cli download"
 REINSTALL = "Install the three of one release for one CUDA version, as pytorch.org's install command does."
 ATTENTION_NAMES = {
     "attention_pytorch": "PyTorch",
@@ -28,18 +27,6 @@ ATTENTION_NAMES = {
     "attention_sub_quad": "sub-quadratic (slow)",
     "attention_basic": "basic (slow)",
 }
-
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; what is not ok comes with advice."""
-
-    status: str
-    topic: str
-    text: str
-    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,23 +63,6 @@ class RuntimeFacts:
     vram_state: str = "NORMAL_VRAM"
     attention: str = "attention_pytorch"
     pinned_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class ModelFound:
-    """A file that has the name of one of ours.
-
-    Attributes:
-        kind: its type, in words.
-        problem: why it cannot be used.
-        damaged: whether that is because it is damaged; else it is another model.
-    """
-
-    name: str
-    size_bytes: int
-    kind: str = ""
-    problem: str = ""
-    damaged: bool = True
 
 
 @dataclass(frozen=True)
@@ -320,25 +290,7 @@ def check_models(facts: Facts) -> Iterator[Finding]:
     if facts.models is None:
         yield Finding(PROBLEM, "Models", "no models folder is known", facts.models_error)
         return
-    missing = []
-    for name, part in PARTS.items():
-        found = facts.models.get(name, ())
-        good = [model for model in found if not model.problem]
-        if good:
-            yield Finding(OK, part.title, "; ".join(f"{model.name} ({model.kind}, {_size(model.size_bytes)})" for model in good))
-        elif part.needed:
-            missing.append(name)
-        for model in found:
-            if model.problem and model.damaged:
-                advice = f"Delete it, then: {DOWNLOAD} --only {name}   (with --precision fp8, if that was an fp8 file)"
-                yield Finding(WARNING if good else PROBLEM, part.title, f"{model.name} is damaged: {model.problem}", advice)
-            elif model.problem:
-                yield Finding(WARNING, part.title, f"{model.name} is {model.problem}", "Leave it; pick another file in the loader.")
-    if missing:
-        places = ", ".join(f"{PARTS[name].title} (models/{PARTS[name].folder})" for name in missing)
-        exact, small = (sum(file.gigabytes for file in select("comfy", precision, tuple(missing))) for precision in PRECISIONS)
-        advice = f"{DOWNLOAD} --only {','.join(missing)}   ({exact:.1f} GB; --precision fp8: {small:.1f} GB)"
-        yield Finding(PROBLEM, "Missing", places, advice)
+    yield from model_findings(facts.models)
 
 
 def check_disk(facts: Facts) -> Iterator[Finding]:
@@ -363,7 +315,3 @@ def check_pack(facts: Facts) -> Iterator[Finding]:
 
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / GB:.2f} GB" if size_bytes >= GB / 10 else f"{size_bytes / 1e6:.1f} MB"

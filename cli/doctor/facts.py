@@ -11,14 +11,15 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..model_files import PARTS
 from ..model_folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
-from ..model_headers import HeaderError, OtherModelError, describe, find_candidates
-from .checks import Facts, Gpu, ModelFound, RuntimeFacts, ServerFacts, TorchFacts
+from ..model_headers import SAFETENSORS, HeaderError, describe, find_candidates
+from .checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
+from .models import ModelFound
 from .probe import MARK
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -98,20 +99,33 @@ def _ram_bytes() -> int:
 
 
 def _models(folders: ModelFolders) -> dict[str, tuple[ModelFound, ...]]:
-    return {
+    found = {
         name: tuple(_model(file, path, name) for file, path in find_candidates(folders.of(part.folder), part.pattern))
         for name, part in PARTS.items()
     }
+    lacking = [name for name, models in found.items() if PARTS[name].needed and all(model.problem for model in models)]
+    return found | {name: (*found[name], *_misplaced(folders, name)) for name in lacking}
 
 
 def _model(name: str, path: Path, part: str) -> ModelFound:
     try:
         size, kind = describe(path, part)
-    except OtherModelError as error:
-        return ModelFound(name, 0, problem=str(error), damaged=False)
-    except (HeaderError, OSError) as error:
-        return ModelFound(name, 0, problem=str(error))
+    except HeaderError as error:
+        return ModelFound(name, 0, problem=str(error), advice=error.advice, mendable=error.mendable)
+    except OSError as error:
+        reason = error.strerror or "the disk fails"
+        return ModelFound(name, 0, problem=f"it cannot be read: {reason}", advice="Check the file and its disk.", mendable=True)
     return ModelFound(name, size, kind)
+
+
+def _misplaced(folders: ModelFolders, part: str) -> Iterator[ModelFound]:
+    """Files of a part that lie in the folder of another one."""
+    folder, own = PARTS[part].folder, folders.of(PARTS[part].folder)
+    for name, path in find_candidates([folders.models], PARTS[part].pattern):
+        is_elsewhere = path.suffix.lower() in SAFETENSORS and not any(place in path.parents for place in own)
+        if is_elsewhere and not _model(name, path, part).problem:
+            advice = f"Move it to models/{folder}."
+            yield ModelFound(name, 0, problem="its loader does not look into that folder", advice=advice, mendable=True)
 
 
 def _free_bytes(folders: ModelFolders | None, comfyui: Path | None) -> dict[str, int]:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from wan_s2v_pack.cli import doctor
 from wan_s2v_pack.cli.doctor import checks, facts, probe
-from wan_s2v_pack.cli.doctor.checks import Facts, Finding, Gpu, ModelFound, RuntimeFacts, ServerFacts, TorchFacts
+from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
+from wan_s2v_pack.cli.doctor.finding import Finding
+from wan_s2v_pack.cli.doctor.models import ModelFound
+from wan_s2v_pack.cli.model_folders import ModelFolders
+from wan_s2v_pack.cli.model_headers import DOWNLOAD, GGUF, LEAVE, REPLACE
+from wan_s2v_pack.tests.foreign_files import wan, wan_vae
 
+ROOT = Path(__file__).resolve().parents[2]
 H100 = Gpu("NVIDIA H100", 80_000_000_000, (9, 0), "580.65")
 TORCH = TorchFacts("2.11.0+cu130", "0.26.0+cu130", "2.11.0+cu130", gpus=(H100,), accelerator="cuda", kernels=("cuDNN", "flash"))
 MODELS = {
@@ -32,6 +43,16 @@ HEALTHY = Facts(
     free_bytes={"models": 500_000_000_000},
     pack_nodes=11,
 )
+
+
+FP8_MODEL = "wan2.2_s2v_14B_fp8_scaled.safetensors"
+INDEX = "my_s2v/diffusion_pytorch_model.safetensors.index.json"
+OTHER = ModelFound("a", 0, problem="it is a LoRA", advice=LEAVE)
+GGUF_MODEL = ModelFound("s2v.gguf", 9_000_000_000, GGUF)
+
+
+def damaged(name, advice=REPLACE):
+    return ModelFound(name, 0, problem="it is cut off", advice=advice, mendable=True)
 
 
 def with_torch(**changes):
@@ -118,9 +139,33 @@ def test_healthy_machine():
         (replace(HEALTHY, models=None, models_error="Give one."), "problem", "Models", "no models folder", "Give one."),
         (with_models(audio=()), "problem", "Missing", "Audio encoder (models/audio_encoders)", "python -m cli download --only audio "),
         (with_models(text=(), vae=()), "problem", "Missing", "VAE (models/vae)", "--only text,vae   (11.7 GB; --precision fp8: 7.0 GB)"),
-        (with_models(vae=(ModelFound("a", 0, problem="cut off"),)), "problem", "VAE", "a is damaged: cut off", "--only vae"),
-        (with_models(vae=(*MODELS["vae"], ModelFound("a", 0, problem="cut off"))), "warning", "VAE", "a is damaged", "Delete it"),
-        (with_models(vae=(ModelFound("a", 0, problem="a LoRA", damaged=False),)), "warning", "VAE", "a is a LoRA", "another file"),
+        (
+            with_models(vae=(damaged("a"),)),
+            "problem",
+            "VAE",
+            "a cannot be used: it is cut off",
+            "download --only vae   (with --precision fp8",
+        ),
+        (with_models(vae=(*MODELS["vae"], damaged("a"))), "warning", "VAE", "a cannot be used: it is cut off", "Delete it"),
+        (with_models(vae=(damaged("Wan2.1_VAE.pth"),)), "problem", "VAE", "it is cut off", "download --set official --only vae"),
+        (with_models(model=(damaged(FP8_MODEL),)), "problem", "Model", "it is cut off", "download --only model --precision fp8"),
+        (
+            with_models(model=(damaged(INDEX, DOWNLOAD),)),
+            "problem",
+            "Model",
+            INDEX,
+            "official --only model   (into the folder Wan2.2-S2V-14B)",
+        ),
+        (with_models(vae=(OTHER,)), "warning", "VAE", "a cannot be used: it is a LoRA", "Leave it"),
+        (with_models(vae=(OTHER,)), "problem", "Missing", "VAE (models/vae)", "--only vae"),
+        (
+            with_models(model=(GGUF_MODEL,)),
+            "warning",
+            "Model",
+            "s2v.gguf (GGUF, 9.00 GB)",
+            "connect its MODEL to Sample Video (Wan S2V), or:",
+        ),
+        (with_models(model=(*MODELS["model"], GGUF_MODEL)), "ok", "Model", "s2v.gguf (GGUF, 9.00 GB)", ""),
         (with_models(lora=(ModelFound("a", 2_000_000, "bf16"),)), "ok", "LoRA", "a (bf16, 2.0 MB)", ""),
         (replace(HEALTHY, free_bytes={"output": 3_000_000_000}), "warning", "Disk", "3 GB free in output", "1.2 GB per minute"),
         (replace(HEALTHY, pack_nodes=None, probe_error="SyntaxError"), "problem", "This pack", "SyntaxError", "requirements.txt"),
@@ -129,6 +174,11 @@ def test_healthy_machine():
 def test_finding(given, status, topic, text, advice):
     matching = [finding for finding in checks.examine(given) if finding.topic == topic and text in finding.text]
     assert [(finding.status, advice in finding.advice) for finding in matching] == [(status, True)]
+
+
+@pytest.mark.parametrize("model", [damaged("a"), damaged(INDEX, DOWNLOAD), GGUF_MODEL])
+def test_what_can_be_mended_is_not_also_missing(model):
+    assert [finding for finding in checks.examine(with_models(model=(model,))) if finding.topic == "Missing"] == []
 
 
 def test_whatever_is_not_ok_comes_with_advice():
@@ -212,6 +262,40 @@ def test_flags_and_models_folder_of_a_server(monkeypatch, tmp_path):
     server, given = facts.ask_server("http://here")
     assert server == ServerFacts("http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True)
     assert facts._models_dir_of(given) == tmp_path / "models"
+
+
+def write(path, shapes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: torch.zeros(tuple(shape)) for name, shape in shapes.items()}, path)
+
+
+@pytest.mark.parametrize("place", ["loras/wan_2.1_vae.safetensors", "checkpoints/wan/Wan2_1_VAE.safetensors", "wan2.1_vae.safetensors"])
+def test_file_in_the_wrong_folder(place, tmp_path):
+    write(tmp_path / place, wan_vae())
+    write(tmp_path / "diffusion_models" / "wan2.1_t2v.safetensors", wan())
+    found = facts._models(ModelFolders(tmp_path, {}))
+    assert found["vae"] == (ModelFound(place, 0, "", "its loader does not look into that folder", "Move it to models/vae.", True),)
+    findings = [finding for finding in checks.examine(replace(HEALTHY, models=found)) if finding.topic in ("VAE", "Missing")]
+    assert [finding.status for finding in findings] == ["problem", "problem"]
+    assert "VAE" not in findings[1].text
+
+
+def test_other_folders_do_not_matter_when_the_file_is_there(tmp_path):
+    write(tmp_path / "vae" / "wan_2.1_vae.safetensors", wan_vae())
+    write(tmp_path / "loras" / "wan_2.1_vae.safetensors", wan_vae())
+    assert [model.name for model in facts._models(ModelFolders(tmp_path, {}))["vae"]] == ["wan_2.1_vae.safetensors"]
+
+
+def test_file_that_the_system_does_not_give_out(tmp_path, monkeypatch):
+    write(tmp_path / "vae" / "wan_2.1_vae.safetensors", wan_vae())
+    monkeypatch.setattr(facts, "describe", Mock(side_effect=PermissionError(13, "Permission denied")))
+    (model,) = facts._models(ModelFolders(tmp_path, {}))["vae"]
+    assert (model.problem, model.advice) == ("it cannot be read: Permission denied", "Check the file and its disk.")
+
+
+def test_doctor_starts_without_pytorch():
+    script = "import sys; sys.modules.update(torch=None, safetensors=None); import cli.doctor"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
 # --- the probe
