@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .identify import CheckpointError, Kind, Shapes, identify
+from .identify import LORA, CheckpointError, Kind, Shapes, identify
+from .lora_adapters import (
+    MAGNITUDES,
+    NO_CONVOLUTION,
+    RESCALED,
+    WRONG_SHAPE,
+    Misfit,
+    adapter_kind,
+    reads,
+    require_fit,
+    require_shape,
+    with_axes,
+)
 
 # kohya and musubi-tuner: lora_unet_; VideoX-Fun: lora_unet__; SimpleTuner: lycoris_; PEFT: base_model.model.
 PREFIX = re.compile(r"(?:(?:base_model|model|diffusion_model|transformer|unet|dit|pipe)\.|lora_unet_+|lora_transformer_|lycoris_)*")
@@ -24,13 +36,12 @@ SUFFIX = re.compile(
 PARTS = {  # group of SUFFIX -> the name that ComfyUI's adapters read
     "down": "lora_down.weight",
     "up": "lora_up.weight",
-    "magnitude": "dora_scale",
+    "magnitude": MAGNITUDES,
     "weight": "diff",
     "bias": "diff_b",
     "modulation": "diff",
 }
 DIFFERENCES = {"diff": "weight difference", "diff_b": "bias difference", "set_weight": "new weight"}
-ADAPTERS = (("lora_", "low rank"), ("hada_", "LoHa"), ("lokr_", "LoKr"), ("oft_", "OFT"), ("a1.", "GLoRA"))
 
 # Our names -> those of the diffusers library, replaced one after the other.
 TO_DIFFUSERS = (
@@ -60,8 +71,10 @@ STRANGERS = (  # part of a name -> what it belongs to
 UNKNOWN = "in a form that is not known"
 TWICE = "in the file twice, under two names"
 BESIDE = "beside an adapter of the same module, which is used instead"
-HALF = "an adapter without its other half"
-WRONG_SHAPE = "of the wrong shape"
+MIXED = "of a second kind of adapter for the same module"
+OTHER_MODEL = {WRONG_SHAPE, *(text for _, text in STRANGERS)}  # reasons that speak of the model that a file was made for
+UNREADABLE = {UNKNOWN, NO_CONVOLUTION, RESCALED}
+WIDTHS = {1536: "a Wan model of 1.3B (width 1536)", 3072: "a Wan model of 5B (width 3072)"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class Lora:
         tensors: `<module>.<part>` in the part names of ComfyUI's adapters, for example `blocks.0.ffn.0.lora_up.weight`.
         targets: module -> name of the checkpoint tensor that its adapter changes.
         changes: kind of change -> modules.
-        unused: reason -> tensors of the file, with both shapes where these differ.
+        unused: reason -> tensors of the file, with what does not fit, for example both shapes.
     """
 
     name: str
@@ -124,16 +137,17 @@ def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> Lora:
     Raises:
         CheckpointError: if the file is no LoRA, or if nothing of it fits the model.
     """
-    if not any(SUFFIX.search(key) for key in tensors):
+    if not any(SUFFIX.search(key) or LORA.search(key) for key in tensors):
         found = identify({key: tuple(tensor.shape) for key, tensor in tensors.items()})
         words = found.words if isinstance(found, Kind) else found
         raise CheckpointError(f"{name} is not a LoRA: it looks like {words}. Pick a LoRA in models/loras.")
     lora = Lora(name, len(tensors))
-    for module, keys in _by_module(tensors, shapes, lora.unused).items():
+    modules = _by_module(tensors, shapes, lora.unused)
+    for module, keys in modules.items():
         _add_module(lora, module, keys, tensors, shapes)
     if not lora.changes:
         reasons = "; ".join(f"{len(keys)} {reason} ({_some(keys)})" for reason, keys in lora.unused.items())
-        raise CheckpointError(f"Nothing of the LoRA {name} fits Wan2.2-S2V-14B: {reasons}. It was made for another model.")
+        raise CheckpointError(f"Nothing of the LoRA {name} fits Wan2.2-S2V-14B: {reasons}. {_origin(lora, modules, tensors)}")
     return lora
 
 
@@ -179,71 +193,52 @@ def _stranger(key: str) -> str:
     return next(text for pattern, text in STRANGERS if re.search(pattern, key))
 
 
-def _add_module(lora: Lora, module: str, keys: dict[str, str], tensors: Mapping[str, Tensor], shapes: Shapes) -> None:
-    """Add the changes of one module to `lora`, or the reason why they do not fit."""
-    adapter = {part: tensors[key] for part, key in keys.items() if part not in DIFFERENCES}
-    kind = next((kind for prefix, kind in ADAPTERS if any(part.startswith(prefix) for part in adapter)), None)
+def _add_module(lora: Lora, module: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], shapes: Shapes) -> None:
+    """Add the changes of one module to `lora`, or the reasons why they are not used."""
     weight = f"{module}.weight" if f"{module}.weight" in shapes else module
+    kind = adapter_kind(keys)
+    adapter = [part for part in keys if part not in DIFFERENCES and reads(kind, part)]
     units = [(kind, adapter, weight)] if adapter else []
-    for part in DIFFERENCES.keys() & keys.keys():
-        units.append((DIFFERENCES[part], {part: tensors[keys[part]]}, f"{module}.bias" if part == "diff_b" else weight))
-    for what, parts, target in sorted(units, key=lambda unit: str(unit[0])):
-        expected = tuple(shapes[target]) if target in shapes else None
-        problem = BESIDE if kind and parts.keys() <= {"diff", "set_weight"} else _problem(what, parts, expected)
-        if problem or what is None:
-            reason, _, detail = (problem or HALF).partition(":")
-            for part in parts:
-                _note(lora.unused, reason, keys[part] + detail)
+    units += [(what, [part], f"{module}.bias" if part == "diff_b" else weight) for part, what in DIFFERENCES.items() if part in keys]
+    for what, names, target in sorted(units):  # adapters before the differences of weights
+        parts = {part: tensors[keys[part]] for part in names}
+        try:
+            _require_use(what, parts, shapes.get(target), adapted=module in lora.changes.get(kind, ()))
+        except Misfit as misfit:
+            for part in names:
+                _note(lora.unused, misfit.reason, f"{keys[part]} {misfit.detail}".rstrip())
             continue
-        lora.tensors.update({f"{module}.{part}": _reshaped(part, tensor, expected or ()) for part, tensor in parts.items()})
+        shape = shapes[target]
+        lora.tensors.update({f"{module}.{part}": with_axes(parts[part], shape) if part == MAGNITUDES else parts[part] for part in names})
         lora.targets[module] = weight
         _note(lora.changes, what, module)
+    for part in keys:
+        if part not in DIFFERENCES and part not in adapter:
+            _note(lora.unused, MIXED, keys[part])
 
 
-def _problem(kind: str | None, parts: Mapping[str, Tensor], expected: Sequence[int] | None) -> str | None:
-    """Why a change cannot be applied to a tensor of this shape; after a colon the shapes."""
-    if expected is None:
-        return STRANGERS[-1][1]
-    if kind in DIFFERENCES.values():
-        (difference,) = parts.values()
-        return _mismatch(tuple(difference.shape), tuple(expected))
-    size = _adapter_size(parts)
-    if kind == "low rank":
-        up, down = parts.get("lora_up.weight"), parts.get("lora_down.weight")
-        if up is None or down is None or up.shape[1:2] != down.shape[:1]:
-            return HALF
-        size = (up.shape[0], down[0].numel()) if "lora_mid.weight" not in parts else None
-    return None if size is None else _mismatch(size, (expected[0], math.prod(expected[1:])))
+def _require_use(what: str, parts: Mapping[str, Tensor], target: Sequence[int] | None, adapted: bool) -> None:
+    """Raise Misfit unless this change can be applied to a tensor of this shape, of a module with or without an adapter in use."""
+    if target is None:
+        raise Misfit(STRANGERS[-1][1])
+    if what not in DIFFERENCES.values():
+        require_fit(what, parts, target)
+        return
+    (difference,) = parts.values()
+    if adapted and what != DIFFERENCES["diff_b"]:
+        raise Misfit(BESIDE)
+    require_shape(difference.shape, target)
 
 
-def _mismatch(found: tuple[int, ...], expected: tuple[int, ...]) -> str | None:
-    return f"{WRONG_SHAPE}: {found} instead of {expected}" if found != expected else None
-
-
-def _adapter_size(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """Rows and columns that a LoHa or LoKr changes; None for others, which ComfyUI checks itself."""
-    if {"hada_w1_a", "hada_w1_b"} <= parts.keys() and "hada_t1" not in parts:
-        return parts["hada_w1_a"].shape[0], parts["hada_w1_b"].shape[1]
-    if "lokr_t2" in parts:
-        return None
-    factors = [_factor_size(parts, name) for name in ("lokr_w1", "lokr_w2")]
-    if None in factors:
-        return None
-    (rows, columns), (more_rows, more_columns) = factors  # type: ignore[misc]
-    return rows * more_rows, columns * more_columns
-
-
-def _factor_size(parts: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
-    if name in parts:
-        return parts[name].shape[0], parts[name][0].numel()
-    if {f"{name}_a", f"{name}_b"} <= parts.keys():
-        return parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]
-    return None
-
-
-def _reshaped(part: str, tensor: Tensor, target: Sequence[int]) -> Tensor:
-    """PEFT stores the magnitudes of a DoRA as a list; ComfyUI divides by norms that keep their axes."""
-    return tensor.reshape(-1, *(1 for _ in target[1:])) if part == "dora_scale" and tensor.ndim == 1 else tensor
+def _origin(lora: Lora, modules: Mapping[str, Mapping[str, str]], tensors: Mapping[str, Tensor]) -> str:
+    """Where a file comes from of which nothing fits, as far as its names and shapes say."""
+    if lora.unused.keys() <= UNREADABLE:
+        return "The help page of this node lists the forms that it reads."
+    if lora.unused.keys().isdisjoint(OTHER_MODEL):
+        return "The file is incomplete or damaged; get it again."
+    inputs = [tensors[keys["lora_down.weight"]] for name, keys in modules.items() if "self_attn" in name and "lora_down.weight" in keys]
+    widths = {WIDTHS.get(math.prod(tensor.shape[1:]), "another model") for tensor in inputs}
+    return f"It was made for {widths.pop() if len(widths) == 1 else 'another model'}."
 
 
 def _note(lists: dict[str, list[str]], name: str, entry: str) -> None:

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from wan_s2v_pack.scripts import tiny_loras
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours, save_checkpoint
+from wan_s2v_pack.tests.unit.test_lora_adapters import APPLICABLE
 
 pytestmark = pytest.mark.comfy
 
@@ -159,6 +160,22 @@ def test_report_and_log_name_what_does_not_fit(bridge, checkpoint, lora, caplog)
         "diffusion_model.blocks.1.modulation.diff (1, 6, 128) instead of (1, 6, 256)",
     ]
     assert messages[1].rpartition(" ")[2] in report
+
+
+@pytest.mark.parametrize(("shapes", "target"), APPLICABLE)
+def test_comfyui_applies_the_adapters_that_pass_the_check(bridge, shapes, target, caplog):
+    import comfy.lora
+
+    read_lora = pack_module("wan_s2v_model.lora").read_lora
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"blocks.0.layer.{part}": torch.rand(shape, generator=generator) for part, shape in shapes.items()}
+    lora = read_lora(tensors, {"blocks.0.layer.weight": target}, "lora.safetensors")
+    patches = comfy.lora.load_lora(lora.tensors, lora.targets, log_missing=False)
+    weight = torch.ones(target)
+    changed = comfy.lora.calculate_weight([(0.8, patches["blocks.0.layer.weight"], 1.0, None, None)], weight.clone(), "layer")
+    assert changed.shape == weight.shape
+    assert not torch.equal(changed, weight)
+    assert caplog.messages == []
 
 
 def test_another_model_is_refused(bridge, checkpoint, lora):

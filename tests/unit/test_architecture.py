@@ -29,6 +29,7 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "motion_packer",
         "vae_tiling",
         "identify",
+        "lora_adapters",
         "quantised_file",
         "atomic_files",
         "run_changes",

@@ -148,7 +148,6 @@ FITTING = pair(f"diffusion_model.{Q}")
         ("diffusion_model.blocks.2.self_attn.q.lora_A.weight", (2, 256), "for parts that this model does not have"),
         ("transformer_2.blocks.0.attn1.to_q.lora_A.weight", (2, 256), "for parts that this model does not have"),
         ("diffusion_model.blocks.0.self_attn.norm_q.diff_b", (256,), "for parts that this model does not have"),
-        ("diffusion_model.blocks.0.ffn.0.lora_down.weight", (2, 256), "an adapter without its other half"),
         ("diffusion_model.blocks.0.ffn.0.alpha", (), "an adapter without its other half"),
         ("diffusion_model.blocks.0.ffn.0.weight", (512, 256), "in a form that is not known"),
         (f"transformer.{Q}.lora_A.weight", (2, 256), "in the file twice, under two names"),
@@ -188,9 +187,37 @@ def test_wrong_shapes_are_named_with_both(tensors, found, expected):
     assert set(lora.targets) == {Q}
 
 
-def test_ranks_that_differ_do_not_fit_together():
-    lora = read({**FITTING, "blocks.0.ffn.0.lora_down.weight": zeros(2, 256), "blocks.0.ffn.0.lora_up.weight": zeros(512, 4)})
-    assert list(lora.unused) == ["an adapter without its other half"]
+@pytest.mark.parametrize(
+    ("tensors", "reason", "detail"),
+    [
+        ({"lora_down.weight": (2, 256)}, "an adapter without its other half", "(no lora_up.weight)"),
+        ({"lora_down.weight": (0, 256), "lora_up.weight": (512, 0), "alpha": ()}, "an adapter of rank 0", ""),
+        (
+            {"lora_down.weight": (2, 256), "lora_up.weight": (512, 4)},
+            "an adapter whose parts do not fit together",
+            "(lora_up.weight (512, 4), lora_down.weight (2, 256))",
+        ),
+        ({"hada_w1_a": (512, 2), "hada_w1_b": (2, 256), "alpha": ()}, "an adapter without its other half", "(no hada_w2_a)"),
+    ],
+)
+def test_an_adapter_with_a_fault_is_not_used_at_all(tensors, reason, detail):
+    keys = {f"blocks.0.ffn.0.{part}": zeros(*shape) for part, shape in tensors.items()}
+    lora = read({**FITTING, **keys})
+    assert lora.unused == {reason: [f"{key} {detail}".rstrip() for key in keys]}
+    assert lora.changes == {"low rank": [Q]}
+    with pytest.raises(CheckpointError, match=rf"Nothing of the LoRA .*: {len(keys)} {reason} .*is incomplete or damaged; get it again\.$"):
+        read(keys)
+
+
+def test_a_difference_takes_the_place_of_a_faulty_adapter():
+    lora = read({f"{Q}.lora_down.weight": zeros(2, 256), f"{Q}.diff": zeros(256, 256)})
+    assert lora.changes == {"weight difference": [Q]}
+
+
+def test_one_module_gets_one_kind_of_adapter():
+    lora = read({**FITTING, f"{Q}.hada_w1_a": zeros(256, 2)})
+    assert lora.unused == {"of a second kind of adapter for the same module": [f"{Q}.hada_w1_a"]}
+    assert lora.changes == {"low rank": [Q]}
 
 
 # --- what is said
@@ -237,6 +264,10 @@ def test_a_file_that_is_no_lora_is_refused(tensors, words):
     [
         (pair("lora_unet_down_blocks_0_attentions_0_proj_in"), "2 for parts that this model does not have"),
         (pair(Q, rows=3072, columns=3072), f"2 of the wrong shape ({Q}.lora_down.weight (3072, 3072) instead of (256, 256)"),
+        (pair(Q, rows=3072, columns=3072), "It was made for a Wan model of 5B (width 3072)."),
+        (pair("transformer.blocks.0.attn1.to_q", rows=1536, columns=1536), "It was made for a Wan model of 1.3B (width 1536)."),
+        (pair(Q, rows=2048, columns=2048), "It was made for another model."),
+        (pair(Q, columns=3072) | pair("blocks.1.self_attn.k", columns=1536), "It was made for another model."),
     ],
 )
 def test_a_lora_for_another_model_is_refused(tensors, reason):
@@ -244,3 +275,15 @@ def test_a_lora_for_another_model_is_refused(tensors, reason):
         read(tensors)
     assert str(error.value).startswith("Nothing of the LoRA some.safetensors fits Wan2.2-S2V-14B: ")
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {f"{Q}.lora_A.one.two.weight": zeros(2, 256), f"{Q}.lora_B.one.two.weight": zeros(256, 2)},
+        {"patch_embedding.lora_mid.weight": zeros(2, 2, 1, 2, 2)},
+    ],
+)
+def test_a_lora_in_a_form_that_cannot_be_read_is_called_a_lora(tensors):
+    with pytest.raises(CheckpointError, match=r"^Nothing of the LoRA .*The help page of this node lists the forms that it reads\.$"):
+        read(tensors)
