@@ -177,6 +177,8 @@ FOREIGN_FILES: dict[str, tuple[Shapes, str]] = {
     "lora_diff_b": ({"diffusion_model.head.head.diff_b": (8,)}, LORA),
     "lora_loha": ({f"{QUERY}.hada_w1_a": (8, 2), f"{QUERY}.hada_w1_b": (2, 8)}, LORA),
     "lora_lokr": ({f"{QUERY}.lokr_w1": (2, 2), f"{QUERY}.lokr_w2": (4, 4)}, LORA),
+    "lora_early_diffusers": (weights(f"unet.{QUERY}.lora_linear_layer.down", f"unet.{QUERY}.lora_linear_layer.up"), LORA),
+    "lora_oft": ({f"{QUERY}.oft_blocks": (4, 2, 2)}, LORA),
     "lora_s2v": (weights("audio_injector.injector.0.q.lora_A", "audio_injector.injector.0.q.lora_B"), LORA),
     "sd15_checkpoint": (
         prefixed("model.diffusion_model.", SD_UNET)

@@ -11,7 +11,9 @@ WRAPPERS = (*KEY_PREFIXES, "wav2vec2.")
 OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "vae.", "text_encoders.")  # of a whole checkpoint
 S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
-LORA = re.compile(r"lora_(up|down|A|B|unet|te)|lora\.(up|down)|\.(hada_w|lokr_w)[12]|\.(diff|diff_b|diff_m|dora_scale)$")
+LORA = re.compile(
+    r"lora_(up|down|A|B|unet|te|linear_layer)|lora\.(up|down)|\.(hada_w|lokr_w)[12]|\.(diff|diff_b|diff_m|dora_scale|oft_blocks)$"
+)
 LORA_FILE = "a LoRA; pick it in Load LoRA (Wan S2V)"
 WAN_KEY = "head.modulation"
 OFFICIAL_POSITION_BIAS = "blocks.0.pos_embedding.embedding.weight"  # of the umT5 file of the Wan authors

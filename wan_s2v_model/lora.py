@@ -25,11 +25,16 @@ from .lora_adapters import (
 )
 
 # kohya and musubi-tuner: lora_unet_; VideoX-Fun: lora_unet__; SimpleTuner: lycoris_; PEFT: base_model.model.
-PREFIX = re.compile(r"(?:(?:base_model|model|diffusion_model|transformer|unet|dit|pipe)\.|lora_unet_+|lora_transformer_|lycoris_)*")
+PREFIX = re.compile(
+    r"(?:(?:base_model|model|diffusion_model|transformer|unet|dit|pipe|net|module)\.|lora_unet_+|lora_transformer_|lycoris_)*"
+)
+# Compiled, sharded, checkpointed and distributed training wraps modules; some trainers save the names as they are then.
+WRAPPER = re.compile(r"_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)[._]|(?<=\.)module\.")
+NAME = r"(?:\.[^.]+)?"  # of an adapter, as PEFT inserts it
 SUFFIX = re.compile(
-    r"\.(?:(?P<down>(?:lora_down|lora_A|lora\.down)(?:\.\w+)?\.weight|lora_A)"
-    r"|(?P<up>(?:lora_up|lora_B|lora\.up)(?:\.\w+)?\.weight|lora_B)"
-    r"|(?P<magnitude>dora_scale|lora_magnitude_vector(?:\.\w+)*)"
+    rf"\.(?:(?P<down>(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){NAME}\.weight|lora_A)"
+    rf"|(?P<up>(?:lora_up|lora_B|lora\.up|lora_linear_layer\.up){NAME}\.weight|lora_B)"
+    rf"|(?P<magnitude>dora_scale|lora_magnitude_vector{NAME}(?:\.weight)?)"
     r"|(?P<weight>diff|w_norm)|(?P<bias>diff_b|b_norm)|(?P<modulation>diff_m)"
     r"|(?P<as_is>alpha|set_weight|lora_mid\.weight|hada_\w+|lokr_\w+|oft_blocks|rescale|[ab][12]\.weight))$"
 )
@@ -47,8 +52,8 @@ DIFFERENCES = {"diff": "weight difference", "diff_b": "bias difference", "set_we
 TO_DIFFUSERS = (
     (r"\.self_attn\.", ".attn1."),
     (r"\.cross_attn\.", ".attn2."),
-    (r"(\.attn[12])\.([qkv])$", r"\1.to_\2"),
-    (r"(\.attn[12])\.o$", r"\1.to_out.0"),
+    (r"(\.attn[12]|\.injector\.\d+)\.([qkv])$", r"\1.to_\2"),
+    (r"(\.attn[12]|\.injector\.\d+)\.o$", r"\1.to_out.0"),
     (r"\.ffn\.0$", ".ffn.net.0.proj"),
     (r"\.ffn\.2$", ".ffn.net.2"),
     (r"\.norm3$", ".norm2"),
@@ -180,9 +185,9 @@ def _by_module(tensors: Mapping[str, Tensor], shapes: Shapes, unused: dict[str, 
 
 
 def _split(key: str) -> tuple[str, str | None]:
-    """Name of the module without the dialect's prefix, and the part in the names of ComfyUI's adapters."""
+    """Name of the module without what trainers put around it, and the part in the names of ComfyUI's adapters."""
     suffix = SUFFIX.search(key)
-    stem = PREFIX.sub("", key[: suffix.start()] if suffix else key, count=1)
+    stem = PREFIX.sub("", WRAPPER.sub("", key[: suffix.start()] if suffix else key), count=1)
     if suffix is None:
         return stem, None
     group = str(suffix.lastgroup)

@@ -47,6 +47,17 @@ def read(tensors):
         ("transformer.blocks.0.attn1.to_q", "lora_A.weight", "lora_B.weight"),
         ("transformer.blocks.0.attn1.to_q", "lora.down.weight", "lora.up.weight"),
         ("blocks.0.attn1.to_q", "lora_A", "lora_B"),
+        ("base_model.model.blocks.0.self_attn.q", "lora_A.my-adapter.weight", "lora_B.my-adapter.weight"),
+        ("unet.blocks.0.attn1.to_q", "lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
+        ("module.blocks.0.self_attn.q", "lora_A.weight", "lora_B.weight"),
+        ("net.blocks.0.self_attn.q", "lora_A.weight", "lora_B.weight"),
+        ("_orig_mod.blocks.0.self_attn.q", "lora_A.weight", "lora_B.weight"),
+        ("_orig_mod.module.blocks.0.self_attn.q", "lora_A.weight", "lora_B.weight"),
+        ("base_model.model._orig_mod.blocks.0._checkpoint_wrapped_module.self_attn.q", "lora_A.weight", "lora_B.weight"),
+        ("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.self_attn.q", "lora_A.default.weight", "lora_B.default.weight"),
+        ("blocks.0.module.self_attn.q", "lora_A.weight", "lora_B.weight"),
+        ("lora_unet__orig_mod_blocks_0_self_attn_q", "lora_down.weight", "lora_up.weight"),
+        ("lora_unet_blocks_0__orig_mod_self_attn_q", "lora_down.weight", "lora_up.weight"),
     ],
 )
 def test_every_dialect_names_the_same_layer(stem, down, up):
@@ -76,7 +87,10 @@ def test_every_dialect_names_the_same_layer(stem, down, up):
         ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
         ("time_projection.1", "condition_embedder.time_proj"),
         ("patch_embedding", "patch_embedding"),
-        ("audio_injector.injector.0.q", "audio_injector.injector.0.q"),
+        ("audio_injector.injector.0.q", "audio_injector.injector.0.to_q"),
+        ("audio_injector.injector.11.o", "audio_injector.injector.11.to_out.0"),
+        ("audio_injector.injector.0.norm_k", "audio_injector.injector.0.norm_k"),
+        ("audio_injector.injector_adain_layers.0.linear", "audio_injector.injector_adain_layers.0.linear"),
     ],
 )
 def test_names_of_diffusers(ours, theirs):
@@ -117,8 +131,19 @@ def test_low_rank_of_a_convolution():
     assert lora.changes == {"low rank": ["patch_embedding"]}
 
 
-def test_magnitudes_of_a_dora_keep_their_axes():
-    lora = read({**pair(Q, "lora_A.weight", "lora_B.weight"), f"{Q}.lora_magnitude_vector": zeros(256)})
+def test_a_wrapped_net_of_diffusers_keeps_its_name():
+    lora = read(pair("net.transformer.blocks.0.ffn.net.2", "lora_A.weight", "lora_B.weight", columns=512))
+    assert lora.targets == {"blocks.0.ffn.2": "blocks.0.ffn.2.weight"}
+
+
+def test_injectors_under_the_names_of_both_libraries():
+    for stem in ("audio_injector.injector.1.v", "transformer.audio_injector.injector.1.to_v", "lycoris_audio_injector_injector_1_to_v"):
+        assert read(pair(stem)).targets == {"audio_injector.injector.1.v": "audio_injector.injector.1.v.weight"}
+
+
+@pytest.mark.parametrize("name", ["", ".weight", ".default", ".default.weight", ".my-adapter.weight"])
+def test_magnitudes_of_a_dora_keep_their_axes(name):
+    lora = read({**pair(Q, "lora_A.weight", "lora_B.weight"), f"{Q}.lora_magnitude_vector{name}": zeros(256)})
     assert lora.tensors[f"{Q}.dora_scale"].shape == (256, 1)
 
 
