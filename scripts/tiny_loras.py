@@ -207,6 +207,9 @@ def underscored(prefix: str) -> Callable[[Change, str], str]:
 
 def diffusers(module: str) -> str:
     """What the diffusers library calls a module."""
+    stem, _, part = module.rpartition(".")
+    if stem.startswith("audio_injector.injector."):
+        return f"{stem}.{DIFFUSERS[f'self_attn.{part}'].removeprefix('attn1.')}"
     if not module.startswith("blocks."):
         return DIFFUSERS[module]
     _, index, part = module.split(".", 2)
@@ -225,7 +228,7 @@ DIALECTS: dict[str, tuple[Callable[[Shapes], list[Change]], Callable[[Change, st
     "comfyui": (of_blocks, plain("diffusion_model.", "lora_A.weight", "lora_B.weight")),  # AI Toolkit, diffusion-pipe
     "peft": (of_wan, plain("base_model.model.", "lora_A.default.weight", "lora_B.default.weight")),
     "diffusers": (
-        of_wan,
+        lambda shapes: of_wan(shapes) + low_rank(shapes, injectors(shapes)),  # the latter as SimpleTuner
         lambda change, part: f"transformer.{diffusers(change.module)}.{part.replace('_down', '_A').replace('_up', '_B')}",
     ),
     "lightx2v": (everything, plain("diffusion_model.")),
