@@ -54,8 +54,8 @@ def require_fit(kind: str, parts: Parts, target: Sequence[int]) -> None:
     if "alpha" in parts and parts["alpha"].numel() != 1:
         raise Misfit(SEVERAL_ALPHAS, f"(alpha with {parts['alpha'].numel()} numbers)")
     if MAGNITUDES in parts:
-        by_column = (1, *target[1:2], *(1 for _ in target[2:]))  # in early files
-        _require_scales(MAGNITUDES, with_axes(parts[MAGNITUDES], target), _by_row(target), by_column)
+        by_column = [(1, *_by_row(target[1:]))] if len(target) > 1 else []  # in early files
+        _require_scales(MAGNITUDES, with_axes(parts[MAGNITUDES], target), _by_row(target), *by_column)
 
 
 def require_shape(found: Sequence[int], expected: Sequence[int]) -> None:
@@ -95,7 +95,7 @@ def _require_glora(parts: Parts, target: Sequence[int]) -> None:
         [(inputs, rank), (rank, inputs), (rows, rank), (rank, columns)],
         [(early_rank, columns), (columns, early_rank), (early_rank, columns), (rows, early_rank)],
     )
-    if found not in orders:
+    if found not in orders or len(target) < 2:
         raise Misfit(RANKS, f"({', '.join(map(str, found))} for {(rows, columns)})")
     _require_rank(min(map(min, found)))
 

@@ -96,6 +96,7 @@ def test_parts_that_are_missing(shapes, target, reason, detail):
         ({"lokr_w1": (2, 3), "lokr_w2_a": (4, 2), "lokr_w2_b": (3, 2)}, LINEAR, "(lokr_w2_a (4, 2), lokr_w2_b (3, 2))"),
         ({"lokr_w1": (2, 2), "lokr_w2": (4, 2, 1, 2, 2)}, CONVOLUTION, "(lokr_w2 (4, 2, 1, 2, 2) is no matrix)"),
         (glora(b1=(8, 3), b2=(3, 6)), LINEAR, "((6, 2), (2, 6), (8, 3), (3, 6) for (8, 6))"),
+        (glora(a1=(1, 2), a2=(2, 1), b2=(2, 1)), (8,), "((1, 2), (2, 1), (8, 2), (2, 1) for (8, 1))"),
         (glora(a1=(4, 2), a2=(2, 4)), LINEAR, "((4, 2), (2, 4), (8, 2), (2, 6) for (8, 6))"),
     ],
 )
@@ -127,6 +128,7 @@ def test_changes_of_the_wrong_shape(shapes, target, detail):
         (low_rank(dora_scale=(7, 1)), LINEAR, "(dora_scale (7, 1) instead of (8, 1))"),
         (low_rank(dora_scale=(6,)), LINEAR, "(dora_scale (6, 1) instead of (8, 1))"),
         (low_rank(dora_scale=(8, 6)), LINEAR, "(dora_scale (8, 6) instead of (8, 1))"),
+        (low_rank(columns=1, dora_scale=(1,)), (8,), "(dora_scale (1,) instead of (8,))"),
         (low_rank(dora_scale=()), LINEAR, "(dora_scale () instead of (8, 1))"),
         (low_rank(columns=16, dora_scale=(8, 1)), CONVOLUTION, "(dora_scale (8, 1) instead of (8, 1, 1, 1, 1))"),
         ({"oft_blocks": (2, 2, 4, 4), "alpha": (), "rescale": (7,)}, LINEAR, "(rescale (7,) instead of (8, 1))"),
