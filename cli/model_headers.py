@@ -14,20 +14,18 @@ from .model_files import PARTS
 
 try:
     from ..wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
-    from ..wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, SAFETENSORS, problem_of
-    from ..wan_s2v_model.identify import LORA_FILE, S2V, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, identify
+    from ..wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, LONGEST_HEADER, SAFETENSORS, problem_of
+    from ..wan_s2v_model.identify import LORA_FILE, S2V, SHARD, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, count_layers, identify
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
-    from wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, SAFETENSORS, problem_of
-    from wan_s2v_model.identify import LORA_FILE, S2V, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, identify
+    from wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, LONGEST_HEADER, SAFETENSORS, problem_of
+    from wan_s2v_model.identify import LORA_FILE, S2V, SHARD, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, count_layers, identify
 
 GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"
 WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
 INDEX_SUFFIX = ".safetensors.index.json"
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
-AUDIO_LAYER = re.compile(r"(?:wav2vec2\.)?encoder\.layers\.(\d+)\.")
-LONGEST_HEADER_BYTES = 100_000_000
+AUDIO_LAYER = r"(?:wav2vec2\.)?encoder\.layers"
 KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE, "lora": LORA_FILE}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
 
@@ -65,7 +63,7 @@ def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Pa
     for folder in folders:
         for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
             name = path.relative_to(folder).as_posix()
-            is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.search(name)
+            is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.fullmatch(name)
             if is_weights and re.search(pattern, name, re.IGNORECASE) and path.is_file():
                 found.append((name, path))
     return found
@@ -143,7 +141,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, LONGEST_HEADER_BYTES):
+        if length > min(size - 8, LONGEST_HEADER):
             raise HeaderError("cut off, or no safetensors file")
         try:
             header = json.loads(stream.read(length))
@@ -187,9 +185,8 @@ def _way_to_its_folder(found: Kind | str) -> str:
 
 
 def _require_layers(names: Collection[str]) -> None:
-    num_layers = 1 + max((int(layer[1]) for layer in map(AUDIO_LAYER.match, names) if layer), default=-1)
     try:
-        require_audio_layers(num_layers, "it")
+        require_audio_layers(count_layers(names, AUDIO_LAYER), "it")
     except CheckpointError as error:
         raise OtherModelError(str(error)) from error
 

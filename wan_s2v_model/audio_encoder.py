@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .checkpoint import compare_shapes, require_dimensions
 from .completeness import require_audio_layers
 from .file_format import SAFETENSORS
-from .identify import WAV2VEC2, CheckpointError, require
+from .identify import AGAIN_OR_OTHER, WAV2VEC2, CheckpointError, count_layers, require
 from .weights_file import reading, require_tensors
 
 CONFIG_FILE = "config.json"
@@ -80,7 +80,7 @@ def _fitting(path: Path) -> Iterator[None]:
 def _misfit(path: Path, problem: str) -> CheckpointError:
     if (path.parent / CONFIG_FILE).is_file():
         return CheckpointError(f"{path.name} does not fit the {CONFIG_FILE} beside it{problem}. {DOWNLOAD_AGAIN}")
-    return CheckpointError(f"{path.name} does not fit wav2vec2-large{problem}. Download the file again or pick another one.")
+    return CheckpointError(f"{path.name} does not fit wav2vec2-large{problem}. {AGAIN_OR_OTHER}")
 
 
 def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     if config_file.is_file():
         return _stored_config(config_file, path)
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
-    layers = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("encoder.layers."))
+    layers = count_layers(state_dict, r"encoder\.layers")
     positional = state_dict[POSITIONAL_CONV + "weight"]
     convolutions = [state_dict[name].shape for name in sorted(state_dict) if CONVOLUTION.fullmatch(name)]
     return {

@@ -1,15 +1,14 @@
 """What a Wan S2V checkpoint must hold: tensor names, shapes, configuration. Strict, with errors that say what to do."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from .config import S2V_14B, WanS2VConfig
 from .constants import HEAD_DIM
-from .identify import KEY_PREFIXES, S2V_KEYS, SHARD, CheckpointError, Shapes, listing
-from .quantised_file import AGAIN, is_quantisation
+from .identify import AGAIN_OR_OTHER, KEY_PREFIXES, S2V_KEYS, SHARD, CheckpointError, Shapes, count_layers, listing
+from .quantised_file import is_quantisation
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAIN_FILES = ("*" + INDEX_SUFFIX, "model.safetensors", "pytorch_model.bin")  # stand for their folder; the best first
@@ -95,7 +94,7 @@ def infer_config(
         CheckpointError: if the blocks that get audio cannot be known.
     """
     require_dimensions(shapes, DIMENSION_RANKS, file_name)
-    num_layers, num_injectors = _count(shapes, r"blocks\.(\d+)\."), _count(shapes, r"audio_injector\.injector\.(\d+)\.")
+    num_layers, num_injectors = count_layers(shapes, "blocks"), count_layers(shapes, r"audio_injector\.injector")
     inject_layers = tuple(inject_layers or _stored_inject_layers(metadata) or S2V_14B.audio_inject_layers)
     if len(inject_layers) != num_injectors or max(inject_layers) >= num_layers:
         raise CheckpointError(
@@ -116,11 +115,6 @@ def infer_config(
         in_channels=shapes["patch_embedding.weight"][1],
         cond_channels=shapes["cond_encoder.weight"][1],
     )
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many layers of a kind there are, some of whose tensors may be missing."""
-    return 1 + max((int(found[1]) for found in map(re.compile(pattern).match, shapes) if found), default=-1)
 
 
 def _stored_inject_layers(metadata: Mapping[str, str] | None) -> list[int]:
@@ -211,4 +205,4 @@ def compare_shapes(found: Shapes, expected: Shapes) -> str:
 def _advice(file_name: str) -> str:
     if SHARD.fullmatch(file_name):
         return "It is one part of a model in several files; pick a single file."
-    return AGAIN
+    return AGAIN_OR_OTHER

@@ -12,6 +12,7 @@ from torch import Tensor
 from .background import Background
 from .constants import MOTION_FRAMES
 from .pipeline import ClipResult, Decode, Encode, MotionState, Plan, Sample, find_anchor, first_state, run_clips
+from .progress import clip_place
 from .run_store import RunStore
 
 logger = logging.getLogger("wan_s2v")
@@ -77,7 +78,7 @@ def finish_run(
         start = time.perf_counter()
         _store(store, plan, result)
         spent = f"{spent}, written {time.perf_counter() - start:.1f} s{memory}"
-        place = f"clip {result.clip} ({result.clip + 1} of {plan.timeline.num_clips})"
+        place = clip_place(result.clip, plan.timeline.num_clips)
         logger.info("%s finished: %d frames; %s", place, result.frames.shape[0], spent)
         consume(result.clip)
 

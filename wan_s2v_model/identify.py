@@ -1,7 +1,7 @@
 """Says in words what a file with these tensors is and where it belongs: the one list of models that are told apart."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 Shapes = Mapping[str, Sequence[int]]
@@ -14,6 +14,7 @@ SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 LORA = re.compile(
     r"lora_(up|down|A|B|unet|te|linear_layer)|lora\.(up|down)|\.(hada_w|lokr_w)[12]|\.(diff|diff_b|diff_m|dora_scale|oft_blocks)$"
 )
+AGAIN_OR_OTHER = "Download the file again or pick another one."
 LORA_FILE = "a LoRA; pick it in Load LoRA (Wan S2V)"
 WAN_KEY = "head.modulation"
 OFFICIAL_POSITION_BIAS = "blocks.0.pos_embedding.embedding.weight"  # of the umT5 file of the Wan authors
@@ -151,4 +152,14 @@ def listing(what: str, names: Sequence[str]) -> str:
     """How many tensors have a fault, with the first names; "" for none."""
     if not names:
         return ""
-    return f"{len(names)} tensors {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{len(names)} tensors {what} ({some(names)})"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names, with dots where there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def count_layers(names: Iterable[str], pattern: str) -> int:
+    """How many layers there are, by the highest number behind `pattern`; any tensor of the others may be missing."""
+    return 1 + max((int(found[1]) for found in map(re.compile(pattern + r"\.(\d+)\.").match, names) if found), default=-1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .identify import LORA, CheckpointError, Kind, Shapes, identify
+from .identify import LORA, CheckpointError, Kind, Shapes, identify, some
 from .lora_adapters import (
     MAGNITUDES,
     NO_CONVOLUTION,
@@ -119,7 +119,7 @@ class Lora:
 
     def warnings(self) -> list[str]:
         """One line for each reason why tensors are not used."""
-        return [f"{self.name}: {len(keys)} tensors not used, {reason}: {_some(keys)}" for reason, keys in self.unused.items()]
+        return [f"{self.name}: {len(keys)} tensors not used, {reason}: {some(keys)}" for reason, keys in self.unused.items()]
 
     def without_alpha(self) -> int:
         return sum(f"{module}.alpha" not in self.tensors for module in self.changes.get("low rank", ()))
@@ -151,7 +151,7 @@ def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> Lora:
     for module, keys in modules.items():
         _add_module(lora, module, keys, tensors, shapes)
     if not lora.changes:
-        reasons = "; ".join(f"{len(keys)} {reason} ({_some(keys)})" for reason, keys in lora.unused.items())
+        reasons = "; ".join(f"{len(keys)} {reason} ({some(keys)})" for reason, keys in lora.unused.items())
         raise CheckpointError(f"Nothing of the LoRA {name} fits Wan2.2-S2V-14B: {reasons}. {_origin(lora, modules, tensors)}")
     return lora
 
@@ -248,7 +248,3 @@ def _origin(lora: Lora, modules: Mapping[str, Mapping[str, str]], tensors: Mappi
 
 def _note(lists: dict[str, list[str]], name: str, entry: str) -> None:
     lists.setdefault(name, []).append(entry)
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -37,7 +37,7 @@ class Progress:
     def line(self, done_steps: int) -> str:
         """What to show after so many steps of the whole run: clip 11 (12 of 720), step 17/40, 1:02:03 elapsed, 4:05:06 left."""
         clip, step = divmod(max(0, done_steps - 1), self.steps_per_clip)
-        place = f"clip {clip} ({clip + 1} of {self.num_clips}), step {step + 1}/{self.steps_per_clip}"
+        place = f"{clip_place(clip, self.num_clips)}, step {step + 1}/{self.steps_per_clip}"
         text = f"{place}, {duration(self._clock() - self._start_s)} elapsed"
         left = self.seconds_left(done_steps)
         return text if left is None else f"{text}, {duration(left)} left"
@@ -55,6 +55,11 @@ class Progress:
     def _done_clips(self, done_steps: int) -> float:
         clips, steps = divmod(done_steps, self.steps_per_clip)
         return clips + self._calls[steps] / self._calls[-1]
+
+
+def clip_place(clip: int, num_clips: int) -> str:
+    """A clip by the number that `redo_from_clip` takes, and how far it is: clip 7 (8 of 12)."""
+    return f"clip {clip} ({clip + 1} of {num_clips})"
 
 
 def duration(seconds: float) -> str:

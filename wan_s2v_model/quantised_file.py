@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .identify import CheckpointError, listing
+from .identify import AGAIN_OR_OTHER, CheckpointError, listing
 
 MARK_SUFFIX = ".comfy_quant"  # JSON in bytes
 QUANTISATION_SUFFIXES = (MARK_SUFFIX, ".weight_scale", ".input_scale", ".scale_weight", ".scale_input", ".weight_scale_2")
 FLOAT8_NAMES = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 FULL_RANGE = 0.5  # of the largest float8: what was divided by a scale reaches beyond, weights as they are do not
-AGAIN = "Download the file again or pick another one."
 
 
 def is_quantisation(name: str) -> bool:
@@ -51,7 +50,7 @@ def fit_marks(tensors: dict[str, Tensor], formats: Collection[str], file_name: s
     described = {f"{layer}.weight" for layer in layers}
     bare = sorted(name for name, tensor in fitted.items() if name not in described and _needs_scale(name, tensor, in_float8=bool(layers)))
     if bare:
-        raise CheckpointError(f"{file_name} is incomplete: {listing('without their scale', bare)}. {AGAIN}")
+        raise CheckpointError(f"{file_name} is incomplete: {listing('without their scale', bare)}. {AGAIN_OR_OTHER}")
     return fitted
 
 
@@ -60,10 +59,10 @@ def _fit_layer(tensors: dict[str, Tensor], layer: str, mark: dict[str, Any], fil
     if weight is None or mark["format"] not in FLOAT8_NAMES.values():
         return
     if weight.dtype not in FLOAT8_NAMES:
-        raise CheckpointError(f"{file_name}: {layer} is marked as {mark['format']}, but stored as {weight.dtype}. {AGAIN}")
+        raise CheckpointError(f"{file_name}: {layer} is marked as {mark['format']}, but stored as {weight.dtype}. {AGAIN_OR_OTHER}")
     if scale is None or scale.numel() != 1:
         has = "no scale" if scale is None else f"a scale of the shape {tuple(scale.shape)} instead of a single number"
-        raise CheckpointError(f"{file_name} is incomplete: the quantised layer {layer} has {has}. {AGAIN}")
+        raise CheckpointError(f"{file_name} is incomplete: the quantised layer {layer} has {has}. {AGAIN_OR_OTHER}")
     if weight.ndim == 2:
         stored = {**mark, "format": FLOAT8_NAMES[weight.dtype]}
         tensors[layer + MARK_SUFFIX] = torch.tensor(list(json.dumps(stored).encode()), dtype=torch.uint8)
@@ -78,7 +77,7 @@ def _read_mark(stored: Tensor, layer: str, formats: Collection[str], file_name: 
         mark = json.loads(bytes(stored.tolist()))
         name = str(mark["format"])
     except (ValueError, TypeError, LookupError) as error:
-        raise CheckpointError(f"{file_name}: the mark of its quantised layer {layer} cannot be read. {AGAIN}") from error
+        raise CheckpointError(f"{file_name}: the mark of its quantised layer {layer} cannot be read. {AGAIN_OR_OTHER}") from error
     if name not in formats:
         raise CheckpointError(
             f"{file_name}: {layer} is stored as {name!r}, which this ComfyUI does not know. Update it or pick another file."

@@ -198,23 +198,22 @@ class RunStore:
         with _reported(f"cannot open the run folder {self.folder}"):
             for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
                 leftover.unlink()
-            manifest = _read_manifest(self.folder)
+            manifest, self._redone_from = _read_manifest(self.folder), redo_from
             if manifest is None or manifest.num_clips == 0:
-                self._redone_from = redo_from
                 self._list_clips(0)
                 return
             self._check_unchanged({**assumed, **manifest.fingerprint}, redo_from, fixed)
             self._num_listed, self._hashes, self._made_with = manifest.num_clips, manifest.hashes, manifest.made_with
             self.num_finished = self._count_finished(self._num_listed)
-            self._redone_from = manifest.redone_from
-            if redo_from is not None and not self._has_begun(redo_from, manifest):
-                self._redone_from = redo_from
+            if redo_from is None:
+                self._redone_from = manifest.redone_from
+            elif not self._has_begun(redo_from, manifest):
                 self.drop_from(redo_from)
 
     def _has_begun(self, redo_from: int, manifest: _Manifest) -> bool:
         """Whether this very redo was cut off: what it has made by then is kept."""
         is_same = manifest.redone_from == redo_from and not changes_of(manifest.fingerprint, self._fingerprint)
-        if not (is_same and all(map(self._is_as_written, range(redo_from, self.num_finished)))):
+        if not (is_same and all(map(self._is_as_written, range(redo_from, self.num_finished - 1)))):  # the last is compared already
             return False
         logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, self.num_finished)
         return True

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checkpoint import require_dimensions, require_fit
 from .completeness import TOKENIZER, find_tokenizer, is_official_umt5
-from .identify import UMT5, Shapes, require
+from .identify import UMT5, Shapes, count_layers, require
 
 logger = logging.getLogger("wan_s2v")
 
@@ -91,7 +91,7 @@ def infer_umt5_config(shapes: Shapes, file_name: str) -> dict[str, int]:
         "d_ff": shapes[FEED_FORWARD.format(0) + "wi_0.weight"][0],
         "d_kv": shapes[ATTENTION.format(0) + "q.weight"][0] // heads,
         "num_heads": heads,
-        "num_layers": len({name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}),
+        "num_layers": count_layers(shapes, r"encoder\.block"),
     }
     expected = {**_expected_shapes(config), TOKENIZER: shapes.get(TOKENIZER, ())}
     require_fit({name: shape for name, shape in shapes.items() if name != TIED}, expected, "umT5", file_name)

@@ -13,6 +13,11 @@ from typing import TextIO
 from ..client import Progress, Stage
 from .graph import SAMPLER, Prompt
 
+try:
+    from ...wan_s2v_model.progress import clip_place, duration
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.progress import clip_place, duration
+
 BAR_CELLS = 24
 REDRAW_S = 1.0
 LOG_EVERY_S = 30.0
@@ -80,7 +85,7 @@ class ProgressBar:
             return node["_meta"]["title"]
         steps = node["inputs"]["steps"]
         clip, step = divmod(max(int(self._progress.value) - 1, 0), steps)
-        return f"clip {clip} ({clip + 1} of {max(int(self._progress.maximum) // steps, 1)}), step {step + 1}/{steps}"
+        return f"{clip_place(clip, max(int(self._progress.maximum) // steps, 1))}, step {step + 1}/{steps}"
 
     def _times(self) -> list[str]:
         texts = [f"{duration(self._clock() - self._stage_start_s)} elapsed"]
@@ -132,10 +137,3 @@ class ProgressBar:
             self._thread.join()
             self._stream.write("\n" if self._shown else "")
             self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours from one hour on: 4:05, 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

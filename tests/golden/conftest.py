@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 from safetensors.torch import load_file
-from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
+from wan_s2v_pack.cli.tiny_models import make_tiny_models
+from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path
 from wan_s2v_pack.tests.golden.tiny_model import load_ours, save_checkpoint
 
 DATA = Path(__file__).parent / "data"
@@ -34,6 +35,16 @@ def bridge() -> ModuleType:
         return comfy_bridge()
     except ComfyUINotFoundError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def models(bridge: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the tiny model set."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMFYUI_PATH", str(comfyui_path()))
+        make_tiny_models(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

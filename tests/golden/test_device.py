@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.cli.tiny_models import make_tiny_models
 from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, VAE
-from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
+from wan_s2v_pack.tests.golden.comfyui import pack_module
 
 pytestmark = pytest.mark.comfy
 
@@ -20,15 +19,6 @@ GIGABYTE = 10**9
 @pytest.fixture(scope="module")
 def device(bridge):
     return pack_module("wan_s2v_model.comfy_bridge.device")
-
-
-@pytest.fixture(scope="module")
-def models(bridge, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMFYUI_PATH", str(comfyui_path()))
-        make_tiny_models(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,14 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.cli.tiny_models import make_tiny_models
 from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, TEXT_ENCODER, VAE, as_fp8_scaled, as_fp32, metadata_of
-from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
+from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_other_loaders import EXACT, sample
 
 pytestmark = pytest.mark.comfy
 
 KEPT = ("norm", "bias", "time_", "modulation", "text_embedding")  # in bf16 by those who quantise all other weights
 LAYER = "blocks.0.ffn.0"
-
-
-@pytest.fixture(scope="module")
-def models(bridge, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMFYUI_PATH", str(comfyui_path()))
-        make_tiny_models(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

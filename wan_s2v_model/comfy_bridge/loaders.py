@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..checkpoint import INDEX_SUFFIX, check_shapes, infer_config, key_prefix, require_dimensions, require_fit, shard_files
 from ..constants import LATENT_CHANNELS
-from ..identify import S2V, WAN_VAE, CheckpointError, Shapes, require
-from ..quantised_file import AGAIN, fit_marks, is_quantisation
+from ..identify import AGAIN_OR_OTHER, S2V, WAN_VAE, CheckpointError, Shapes, require
+from ..quantised_file import fit_marks, is_quantisation
 from ..text_encoder import from_official, infer_umt5_config
 from ..weights_file import reading, require_tensors
 from .memory import keep_on_gpu
@@ -96,7 +96,7 @@ def _unwrap(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file
     prefix = key_prefix(list(state_dict))
     bare = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
     if len(bare) < len(state_dict):
-        raise CheckpointError(f"{file_name} holds some tensors twice, with and without {prefix} in front of their names. {AGAIN}")
+        raise CheckpointError(f"{file_name} holds some tensors twice, with and without {prefix} in front of their names. {AGAIN_OR_OTHER}")
     return fit_marks(_with_marks(bare, None, file_name), comfy.quant_ops.QUANT_ALGOS, file_name)
 
 
@@ -105,7 +105,7 @@ def _with_marks(state_dict: dict[str, Tensor], metadata: Mapping[str, str] | Non
     try:
         return comfy.utils.convert_old_quants(state_dict, "", metadata=metadata)[0]
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{file_name}: its description of quantised weights cannot be read. {AGAIN}") from error
+        raise CheckpointError(f"{file_name}: its description of quantised weights cannot be read. {AGAIN_OR_OTHER}") from error
 
 
 def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], weight_dtype: str, device: torch.device) -> None:

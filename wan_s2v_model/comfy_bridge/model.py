@@ -252,7 +252,7 @@ def forward_of(model: comfy.model_patcher.ModelPatcher) -> Forward:
     if isinstance(transformer, ComfyTransformer):
         return Forward(transformer, transformer.attention_name, transformer.speed)
     keywords = model.object_patches["diffusion_model._forward"].keywords
-    return Forward(keywords["transformer"], keywords["attention_name"], keywords.get("speed", SPEEDS[0]))
+    return Forward(keywords["transformer"], keywords["attention_name"], SPEEDS[0])
 
 
 def s2v_config(native: Any) -> WanS2VConfig:
