@@ -96,6 +96,7 @@ DAMAGED_FILES: dict[str, tuple[bytes, str, str]] = {
         AGAIN,
     ),
     "cut.pth": (PICKLE[:-300], f"it is cut off after {len(PICKLE) - 300:,} bytes", AGAIN),
+    "cut_at_once.safetensors": (SAFETENSORS[:5], "it is cut off after 5 bytes", AGAIN),
     "cut_early.bin": (PICKLE[:200], "it is cut off after 200 bytes", AGAIN),
     "cut_old_pickle.pth": (LEGACY_PICKLE[:-100], "its contents cannot be read", AGAIN),
     "other_place.pth": (LOST_PLACE, "its contents cannot be read", AGAIN),

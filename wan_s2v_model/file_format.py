@@ -11,6 +11,7 @@ from .identify import CheckpointError
 Problem = tuple[str, str]  # what a file is instead of weights, and what to do
 
 SAFETENSORS = (".safetensors", ".sft")
+LENGTH_BYTES = 8  # in which a safetensors file says how long its header is
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 HEAD = 512  # bytes that are looked at
 QUOTE = 40  # characters
@@ -38,6 +39,8 @@ def problem_of(path: Path) -> Problem | None:
     problem = _stand_in(head)
     if problem is not None:
         return problem
+    if size <= LENGTH_BYTES and path.suffix.lower() in SAFETENSORS:
+        return f"it is cut off after {size:,} bytes", AGAIN
     is_safetensors = head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") <= LONGEST_HEADER
     if is_safetensors and path.suffix.lower() not in SAFETENSORS:
         return "it is a safetensors file under another name", "Rename it to .safetensors."

@@ -64,7 +64,7 @@ def test_other_model_is_named(tmp_path):
     [
         (None, "it is in no known format"),
         (0, "it is empty"),
-        (5, "it is in no known format"),
+        (5, "it is cut off after 5 bytes"),
         (60, "cut off inside its header, after 60 bytes"),
         (-1, r"cut off: \d+ of \d+ bytes"),
     ],
