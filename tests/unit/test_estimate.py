@@ -167,21 +167,21 @@ def test_parameters_of_the_14b_model():
 
 
 @pytest.mark.parametrize(
-    ("size", "rates", "seconds"), [(SMALL, H100, 2.76), (LARGE, H100, 7.25), (SMALL, H100_FLOAT8, 1.92), (LARGE, H100_FLOAT8, 4.99)]
+    ("size", "rates", "seconds"), [(SMALL, H100, 2.78), (LARGE, H100, 7.31), (SMALL, H100_FLOAT8, 1.96), (LARGE, H100_FLOAT8, 5.10)]
 )
 def test_seconds_of_a_model_call(size, rates, seconds):
     one, two = (estimate(job(steps=steps, model_calls=1, **size, first_clip=1), BF16, rates).seconds for steps in (1, 2))
     assert two - one == pytest.approx(seconds, rel=0.05)
 
 
-@pytest.mark.parametrize(("size", "gigabytes"), [(SMALL, 32.6 + 3.46 + 0.6), (LARGE, 32.6 + 5.81 + 0.6)])
+@pytest.mark.parametrize(("size", "gigabytes"), [(SMALL, 32.6 + 2.75 + 0.6), (LARGE, 32.6 + 4.54 + 0.6)])
 def test_memory_with_everything_on_the_gpu(size, gigabytes):
     cost = estimate(job(model_calls=1, **size), replace(BF16, is_resident=True), H100)
     assert cost.least_device_bytes == cost.full_device_bytes
     assert cost.full_device_bytes == pytest.approx(gigabytes * 1e9, rel=0.05)  # weights, torch's peak, CUDA's context
 
 
-@pytest.mark.parametrize(("size", "card_bytes"), [(SMALL, 8e9), (LARGE, 12e9)])
+@pytest.mark.parametrize(("size", "card_bytes"), [(SMALL, 8e9), (LARGE, 8e9)])
 def test_least_memory_is_less_than_what_sufficed(size, card_bytes):
     assert 0.5 * card_bytes < estimate(job(**size), BF16, H100).least_device_bytes < card_bytes
 
