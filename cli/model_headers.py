@@ -14,17 +14,16 @@ from .model_files import PARTS
 
 try:
     from ..wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
-    from ..wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, LONGEST_HEADER, SAFETENSORS, problem_of
+    from ..wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, INDEX_SUFFIX, LONGEST_HEADER, SAFETENSORS, problem_of
     from ..wan_s2v_model.identify import LORA_FILE, S2V, SHARD, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, count_layers, identify
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
-    from wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, LONGEST_HEADER, SAFETENSORS, problem_of
+    from wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, INDEX_SUFFIX, LONGEST_HEADER, SAFETENSORS, problem_of
     from wan_s2v_model.identify import LORA_FILE, S2V, SHARD, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, count_layers, identify
 
 GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"
 WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
-INDEX_SUFFIX = ".safetensors.index.json"
 AUDIO_LAYER = r"(?:wav2vec2\.)?encoder\.layers"
 KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE, "lora": LORA_FILE}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}

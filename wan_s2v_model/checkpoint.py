@@ -7,10 +7,10 @@ from typing import Any
 
 from .config import S2V_14B, WanS2VConfig
 from .constants import HEAD_DIM
+from .file_format import INDEX_SUFFIX
 from .identify import AGAIN_OR_OTHER, KEY_PREFIXES, S2V_KEYS, SHARD, CheckpointError, Shapes, count_layers, listing
 from .quantised_file import is_quantisation
 
-INDEX_SUFFIX = ".safetensors.index.json"
 MAIN_FILES = ("*" + INDEX_SUFFIX, "model.safetensors", "pytorch_model.bin")  # stand for their folder; the best first
 DIMENSION_RANKS = {
     "patch_embedding.weight": 5,

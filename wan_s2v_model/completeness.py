@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .constants import NUM_AUDIO_LAYERS
 from .file_format import require_no_stand_in
-from .identify import OFFICIAL_POSITION_BIAS, CheckpointError
+from .identify import OFFICIAL_UMT5, CheckpointError
 
 TOKENIZER = "spiece_model"  # in the text encoder's file, as if it were a tensor
 TOKENIZER_PLACES = ("spiece.model", "google/umt5-xxl/spiece.model", "umt5-xxl/spiece.model")  # beside the official file
@@ -21,7 +21,7 @@ def require_audio_layers(num_layers: int, file_name: str) -> None:
 
 def is_official_umt5(names: Collection[str]) -> bool:
     """Whether a umT5 file has the tensor names of the Wan authors, and so no tokenizer inside."""
-    return OFFICIAL_POSITION_BIAS in names or all(name in names for name in ("token_embedding.weight", "blocks.0.attn.q.weight"))
+    return any(all(name in names for name in shown) for shown in OFFICIAL_UMT5)
 
 
 def find_tokenizer(folder: Path, file_name: str) -> Path:

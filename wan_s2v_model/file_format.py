@@ -11,6 +11,7 @@ from .identify import CheckpointError
 Problem = tuple[str, str]  # what a file is instead of weights, and what to do
 
 SAFETENSORS = (".safetensors", ".sft")
+INDEX_SUFFIX = ".safetensors.index.json"  # of the file that lists the shards of a model
 LENGTH_BYTES = 8  # in which a safetensors file says how long its header is
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 HEAD = 512  # bytes that are looked at
@@ -41,7 +42,7 @@ def problem_of(path: Path) -> Problem | None:
         return problem
     if size <= LENGTH_BYTES and path.suffix.lower() in SAFETENSORS:
         return f"it is cut off after {size:,} bytes", AGAIN
-    is_safetensors = head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+    is_safetensors = head[LENGTH_BYTES:].startswith(b"{") and 0 < int.from_bytes(head[:LENGTH_BYTES], "little") <= LONGEST_HEADER
     if is_safetensors and path.suffix.lower() not in SAFETENSORS:
         return "it is a safetensors file under another name", "Rename it to .safetensors."
     if is_safetensors:
@@ -76,14 +77,14 @@ def _problem_of_text(head: bytes) -> Problem | None:
 def _problem_of_safetensors(path: Path, size: int) -> Problem | None:
     """Compare the size of the file with what its header announces."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         header = file.read(length)
     if len(header) < length:
         return f"it is cut off inside its header, after {size:,} bytes", AGAIN
     try:
         tensors = json.loads(header)
         end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
-        expected = 8 + length + int(end)
+        expected = LENGTH_BYTES + length + int(end)
     except (ValueError, LookupError, TypeError, AttributeError):
         return "its header is damaged", AGAIN
     if size < expected:

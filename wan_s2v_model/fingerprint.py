@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from .anchors import AS_REFERENCE
-from .checkpoint import INDEX_SUFFIX, shard_files
+from .checkpoint import shard_files
 from .conditioning import ALL_STEPS
 from .constants import MOTION_LATENTS
+from .file_format import INDEX_SUFFIX
 from .pipeline import Plan
 from .prompt_schedule import PROMPT_KEY
+from .run_changes import Fingerprint
 
-Value = str | int | float | bool | None
-
-ADDED_LATER: dict[str, Value] = {  # names with what was done before
+ADDED_LATER: Fingerprint = {  # names with what was done before
     "cfg_start": 0.0,
     "cfg_end": 1.0,
     "vae_warmup": MOTION_LATENTS,
@@ -35,7 +35,7 @@ CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object, other in every process
 
 
-def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, settings: Any, seed: int, vae: Any) -> dict[str, Value]:
+def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, settings: Any, seed: int, vae: Any) -> Fingerprint:
     """Everything that decides the result, for the manifest of the run."""
     timeline = plan.timeline
     return {
@@ -74,7 +74,7 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
     }
 
 
-def assumed_in_older_runs(fingerprint: dict[str, Value]) -> dict[str, Value]:
+def assumed_in_older_runs(fingerprint: Fingerprint) -> Fingerprint:
     """What counts for a run whose manifest lacks a name, because the version of the pack that made it did not know the name yet."""
     return {**ADDED_LATER, **{name: fingerprint[name] for name in NOT_RECORDED_EARLIER}}
 

@@ -17,7 +17,10 @@ LORA = re.compile(
 AGAIN_OR_OTHER = "Download the file again or pick another one."
 LORA_FILE = "a LoRA; pick it in Load LoRA (Wan S2V)"
 WAN_KEY = "head.modulation"
-OFFICIAL_POSITION_BIAS = "blocks.0.pos_embedding.embedding.weight"  # of the umT5 file of the Wan authors
+OFFICIAL_UMT5 = (  # of the file of the Wan authors; the names of either line show it
+    ("token_embedding.weight", "blocks.0.attn.q.weight"),
+    ("blocks.0.pos_embedding.embedding.weight",),
+)
 POSITION_BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
@@ -85,8 +88,7 @@ KINDS: tuple[tuple[Kind | str, tuple[str, ...]], ...] = (
     ("a small VAE for previews (TAE)", ("decoder.22.bias",)),
     (UMT5, ("spiece_model", "shared.weight")),
     (UMT5, (POSITION_BIAS.format(1),)),
-    (UMT5, ("token_embedding.weight", "blocks.0.attn.q.weight")),
-    (UMT5, (OFFICIAL_POSITION_BIAS,)),
+    *((UMT5, names) for names in OFFICIAL_UMT5),
     ("a T5 text encoder (of Flux, SD3 or LTX-Video), not umT5", (POSITION_BIAS.format(0),)),
     ("a T5 text encoder, not umT5", ("shared.weight",)),
     ("a CLIP vision model", ("vision_model.encoder.layers.0.layer_norm1.weight",)),

@@ -16,8 +16,9 @@ import torch
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 
-from ..checkpoint import INDEX_SUFFIX, check_shapes, infer_config, key_prefix, require_dimensions, require_fit, shard_files
+from ..checkpoint import check_shapes, infer_config, key_prefix, require_dimensions, require_fit, shard_files
 from ..constants import LATENT_CHANNELS
+from ..file_format import INDEX_SUFFIX
 from ..identify import AGAIN_OR_OTHER, S2V, WAN_VAE, CheckpointError, Shapes, require
 from ..quantised_file import fit_marks, is_quantisation
 from ..text_encoder import from_official, infer_umt5_config
