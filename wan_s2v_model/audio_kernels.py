@@ -48,17 +48,20 @@ def weights_of_keys(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
     return p
 
 
-def projected_values(v: Tensor, weight: Tensor, num_heads: int) -> Tensor:
-    """What each key of each head adds to the output: [B, t, dim] values, [out, dim] projection -> [B, heads * t, out]."""
+def projected_values(v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
+    """What each key of each head adds to the output: [B, t, dim] values, [out, dim] projection, [out] -> [B, heads * t, out].
+
+    Weights of a head add up to 1, so every head brings its part of the bias.
+    """
     batch, num_keys, _ = v.shape
     by_head = v.flatten(0, 1).unflatten(1, (num_heads, -1)).transpose(0, 1)  # [heads, B * t, d]
     matrices = weight.unflatten(1, (num_heads, -1)).permute(1, 2, 0)  # [heads, d, out]
-    return torch.bmm(by_head, matrices).unflatten(1, (batch, num_keys)).transpose(0, 1).flatten(1, 2)
+    return torch.baddbmm(bias / num_heads, by_head, matrices).unflatten(1, (batch, num_keys)).transpose(0, 1).flatten(1, 2)
 
 
 def attend_to_few(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     """Attention and its output projection: [B, n, dim], [B, t, dim] twice, [out, dim], [out] -> [B, n, out]."""
-    return torch.baddbmm(bias, weights_of_keys(q, k, num_heads), projected_values(v, weight, num_heads))
+    return torch.bmm(weights_of_keys(q, k, num_heads), projected_values(v, weight, bias, num_heads))
 
 
 def disagreement(device: torch.device, dtype: torch.dtype) -> float:
