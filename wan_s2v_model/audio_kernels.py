@@ -7,12 +7,14 @@ both the sum over the values and the projection of every video token: a hundredt
 import math
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 ROWS = 64  # video tokens per program
 SMALLEST_DOT = 16  # columns of a product that Triton can make
+BIAS_WIDTH = tl.constexpr(8)  # columns behind the weights: ones, by which the bias is multiplied, and zeros for an even width
 
 
 @triton.jit
@@ -23,6 +25,7 @@ def _weights_of_keys(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel, key = tl.arange(0, HEAD_DIM), tl.arange(0, KEYS)
     is_row, is_key = row < num_rows, key < num_keys
+    p_row = p_ptr + (frame * num_rows + row[:, None]) * (HEADS * num_keys + BIAS_WIDTH)
     for head in range(HEADS):
         q_at = (frame * num_rows + row[:, None]) * dim + head * HEAD_DIM + channel[None, :]
         k_at = (frame * num_keys + key[None, :]) * dim + head * HEAD_DIM + channel[:, None]
@@ -31,15 +34,17 @@ def _weights_of_keys(
         scores = tl.where(is_key[None, :], tl.dot(q, k, input_precision="ieee") * scale, -float("inf"))
         weights = tl.exp(scores - tl.max(scores, axis=1)[:, None])
         weights = weights / tl.sum(weights, axis=1)[:, None]
-        p_at = ((frame * num_rows + row[:, None]) * HEADS + head) * num_keys + key[None, :]
-        tl.store(p_ptr + p_at, weights.to(p_ptr.dtype.element_ty), mask=is_row[:, None] & is_key[None, :])
+        tl.store(p_row + head * num_keys + key[None, :], weights.to(p_ptr.dtype.element_ty), mask=is_row[:, None] & is_key[None, :])
+    column = tl.arange(0, BIAS_WIDTH)[None, :]
+    ones = tl.where(column == 0, 1.0, 0.0).to(p_ptr.dtype.element_ty)
+    tl.store(p_row + HEADS * num_keys + column, ones, mask=is_row[:, None])
 
 
 def weights_of_keys(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
-    """Softmax weights: [B, n, dim] queries, [B, t, dim] keys -> [B, n, heads * t] in the dtype of q."""
+    """Softmax weights and what `projected_values` needs for the bias: [B, n, dim] queries, [B, t, dim] keys -> [B, n, heads * t + 8]."""
     batch, num_rows, dim = q.shape
     num_keys, head_dim = k.shape[1], dim // num_heads
-    p = torch.empty(batch, num_rows, num_heads * num_keys, dtype=q.dtype, device=q.device)
+    p = torch.empty(batch, num_rows, num_heads * num_keys + BIAS_WIDTH.value, dtype=q.dtype, device=q.device)
     keys = max(SMALLEST_DOT, triton.next_power_of_2(num_keys))
     sizes = num_rows, num_keys, dim, 1 / math.sqrt(head_dim)
     _weights_of_keys[(triton.cdiv(num_rows, ROWS), batch)](
@@ -49,14 +54,14 @@ def weights_of_keys(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
 
 
 def projected_values(v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
-    """What each key of each head adds to the output: [B, t, dim] values, [out, dim] projection, [out] -> [B, heads * t, out].
-
-    Weights of a head add up to 1, so every head brings its part of the bias.
-    """
+    """What each key of each head adds to the output, and the bias: [B, t, dim] values, [out, dim], [out] -> [B, heads * t + 8, out]."""
     batch, num_keys, _ = v.shape
     by_head = v.flatten(0, 1).unflatten(1, (num_heads, -1)).transpose(0, 1)  # [heads, B * t, d]
     matrices = weight.unflatten(1, (num_heads, -1)).permute(1, 2, 0)  # [heads, d, out]
-    return torch.baddbmm(bias / num_heads, by_head, matrices).unflatten(1, (batch, num_keys)).transpose(0, 1).flatten(1, 2)
+    projected = torch.bmm(by_head, matrices).unflatten(1, (batch, num_keys)).transpose(0, 1).flatten(1, 2)
+    out = F.pad(projected, (0, 0, 0, BIAS_WIDTH.value))
+    out[:, num_heads * num_keys] = bias
+    return out
 
 
 def attend_to_few(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:

@@ -16,22 +16,22 @@ def test_weights_are_softmax_over_the_keys_of_each_head(noise, num_rows, num_key
     q, k = 3 * noise(2, num_rows, DIM), noise(2, num_keys, DIM, seed=1)
     scores = torch.einsum("bnhd,bthd->bnht", *(t.double().unflatten(-1, (HEADS, -1)) for t in (q, k))) / HEAD_DIM**0.5
     weights = audio_kernels.weights_of_keys(q, k, HEADS)
-    torch.testing.assert_close(weights.double(), scores.softmax(-1).flatten(2), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weights[..., : HEADS * num_keys].double(), scores.softmax(-1).flatten(2), atol=1e-6, rtol=1e-5)
+    assert (weights[..., HEADS * num_keys :] == torch.eye(8)[0]).all()
 
 
-def test_result_is_that_of_attention_and_projection(noise):
-    q, k, v, weight, bias = (
-        noise(3, 20, DIM),
-        noise(3, 5, DIM, seed=1),
-        noise(3, 5, DIM, seed=2),
-        noise(DIM, DIM, seed=3),
-        noise(DIM, seed=4),
-    )
-    exact = sdpa(q.double(), k.double(), v.double(), HEADS) @ weight.double().T + bias.double()
-    plain = nn.functional.linear(sdpa(q, k, v, HEADS), weight, bias)
-    ours = audio_kernels.attend_to_few(q, k, v, weight, bias, HEADS)
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 1.5), (torch.float16, 1.2)])
+def test_result_is_that_of_attention_and_projection(noise, dtype, factor):
+    """The interpreter computes in float16, not in bfloat16."""
+    heads = 5  # no power of 2: a part of the bias would be rounded
+    size = heads * HEAD_DIM
+    q, k, v = (noise(3, length, size, seed=length).to(dtype) for length in (20, 5, 6))
+    v, weight, bias = v[:, :5], (noise(size, size, seed=3) / size**0.5).to(dtype), noise(size, seed=4).to(dtype)
+    exact = sdpa(q.double(), k.double(), v.double(), heads) @ weight.double().T + bias.double()
+    plain = nn.functional.linear(sdpa(q, k, v, heads), weight, bias)
+    ours = audio_kernels.attend_to_few(q, k, v, weight, bias, heads)
     error, plain_error = ((out.double() - exact).norm() / exact.norm() for out in (ours, plain))
-    assert error <= 1.5 * plain_error
+    assert error <= factor * plain_error
 
 
 def test_self_test():
