@@ -167,7 +167,7 @@ def test_parameters_of_the_14b_model():
 
 
 @pytest.mark.parametrize(
-    ("size", "rates", "seconds"), [(SMALL, H100, 2.78), (LARGE, H100, 7.31), (SMALL, H100_FLOAT8, 1.96), (LARGE, H100_FLOAT8, 5.10)]
+    ("size", "rates", "seconds"), [(SMALL, H100, 2.74), (LARGE, H100, 7.16), (SMALL, H100_FLOAT8, 1.93), (LARGE, H100_FLOAT8, 5.02)]
 )
 def test_seconds_of_a_model_call(size, rates, seconds):
     one, two = (estimate(job(steps=steps, model_calls=1, **size, first_clip=1), BF16, rates).seconds for steps in (1, 2))
