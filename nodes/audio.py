@@ -15,6 +15,7 @@ from ..wan_s2v_model.audio_preparation import NORMALISATIONS, SILENCES, find_pau
 from ..wan_s2v_model.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from ..wan_s2v_model.feature_file import collect_features
 from ..wan_s2v_model.loudness import bring_to_loudness
+from .linked_inputs import checks_inputs
 from .sockets import WanS2VAudio
 
 logger = logging.getLogger("wan_s2v")
@@ -95,6 +96,7 @@ class WanS2VAudioEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(
         cls,
         audio_encoder,

@@ -9,6 +9,7 @@ from ..wan_s2v_model.anchors import ANCHORS, SEED_POLICIES, Continuity
 from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
 from ..wan_s2v_model.run_store import MANIFEST_NAME, RunStore
 from ..wan_s2v_model.tail import tail_of_clips, tail_of_file, tail_of_images, tail_of_run
+from .linked_inputs import checks_inputs
 from .run_names import run_folder, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings
 
@@ -54,6 +55,7 @@ class WanS2VContinuity(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, anchor, anchor_strength, seed_policy) -> io.NodeOutput:
         return io.NodeOutput(Continuity(anchor, anchor_strength, seed_policy))
 
@@ -107,6 +109,7 @@ class WanS2VTail(io.ComfyNode):
         return manifest.stat().st_mtime_ns if manifest.is_file() else ""
 
     @classmethod
+    @checks_inputs
     def execute(cls, frames, clips=None, run_name="", video=None) -> io.NodeOutput:
         given = [name for name, value in (("clips", clips), ("run_name", run_name or None), ("video", video)) if value is not None]
         if len(given) != 1:

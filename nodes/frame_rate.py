@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.frame_rate import convert
+from .linked_inputs import checks_inputs
 
 logger = logging.getLogger("wan_s2v")
 
@@ -49,6 +50,7 @@ class WanS2VFrameRate(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, images, source_fps, target_fps) -> io.NodeOutput:
         if images.ndim != 4 or images.numel() == 0:
             raise ValueError(f"images must hold at least one picture, got shape {tuple(images.shape)}.")

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE
 from ..wan_s2v_model.guidance import AudioGuidance
+from .linked_inputs import checks_inputs
 from .sockets import WanS2VGuidance
 
 
@@ -64,5 +65,6 @@ class WanS2VAudioGuidance(io.ComfyNode):
         return True
 
     @classmethod
+    @checks_inputs
     def execute(cls, audio_cfg, start_percent, end_percent, audio_strength) -> io.NodeOutput:
         return io.NodeOutput(AudioGuidance(audio_cfg, start_percent, end_percent, audio_strength))

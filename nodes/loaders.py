@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.checkpoint import CheckpointError, collapse_shards, with_folders
+from .linked_inputs import checks_inputs
 
 OFFLOAD = "On: only what is needed now is on the GPU. Off: once used, all of this model stays there."
 
@@ -80,6 +81,7 @@ class WanS2VModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, model_name, weight_dtype, precision, attention, offload=True, speed=comfy_bridge.SPEEDS[0]) -> io.NodeOutput:
         options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention, "speed": speed}
         return io.NodeOutput(comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options, offload=offload))
@@ -106,6 +108,7 @@ class WanS2VTextEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, text_encoder_name, offload=True) -> io.NodeOutput:
         return io.NodeOutput(comfy_bridge.load_text_encoder(_path("text_encoders", text_encoder_name), offload))
 
@@ -138,6 +141,7 @@ class WanS2VAudioEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, audio_encoder_name, dtype, offload=True) -> io.NodeOutput:
         return io.NodeOutput(comfy_bridge.AudioEncoder(_path("audio_encoders", audio_encoder_name), dtype, offload))
 
@@ -170,5 +174,6 @@ class WanS2VVAELoader(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, vae_name, dtype, offload=True) -> io.NodeOutput:
         return io.NodeOutput(comfy_bridge.load_vae(_path("vae", vae_name), dtype, offload))

@@ -4,6 +4,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from .linked_inputs import checks_inputs
 
 
 class WanS2VLoraLoader(io.ComfyNode):
@@ -41,5 +42,6 @@ class WanS2VLoraLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
         return io.NodeOutput(*comfy_bridge.apply_lora(model, folder_paths.get_full_path_or_raise("loras", lora_name), strength))

@@ -24,6 +24,7 @@ from ..wan_s2v_model.resources import describe_plan
 from ..wan_s2v_model.timeline import SYNC_MODES, plan_timeline
 from ..wan_s2v_model.video_reader import VideoReader
 from ..wan_s2v_model.waveform_preview import draw_plan
+from .linked_inputs import checks_inputs
 from .sockets import WanS2VAudio, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
@@ -185,6 +186,7 @@ class WanS2VPrepare(io.ComfyNode):
         return True
 
     @classmethod
+    @checks_inputs
     def execute(
         cls,
         audio,

@@ -25,6 +25,7 @@ from ..wan_s2v_model.progress import Progress
 from ..wan_s2v_model.prompt_schedule import place_on_clips
 from ..wan_s2v_model.resources import describe_job, refusal
 from ..wan_s2v_model.run_store import RunStore
+from .linked_inputs import checks_inputs
 from .run_names import run_folder, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
 
@@ -166,6 +167,7 @@ class WanS2VSampler(io.ComfyNode):
         return True
 
     @classmethod
+    @checks_inputs
     def execute(
         cls,
         model,

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge, speech, speech_worker
 from ..wan_s2v_model.speech_worker import SpeechRequest
+from .linked_inputs import checks_inputs
 
 logger = logging.getLogger("wan_s2v")
 
@@ -97,6 +98,7 @@ class WanS2VTextToSpeech(io.ComfyNode):
         return True
 
     @classmethod
+    @checks_inputs
     def execute(
         cls, text, voice, reference_audio=None, reference_text="", language=LANGUAGE, speed=1.0, worker_address=WORKER_ADDRESS, seed=0
     ) -> io.NodeOutput:

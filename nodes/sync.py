@@ -10,6 +10,7 @@ from comfy_api.latest import ComfyAPISync, io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.sync_report import draw_sync, measure_sync, sync_text
+from .linked_inputs import checks_inputs
 
 logger = logging.getLogger("wan_s2v")
 
@@ -49,6 +50,7 @@ class WanS2VSyncReport(io.ComfyNode):
         return "" if file is None else f"{file.stat().st_mtime_ns} {file.stat().st_size}"
 
     @classmethod
+    @checks_inputs
     def execute(cls, video=None, path="") -> io.NodeOutput:
         if (video is None) == (not path):
             raise ValueError(f"Give either video or path; got {'neither' if video is None else 'both'}.")

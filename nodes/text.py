@@ -8,6 +8,7 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import NEGATIVE_PROMPT
 from ..wan_s2v_model.prompt_schedule import PROMPT_KEY, parse_schedule
 from ..wan_s2v_model.text_encoder import encode_prompt
+from .linked_inputs import checks_inputs
 
 MEMORY_ADVICE = "Close other programs that use the GPU, or choose umt5_xxl_fp8_e4m3fn_scaled.safetensors in Load Wan S2V Text Encoder."
 EXAMPLE = """A woman stands in a sunny kitchen and talks to the camera, calm.
@@ -48,6 +49,7 @@ class WanS2VTextEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, clip, prompt, negative_prompt) -> io.NodeOutput:
         return io.NodeOutput(_encode(clip, prompt), _encode_negative(clip, negative_prompt))
 
@@ -106,6 +108,7 @@ class WanS2VPromptSchedule(io.ComfyNode):
         return True
 
     @classmethod
+    @checks_inputs
     def execute(cls, clip, schedule, negative_prompt, transition, blend_clips) -> io.NodeOutput:
         prompts = parse_schedule(schedule)
         if len(prompts) == 1:

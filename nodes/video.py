@@ -15,6 +15,7 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.frame_rate import exact_rate
 from ..wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
+from .linked_inputs import checks_inputs
 from .sockets import WanS2VClips
 
 BYTES_PER_PIXEL = 3 * 4  # float32 RGB
@@ -113,6 +114,7 @@ class WanS2VSaveVideo(io.ComfyNode):
         return True
 
     @classmethod
+    @checks_inputs
     def execute(cls, filename_prefix, format, quality, fps, clips=None, video=None, images=None, audio=None) -> io.NodeOutput:
         connected = [name for name, value in (("clips", clips), ("video", video), ("images", images)) if value is not None]
         if len(connected) != 1:
@@ -183,7 +185,7 @@ def _from_video(video) -> _Source:
 def _from_images(images: torch.Tensor, audio: dict | None, fps: float | Fraction) -> _Source:
     _require_frames(images)
     height, width = images.shape[1:3]
-    return _Source(width, height, exact_rate(fps), iter([images]), _sound(audio))
+    return _Source(width, height, exact_rate(fps), iter([images[..., :3]]), _sound(audio))
 
 
 def _sound(audio: dict | None) -> tuple[torch.Tensor, int] | None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import OVERRIDE, Attention, AttentionFunction
-from .casting import CastWeights, cast_weights, run_as_input
+from .casting import CastWeights, cast_weights, is_changed, run_as_input
 from .config import WanS2VConfig
 from .constants import MOTION_FRAMES, MOTION_LATENTS
 from .fused import add_gated, kernels_work, layer_norm
@@ -163,7 +163,7 @@ class AudioInjector(nn.Module):
         query = stream.norm_video(sound.shift[:, :, 0], sound.scale[:, :, 0], ADALN_EPS, linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
-        if kernels_work(stream.x.device) and OVERRIDE not in transformer_options:
+        if kernels_work(stream.x.device) and OVERRIDE not in transformer_options and not is_changed(injector.o):
             y = injector.attend_to_few(query, sound.keys, sound.values, cast, linears)
         else:
             kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}

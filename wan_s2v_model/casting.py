@@ -16,8 +16,15 @@ def cast_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor |
     yield weight.to(x), None if bias is None else bias.to(x)
 
 
+def is_changed(layer: nn.Module) -> bool:
+    """Whether a layer does more than its weights say: an adapter has taken over its `forward`, or its file scales the input first."""
+    return "forward" in vars(layer) or getattr(layer, "pre_quant_scale", None) is not None
+
+
 def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
-    """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored."""
+    """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored. One that was changed runs as it is."""
+    if is_changed(layer):
+        return layer(x).to(x.dtype)
     with cast(layer, x) as (weight, bias):
         if isinstance(layer, nn.Conv1d):
             return layer._conv_forward(x, weight, bias)

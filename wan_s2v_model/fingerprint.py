@@ -117,7 +117,15 @@ def _small_weights(network: torch.nn.Module) -> str:
 def _sampler_name(sampler: Any) -> str:
     """All of ComfyUI's SAMPLERs are of one class; they differ by their function and its options."""
     function = getattr(sampler, "sampler_function", type(sampler))
-    return f"{function.__name__} {getattr(sampler, 'extra_options', {})}"
+    options = {name: _recalled(value) for name, value in getattr(sampler, "extra_options", {}).items()}
+    return ADDRESS.sub("", f"{getattr(function, '__name__', function)} {options}")
+
+
+def _recalled(value: Any) -> Any:
+    """A function by its name and by what it remembers: its address is another one in the next process."""
+    if not callable(value):
+        return value
+    return f"{getattr(value, '__name__', value)} {[cell.cell_contents for cell in getattr(value, '__closure__', None) or ()]}"
 
 
 def _digest(*tensors: torch.Tensor) -> str:

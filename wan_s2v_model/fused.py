@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .casting import CastWeights
+from .casting import CastWeights, is_changed
 from .quantised import FLOAT8, FLOAT8_MAX, MEAN_STRIDE, TINY, Activation, Float8Heads, Float8Rows, quantise_rows
 from .rope import apply_rope, row_chunks
 from .self_test import passes
@@ -177,7 +177,7 @@ def linear_into(layer: nn.Module, x: Tensor, out: Tensor, cast: CastWeights) -> 
 
 def _is_plain_on_gpu(layer: nn.Module, x: Tensor) -> bool:
     """Whether a layer is nothing but its weight and bias, on a GPU where the kernels were tested."""
-    return isinstance(layer, nn.Linear) and "forward" not in vars(layer) and kernels_work(x.device)
+    return isinstance(layer, nn.Linear) and not is_changed(layer) and kernels_work(x.device)
 
 
 def _groups(length: int, group_size: int, num_groups: int) -> Iterator[tuple[int, slice]]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from .casting import CastWeights
+from .casting import CastWeights, is_changed
 from .fused import add_then_norm, linear_gelu, linear_into, modulated_norm, rms_norm_rope_float8
 from .quantised import FLOAT8, Activation, Float8Rows, product, quantise_rows
 from .rope import ALIGNED_ROWS, CHUNK_ROWS, row_chunks
@@ -92,11 +92,6 @@ class Float8Linears(Linears):
             return
         with self.weights(layer, self.dtype, device) as (weight, bias):
             yield lambda rows: product(rows, weight, bias, self.dtype)
-
-
-def is_changed(layer: nn.Module) -> bool:
-    """Whether a layer does more than its product: an adapter has taken over its `forward`, or its file scales the input first."""
-    return "forward" in vars(layer) or getattr(layer, "pre_quant_scale", None) is not None
 
 
 @functools.cache

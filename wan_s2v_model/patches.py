@@ -4,18 +4,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .casting import CastWeights, cast_weights
+from .casting import CastWeights, cast_weights, is_changed
 from .constants import PATCH_SIZE
 
 
 def embed_patches(layer: nn.Module, latents: Tensor, cast: CastWeights = cast_weights) -> Tensor:
-    """Run a convolution [dim, C, t, h, w] with steps of its size, in the dtype of latents.
+    """Run a convolution [dim, C, t, h, w] with steps of its size, in the dtype of latents. One that was changed runs as it is.
 
     Args:
         latents: [B, C, T, H, W]; what does not fill a patch at the end of an axis is left out.
     Returns:
         [B, T//t * H//h * W//w, dim].
     """
+    if is_changed(layer):
+        return layer(latents).flatten(2).transpose(1, 2)  # [B, dim, T, H, W] -> [B, T * H * W, dim]
     with cast(layer, latents) as (weight, bias):
         frames, rows, columns = weight.shape[2:]
         num_frames, height, width = (size // step * step for size, step in zip(latents.shape[2:], weight.shape[2:], strict=True))

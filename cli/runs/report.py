@@ -182,7 +182,7 @@ def next_text(run: Run) -> str:
     if run.in_use:
         return "Another process works on it. A second one is refused until it ends."
     if run.is_finished:
-        return "All clips are finished: the same prompt again samples nothing."
+        return "All clips are finished: the same prompt again samples nothing, unless redo_from_clip is set."
     seed = run.settings.get("seed")
     step = 0 if run.settings.get("seed_policy") == "same seed" else run.num_finished
     noise = f" with the noise of seed {(seed + step) % 2**64}" if isinstance(seed, int) else ""

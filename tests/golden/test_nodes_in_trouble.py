@@ -126,6 +126,15 @@ def test_cancel_in_save(kind, clips, monkeypatch, output):
     assert [path.name for path in files(output)] == ["video_00001_.mp4"], "of the work that was not cancelled"
 
 
+def test_transparency_is_left_out(output):
+    """As of the pictures that Join Image with Alpha makes."""
+    pictures = torch.rand(3, SIDE, SIDE, 4)
+    save(images=pictures)
+    save(images=pictures[..., :3])
+    with_alpha, without = sorted(files(output))
+    assert with_alpha.read_bytes() == without.read_bytes()
+
+
 def fail_once(monkeypatch, owner, name, at_call=1):
     """Let one call of a function run out of memory."""
     calls, function = [], getattr(owner, name)

@@ -173,6 +173,30 @@ def test_other_ranges(name, value, renderer):
     fails(renderer, quick_start(**{name: value}), name, kind=PromptRefused)
 
 
+@pytest.mark.parametrize(
+    ("node", "name", "primitive", "value", "message"),
+    [
+        ("WanS2VPrepare", "frames_per_clip", "PrimitiveInt", 81, r"frames_per_clip must be a multiple of 4 .*got 81; try 80"),
+        ("WanS2VPrepare", "width", "PrimitiveInt", 850, r"width must be a multiple of 16 .*got 850"),
+        ("WanS2VPrepare", "max_clips", "PrimitiveInt", -1, r"max_clips must be a whole number from 0 .*got -1"),
+        ("WanS2VSampler", "cfg", "PrimitiveFloat", 31.0, r"cfg must be a number from 0\.0 to 30\.0; got 31\.0"),
+        ("WanS2VSampler", "run_name", "PrimitiveString", "../outside", r"run_name may hold .*got '\.\./outside'"),
+        ("WanS2VAudioEncode", "start", "PrimitiveFloat", -1.0, r"start must be a number from 0\.0 .*got -1\.0"),
+    ],
+)
+def test_values_that_come_over_a_link(node, name, primitive, value, message, renderer):
+    prompt = quick_start()
+    inputs_of(prompt, node)[name] = [add(prompt, primitive, value=value), 0]
+    fails(renderer, prompt, message, node=node)
+
+
+@pytest.mark.parametrize("sigmas", ["", "1.0"])
+def test_too_few_noise_levels(sigmas, renderer):
+    prompt = quick_start()
+    inputs_of(prompt, "WanS2VSampler")["sigmas"] = [add(prompt, "ManualSigmas", sigmas=sigmas), 0]
+    fails(renderer, prompt, r"sigmas holds [01] noise levels.*at least 2", node="WanS2VSampler")
+
+
 # --- NaN
 
 

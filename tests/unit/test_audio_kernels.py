@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 from wan_s2v_pack.wan_s2v_model.attention import Attention, sdpa
+from wan_s2v_pack.wan_s2v_model.audio_injector import AudioInjector
 from wan_s2v_pack.wan_s2v_model.casting import cast_weights
+from wan_s2v_pack.wan_s2v_model.residual import Residual
 
 audio_kernels = pytest.importorskip("wan_s2v_pack.wan_s2v_model.audio_kernels", exc_type=ImportError)
 HEADS, HEAD_DIM = 2, 128
@@ -43,3 +45,20 @@ def test_module_attends_like_its_forward(noise, tiny_config, randomised):
     x, k, v = noise(4, 6, tiny_config.dim), noise(4, 5, tiny_config.dim, seed=1), noise(4, 5, tiny_config.dim, seed=2)
     with torch.no_grad():
         torch.testing.assert_close(attention.attend_to_few(x, k, v, cast_weights), attention(x, keys_values=(k, v)), atol=1e-5, rtol=1e-5)
+
+
+def test_projection_that_an_adapter_changed_runs_as_it_is(noise, tiny_config, randomised, monkeypatch):
+    """Fused or not, what the adapter adds to the projection comes out."""
+    injector = randomised(AudioInjector(tiny_config, operations=nn))
+    audio = injector.project(noise(1, 3, 1, tiny_config.dim), noise(1, 3, 5, tiny_config.dim, seed=1), torch.float32)
+
+    def run():
+        stream = Residual(noise(1, 12, tiny_config.dim, seed=2), split=12)
+        with torch.no_grad():
+            return injector(stream, tiny_config.audio_inject_layers[0], audio, attention=sdpa, transformer_options={}).summed()
+
+    plain, layer = run(), injector.injector[0].o
+    layer.forward = lambda x: nn.Linear.forward(layer, x) + 100
+    for kernels_work in (False, True):
+        monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.audio_injector.kernels_work", lambda device, works=kernels_work: works)
+        torch.testing.assert_close(run(), plain + 100, atol=1e-4, rtol=1e-5)

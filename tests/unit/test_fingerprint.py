@@ -290,6 +290,23 @@ def test_given_samplers_differ_by_class_function_and_options(inputs):
     assert names == ["sample_euler {}", "sample_heun {}", "sample_euler {'eta': 0.5}", "Other {}"]
 
 
+def test_functions_in_the_options_of_a_sampler_count_by_what_they_remember(inputs):
+    """ComfyUI's SamplerSASolver has one, whose address differs in every process."""
+
+    def interval(start, end):
+        def tau_func(sigma):
+            return start < sigma <= end
+
+        return tau_func
+
+    def solver(*limits):
+        settings = Settings(sampler=KSampler(sample_euler, {"tau_func": interval(*limits), "s_noise": 1.0}))
+        return run_fingerprint(**{**inputs, "settings": settings})["solver"]
+
+    assert solver(0.2, 0.8) == solver(0.2, 0.8)
+    assert solver(0.2, 0.8) != solver(0.2, 0.9)
+
+
 def test_another_lora_with_the_same_keys_and_strength_shows(inputs):
     def loras(value, alpha=1.0):
         weights = SimpleNamespace(weights=(torch.full((4, 2), value), torch.ones(2, 4), alpha, None))

@@ -49,6 +49,13 @@ def test_layers_run_in_the_dtype_of_their_input(noise):
     torch.testing.assert_close(run_as_input(conv, x), F.conv1d(x, conv.weight.float(), stride=2))
 
 
+def test_layer_that_was_changed_runs_as_it_is(noise):
+    x, linear = noise(2, 3, 8), nn.Linear(8, 4).requires_grad_(False)
+    plain = linear(x)
+    linear.forward = lambda x: nn.Linear.forward(linear, x) + 100
+    torch.testing.assert_close(run_as_input(linear, x), plain + 100)
+
+
 def test_layers_use_the_given_cast(noise):
     from contextlib import contextmanager
 

@@ -15,6 +15,14 @@ def test_tokens_are_those_of_the_convolution(noise, randomised, size):
     torch.testing.assert_close(tokens, layer(latents).flatten(2).transpose(1, 2))
 
 
+def test_convolution_that_was_changed_runs_as_it_is(noise):
+    layer = nn.Conv3d(16, 24, kernel_size=(1, 2, 2), stride=(1, 2, 2)).requires_grad_(False)
+    latents = noise(2, 16, 3, 5, 6)
+    plain = embed_patches(layer, latents)
+    layer.forward = lambda x: nn.Conv3d.forward(layer, x) + 100
+    torch.testing.assert_close(embed_patches(layer, latents), plain + 100, atol=1e-4, rtol=1e-5)
+
+
 def test_weights_are_taken_in_the_dtype_of_the_latents(noise):
     layer = nn.Conv3d(16, 24, kernel_size=(1, 2, 2), stride=(1, 2, 2), dtype=torch.bfloat16)
     assert embed_patches(layer, noise(1, 16, 1, 4, 4)).dtype == torch.float32

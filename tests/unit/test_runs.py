@@ -282,7 +282,8 @@ def test_show_says_with_what_the_clips_were_made(runs_folder, runs_command):
 
 
 @pytest.mark.parametrize(
-    ("num_clips", "text"), [(0, "The same prompt again samples clip 0"), (1, "Clip 0 is kept."), (4, "samples nothing")]
+    ("num_clips", "text"),
+    [(0, "The same prompt again samples clip 0"), (1, "Clip 0 is kept."), (4, "samples nothing, unless redo_from_clip is set")],
 )
 def test_show_says_what_comes_next(runs_folder, runs_command, num_clips, text):
     make_run(runs_folder, "song", num_clips)

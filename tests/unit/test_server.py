@@ -1,5 +1,6 @@
 """Starting a server that is none, and the base directory; the real one is in tests/integration."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,7 +8,17 @@ from pathlib import Path
 import pytest
 from wan_s2v_pack.cli.client import ComfyClient
 from wan_s2v_pack.cli.errors import ComfyError
-from wan_s2v_pack.cli.server import FOLDERS, ComfyServer, ServerError, free_port, link_pack, prepare_base_directory
+from wan_s2v_pack.cli.model_folders import ModelFolders
+from wan_s2v_pack.cli.server import (
+    FOLDERS,
+    MODEL_FOLDERS,
+    ComfyServer,
+    ServerError,
+    free_port,
+    link_pack,
+    prepare_base_directory,
+    write_model_paths,
+)
 
 
 @pytest.fixture
@@ -51,6 +62,16 @@ def test_pack_is_copied_where_links_are_not_allowed(tmp_path, pack, monkeypatch)
     for _ in range(2):
         link_pack(pack, tmp_path / "copy")
         assert (tmp_path / "copy" / "__init__.py").is_file()
+
+
+def test_models_are_looked_for_where_comfyui_does(tmp_path):
+    """In the older names of two folders too."""
+    written = json.loads(write_model_paths(tmp_path, tmp_path / "models").read_text())["comfyui"]
+    assert written.pop("base_path") == str(tmp_path / "models")
+    found = ModelFolders(Path("models"), {})
+    assert {name: [Path("models", place) for place in places.split("\n")] for name, places in written.items()} == {
+        name: found.of(name) for name in MODEL_FOLDERS
+    }
 
 
 def test_folder_without_comfyui(tmp_path):

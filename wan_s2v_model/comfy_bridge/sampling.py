@@ -35,6 +35,7 @@ ADVICE = (
     "or GGUF file help, too, but with them it is another run."
 )
 SMALL_CHUNK_ROWS = 2048  # tokens; a product of so many rows still keeps a GPU busy
+MIN_SIGMAS = 2
 SAMPLER_NAMES = (*SOLVERS, *(name for name in comfy.samplers.SAMPLER_NAMES if name not in SOLVERS))
 
 
@@ -195,6 +196,8 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
         logger.info("shift %s comes from the MODEL (ModelSamplingSD3), not from the sampler's input", shift)
     schedule = build_schedule(settings.solver, settings.steps, shift)
     sigmas = schedule.sigmas if settings.sigmas is None else settings.sigmas.float().cpu()
+    if len(sigmas) < MIN_SIGMAS:
+        raise ValueError(f"sigmas holds {len(sigmas)} noise levels, and a step goes from one to the next. Give at least {MIN_SIGMAS}.")
     if settings.sampler is not None:
         return settings.sampler, sigmas, None
     if settings.solver not in SOLVERS:

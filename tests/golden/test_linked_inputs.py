@@ -1,0 +1,57 @@
+"""What comes over a link is held to the limits of the widgets in every node, before anything else happens."""
+
+import asyncio
+import re
+
+import pytest
+from wan_s2v_pack.tests.golden.comfyui import pack_module
+
+pytestmark = pytest.mark.comfy
+
+FILE = "model.safetensors"
+
+
+@pytest.fixture
+def nodes(bridge, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: [FILE])
+    monkeypatch.setattr(folder_paths, "get_full_path", lambda folder, name: f"/models/{folder}/{name}")
+    return asyncio.run(pack_module("nodes").WanS2VExtension().get_node_list())
+
+
+def io():
+    from comfy_api.latest import io
+
+    return io
+
+
+def bad_values(widget):
+    if isinstance(widget, io().Int.Input):
+        return [widget.min - 1, widget.max + 1, "4", 4.5, None]
+    if isinstance(widget, io().Float.Input):
+        return [widget.min - 1, widget.max + 1, float("nan"), "4", None]
+    if isinstance(widget, io().Combo.Input):
+        return ["something else", None]
+    return [4, None] if isinstance(widget, io().String.Input) else []
+
+
+def good_value(widget):
+    """Its default; None for what has no widget."""
+    if isinstance(widget, io().Combo.Input):
+        return widget.options[0]
+    return getattr(widget, "default", None)
+
+
+def test_bad_values_are_refused_with_the_name_of_the_input(nodes):
+    tried = 0
+    for node in nodes:
+        widgets = node.define_schema().inputs
+        values = {widget.id: good_value(widget) for widget in widgets}
+        for widget in widgets:
+            for value in bad_values(widget):
+                with pytest.raises(ValueError, match=re.escape(f"; got {value!r}.")) as caught:
+                    node.execute(**{**values, widget.id: value})
+                assert str(caught.value).startswith(f"{widget.id} must be ")
+                tried += 1
+    assert tried > 100
