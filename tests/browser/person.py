@@ -16,6 +16,7 @@ MIME_TYPES = {".json": "application/json", ".mp4": "video/mp4", ".png": "image/p
 NODE_TIMEOUT_MS = 30_000
 RUN_TIMEOUT_MS = 120_000
 POLL_MS = 200
+POLLS_PER_DOUBLE_CLICK = 25  # 5 s
 PLAY_TIMEOUT_MS = 20_000
 SPINNER = ".p-blockui-mask"
 
@@ -111,6 +112,17 @@ class Person:
         field = self.page.locator(".graphdialog input")
         field.fill(str(value))
         field.press("Enter")
+
+    def double_click_until(self, target: Locator, at: tuple[int, int]) -> None:
+        """Double-click on the canvas until something shows: a busy browser takes a slow double click for two clicks."""
+        for poll in range(NODE_TIMEOUT_MS // POLL_MS):
+            if poll % POLLS_PER_DOUBLE_CLICK == 0:
+                self.page.mouse.dblclick(*at)
+                self.clicks += 2
+            self.page.wait_for_timeout(POLL_MS)
+            if target.is_visible():
+                return
+        target.wait_for()
 
     def drop(self, path: Path, onto: int | None = None) -> None:
         """Drag a file from the desktop onto the empty canvas, or onto a node."""

@@ -103,8 +103,7 @@ def test_files_can_be_dropped_on_their_nodes(canvas, person, server, own_files):
 def test_blueprint_is_found_by_its_name(canvas, person, picture):
     canvas.open()
     canvas.page.evaluate(CLEAR)
-    canvas.page.mouse.dblclick(900, 600)
-    canvas.page.get_by_placeholder(re.compile("search|add", re.IGNORECASE)).first.wait_for()
+    person.double_click_until(canvas.page.get_by_placeholder(re.compile("search|add", re.IGNORECASE)).first, at=(900, 600))
     canvas.page.keyboard.type(BLUEPRINT)
     canvas.page.get_by_text(BLUEPRINT).last.wait_for()
     before = {node["id"] for node in canvas.serialized()["nodes"]}
