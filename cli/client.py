@@ -26,6 +26,7 @@ QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been sile
 UPLOAD_MARGIN_BYTES = 2**14  # of a request around the file
 DOWNLOAD_BLOCK_BYTES = 2**20
 JSON_HEADERS = {"Content-Type": "application/json"}
+OBJECT_INFO = "/object_info"
 
 # Loopback must not go through a proxy named in the environment.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -81,7 +82,7 @@ class ComfyClient:
 
     def object_info(self) -> dict[str, Any]:
         """Return the description of every node type the server knows."""
-        return self._get("/object_info")
+        return self._get(OBJECT_INFO)
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the record of a finished prompt, None before it has finished."""
@@ -248,11 +249,17 @@ class ComfyClient:
     # --- plumbing
 
     def _get(self, path: str) -> Any:
-        return json.loads(self._send(path))
+        return self._decoded(self._send(path))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         answer = self._send(path, json.dumps(body).encode(), JSON_HEADERS)
-        return json.loads(answer) if answer else None
+        return self._decoded(answer) if answer else None
+
+    def _decoded(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?") from error
 
     def _send(self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
         with self._open(path, body, headers) as response:
@@ -266,6 +273,8 @@ class ComfyClient:
         try:
             return _DIRECT.open(request, timeout=HTTP_TIMEOUT_S)
         except urllib.error.HTTPError as error:
+            if path == OBJECT_INFO:  # the first question to a server
+                raise NoAnswer(f"What answers at {self.url} is not ComfyUI (status {error.code}). Is the address right?") from error
             raise refusal(path, error.code, _json_or_none(error.read())) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._no_answer(error) from error

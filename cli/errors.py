@@ -46,9 +46,9 @@ def failure(data: Mapping[str, Any]) -> PromptFailed:
     return PromptFailed(message, node_id=node_id, node_type=node_type, kind=data["exception_type"], details=data)
 
 
-def refusal(path: str, status: int, answer: Mapping[str, Any] | None) -> ComfyError:
-    """The error for an answer of ComfyUI: one line per broken input, or its general message."""
-    if answer is None:
+def refusal(path: str, status: int, answer: Any) -> ComfyError:
+    """The error for an answer of ComfyUI, None if it is no JSON: one line per broken input, or its general message."""
+    if not isinstance(answer, Mapping) or not {"node_errors", "error"} & set(answer):
         return ComfyError(f"ComfyUI answered {path} with status {status}. Look at the server's log.")
     broken = [(key, node, error) for key, node in answer.get("node_errors", {}).items() for error in node["errors"]]
     if not broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections import Counter
@@ -60,7 +61,7 @@ def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Pa
     """(name below its folder, path) of all weights files whose name matches; the index stands for its shards."""
     found = []
     for folder in folders:
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        for path in sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names):  # as ComfyUI does
             name = path.relative_to(folder).as_posix()
             is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.fullmatch(name)
             if is_weights and re.search(pattern, name, re.IGNORECASE) and path.is_file():

@@ -15,6 +15,7 @@ from ..wan_s2v_model.audio_preparation import NORMALISATIONS, SILENCES, find_pau
 from ..wan_s2v_model.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from ..wan_s2v_model.feature_file import collect_features
 from ..wan_s2v_model.loudness import bring_to_loudness
+from ..wan_s2v_model.stereo import fold_down
 from .linked_inputs import checks_inputs
 from .sockets import WanS2VAudio
 
@@ -141,8 +142,10 @@ def _listen(audio_encoder, waveform: torch.Tensor) -> torch.Tensor:
     return comfy_bridge.run_encoder("audio encoding", audio_encoder, encode, MEMORY_ADVICE)
 
 
-def select(name: str, audio: dict, start: float, duration: float, loudness: float = 0.0) -> Sound:
-    """Part of the first item of an AUDIO's [B, C, T] waveform, checked; at the wanted loudness unless that is 0."""
+def select(name: str, audio: dict | None, start: float, duration: float, loudness: float = 0.0) -> Sound:
+    """Part of the first item of an AUDIO's [B, C, T] waveform, checked, mono or stereo; at the wanted loudness unless that is 0."""
+    if audio is None:
+        raise ValueError(f"There is no {name}: the video that it comes from has no sound. Connect a sound.")
     waveform, sample_rate = audio["waveform"], int(audio["sample_rate"])
     if waveform.shape[0] > 1:
         logger.warning("%s holds %d sounds; only the first one is used", name, waveform.shape[0])
@@ -159,7 +162,7 @@ def select(name: str, audio: dict, start: float, duration: float, loudness: floa
     low, high = (extreme.item() for extreme in part.aminmax())  # NaN if there is one
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"The {name} contains NaN or infinite samples. Load it again or check the node that made it.")
-    part = part.clone()
+    part = fold_down(part.clone())
     return Sound(part if loudness == 0 else bring_to_loudness(name, part, sample_rate, loudness), sample_rate)
 
 

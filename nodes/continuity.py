@@ -102,7 +102,9 @@ class WanS2VTail(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run_name="", **_):
-        """A run grows while the name stays."""
+        """A run grows while the name stays; a linked name is not known yet."""
+        if run_name is None:
+            return float("nan")
         if not run_name or run_name_problem(run_name):
             return ""
         manifest = run_folder(run_name) / MANIFEST_NAME

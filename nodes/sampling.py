@@ -32,8 +32,11 @@ from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS
 logger = logging.getLogger("wan_s2v")
 
 SPACE_MARGIN = 1.1
-# Of a run; a redo may change the rest. Decode Clips applies one colour anchor to all clips.
-FIXED = ("width", "height", "frames_per_clip", "sync_mode", "audio", "picture", "clips", "colour_anchor")
+# Of a run; a redo may change the rest. Decode Clips decodes all clips with one VAE, warm-up and colour anchor.
+FIXED = (
+    *("width", "height", "frames_per_clip", "sync_mode", "clips"),
+    *("audio", "picture", "previous_frames", "vae", "vae_warmup", "colour_anchor"),
+)
 
 
 class WanS2VSampler(io.ComfyNode):

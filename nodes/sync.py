@@ -44,8 +44,10 @@ class WanS2VSyncReport(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, video=None, path="") -> str:
-        """A file that was written again is read again."""
+    def fingerprint_inputs(cls, video=None, path="") -> str | float:
+        """A file that was written again is read again; a linked path is not known yet."""
+        if path is None:
+            return float("nan")
         file = _find(path) if path else None
         return "" if file is None else f"{file.stat().st_mtime_ns} {file.stat().st_size}"
 

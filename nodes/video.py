@@ -14,6 +14,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.frame_rate import exact_rate
+from ..wan_s2v_model.stereo import fold_down
 from ..wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
 from .linked_inputs import checks_inputs
 from .sockets import WanS2VClips
@@ -194,7 +195,7 @@ def _sound(audio: dict | None) -> tuple[torch.Tensor, int] | None:
     waveform = audio["waveform"][0].float().cpu()
     if not torch.isfinite(waveform).all():
         raise ValueError("The audio contains NaN or infinite samples. Check the node that made it.")
-    return waveform, int(audio["sample_rate"])
+    return fold_down(waveform), int(audio["sample_rate"])
 
 
 def _require_frames(images: torch.Tensor) -> None:

@@ -1,5 +1,6 @@
 """Waveform -> wav2vec2 hidden states (50 Hz) -> 30 Hz -> one feature vector per video frame (16 fps). Pure tensors."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from .wav2vec2 import hidden_layers, pieces
 
 WAV2VEC_WINDOW = 400  # samples under the first wav2vec2 frame
 WAV2VEC_HOP = SAMPLE_RATE_HZ // WAV2VEC_HZ
+LARGEST_KERNEL = 1_000_000  # taps; 44,100 Hz to 16,000 Hz has 70,560
 RESAMPLE_PIECE_S = 60  # longer sounds are resampled in pieces
 RESAMPLE_OVERLAP_S = 1  # far more than the filter reaches; whole seconds keep both rates in step
 CHANNELS_PIECE = 64  # channels of a layer that are resampled at once
@@ -56,9 +58,23 @@ def to_mono_16khz(waveform: Tensor, sample_rate_hz: int) -> Tensor:
     for own in pieces(waveform.shape[1], RESAMPLE_PIECE_S * sample_rate_hz):
         before = min(own.start, overlap)
         mono = waveform[:, own.start - before : own.stop + overlap].float().mean(dim=0)
-        resampled = torchaudio.functional.resample(mono, sample_rate_hz, SAMPLE_RATE_HZ)[before * SAMPLE_RATE_HZ // sample_rate_hz :]
+        resampled = resample(mono, sample_rate_hz, SAMPLE_RATE_HZ)[before * SAMPLE_RATE_HZ // sample_rate_hz :]
         done.append(resampled if own.stop == waveform.shape[1] else resampled[: RESAMPLE_PIECE_S * SAMPLE_RATE_HZ])
     return torch.cat(done)
+
+
+def resample(mono: Tensor, rate_hz: int, wanted_hz: int) -> Tensor:
+    """[T] -> [T * wanted_hz / rate_hz, rounded up] float32, band-limited.
+
+    torchaudio's kernel has as many taps as the product of both rates without common divisors, gigabytes for 44,099 Hz.
+    """
+    divisor = math.gcd(rate_hz, wanted_hz)
+    up, down = wanted_hz // divisor, rate_hz // divisor
+    if up * down <= LARGEST_KERNEL:
+        return torchaudio.functional.resample(mono, rate_hz, wanted_hz)
+    from scipy.signal import resample_poly
+
+    return torch.from_numpy(resample_poly(mono.numpy(), up, down)).float()
 
 
 def normalise(waveform: Tensor) -> Tensor:

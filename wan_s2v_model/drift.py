@@ -36,10 +36,12 @@ class ClipFigures:
 
 
 def measure_clips(clips: Iterable[Tensor]) -> list[ClipFigures]:
-    """The figures of clips [T, H, W, 3] uint8, one after the other; one clip is in memory."""
+    """The figures of clips [T, H, W, 3] uint8, one after the other; one clip is in memory. A clip without frames has none."""
     figures: list[ClipFigures] = []
     before: Tensor | None = None
     for frames in clips:
+        if len(frames) == 0:
+            continue
         figures.append(_measure(frames, before))
         before = frames[-1].clone()
     return figures

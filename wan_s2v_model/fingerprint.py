@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .file_format import INDEX_SUFFIX
 from .pipeline import Plan
 from .prompt_schedule import PROMPT_KEY
 from .run_changes import Fingerprint
+from .stable_text import digest, stable_text
 
 ADDED_LATER: Fingerprint = {  # names with what was done before
     "cfg_start": 0.0,
@@ -32,6 +34,7 @@ ADDED_LATER: Fingerprint = {  # names with what was done before
 }
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
 CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")
+OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the embedding
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object, other in every process
 
 
@@ -44,10 +47,10 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "vae": f"{vae.vae_dtype} {_small_weights(vae.first_stage_model)}",
         "prompt": _text(positive),
         "negative_prompt": _text(negative),
-        "audio": _digest(plan.audio_features, plan.waveform),
-        "picture": _digest(plan.ref_latents),
-        "pose": _digest(*(plan.pose_latents or ())),
-        "previous_frames": _digest(*(() if plan.history is None else (plan.history,))),
+        "audio": digest(plan.audio_features, plan.waveform),
+        "picture": digest(plan.ref_latents),
+        "pose": digest(*(plan.pose_latents or ())),
+        "previous_frames": digest(*(() if plan.history is None else (plan.history,))),
         "width": plan.width,
         "height": plan.height,
         "frames_per_clip": timeline.frames_per_clip,
@@ -58,14 +61,14 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "cfg": settings.cfg,
         "shift": settings.shift,
         "solver": settings.solver if settings.sampler is None else _sampler_name(settings.sampler),
-        "sigmas": _digest(*(() if settings.sigmas is None else (settings.sigmas,))),
+        "sigmas": digest(*(() if settings.sigmas is None else (settings.sigmas,))),
         "cfg_start": settings.cfg_start,
         "cfg_end": settings.cfg_end,
         "vae_warmup": settings.vae_warmup,
         "latent_anchor": plan.continuity.latent_strength,
         "colour_anchor": plan.continuity.colour_strength,
         "seed_policy": plan.continuity.seed_policy,
-        "silence": "" if plan.rest is None else _digest(plan.rest.features, torch.tensor(sorted(plan.rest.pauses))),
+        "silence": "" if plan.rest is None else digest(plan.rest.features, torch.tensor(sorted(plan.rest.pauses))),
         "audio_history": "real" if plan.real_audio_history else "first frame",
         "audio_guidance": _audio_guidance(settings),
         "audio_strength": 1.0 if settings.audio is None else settings.audio.strength,
@@ -83,7 +86,24 @@ def _text(conditioning: list) -> str:
     """The embeddings, and the clips from which scheduled ones hold."""
     prompts = [options[PROMPT_KEY] for _, options in conditioning if PROMPT_KEY in options]
     starts = (f"clip {prompt.start_clip} blend {prompt.blend_clips}" for prompt in prompts)
-    return " ".join((_digest(*(item[0] for item in conditioning)), *starts))
+    return " ".join((digest(*(item[0] for item in conditioning)), *starts, *_settings_of_texts(conditioning)))
+
+
+def _settings_of_texts(conditioning: list) -> Iterator[str]:
+    """What other nodes have set on each CONDITIONING: strengths, ranges of steps, masks, hooks."""
+    for index, (_, options) in enumerate(conditioning):
+        for name in sorted(set(options) - OF_THE_ENCODER):
+            value = options[name]
+            yield f"{index} {name} {' '.join(map(_hook, value.hooks)) if name == 'hooks' else stable_text(value)}"
+
+
+def _hook(hook: Any) -> str:
+    """A LoRA or other change of weights that holds for one CONDITIONING."""
+    strengths = [getattr(hook, name, None) for name in ("_strength_model", "_strength_clip")]
+    keyframes = [(frame.strength, frame.start_percent, frame.guarantee_steps) for frame in hook.hook_keyframe.keyframes]
+    weights = getattr(hook, "weights", None) or {}
+    tensors = [tensor for key in sorted(weights, key=str) for tensor in _tensors(getattr(weights[key], "weights", weights[key]))]
+    return f"{type(hook).__name__} {strengths} {keyframes} {digest(*tensors)}"
 
 
 def _audio_guidance(settings: Any) -> str:
@@ -95,14 +115,17 @@ def _audio_guidance(settings: Any) -> str:
 
 
 def _attachments(model: Any) -> str:
-    """What other nodes have put on the MODEL: their hooks by name, and the numbers of ComfyUI's cache nodes."""
+    """What other nodes have put on the MODEL: hooks inside of the network by name, the rest with its numbers."""
     options = model.model_options.get("transformer_options", {})
     hooks = [f"{kind} {key}" for kind, wrappers in model.wrappers.items() for key, functions in wrappers.items() if functions]
     hooks += [f"patch {name} {_patch_names(patches)}" for name, patches in options.get("patches", {}).items()]
     hooks += [f"replace {name} {_patch_names(patches)}" for name, patches in options.get("patches_replace", {}).items()]
     numbers = {name: value for name, value in vars(options.get("easycache", object)).items() if name in CACHE_SETTINGS}
     shift = {"shift": float(model.object_patches["model_sampling"].shift)} if "model_sampling" in model.object_patches else {}
-    return " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift}.items())))
+    changes = {name: value for name, value in model.model_options.items() if name != "transformer_options"}
+    replaced = {name: value for name, value in model.object_patches.items() if name != "model_sampling"}
+    others = {name: stable_text(value) for name, value in sorted({**changes, **replaced}.items())}
+    return " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift, **others}.items())))
 
 
 def _patch_names(patches: Any) -> str:
@@ -111,30 +134,14 @@ def _patch_names(patches: Any) -> str:
 
 def _small_weights(network: torch.nn.Module) -> str:
     """Hash of the biases and norms: a thousandth of the weights, and training changes them all."""
-    return _digest(*(value.detach() for _, value in sorted(network.named_parameters()) if value.ndim == 1 and not value.is_meta))
+    return digest(*(value.detach() for _, value in sorted(network.named_parameters()) if value.ndim == 1 and not value.is_meta))
 
 
 def _sampler_name(sampler: Any) -> str:
     """All of ComfyUI's SAMPLERs are of one class; they differ by their function and its options."""
     function = getattr(sampler, "sampler_function", type(sampler))
-    options = {name: _recalled(value) for name, value in getattr(sampler, "extra_options", {}).items()}
+    options = {name: stable_text(value) if callable(value) else value for name, value in getattr(sampler, "extra_options", {}).items()}
     return ADDRESS.sub("", f"{getattr(function, '__name__', function)} {options}")
-
-
-def _recalled(value: Any) -> Any:
-    """A function by its name and by what it remembers: its address is another one in the next process."""
-    if not callable(value):
-        return value
-    return f"{getattr(value, '__name__', value)} {[cell.cell_contents for cell in getattr(value, '__closure__', None) or ()]}"
-
-
-def _digest(*tensors: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode())
-        for part in tensor.detach().unbind() if tensor.ndim > 1 else (tensor.detach(),):  # one after the other: a mapped file may be long
-            digest.update(part.cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()[:16] if tensors else ""
 
 
 def model_identity(model: Any) -> dict[str, str]:
@@ -149,7 +156,7 @@ def model_identity(model: Any) -> dict[str, str]:
     for key, patches in sorted(model.patches.items(), key=lambda item: str(item[0])):
         for patch in patches:
             loras.update(f"{key} {patch[0]}".encode())
-            loras.update(_digest(*_tensors(getattr(patch[1], "weights", patch[1]))).encode())
+            loras.update(digest(*_tensors(getattr(patch[1], "weights", patch[1]))).encode())
     return {"model": file, "loras": loras.hexdigest()[:16]}
 
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from .constants import VIDEO_FPS
 
+ROUNDED = 1e-4  # fps, of a rate with two or three decimals
 LARGEST_DENOMINATOR = 1001  # of a frame rate: 30000/1001
 
 
@@ -47,7 +48,8 @@ class Conversion:
 
 def exact_rate(fps: float | Fraction) -> Fraction:
     """The frame rate that a rounded number stands for: 29.97 is 30000/1001."""
-    return Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
+    television = Fraction(round(fps) * 1000, 1001)
+    return television if abs(float(fps) - float(television)) < ROUNDED else Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
 
 
 def convert(num_source: int, source_fps: float, target_fps: float) -> Conversion:

@@ -13,7 +13,6 @@ logger = logging.getLogger("wan_s2v")
 # The two filters of the standard, as analog prototypes, so that they hold for every sample rate.
 SHELF_HZ, SHELF_GAIN_DB, SHELF_Q, SHELF_SLOPE = 1681.974450955533, 3.999843853973347, 0.7071752369554196, 0.4996667741545416
 HIGHPASS_HZ, HIGHPASS_Q = 38.13547087602444, 0.5003270373238773
-SURROUND_WEIGHTS = {5: (1, 1, 1, 1.41, 1.41), 6: (1, 1, 1, 0, 1.41, 1.41)}  # by number of channels; all others weigh 1
 OFFSET_DB = -0.691  # of the standard: a 997 Hz sine at full scale in one channel reads -3.01
 HOPS_PER_SECOND, HOPS_PER_BLOCK = 10, 4  # blocks of 400 ms, every 100 ms
 ABSOLUTE_GATE = -70.0  # LUFS; quieter blocks do not count
@@ -27,7 +26,7 @@ def integrated_loudness(waveform: Tensor, sample_rate_hz: int) -> float:
     """Gated loudness of a whole sound.
 
     Args:
-        waveform: [C, T] in -1..1; 5 and 6 channels are taken as 5.0 and 5.1 in the order L R C (LFE) Ls Rs.
+        waveform: [1 or 2, T] in -1..1.
     Returns:
         LUFS; minus infinity for silence and for sounds shorter than 0.4 s.
     """
@@ -57,14 +56,13 @@ def bring_to_loudness(name: str, waveform: Tensor, sample_rate_hz: int, target: 
 
 
 def _hop_energies(waveform: Tensor, sample_rate_hz: int) -> Tensor:
-    """[C, T] -> [hops] float64: weighted sum over the channels of the mean square behind the filters, each 100 ms."""
+    """[C, T] -> [hops] float64: sum over the channels of the mean square behind the filters, each 100 ms."""
     hop, settling = round(sample_rate_hz / HOPS_PER_SECOND), SETTLING_S * sample_rate_hz
-    weights = torch.tensor(SURROUND_WEIGHTS.get(waveform.shape[0], (1,) * waveform.shape[0]), dtype=torch.float64)
     energies = []
     for own in pieces(waveform.shape[1] // hop * hop, PIECE_HOPS * hop):
         before = min(own.start, settling)
         filtered = _k_weighted(waveform[:, own.start - before : own.stop], sample_rate_hz, settling)[:, before:]
-        energies.append(weights @ filtered.unflatten(1, (-1, hop)).double().square().mean(dim=2))
+        energies.append(filtered.unflatten(1, (-1, hop)).double().square().mean(dim=2).sum(dim=0))
     return torch.cat(energies) if energies else torch.zeros(0, dtype=torch.float64)
 
 

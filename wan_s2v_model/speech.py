@@ -7,8 +7,9 @@ import subprocess
 import wave
 
 import torch
-import torchaudio.functional
 from torch import Tensor
+
+from .audio_features import resample
 
 logger = logging.getLogger("wan_s2v")
 
@@ -77,7 +78,7 @@ def reference_wav(waveform: Tensor, sample_rate: int) -> bytes:
         raise ValueError("reference_audio contains NaN or infinite samples. Load it again or check the node that made it.")
     if sample_rate < REFERENCE_MIN_HZ:
         logger.info("reference_audio is resampled from %d Hz to %d Hz", sample_rate, REFERENCE_MIN_HZ)
-        mono, sample_rate = torchaudio.functional.resample(mono, sample_rate, REFERENCE_MIN_HZ), REFERENCE_MIN_HZ
+        mono, sample_rate = resample(mono, sample_rate, REFERENCE_MIN_HZ), REFERENCE_MIN_HZ
     return write_wav(mono, sample_rate)
 
 

@@ -60,6 +60,7 @@ FORMATS: dict[str, VideoFormat] = {
 }
 LIVE_FORMAT = VideoFormat("mp4", "h264", "aac", is_live=True)
 
+LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
 REPRODUCIBLE = {"fflags": "+bitexact"}  # no random identifiers
 CONTAINERS = {  # FFmpeg's name and options
     "mp4": ("mp4", {"movflags": "faststart+use_metadata_tags"}),
@@ -127,8 +128,8 @@ class VideoWriter:
             width, height: of the frames. The picture in the file is one pixel larger where one is odd (its edge repeated).
             fps: constant frame rate.
             quality: constant rate factor, 0 (best, large) to 51; without effect where the codec is lossless.
-            audio: waveform [C, T] in -1..1 and its rate in Hz. One or two channels are kept, more are averaged to one. It is cut, or
-                filled with silence, to the length of the frames.
+            audio: waveform [C, T] in -1..1 and its rate in Hz. C is 1 or 2. It is cut, or filled with silence, to the
+                length of the frames.
             metadata: texts stored in the file, such as ComfyUI's "prompt" and "workflow".
         """
         self.path = Path(path)
@@ -283,12 +284,12 @@ class _Sound:
     """The sound of a video, encoded in step with its frames."""
 
     def __init__(self, container: OutputContainer, encoder: _AudioEncoder, waveform: Tensor, rate: int) -> None:
-        if waveform.ndim != 2 or waveform.shape[0] == 0:
-            raise ValueError(f"audio must be a waveform [channels, samples], got {list(waveform.shape)}")
+        if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS:
+            raise ValueError(f"audio must be a waveform [1 or 2 channels, samples], got {list(waveform.shape)}")
         self._container = container
         self._waveform = waveform
         self._rate = rate
-        self._layout = "stereo" if waveform.shape[0] == 2 else "mono"
+        self._layout = LAYOUTS[waveform.shape[0]]
         self._position = 0
         encoded_rate = rate if rate in encoder.rates_hz else 48000
         self._stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
@@ -301,8 +302,6 @@ class _Sound:
         """Encode the samples up to a time, silence where the waveform has ended."""
         end = round(time_s * self._rate)
         samples = self._waveform[:, self._position : end].detach().cpu().float()
-        if samples.shape[0] > 2:
-            samples = samples.mean(dim=0, keepdim=True)
         samples = pad(samples, (0, end - self._position - samples.shape[1])).nan_to_num(0.0).clamp(-1, 1)
         frame = av.AudioFrame.from_ndarray(samples.contiguous().numpy(), format="fltp", layout=self._layout)
         frame.sample_rate = self._rate

@@ -66,13 +66,7 @@ def overridden(model, conditions):
     model.model_options["transformer_options"]["optimized_attention_override"] = lambda attend, *args, **kwargs: attend(*args, **kwargs)
 
 
-def hooked(model, conditions):
-    import comfy.hooks
-
-    conditions[0][0][1]["hooks"] = comfy.hooks.HookGroup()
-
-
-@pytest.mark.parametrize("change", [replaced, overridden, hooked])
+@pytest.mark.parametrize("change", [replaced, overridden])
 def test_not_where_another_node_may_change_it(bridge, model, count, change):
     model = model.clone()
     sampler = clip_sampler(bridge, model)

@@ -1,6 +1,7 @@
 """What comes over a link is held to the limits of the widgets in every node, before anything else happens."""
 
 import asyncio
+import math
 import re
 
 import pytest
@@ -55,3 +56,13 @@ def test_bad_values_are_refused_with_the_name_of_the_input(nodes):
                 assert str(caught.value).startswith(f"{widget.id} must be ")
                 tried += 1
     assert tried > 100
+
+
+def test_what_a_linked_name_stands_for_is_always_read_again(bridge):
+    assert math.isnan(pack_module("nodes.continuity").WanS2VTail.fingerprint_inputs(run_name=None))
+    assert math.isnan(pack_module("nodes.sync").WanS2VSyncReport.fingerprint_inputs(path=None))
+
+
+def test_sound_of_a_silent_video(bridge):
+    with pytest.raises(ValueError, match="There is no audio: the video that it comes from has no sound"):
+        pack_module("nodes.audio").select("audio", None, 0.0, 0.0)

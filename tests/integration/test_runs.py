@@ -59,6 +59,15 @@ def test_redo_from_a_clip_keeps_the_earlier_ones(renderer):
     assert np.array_equal(first, second), "the same settings must give the same clips"
 
 
+@pytest.mark.parametrize(("changes", "name"), [({"first_frame": "from picture"}, "previous_frames"), ({"vae_warmup": 4}, "vae_warmup")])
+def test_redo_may_not_change_what_all_clips_share(changes, name, renderer):
+    """A start from the picture moves every later clip by 3 frames."""
+    run = {"seed": 205, "run_name": f"shared {name}", "filename_prefix": "runs/shared", **THREE_CLIPS}
+    renderer.render(quick_start(**run))
+    with pytest.raises(PromptFailed, match=name):
+        renderer.render(quick_start(**run, redo_from_clip=1, **changes))
+
+
 def test_changed_settings_are_refused_with_what_changed(renderer):
     renderer.render(quick_start(seed=203, run_name="changed", filename_prefix="runs/changed"))
     with pytest.raises(PromptFailed, match=r"seed.*203.*204") as refused:

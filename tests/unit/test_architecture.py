@@ -39,9 +39,10 @@ LAYERS = (  # lowest first; a module imports from its own layer or a lower one
         "completeness",
         "weights_file",
         "drawing",
+        "stable_text",
     },
     {"transformer", "checkpoint", "lora", "wav2vec2"},
-    {"audio_preparation", "loudness"}
+    {"audio_preparation", "loudness", "stereo"}
     | {"sampler", "schedule", "conditioning", "audio_features", "feature_file", "audio_encoder", "text_encoder", "timeline", "estimate"}
     | {"resources", "run_store", "video_writer", "waveform_preview", "progress"}
     | {"sync_tracks", "sync_offset", "sync_report"}

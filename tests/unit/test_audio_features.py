@@ -12,7 +12,7 @@ CONV_LAYERS = zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True)  #
 
 
 def sine(frequency_hz, rate_hz, seconds=1.0):
-    return torch.sin(2 * math.pi * frequency_hz * torch.arange(int(rate_hz * seconds)) / rate_hz)
+    return torch.sin(2 * math.pi * frequency_hz * torch.arange(int(rate_hz * seconds), dtype=torch.float64) / rate_hz).float()
 
 
 # Counts
@@ -67,7 +67,7 @@ def test_frames_are_all_those_with_a_row():
 # Waveform
 
 
-@pytest.mark.parametrize("rate_hz", [8000, 11_025, 22_050, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate_hz", [8000, 11_025, 11_127, 22_050, 32_000, 44_099, 44_100, 47_187, 48_000])
 def test_resampling_keeps_a_tone(rate_hz):
     mono = af.to_mono_16khz(sine(440, rate_hz)[None], rate_hz)
     assert mono.shape == (16_000,)
@@ -75,7 +75,15 @@ def test_resampling_keeps_a_tone(rate_hz):
 
 
 def test_resampling_removes_what_16khz_cannot_hold():
-    assert af.to_mono_16khz(sine(11_000, 48_000)[None], 48_000)[500:-500].abs().max() < 0.01
+    for rate_hz in (48_000, 47_187):
+        assert af.to_mono_16khz(sine(11_000, rate_hz)[None], rate_hz)[500:-500].abs().max() < 0.01
+
+
+def test_long_sound_at_an_odd_rate_has_no_seams():
+    rate_hz, seconds = 11_127, 2 * af.RESAMPLE_PIECE_S + 1
+    mono = af.to_mono_16khz(sine(440, rate_hz, seconds)[None], rate_hz)
+    assert mono.shape == (16_000 * seconds,)
+    torch.testing.assert_close(mono[500:-500], sine(440, 16_000, seconds)[500:-500], atol=0.01, rtol=0)
 
 
 def test_16khz_mono_is_left_as_it_is():

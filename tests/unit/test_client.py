@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
 import threading
 from collections import Counter
@@ -207,3 +208,36 @@ def test_no_server(tmp_path):
     for call in (client.object_info, lambda: client.download(FILE, tmp_path / "v.mp4")):
         with pytest.raises(NoAnswer, match="does not answer"):
             call()
+
+
+@pytest.fixture
+def other_service():
+    """Serves `answer`, a status and a body, whatever it is asked."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = self.server.answer
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize("answer", [(404, b'{"detail": "Not Found"}'), (200, b"<html>Log in</html>"), (500, b"[1]"), (403, b"no")])
+def test_another_service_at_the_address(other_service, answer):
+    other_service.answer = answer
+    client = ComfyClient(f"http://127.0.0.1:{other_service.server_port}")
+    with pytest.raises(NoAnswer, match=r"is not ComfyUI.*Is the address right\?"):
+        client.object_info()
+    with pytest.raises(ComfyError, match=r"is not ComfyUI|answered /prompt with status"):
+        client.queue({})

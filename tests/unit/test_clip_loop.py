@@ -5,14 +5,17 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from wan_s2v_pack.tests.crash.stand_in_run import FINGERPRINT, NUM_CLIPS, SEED, contents, decode, encode, make_plan, sample
+from wan_s2v_pack.tests.crash.stand_in_run import FINGERPRINT, HEIGHT, NUM_CLIPS, SEED, WIDTH, contents, decode, encode, make_plan, sample
 from wan_s2v_pack.wan_s2v_model.clip_loop import Stopwatch, finish_run
+from wan_s2v_pack.wan_s2v_model.clips import Clips
+from wan_s2v_pack.wan_s2v_model.drift import measure_clips
 from wan_s2v_pack.wan_s2v_model.run_store import RunStore, RunStoreError
+from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
 
 
 class Cancel(BaseException):
@@ -160,6 +163,20 @@ def test_clocks_that_jump_do_no_harm(folder, whole, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
     Stage().run(folder)
     assert contents(folder) == whole
+
+
+def test_clip_that_adds_no_frame_is_stored_too(folder):
+    """The reference makes one at some lengths."""
+    num_samples = 5 * 16_000 + 80
+    timeline = plan_timeline(num_samples, 16_000, num_samples, sync_mode="official", free_start=False)
+    assert [timeline.clip_frames(clip) for clip in range(timeline.num_clips)] == [80, 0]
+    heard, history = torch.zeros(2, 3, timeline.num_audio_frames), torch.zeros(73, HEIGHT, WIDTH, 3)
+    plan = replace(make_plan(), timeline=timeline, audio_features=heard, history=history)
+    with RunStore.open(folder, FINGERPRINT) as store:
+        finish_run(store, plan, SEED, sample=sample, decode=decode, encode=encode)
+        assert store.num_finished == timeline.num_clips
+        assert [len(store.read_frames(clip)) for clip in range(2)] == [80, 0]
+        assert len(measure_clips(Clips(store, plan, delete_with_handle=False).frames())) == 1
 
 
 def test_each_clip_is_handed_on_once_it_can_be_read(folder):

@@ -213,6 +213,10 @@ def holder(threshold):
     return SimpleNamespace(name="EasyCache", reuse_threshold=threshold, cumulative_change_rate=torch.rand(1).item())
 
 
+def rescaled(multiplier):
+    return lambda args: args * multiplier
+
+
 ATTACHMENTS = {
     "no cache node": {"wrappers": {"outer_sample": {"easycache": []}}},
     "a wrapper": {"wrappers": {"outer_sample": {"easycache": [print]}}},
@@ -221,6 +225,11 @@ ATTACHMENTS = {
     "a patch": {"model_options": {"transformer_options": {"patches": {"double_block": [print]}}}},
     "a replaced block": {"model_options": {"transformer_options": {"patches_replace": {"dit": {("double_block", 1): print}}}}},
     "a shift": {"object_patches": {"model_sampling": SimpleNamespace(shift=8.0)}},
+    "guidance by a function": {"model_options": {"sampler_post_cfg_function": [rescaled(0.7)]}},
+    "guidance by the same function with another number": {"model_options": {"sampler_post_cfg_function": [rescaled(0.5)]}},
+    "guidance by another name": {"model_options": {"sampler_pre_cfg_function": [rescaled(0.7)]}},
+    "context windows": {"model_options": {"context_handler": SimpleNamespace(context_length=81)}},
+    "a replaced method": {"object_patches": {"diffusion_model.head.forward": print}},
 }
 
 
@@ -232,6 +241,38 @@ def test_what_other_nodes_put_on_the_model_shows(inputs):
         assert run_fingerprint(**inputs)["model_nodes"] == seen[name]
     assert seen.pop("no cache node") == ""
     assert len({"", *seen.values()}) == len(ATTACHMENTS)
+
+
+def hook(strength=1.0, keyframes=(), value=1.0):
+    """As ComfyUI's LoRA hooks."""
+    frames = [SimpleNamespace(strength=scale, start_percent=start, guarantee_steps=1) for scale, start in keyframes]
+    weights = {"blocks.0.self_attn.q.lora_up.weight": torch.full((4, 2), value)}
+    return SimpleNamespace(_strength_model=strength, hook_keyframe=SimpleNamespace(keyframes=frames), weights=weights)
+
+
+def test_what_other_nodes_set_on_a_prompt_shows(inputs):
+    def hooked(**options):
+        return {"hooks": SimpleNamespace(hooks=[hook(**options)])}
+
+    settings = [
+        {"start_percent": 0.0, "end_percent": 0.5},
+        {"start_percent": 0.0, "end_percent": 0.6},
+        {"strength": 0.5},
+        {"mask": torch.ones(1, 4, 4)},
+        {"mask": torch.zeros(1, 4, 4)},
+        hooked(),
+        hooked(strength=0.5),
+        hooked(value=2.0),
+        hooked(keyframes=[(0.0, 0.0), (1.0, 0.3)]),
+        hooked(keyframes=[(0.0, 0.0), (1.0, 0.4)]),
+    ]
+    plain = [run_fingerprint(**inputs)["prompt"], run_fingerprint(**inputs)["negative_prompt"]]
+    for name, key in (("positive", "prompt"), ("negative", "negative_prompt")):
+        tensor = inputs[name][0][0]
+        seen = [run_fingerprint(**{**inputs, name: [[tensor, options]]})[key] for options in settings]
+        assert len({*plain, *seen}) == 2 + len(settings)
+    given_by_the_encoder = [[inputs["positive"][0][0], {"pooled_output": torch.ones(2), "attention_mask": torch.ones(1, 5)}]]
+    assert run_fingerprint(**{**inputs, "positive": given_by_the_encoder})["prompt"] == plain[0]
 
 
 def test_state_of_a_cache_node_does_not_show(inputs):

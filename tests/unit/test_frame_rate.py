@@ -4,7 +4,7 @@ import itertools
 from fractions import Fraction
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.frame_rate import convert
+from wan_s2v_pack.wan_s2v_model.frame_rate import convert, exact_rate
 
 TARGETS = [16, 24, 25, 30, 48, 50, 60]
 FACTORS = [1, 2, 3, 4, 8]
@@ -90,3 +90,11 @@ def test_report(num_source, source, target, says):
 
 def test_rates_of_film_and_television_are_exact():
     assert convert(160, 30000 / 1001, 30).source_fps == Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize(
+    ("rounded", "exact"),
+    [(29.97, "30000/1001"), (23.976, "24000/1001"), (59.94, "60000/1001"), (25, "25"), (24.5, "49/2"), (16.0, "16"), (1.0, "1")],
+)
+def test_rates_with_few_decimals_stand_for_exact_ones(rounded, exact):
+    assert exact_rate(rounded) == Fraction(exact)

@@ -240,3 +240,15 @@ def test_candidates_are_weights_with_a_usual_name(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [name for name, _ in find_candidates([tmp_path], "s2v")] == ["a/Wan_S2V.safetensors"]
+
+
+def test_candidates_in_a_linked_folder(tmp_path):
+    """ComfyUI looks there too."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "s2v.safetensors").touch()
+    (tmp_path / "models").mkdir()
+    try:
+        (tmp_path / "models" / "wan").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    except OSError:
+        pytest.skip("needs a user who may make links")
+    assert [name for name, _ in find_candidates([tmp_path / "models"], "s2v")] == ["wan/s2v.safetensors"]

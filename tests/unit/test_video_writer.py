@@ -157,15 +157,6 @@ def test_stereo_channels_stay_apart(path):
     assert left > 1000 * right
 
 
-def test_more_than_two_channels_are_averaged(path):
-    waveform = speech_like(6, 48000)
-    decoded = write(path, flat_frames([99] * 16), audio=(waveform, 48000))
-    assert decoded.waveform.shape[0] == 1
-    delay_s, likeness = offset_s(decoded, waveform.mean(dim=0), 48000)
-    assert abs(delay_s) < 0.001
-    assert likeness > 0.9
-
-
 @pytest.mark.parametrize("num_samples", [0, 1, 24000, 96000])
 def test_sound_is_cut_or_filled_to_the_length_of_the_frames(path, num_samples):
     decoded = write(path, flat_frames([99] * 16), audio=(speech_like(1, num_samples), 48000))
@@ -185,9 +176,9 @@ def test_unusable_samples_become_silence(path):
     assert np.isfinite(decoded.waveform).all()
 
 
-@pytest.mark.parametrize("waveform", [torch.zeros(16000), torch.zeros(0, 16000), torch.zeros(1, 1, 16000)])
+@pytest.mark.parametrize("waveform", [torch.zeros(16000), torch.zeros(0, 16000), torch.zeros(6, 16000), torch.zeros(1, 1, 16000)])
 def test_a_waveform_of_another_shape_is_refused(tmp_path, path, waveform):
-    with pytest.raises(ValueError, match=r"\[channels, samples\]"):
+    with pytest.raises(ValueError, match=r"\[1 or 2 channels, samples\]"):
         write(path, flat_frames([99]), audio=(waveform, 16000))
     assert not os.listdir(tmp_path)
 

@@ -83,7 +83,8 @@ class ClipSampler:
     """Samples clips with a MODEL that holds Wan S2V weights, through ComfyUI's guider."""
 
     def __init__(self, model, positive, negative, settings: SamplerSettings, seed: int, continuity: Continuity = AS_REFERENCE):
-        self.model = with_s2v_forward(model)
+        self._has_hooks = any("hooks" in options for texts in (positive, negative) for _, options in texts)  # these change weights
+        self.model = with_s2v_forward(model.get_non_dynamic_delegate() if self._has_hooks and model.is_dynamic() else model)
         self.conditions = positive, negative
         self.settings = settings
         self.seed = seed
@@ -151,8 +152,8 @@ class ClipSampler:
         options = self.model.model_options["transformer_options"]
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
-        has_hooks = any("hooks" in settings for texts in (positive, negative) for _, settings in texts)  # these change weights
-        options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > 1 and not has_hooks)
+        if not self._has_hooks:
+            options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > 1)
         if self._saves_memory:
             options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
         load_all_weights(self.model, noise.shape)
@@ -167,7 +168,7 @@ class ClipSampler:
                 seed=clip_seed(self.seed, self.continuity.seeded_as(clip)),
             )
         finally:
-            del options[CONSTANTS_KEY]
+            options.pop(CONSTANTS_KEY, None)
             options.pop(POSE_LEVELS_KEY, None)
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
