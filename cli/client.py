@@ -273,8 +273,8 @@ class ComfyClient:
         try:
             return _DIRECT.open(request, timeout=HTTP_TIMEOUT_S)
         except urllib.error.HTTPError as error:
-            if path == OBJECT_INFO:  # the first question to a server
-                raise NoAnswer(f"What answers at {self.url} is not ComfyUI (status {error.code}). Is the address right?") from error
+            if path == OBJECT_INFO and error.code == http.HTTPStatus.NOT_FOUND:  # every ComfyUI has it
+                raise NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?") from error
             raise refusal(path, error.code, _json_or_none(error.read())) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._no_answer(error) from error

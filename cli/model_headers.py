@@ -7,7 +7,7 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,24 @@ def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Pa
     """(name below its folder, path) of all weights files whose name matches; the index stands for its shards."""
     found = []
     for folder in folders:
-        for path in sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names):  # as ComfyUI does
+        for path in sorted(_files(folder)):
             name = path.relative_to(folder).as_posix()
             is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.fullmatch(name)
             if is_weights and re.search(pattern, name, re.IGNORECASE) and path.is_file():
                 found.append((name, path))
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in linked folders too, as ComfyUI finds them; each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        where = os.path.realpath(place)
+        if where in seen:
+            folders.clear()
+            continue
+        seen.add(where)
+        yield from (Path(place, name) for name in names)
 
 
 def describe(path: Path, part: str) -> tuple[int, str]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import cast as cast_type
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,10 +23,17 @@ def is_changed(layer: nn.Module) -> bool:
     return "forward" in vars(layer) or getattr(layer, "pre_quant_scale", None) is not None
 
 
+def _input_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """That of the weights. ComfyUI's layers take any where it has told them to, and where their weights are quantised."""
+    weight = cast_type(Tensor, layer.weight)
+    takes_any = getattr(layer, "comfy_cast_weights", False) or not weight.is_floating_point() or weight.itemsize == 1
+    return dtype if takes_any else weight.dtype
+
+
 def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
     """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored. One that was changed runs as it is."""
     if is_changed(layer):
-        return layer(x).to(x.dtype)
+        return layer(x.to(_input_dtype(layer, x.dtype))).to(x.dtype)
     with cast(layer, x) as (weight, bias):
         if isinstance(layer, nn.Conv1d):
             return layer._conv_forward(x, weight, bias)

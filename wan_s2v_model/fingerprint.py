@@ -125,7 +125,7 @@ def _attachments(model: Any) -> str:
     changes = {name: value for name, value in model.model_options.items() if name != "transformer_options"}
     replaced = {name: value for name, value in model.object_patches.items() if name != "model_sampling"}
     others = {name: stable_text(value) for name, value in sorted({**changes, **replaced}.items())}
-    return " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift, **others}.items())))
+    return ADDRESS.sub("", " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift, **others}.items()))))
 
 
 def _patch_names(patches: Any) -> str:

@@ -1,5 +1,6 @@
 """What other nodes attach, as text that is the same in every process: two runs are compared by it, and a run may go on after a restart."""
 
+import contextlib
 import dis
 import functools
 import hashlib
@@ -13,7 +14,10 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def stable_text(value: Any) -> str:
-    """Numbers, texts and tensors by value, functions by name and what they remember, objects by class and public numbers and texts."""
+    """Numbers, texts and tensors by value, functions by name and what they remember, objects by class and public numbers and texts.
+
+    Objects that are called by class alone: they often count their calls.
+    """
     if isinstance(value, PLAIN):
         return repr(value)
     if isinstance(value, torch.Tensor):
@@ -34,19 +38,24 @@ def stable_text(value: Any) -> str:
 def _remembered(function: types.FunctionType) -> dict[str, Any]:
     """The plain values that a function was made with; what it changes itself, such as a running mean, differs from one call to the next."""
     changed = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"}
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    values = {name: cell.cell_contents for name, cell in cells if name not in changed}
-    return {name: value for name, value in values.items() if isinstance(value, PLAIN) or _is_plain_list(value)}
+    kept = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # never set
+            if name not in changed and _is_setting(cell.cell_contents):
+                kept[name] = cell.cell_contents
+    return kept
 
 
-def _is_plain_list(value: Any) -> bool:
-    """An empty one may be filled later."""
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, PLAIN) for item in value)
+def _is_setting(value: Any) -> bool:
+    """Whether a value is one that somebody chose. None and an empty list may be filled later."""
+    if isinstance(value, list | tuple):
+        return len(value) > 0 and all(isinstance(item, PLAIN) for item in value)
+    return isinstance(value, PLAIN) and value is not None
 
 
 def _object_text(value: Any) -> str:
-    public = {} if isinstance(value, torch.nn.Module) else getattr(value, "__dict__", {})
-    kept = {name: item for name, item in sorted(public.items()) if not name.startswith("_") and isinstance(item, PLAIN)}
+    public = {} if isinstance(value, torch.nn.Module) or callable(value) else getattr(value, "__dict__", {})
+    kept = {name: item for name, item in sorted(public.items()) if not name.startswith("_") and _is_setting(item)}
     return f"{type(value).__qualname__} {kept}"
 
 

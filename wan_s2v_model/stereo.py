@@ -24,4 +24,5 @@ def fold_down(waveform: Tensor) -> Tensor:
     if channels not in LEFT:
         return waveform.mean(dim=0, keepdim=True)
     stereo = torch.tensor([LEFT[channels], RIGHT[channels]], dtype=waveform.dtype) @ waveform
-    return stereo / max(1.0, stereo.abs().max().item())
+    peak = stereo.abs().max().item() if stereo.numel() else 0.0
+    return stereo / max(1.0, peak)

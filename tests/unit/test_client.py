@@ -233,7 +233,7 @@ def other_service():
         server.shutdown()
 
 
-@pytest.mark.parametrize("answer", [(404, b'{"detail": "Not Found"}'), (200, b"<html>Log in</html>"), (500, b"[1]"), (403, b"no")])
+@pytest.mark.parametrize("answer", [(404, b'{"detail": "Not Found"}'), (404, b"no such page"), (200, b"<html>Log in</html>")])
 def test_another_service_at_the_address(other_service, answer):
     other_service.answer = answer
     client = ComfyClient(f"http://127.0.0.1:{other_service.server_port}")
@@ -241,3 +241,11 @@ def test_another_service_at_the_address(other_service, answer):
         client.object_info()
     with pytest.raises(ComfyError, match=r"is not ComfyUI|answered /prompt with status"):
         client.queue({})
+
+
+@pytest.mark.parametrize("answer", [(500, b"[1]"), (502, b"bad gateway"), (500, b'{"detail": "broken node"}')])
+def test_server_in_trouble(other_service, answer):
+    other_service.answer = answer
+    with pytest.raises(ComfyError, match=f"answered /object_info with status {answer[0]}. Look at the server's log.") as caught:
+        ComfyClient(f"http://127.0.0.1:{other_service.server_port}").object_info()
+    assert not isinstance(caught.value, NoAnswer)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,6 +55,16 @@ def test_layer_that_was_changed_runs_as_it_is(noise):
     plain = linear(x)
     linear.forward = lambda x: nn.Linear.forward(linear, x) + 100
     torch.testing.assert_close(run_as_input(linear, x), plain + 100)
+
+
+@pytest.mark.parametrize(("casts", "dtype"), [(False, torch.bfloat16), (True, torch.float32)])
+def test_changed_layer_gets_what_it_takes(noise, casts, dtype):
+    """ComfyUI's layers cast only where it has told them to."""
+    linear, seen = nn.Linear(8, 4, dtype=torch.bfloat16).requires_grad_(False), []
+    linear.comfy_cast_weights = casts
+    linear.forward = lambda x: seen.append(x.dtype) or x[..., :4]
+    assert run_as_input(linear, noise(2, 8)).dtype == torch.float32
+    assert seen == [dtype]
 
 
 def test_layers_use_the_given_cast(noise):

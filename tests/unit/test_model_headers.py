@@ -251,4 +251,5 @@ def test_candidates_in_a_linked_folder(tmp_path):
         (tmp_path / "models" / "wan").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     except OSError:
         pytest.skip("needs a user who may make links")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "models", target_is_directory=True)
     assert [name for name, _ in find_candidates([tmp_path / "models"], "s2v")] == ["wan/s2v.safetensors"]

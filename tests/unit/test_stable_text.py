@@ -79,6 +79,36 @@ def test_lists_in_a_function_count_by_value_unless_they_may_be_filled_later():
     assert stable_text(function) == before
 
 
+def test_variable_that_was_never_set():
+    def make(chosen):
+        if chosen:
+            number = 3
+        return lambda: number
+
+    assert stable_text(make(True)) != stable_text(make(False))
+
+
+def test_what_counts_its_calls_is_known_by_its_class():
+    class Counter:
+        calls = 0
+
+        def __call__(self):
+            self.calls += 1
+
+    counter = Counter()
+    before = stable_text(counter)
+    counter()
+    assert stable_text(counter) == before
+
+
+def test_attribute_that_is_set_later_does_not_count():
+    handler = Handler(81)
+    handler.steps = None
+    before = stable_text(handler)
+    handler.steps = (1, object())
+    assert stable_text(handler) == before
+
+
 def test_digest_sees_shape_and_values():
     values = [], [torch.ones(2, 3)], [torch.ones(3, 2)], [torch.zeros(2, 3)], [torch.ones(2), torch.ones(3)]
     assert len({digest(*tensors) for tensors in values}) == len(values)

@@ -40,6 +40,13 @@ def test_low_frequency_channel_is_left_out(noise, channels):
     assert fold_down(only(channels, LOW, noise)).abs().max() == 0
 
 
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_empty_sound_stays_empty(channels):
+    folded = fold_down(torch.zeros(channels, 0))
+    assert folded.shape[0] <= 2
+    assert folded.shape[1] == 0
+
+
 def test_nothing_clips(noise):
     waveform = noise(6, 4000).clamp(-1, 1)
     folded = fold_down(waveform)
