@@ -259,7 +259,7 @@ class ComfyClient:
         try:
             return json.loads(answer)
         except ValueError as error:
-            raise NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?") from error
+            raise self._other_service() from error
 
     def _send(self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
         with self._open(path, body, headers) as response:
@@ -274,10 +274,13 @@ class ComfyClient:
             return _DIRECT.open(request, timeout=HTTP_TIMEOUT_S)
         except urllib.error.HTTPError as error:
             if path == OBJECT_INFO and error.code == http.HTTPStatus.NOT_FOUND:  # every ComfyUI has it
-                raise NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?") from error
+                raise self._other_service() from error
             raise refusal(path, error.code, _json_or_none(error.read())) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._no_answer(error) from error
+
+    def _other_service(self) -> NoAnswer:
+        return NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?")
 
     def _no_answer(self, error: Exception) -> NoAnswer:
         return NoAnswer(f"ComfyUI does not answer at {self.url} ({error}). Is it running?")

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from .doctor.probe import accelerator
-from .model_folders import OLD_NAMES
+from .model_folders import ModelFolders
 
 PACK_NAME = "wan_s2v"
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae", "loras")
@@ -73,8 +73,8 @@ def write_model_paths(base: Path, models: Path) -> Path:
     Returns:
         The file for ComfyUI's --extra-model-paths-config (JSON, which is YAML too).
     """
-    places = {name: [name, OLD_NAMES[name]] if name in OLD_NAMES else [name] for name in MODEL_FOLDERS}
-    folders = {"base_path": str(models.resolve()), **{name: "\n".join(f"{place}/" for place in found) for name, found in places.items()}}
+    below = ModelFolders(Path(), {})
+    folders = {"base_path": str(models.resolve()), **{name: "\n".join(f"{place}/" for place in below.of(name)) for name in MODEL_FOLDERS}}
     path = base / "extra_model_paths.yaml"
     path.write_text(json.dumps({"comfyui": folders}, indent=2), encoding="utf-8")
     return path

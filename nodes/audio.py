@@ -162,7 +162,7 @@ def select(name: str, audio: dict | None, start: float, duration: float, loudnes
     low, high = (extreme.item() for extreme in part.aminmax())  # NaN if there is one
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"The {name} contains NaN or infinite samples. Load it again or check the node that made it.")
-    part = fold_down(part.clone())
+    part = fold_down(part).clone()
     return Sound(part if loudness == 0 else bring_to_loudness(name, part, sample_rate, loudness), sample_rate)
 
 

@@ -23,6 +23,11 @@ def is_changed(layer: nn.Module) -> bool:
     return "forward" in vars(layer) or getattr(layer, "pre_quant_scale", None) is not None
 
 
+def run_changed(layer: nn.Module, x: Tensor) -> Tensor:
+    """Run a changed layer as it is, in the dtype that it takes; the result is in that of x."""
+    return layer(x.to(_input_dtype(layer, x.dtype))).to(x.dtype)
+
+
 def _input_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """That of the weights. ComfyUI's layers take any where it has told them to, and where their weights are quantised."""
     weight = cast_type(Tensor, layer.weight)
@@ -33,7 +38,7 @@ def _input_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
 def run_as_input(layer: nn.Module, x: Tensor, cast: CastWeights = cast_weights) -> Tensor:
     """Run a layer in the dtype of its input, whatever the dtype in which its weights are stored. One that was changed runs as it is."""
     if is_changed(layer):
-        return layer(x.to(_input_dtype(layer, x.dtype))).to(x.dtype)
+        return run_changed(layer, x)
     with cast(layer, x) as (weight, bias):
         if isinstance(layer, nn.Conv1d):
             return layer._conv_forward(x, weight, bias)

@@ -117,7 +117,7 @@ def _bytes_of(frames: Tensor) -> Tensor:
     """Frames in [0, 1] -> uint8, truncated as the reference writes them; one after the other, which needs a third of the time."""
     out = torch.empty(frames.shape, dtype=torch.uint8)
     for done, frame in zip(out, frames, strict=True):
-        done.copy_((frame * 255).to(torch.uint8))
+        done.copy_(frame * 255)
     return out
 
 

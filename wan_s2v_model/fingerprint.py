@@ -1,7 +1,6 @@
 """What decides the result of a run, by hash: the manifest of the run folder holds it."""
 
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from .file_format import INDEX_SUFFIX
 from .pipeline import Plan
 from .prompt_schedule import PROMPT_KEY
 from .run_changes import Fingerprint
-from .stable_text import digest, stable_text
+from .stable_text import digest, stable_text, without_addresses
 
 ADDED_LATER: Fingerprint = {  # names with what was done before
     "cfg_start": 0.0,
@@ -35,7 +34,6 @@ ADDED_LATER: Fingerprint = {  # names with what was done before
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
 CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")
 OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the embedding
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object, other in every process
 
 
 def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, settings: Any, seed: int, vae: Any) -> Fingerprint:
@@ -125,11 +123,11 @@ def _attachments(model: Any) -> str:
     changes = {name: value for name, value in model.model_options.items() if name != "transformer_options"}
     replaced = {name: value for name, value in model.object_patches.items() if name != "model_sampling"}
     others = {name: stable_text(value) for name, value in sorted({**changes, **replaced}.items())}
-    return ADDRESS.sub("", " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift, **others}.items()))))
+    return " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift, **others}.items())))
 
 
 def _patch_names(patches: Any) -> str:
-    return ADDRESS.sub("", " ".join(str(key) for key in patches)) if isinstance(patches, dict) else str(len(patches))
+    return without_addresses(" ".join(str(key) for key in patches)) if isinstance(patches, dict) else str(len(patches))
 
 
 def _small_weights(network: torch.nn.Module) -> str:
@@ -141,7 +139,7 @@ def _sampler_name(sampler: Any) -> str:
     """All of ComfyUI's SAMPLERs are of one class; they differ by their function and its options."""
     function = getattr(sampler, "sampler_function", type(sampler))
     options = {name: stable_text(value) if callable(value) else value for name, value in getattr(sampler, "extra_options", {}).items()}
-    return ADDRESS.sub("", f"{getattr(function, '__name__', function)} {options}")
+    return without_addresses(f"{getattr(function, '__name__', function)} {options}")
 
 
 def model_identity(model: Any) -> dict[str, str]:
@@ -149,7 +147,7 @@ def model_identity(model: Any) -> dict[str, str]:
     factory = model.cached_patcher_init
     path, options = (Path(factory[1][0]), factory[1][1:]) if factory is not None else (None, ())
     if path is not None and path.is_file():
-        file = f"{_file_identity(path)} {ADDRESS.sub('', str(options))}"
+        file = f"{_file_identity(path)} {without_addresses(str(options))}"
     else:
         file = f"weights {_small_weights(model.model)}"
     loras = hashlib.sha256()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .casting import CastWeights, cast_weights, is_changed
+from .casting import CastWeights, cast_weights, is_changed, run_changed
 from .constants import PATCH_SIZE
 
 
@@ -17,7 +17,7 @@ def embed_patches(layer: nn.Module, latents: Tensor, cast: CastWeights = cast_we
         [B, T//t * H//h * W//w, dim].
     """
     if is_changed(layer):
-        return layer(latents).flatten(2).transpose(1, 2)  # [B, dim, T, H, W] -> [B, T * H * W, dim]
+        return run_changed(layer, latents).flatten(2).transpose(1, 2)  # [B, dim, T, H, W] -> [B, T * H * W, dim]
     with cast(layer, latents) as (weight, bias):
         frames, rows, columns = weight.shape[2:]
         num_frames, height, width = (size // step * step for size, step in zip(latents.shape[2:], weight.shape[2:], strict=True))

@@ -4,12 +4,14 @@ import contextlib
 import dis
 import functools
 import hashlib
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -23,7 +25,7 @@ def stable_text(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return digest(value)
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {stable_text(value[key])}' for key in sorted(value, key=str))}}}"
+        return f"{{{', '.join(f'{without_addresses(str(key))}: {stable_text(value[key])}' for key in sorted(value, key=str))}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(stable_text, value))}]"
     if isinstance(value, functools.partial):
@@ -33,6 +35,11 @@ def stable_text(value: Any) -> str:
     if isinstance(value, types.MethodType):
         return f"{stable_text(value.__self__)} {stable_text(value.__func__)}"
     return getattr(value, "__qualname__", None) or _object_text(value)
+
+
+def without_addresses(text: str) -> str:
+    """Those of objects differ from process to process."""
+    return ADDRESS.sub("", text)
 
 
 def _remembered(function: types.FunctionType) -> dict[str, Any]:

@@ -18,8 +18,8 @@ def randn(seed, *shape):
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def clip_sampler(bridge, model, **settings):
-    text = [[randn(4, 9, 64), {}]], [[randn(6, 9, 64), {}]]
+def clip_sampler(bridge, model, positive_options=None, **settings):
+    text = [[randn(4, 9, 64), positive_options or {}]], [[randn(6, 9, 64), {}]]
     defaults = {"steps": STEPS, "cfg": 4.5, "shift": 3.0, "solver": "unipc"}
     return bridge.ClipSampler(model, *text, bridge.SamplerSettings(**{**defaults, **settings}), seed=42)
 

@@ -74,6 +74,12 @@ def test_not_where_another_node_may_change_it(bridge, model, count, change):
     assert count(sampler)[1] == 2 * STEPS
 
 
+def test_not_where_a_prompt_has_hooks(bridge, model, count):
+    import comfy.hooks
+
+    assert count(clip_sampler(bridge, model, {"hooks": comfy.hooks.HookGroup()}))[1] == 2 * STEPS
+
+
 def test_not_where_memory_is_short(bridge, model, count, monkeypatch):
     monkeypatch.setattr(pack_module("wan_s2v_model.comfy_bridge.model"), "ROOMY_BYTES", 2**60)
     assert count(clip_sampler(bridge, model))[1] == 2 * STEPS

@@ -62,6 +62,13 @@ def test_programme_with_quiet_parts_reads_minus_23(parts):
     assert integrated_loudness(programme, 48_000) == pytest.approx(-23.0, abs=LARGEST_ERROR)
 
 
+def test_pieces_read_as_the_whole(noise, monkeypatch):
+    sound = noise(2, 8000 * 30) * torch.linspace(0.01, 0.3, 8000 * 30)
+    whole = integrated_loudness(sound, 8000)
+    monkeypatch.setattr(loudness, "PIECE_HOPS", 37)
+    assert integrated_loudness(sound, 8000) == pytest.approx(whole, abs=1e-4)
+
+
 @pytest.mark.parametrize("sound", [torch.zeros(1, 16_000), sine(-80, 5, 16_000), sine(-20, 0.39, 16_000), torch.zeros(2, 0)])
 def test_silence_and_a_blink_have_no_loudness(sound, caplog):
     assert integrated_loudness(sound, 16_000) == -math.inf

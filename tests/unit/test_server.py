@@ -68,6 +68,8 @@ def test_models_are_looked_for_where_comfyui_does(tmp_path):
     """In the older names of two folders too."""
     written = json.loads(write_model_paths(tmp_path, tmp_path / "models").read_text())["comfyui"]
     assert written.pop("base_path") == str(tmp_path / "models")
+    assert written["diffusion_models"] == "diffusion_models/\nunet/"
+    assert written["vae"] == "vae/"
     found = ModelFolders(Path("models"), {})
     assert {name: [Path("models", place) for place in places.split("\n")] for name, places in written.items()} == {
         name: found.of(name) for name in MODEL_FOLDERS
