@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from .wan_s2v_model.compatibility import require_comfyui
+from .wan_s2v_model.comfyui_version import require_comfyui
 
 WEB_DIRECTORY = "./web"
 

@@ -37,8 +37,9 @@ def main() -> None:
 def measure(weights: Path, minutes: float, dtype: str, threads: int) -> None:
     bridge = _start(threads)
     import torch
-    from wan_s2v_pack.wan_s2v_model.audio_features import num_audio_frames, num_audio_rows, num_wav2vec_frames, to_mono_16khz
-    from wan_s2v_pack.wan_s2v_model.feature_file import collect_features
+    from wan_s2v_pack.wan_s2v_model.audio.feature_file import collect_features
+    from wan_s2v_pack.wan_s2v_model.audio.features import num_audio_frames, num_audio_rows, num_wav2vec_frames
+    from wan_s2v_pack.wan_s2v_model.media.sound import to_mono_16khz
 
     has_gpu = torch.cuda.is_available()
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:

@@ -55,9 +55,9 @@ def main() -> None:
 
 def run(index: int, bridge, model, clip, audio) -> None:
     import torch
-    from wan_s2v_pack.wan_s2v_model.audio_features import pick_frames, resample_rows
-    from wan_s2v_pack.wan_s2v_model.conditioning import ClipConditioning
-    from wan_s2v_pack.wan_s2v_model.text_encoder import encode_prompt
+    from wan_s2v_pack.wan_s2v_model.audio.features import pick_frames, resample_rows
+    from wan_s2v_pack.wan_s2v_model.conditioning.clip import ClipConditioning
+    from wan_s2v_pack.wan_s2v_model.conditioning.prompts import encode_prompt
 
     generator = torch.Generator().manual_seed(index)
     positive, negative = (encode_prompt(clip, f"{text} {WORDS[index % len(WORDS)]} talks, take {index}.") for text in ("A", "No"))

@@ -49,7 +49,7 @@ def main(bridge, tiny: bool) -> None:
 def build_model(tiny: bool):
     """Random bfloat16 weights, none of them 0 or 1."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
+    from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 
     config = replace(full_size.config(tiny), num_layers=LAYERS, audio_inject_layers=INJECTED)
     model = WanS2VTransformer(config, dtype=torch.bfloat16, device=full_size.device()).requires_grad_(False)
@@ -64,7 +64,7 @@ def build_model(tiny: bool):
 def make_stack(model, tiny: bool, loud: bool) -> official_order.Stack:
     """What embeds tokens, time, prompt and sound gives for random inputs; `loud` adds the outliers."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.rope import THETA, token_positions
+    from wan_s2v_pack.wan_s2v_model.transformer.rope import THETA, token_positions
 
     inputs = full_size.make_inputs("64x64" if tiny else SIZE, tiny)
     x, reference, motion = (inputs[name].bfloat16() for name in ("x", "reference_latent", "reference_motion"))
@@ -91,10 +91,10 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     """Our blocks, injectors and head on the same inputs."""
     import torch
     from wan_s2v_pack.wan_s2v_model import comfy_bridge
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.fp8 import pick_linears, wants_float8_attention
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import pick_linears, wants_float8_attention
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
-    from wan_s2v_pack.wan_s2v_model.linears import Float8Linears
-    from wan_s2v_pack.wan_s2v_model.residual import Residual
+    from wan_s2v_pack.wan_s2v_model.kernels.linears import Float8Linears
+    from wan_s2v_pack.wan_s2v_model.transformer.residual import Residual
 
     device, dtype = stack.tokens.device, torch.bfloat16
     text = [block.project_text(stack.context) for block in model.blocks]

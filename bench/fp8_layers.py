@@ -70,7 +70,7 @@ def product_errors(device) -> None:
     """Against float32 products of the same bfloat16 inputs."""
     import torch
     import torch.nn.functional as F
-    from wan_s2v_pack.wan_s2v_model.quantised import FLOAT8_MAX, Float8Rows, product, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8_MAX, Float8Rows, product, quantise_rows
 
     print("relative error           bf16      fp8 by rows  fp8 by tensor")
     for name, (width, out) in SHAPES.items():
@@ -89,9 +89,9 @@ def product_errors(device) -> None:
 def attention_errors(device) -> None:
     """Of rounded inputs (weights exact), and of the kernel where there is one, against float32 attention of the same bfloat16 inputs."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.attention import sdpa
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.attention import _flash3_float8, _installed, computes_in_float8
-    from wan_s2v_pack.wan_s2v_model.quantised import quantise_heads
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import _flash3_float8, _installed, computes_in_float8
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import quantise_heads
+    from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
 
     def rounded(x, smooth):
         return quantise_heads(x, ERROR_HEADS, smooth).to(torch.float32).flatten(2)
@@ -135,7 +135,7 @@ def report(name: str, run: Callable, flop: float = 0, moved_bytes: float = 0) ->
 def time_products(tokens: int, device) -> None:
     import torch
     import torch.nn.functional as F
-    from wan_s2v_pack.wan_s2v_model.quantised import product, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import product, quantise_rows
 
     one = torch.ones((), device=device)
     for name, (width, out) in SHAPES.items():
@@ -153,8 +153,8 @@ def time_products(tokens: int, device) -> None:
 def time_passes(tokens: int, device) -> None:
     """What stands between the products."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.fused import add_then_norm, modulated_norm, rms_norm_rope, rms_norm_rope_float8
-    from wan_s2v_pack.wan_s2v_model.quantised import FLOAT8, quantise_heads, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8, quantise_heads, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.fused import add_then_norm, modulated_norm, rms_norm_rope, rms_norm_rope_float8
 
     x = torch.randn(1, tokens, DIM, device=device)
     y, hidden = x.bfloat16(), torch.randn(1, tokens, FFN, device=device, dtype=torch.bfloat16)
@@ -183,8 +183,8 @@ def time_passes(tokens: int, device) -> None:
 
 def time_attention(tokens: int, device) -> None:
     import torch
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.attention import _cudnn, _flash3, _flash3_float8, _installed
-    from wan_s2v_pack.wan_s2v_model.quantised import quantise_heads
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import _cudnn, _flash3, _flash3_float8, _installed
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import quantise_heads
 
     q, k, v = (torch.randn(1, tokens, DIM, device=device, dtype=torch.bfloat16) for _ in range(3))
     flop = 4 * tokens**2 * DIM

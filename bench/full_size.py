@@ -25,7 +25,7 @@ def device() -> str:
 
 def config(tiny: bool = False):
     """The 14B model, or a tiny one for a trial on the CPU."""
-    from wan_s2v_pack.wan_s2v_model.config import S2V_14B, WanS2VConfig
+    from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B, WanS2VConfig
 
     return WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2)) if tiny else S2V_14B
 
@@ -38,7 +38,7 @@ def checkpoint(folder: Path, layout: str = "bf16", tiny: bool = False) -> Path:
     """
     import torch
     from safetensors.torch import save_file
-    from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
+    from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
 
     model, path = config(tiny), folder / f"random_s2v_{'tiny' if tiny else '14b'}_{layout}.safetensors"
     if path.exists():

@@ -175,7 +175,7 @@ def print_table(size: str, results: dict[str, Measured], flop: float) -> None:
 
 def teraflop(config, size: str) -> float:
     """Of one model call in a later clip."""
-    from wan_s2v_pack.wan_s2v_model.estimate import model_flop, num_tokens
+    from wan_s2v_pack.wan_s2v_model.cost.estimate import model_flop, num_tokens
 
     height, width = full_size.ALL_SIZES[size]
     frames = full_size.NUM_LATENT_FRAMES

@@ -50,8 +50,8 @@ def run(case, device: str, dtype):
     """Output of a stored call, float32 on the CPU; on a GPU through the attention that the loader's `auto` picks."""
     import torch
     from wan_s2v_pack.tests.golden.cases_forward import build_model, contexts
-    from wan_s2v_pack.wan_s2v_model.attention import sdpa
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.attention import pick_attention
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import pick_attention
+    from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
 
     def given(tensor):
         return None if tensor is None else tensor.to(device, dtype)

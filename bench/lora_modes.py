@@ -120,7 +120,7 @@ class Bench:
 
     def sample(self, model):
         import torch
-        from wan_s2v_pack.wan_s2v_model.conditioning import ClipConditioning
+        from wan_s2v_pack.wan_s2v_model.conditioning.clip import ClipConditioning
 
         def random(seed: int, *shape: int):
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -132,7 +132,7 @@ class Bench:
 
 
 def tiny_config():
-    from wan_s2v_pack.wan_s2v_model.config import WanS2VConfig
+    from wan_s2v_pack.wan_s2v_model.transformer.config import WanS2VConfig
 
     return WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2, 3))
 
@@ -140,7 +140,7 @@ def tiny_config():
 def random_weights() -> dict:
     """Seeded weights of the tiny checkpoint that keep activations near 1."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
+    from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
 
     generator = torch.Generator().manual_seed(0)
     tensors = {}

@@ -41,7 +41,7 @@ def switched(row: Row) -> ExitStack:
 
     import comfy.ops
     import torch.nn.functional as F
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge import attention, model
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge import kernels, model
 
     stand_ins = {
         "kernels": ("kernels_work", lambda device: False),
@@ -54,9 +54,9 @@ def switched(row: Row) -> ExitStack:
             if hasattr(module, name):
                 replace(stack, module, name, stand_in)
     if row.attention == "cudnn" and row.native:
-        replace(stack, comfy.ops, "SDPA_BACKEND_PRIORITY", attention.CUDNN_FIRST)
+        replace(stack, comfy.ops, "SDPA_BACKEND_PRIORITY", kernels.CUDNN_FIRST)
     elif row.attention == "cudnn":
-        replace(stack, model, "pick_attention", lambda *_: attention._cudnn)
+        replace(stack, model, "pick_attention", lambda *_: kernels._cudnn)
     return stack
 
 

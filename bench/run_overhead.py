@@ -83,19 +83,19 @@ class StandIns:
 
 
 def measure(folder: Path, width: int, height: int, num_clips: int) -> None:
-    modules = ["clip_loop", "clips", "live_video", "run_store"]
-    clip_loop, clips, live_video, run_store = (importlib.import_module(f"wan_s2v_pack.wan_s2v_model.{name}") for name in modules)
+    modules = ["finish", "clips", "live_video", "store"]
+    finish, clips, live_video, store_module = (importlib.import_module(f"wan_s2v_pack.wan_s2v_model.runs.{name}") for name in modules)
     plan = make_plan(width, height, num_clips)
     stand_ins, stored_s, shown_s, handed_s = StandIns(width, height), [], [], []
 
-    hand_over = clip_loop.Background.run
+    hand_over = finish.Background.run
 
     def timed_run(background, task):
         start = time.perf_counter()
         hand_over(background, task)
         stand_ins.handing_over_s += time.perf_counter() - start
 
-    clip_loop.Background.run = timed_run
+    finish.Background.run = timed_run
 
     def decode(latents):
         frames = stand_ins.decode(latents)
@@ -104,7 +104,7 @@ def measure(folder: Path, width: int, height: int, num_clips: int) -> None:
 
     start, cpu = time.perf_counter(), time.process_time()
     with (
-        run_store.RunStore.open(folder, {}) as store,
+        store_module.RunStore.open(folder, {}) as store,
         live_video.LiveVideo(
             clips.Clips(store, plan, delete_with_handle=False), 0, lambda path: shown_s.append(time.perf_counter())
         ) as live,
@@ -114,7 +114,7 @@ def measure(folder: Path, width: int, height: int, num_clips: int) -> None:
             stored_s.append(time.perf_counter())
             live.consume(clip)
 
-        clip_loop.finish_run(store, plan, 1, sample=stand_ins.sample, encode=stand_ins.encode, decode=decode, consume=consume)
+        finish.finish_run(store, plan, 1, sample=stand_ins.sample, encode=stand_ins.encode, decode=decode, consume=consume)
         loop_s = time.perf_counter() - start
     cpu = time.process_time() - cpu
     handing_over_s = stand_ins.handing_over_s
@@ -128,13 +128,13 @@ def measure(folder: Path, width: int, height: int, num_clips: int) -> None:
 
 
 def make_plan(width: int, height: int, num_clips: int):
-    pipeline = importlib.import_module("wan_s2v_pack.wan_s2v_model.pipeline")
-    timeline = importlib.import_module("wan_s2v_pack.wan_s2v_model.timeline")
+    Plan = importlib.import_module("wan_s2v_pack.wan_s2v_model.conditioning.plan").Plan
+    timeline = importlib.import_module("wan_s2v_pack.wan_s2v_model.conditioning.timeline")
     seconds = (num_clips * FRAMES_PER_CLIP - 3) // FPS
     samples = seconds * SAMPLE_RATE_HZ
     plan = timeline.plan_timeline(samples, SAMPLE_RATE_HZ, seconds * 16_000)
     features, waveform = torch.zeros(2, 3, plan.num_audio_frames), torch.rand(1, samples) - 0.5
-    return pipeline.Plan(plan, height, width, features, waveform, SAMPLE_RATE_HZ, torch.zeros(1, 16, 1, height // 8, width // 8))
+    return Plan(plan, height, width, features, waveform, SAMPLE_RATE_HZ, torch.zeros(1, 16, 1, height // 8, width // 8))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import itertools
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio_features import gather_slots, pick_frames, resample_rows, to_mono_16khz
+from wan_s2v_pack.wan_s2v_model.audio.features import gather_slots, pick_frames, resample_rows
+from wan_s2v_pack.wan_s2v_model.conditioning.pose import PoseImages, pose_slots
+from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.constants import NUM_AUDIO_LAYERS, SAMPLE_RATE_HZ, VIDEO_FPS, WAV2VEC_HZ
-from wan_s2v_pack.wan_s2v_model.pose import PoseImages, pose_slots
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore
-from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, LIVE_FORMAT, VideoWriter
+from wan_s2v_pack.wan_s2v_model.media.sound import to_mono_16khz
+from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS, LIVE_FORMAT
+from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 HOUR_S, CLIP_S = 3600, 5
 FRAMES_PER_CLIP = CLIP_S * VIDEO_FPS

@@ -107,8 +107,8 @@ def stage(name: str) -> Iterator[None]:
 
 
 def encode_text(clip):
+    from wan_s2v_pack.wan_s2v_model.conditioning.prompts import encode_prompt
     from wan_s2v_pack.wan_s2v_model.constants import NEGATIVE_PROMPT
-    from wan_s2v_pack.wan_s2v_model.text_encoder import encode_prompt
 
     with stage("text"):
         return encode_prompt(clip, "A woman faces the camera and talks calmly."), encode_prompt(clip, NEGATIVE_PROMPT)
@@ -116,9 +116,9 @@ def encode_text(clip):
 
 def make_plan(bridge, encoder, vae, height: int, width: int, clips: int):
     import torch
-    from wan_s2v_pack.wan_s2v_model.audio_features import pick_frames, resample_rows
-    from wan_s2v_pack.wan_s2v_model.pipeline import Plan
-    from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
+    from wan_s2v_pack.wan_s2v_model.audio.features import pick_frames, resample_rows
+    from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
+    from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 
     samples = clips * CLIP_S * SAMPLE_RATE_HZ - SAMPLE_RATE_HZ
     waveform = torch.randn(samples, generator=torch.Generator().manual_seed(0)) * 0.1
@@ -133,7 +133,7 @@ def make_plan(bridge, encoder, vae, height: int, width: int, clips: int):
 def render(bridge, samplers, vae, plan) -> None:
     """Every clip, and the seconds from the start of its sampling to its last encoded frame. Samplers: of the first clip, of others."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.pipeline import clip_decoder, first_state, run_clips
+    from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import clip_decoder, first_state, run_clips
 
     warmup = samplers[-1].settings.vae_warmup
 
@@ -174,7 +174,8 @@ def video_file(path: Path, plan) -> Iterator[Callable]:
         print("PyAV is not installed: no video file is written")
         yield lambda frames: None
         return
-    from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter
+    from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
+    from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
 
     video = {"width": plan.width, "height": plan.height, "fps": VIDEO_FPS, "video_format": FORMATS["mp4 (h264)"], "quality": 18}
     with VideoWriter(path, **video) as writer:

@@ -14,13 +14,55 @@ from typing import Any
 from .model_files import PARTS
 
 try:
-    from ..wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
-    from ..wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, INDEX_SUFFIX, LONGEST_HEADER, SAFETENSORS, problem_of
-    from ..wan_s2v_model.identify import LORA_FILE, S2V, SHARD, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, count_layers, identify
+    from ..wan_s2v_model.checkpoints.file_format import (
+        AGAIN,
+        FORMAT_ERRORS,
+        INDEX_SUFFIX,
+        LONGEST_HEADER,
+        SAFETENSORS,
+        CheckpointError,
+        problem_of,
+    )
+    from ..wan_s2v_model.checkpoints.identify import (
+        LORA_FILE,
+        S2V,
+        SHARD,
+        TOKENIZER,
+        UMT5,
+        WAN_VAE,
+        WAV2VEC2,
+        Kind,
+        count_layers,
+        find_tokenizer,
+        identify,
+        is_official_umt5,
+        require_audio_layers,
+    )
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.completeness import TOKENIZER, find_tokenizer, is_official_umt5, require_audio_layers
-    from wan_s2v_model.file_format import AGAIN, FORMAT_ERRORS, INDEX_SUFFIX, LONGEST_HEADER, SAFETENSORS, problem_of
-    from wan_s2v_model.identify import LORA_FILE, S2V, SHARD, UMT5, WAN_VAE, WAV2VEC2, CheckpointError, Kind, count_layers, identify
+    from wan_s2v_model.checkpoints.file_format import (
+        AGAIN,
+        FORMAT_ERRORS,
+        INDEX_SUFFIX,
+        LONGEST_HEADER,
+        SAFETENSORS,
+        CheckpointError,
+        problem_of,
+    )
+    from wan_s2v_model.checkpoints.identify import (
+        LORA_FILE,
+        S2V,
+        SHARD,
+        TOKENIZER,
+        UMT5,
+        WAN_VAE,
+        WAV2VEC2,
+        Kind,
+        count_layers,
+        find_tokenizer,
+        identify,
+        is_official_umt5,
+        require_audio_layers,
+    )
 
 GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"

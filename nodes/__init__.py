@@ -2,19 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .audio import WanS2VAudioEncode
-from .continuity import WanS2VContinuity, WanS2VTail
-from .drift import WanS2VDriftReport
-from .frame_rate import WanS2VFrameRate
-from .guidance import WanS2VAudioGuidance
-from .loaders import WanS2VAudioEncoderLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
-from .loras import WanS2VLoraLoader
+from .audio import WanS2VAudioEncode, WanS2VTextToSpeech
+from .directing import WanS2VAudioGuidance, WanS2VContinuity
+from .loaders import WanS2VAudioEncoderLoader, WanS2VLoraLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
 from .prepare import WanS2VPrepare
+from .reports import WanS2VDriftReport, WanS2VSyncReport
 from .sampling import WanS2VSampler
-from .speech import WanS2VTextToSpeech
-from .sync import WanS2VSyncReport
 from .text import WanS2VPromptSchedule, WanS2VTextEncode
-from .video import WanS2VDecode, WanS2VSaveVideo
+from .video import WanS2VDecode, WanS2VFrameRate, WanS2VSaveVideo, WanS2VTail
 
 
 class WanS2VExtension(ComfyExtension):

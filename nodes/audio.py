@@ -1,38 +1,26 @@
-"""Audio encoding."""
+"""Sound: encoding it for the model, and text to speech."""
 
 import logging
-import math
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import folder_paths
-import torch
 from comfy_api.latest import io
 
-from ..wan_s2v_model import audio_features, comfy_bridge
-from ..wan_s2v_model.audio_features import EncodedAudio, Rest
-from ..wan_s2v_model.audio_preparation import NORMALISATIONS, SILENCES, find_pauses, length_at_16khz, prepare_heard
-from ..wan_s2v_model.constants import SAMPLE_RATE_HZ, VIDEO_FPS
-from ..wan_s2v_model.feature_file import collect_features
-from ..wan_s2v_model.loudness import bring_to_loudness
-from ..wan_s2v_model.stereo import fold_down
-from .linked_inputs import checks_inputs
+from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.audio.listening import Listener, listen
+from ..wan_s2v_model.audio.preparation import NORMALISATIONS, SILENCES
+from ..wan_s2v_model.audio.selection import select_sounds
+from ..wan_s2v_model.media import espeak, speech_worker
+from ..wan_s2v_model.media.speech_worker import SpeechRequest
+from .inputs import checks_inputs
 from .sockets import WanS2VAudio
 
 logger = logging.getLogger("wan_s2v")
-
 MEMORY_ADVICE = "Close other programs that use the GPU, or set dtype to fp16 in Load Wan S2V Audio Encoder."
-SILENT_PEAK = 1e-4  # amplitude
-REST_S = 5  # of silence; wav2vec2 looks 1.3 s around, so that the middle of it knows no beginning and no end
-
-
-class Sound(NamedTuple):
-    waveform: torch.Tensor  # [C, T]
-    sample_rate_hz: int
-
-    @property
-    def seconds(self) -> float:
-        return self.waveform.shape[1] / self.sample_rate_hz
+ESPEAK, COSYVOICE = "espeak-ng", "cosyvoice"
+LANGUAGE = "en"
+WORKER_ADDRESS = "127.0.0.1:8190"
 
 
 class WanS2VAudioEncode(io.ComfyNode):
@@ -114,75 +102,119 @@ class WanS2VAudioEncode(io.ComfyNode):
             raise ValueError(
                 "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."
             )
-        played = heard = select("audio", audio, start, duration, loudness)
-        if driving_audio is not None:
-            heard = select("driving_audio", driving_audio, start, duration, loudness)
-            _compare_lengths(played, heard)
-        _warn_if_silent(heard)
-        mono = audio_features.to_mono_16khz(*heard)
-        num_samples = mono.shape[0] if heard is played else length_at_16khz(played.waveform.shape[1], played.sample_rate_hz)
-        waveform = prepare_heard(mono, num_samples, normalisation=normalisation, delay_ms=sync_offset)
-        features = _listen(audio_encoder, waveform)
-        return io.NodeOutput(EncodedAudio(features, *played, num_samples, _rest(audio_encoder, silence, waveform)))
+        played, heard = select_sounds(audio, driving_audio, start, duration, loudness)
+        run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
+        listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
+        return io.NodeOutput(listen(listener, played, heard, normalisation=normalisation, silence=silence, delay_ms=sync_offset))
 
 
-def _listen(audio_encoder, waveform: torch.Tensor) -> torch.Tensor:
-    """Normalised [T] at 16 kHz -> features [layers, channels, frames] at 16 fps."""
-    num_rows = audio_features.num_audio_rows(audio_features.num_wav2vec_frames(waveform.shape[0]))
-    if num_rows == 0:
-        raise ValueError(
-            f"The selected sound lasts {waveform.shape[0] / SAMPLE_RATE_HZ:.3f} s as the model hears it; at least 0.05 s is needed. "
-            "Choose a longer duration, or a smaller sync_offset."
+class WanS2VTextToSpeech(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VTextToSpeech",
+            display_name="Text to Speech (Wan S2V)",
+            category="wan s2v/audio",
+            description="Speaks a text: with espeak-ng's robotic voice, or in the voice of a reference clip with CosyVoice 2, "
+            "which runs as a program of its own.",
+            search_aliases=["tts", "voice clone", "cosyvoice", "espeak", "s2v"],
+            inputs=[
+                io.String.Input(
+                    "text", multiline=True, default="", tooltip="What is said. Any length; CosyVoice speaks sentence by sentence."
+                ),
+                io.Combo.Input(
+                    "voice",
+                    options=[ESPEAK, COSYVOICE],
+                    default=ESPEAK,
+                    tooltip="espeak-ng: the command of that name, quick and robotic. "
+                    "cosyvoice: the voice of reference_audio, through a worker that you start beside ComfyUI.",
+                ),
+                io.Audio.Input(
+                    "reference_audio",
+                    optional=True,
+                    tooltip="3 to 30 s of the voice that cosyvoice imitates, clear and alone. Have the speaker's consent.",
+                ),
+                io.String.Input(
+                    "reference_text",
+                    multiline=True,
+                    optional=True,
+                    default="",
+                    tooltip="The words of reference_audio. They make the voice more alike; empty lets cosyvoice take the timbre only, "
+                    "as for a text in another language.",
+                ),
+                io.String.Input(
+                    "language",
+                    optional=True,
+                    default=LANGUAGE,
+                    tooltip="For espeak-ng, as `espeak-ng --voices` lists them: en, en-us, de, fr, cmn. cosyvoice sees it in the text.",
+                ),
+                io.Float.Input(
+                    "speed",
+                    optional=True,
+                    default=1.0,
+                    min=0.5,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="1 is the voice's own: 175 words a minute for espeak-ng.",
+                ),
+                io.String.Input(
+                    "worker_address",
+                    optional=True,
+                    default=WORKER_ADDRESS,
+                    tooltip="host:port of the cosyvoice worker, on this machine only. Not used by espeak-ng.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # a new number makes a new video
+                    tooltip="Another number gives another reading by cosyvoice. espeak-ng has only one.",
+                ),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="The speech, mono. For Encode Audio (Wan S2V) or any other node.")],
         )
-    num_frames, folder = audio_features.num_audio_frames(num_rows), Path(folder_paths.get_temp_directory())
 
-    def encode() -> torch.Tensor:
-        return collect_features(audio_encoder.hidden_layers(waveform), num_frames, folder)
+    @classmethod
+    def validate_inputs(cls, text, voice, worker_address=WORKER_ADDRESS) -> bool | str:
+        if text is not None and not text.strip():
+            return "text is empty. Write what shall be said."
+        if voice == ESPEAK:
+            return espeak.espeak_problem() or True
+        if voice not in (COSYVOICE, None):
+            return f"voice must be {ESPEAK} or {COSYVOICE}; got {voice!r}."
+        try:
+            speech_worker.parse_address(WORKER_ADDRESS if worker_address is None else worker_address)
+        except ValueError as error:
+            return str(error)
+        return True
 
-    return comfy_bridge.run_encoder("audio encoding", audio_encoder, encode, MEMORY_ADVICE)
+    @classmethod
+    @checks_inputs
+    def execute(
+        cls, text, voice, reference_audio=None, reference_text="", language=LANGUAGE, speed=1.0, worker_address=WORKER_ADDRESS, seed=0
+    ) -> io.NodeOutput:
+        if voice == ESPEAK:
+            if reference_audio is not None:
+                logger.warning("espeak-ng cannot imitate a voice: reference_audio is not used. Choose the voice cosyvoice for that.")
+            waveform, sample_rate = espeak.speak_with_espeak(text, language.strip() or LANGUAGE, speed)
+        else:
+            request = SpeechRequest(text, _reference(reference_audio), reference_text, language, speed, seed)
+            waveform, sample_rate = _ask(worker_address, request)
+        logger.info("spoke %d characters in %.1f s of sound", len(text), waveform.shape[1] / sample_rate)
+        return io.NodeOutput({"waveform": waveform[None], "sample_rate": sample_rate})
 
 
-def select(name: str, audio: dict | None, start: float, duration: float, loudness: float = 0.0) -> Sound:
-    """Part of the first item of an AUDIO's [B, C, T] waveform, checked, mono or stereo; at the wanted loudness unless that is 0."""
+def _reference(audio) -> bytes:
     if audio is None:
-        raise ValueError(f"There is no {name}: the video that it comes from has no sound. Connect a sound.")
-    waveform, sample_rate = audio["waveform"], int(audio["sample_rate"])
-    if waveform.shape[0] > 1:
-        logger.warning("%s holds %d sounds; only the first one is used", name, waveform.shape[0])
-    whole = waveform[0].float().cpu()
-    if whole.numel() == 0:
-        raise ValueError(f"The {name} is empty. Connect a sound that lasts at least 0.05 s.")
-    first = round(start * sample_rate)
-    part = whole[:, first : first + round(duration * sample_rate)] if duration > 0 else whole[:, first:]
-    if part.shape[1] == 0:
-        raise ValueError(
-            f"Nothing is selected: start {start:g} s lies behind the end of the {name} ({whole.shape[1] / sample_rate:.2f} s). "
-            "Choose an earlier start."
-        )
-    low, high = (extreme.item() for extreme in part.aminmax())  # NaN if there is one
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"The {name} contains NaN or infinite samples. Load it again or check the node that made it.")
-    part = fold_down(part).clone()
-    return Sound(part if loudness == 0 else bring_to_loudness(name, part, sample_rate, loudness), sample_rate)
+        raise ValueError("The voice cosyvoice needs reference_audio: connect 3 to 30 s of the voice to imitate, or choose espeak-ng.")
+    return espeak.reference_wav(audio["waveform"], int(audio["sample_rate"]))
 
 
-def _warn_if_silent(heard: Sound) -> None:
-    if heard.waveform.abs().max() < SILENT_PEAK:
-        logger.warning("the selected audio is silent; the mouth will hardly move")
-
-
-def _compare_lengths(played: Sound, heard: Sound) -> None:
-    """Say when the driving track ends earlier or later than the sound that is played, by half a frame or more."""
-    missing = played.seconds - heard.seconds
-    if missing >= 0.5 / VIDEO_FPS:
-        logger.warning("driving_audio ends %.2f s before audio: in the rest the model hears the silence of `silence`", missing)
-    elif missing <= -0.5 / VIDEO_FPS:
-        logger.info("driving_audio is %.2f s longer than audio: the rest is not heard", -missing)
-
-
-def _rest(audio_encoder, silence: str, waveform: torch.Tensor) -> Rest | None:
-    """What the policy wants to be heard instead of nothing; one short pass of the encoder over digital silence."""
-    if silence == "model":
-        return None
-    features = _listen(audio_encoder, torch.zeros(REST_S * SAMPLE_RATE_HZ))[..., REST_S * VIDEO_FPS // 2].clone()
-    return Rest(features, find_pauses(waveform) if silence == "rest in pauses" else frozenset())
+def _ask(worker_address: str, request: SpeechRequest):
+    address = speech_worker.parse_address(worker_address)
+    check_cancelled = comfy_bridge.raise_if_interrupted
+    worker = speech_worker.wait_until_ready(address, check_cancelled)
+    logger.info("%s speaks at %s", worker.get("engine", "a speech worker"), address)
+    return speech_worker.ask_worker(address, request, check_cancelled)

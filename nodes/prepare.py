@@ -8,23 +8,17 @@ import torch
 from comfy_api.latest import InputImpl, io
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.conditioning import ALL_STEPS, AREAS, first_history, fit_frames, fit_image, size_within_area, start_from_picture
-from ..wan_s2v_model.constants import (
-    DEFAULT_FRAMES_PER_CLIP,
-    DEFAULT_STEPS,
-    PIXELS_PER_TOKEN,
-    SIZE_MULTIPLE,
-    TEMPORAL_STRIDE,
-    VIDEO_FPS,
-)
-from ..wan_s2v_model.estimate import Job
-from ..wan_s2v_model.pipeline import Plan
-from ..wan_s2v_model.pose import POSE_ENDS, PoseImages, PoseVideo, pose_latents, warn_if_short
-from ..wan_s2v_model.resources import describe_plan
-from ..wan_s2v_model.timeline import SYNC_MODES, plan_timeline
-from ..wan_s2v_model.video_reader import VideoReader
-from ..wan_s2v_model.waveform_preview import draw_plan
-from .linked_inputs import checks_inputs
+from ..wan_s2v_model.conditioning.clip import ALL_STEPS, first_history, start_from_picture
+from ..wan_s2v_model.conditioning.picture import AREAS, fit_frames, fit_image, size_within_area
+from ..wan_s2v_model.conditioning.plan import Plan
+from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseImages, PoseVideo, pose_latents, warn_if_short
+from ..wan_s2v_model.conditioning.timeline import SYNC_MODES, plan_timeline
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, DEFAULT_STEPS, PIXELS_PER_TOKEN, SIZE_MULTIPLE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..wan_s2v_model.cost.estimate import Job
+from ..wan_s2v_model.cost.requirements import describe_plan
+from ..wan_s2v_model.media.video_reader import VideoReader
+from ..wan_s2v_model.reports.plan_picture import draw_plan
+from .inputs import checks_inputs
 from .sockets import WanS2VAudio, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")

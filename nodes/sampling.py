@@ -11,22 +11,21 @@ import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.anchors import AS_REFERENCE
-from ..wan_s2v_model.clip_loop import finish_run
-from ..wan_s2v_model.clips import Clips
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
-from ..wan_s2v_model.config import WanS2VConfig
+from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
+from ..wan_s2v_model.conditioning.prompts import place_on_clips
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
-from ..wan_s2v_model.estimate import Job, frame_bytes
-from ..wan_s2v_model.fingerprint import assumed_in_older_runs, run_fingerprint
-from ..wan_s2v_model.live_video import LiveVideo
-from ..wan_s2v_model.pipeline import Plan, clip_decoder
-from ..wan_s2v_model.progress import Progress
-from ..wan_s2v_model.prompt_schedule import place_on_clips
-from ..wan_s2v_model.resources import describe_job, refusal
-from ..wan_s2v_model.run_store import RunStore
-from .linked_inputs import checks_inputs
-from .run_names import run_folder, run_name_problem
+from ..wan_s2v_model.cost.estimate import Job, frame_bytes
+from ..wan_s2v_model.cost.requirements import describe_job, refusal
+from ..wan_s2v_model.runs.clips import Clips
+from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
+from ..wan_s2v_model.runs.finish import finish_run
+from ..wan_s2v_model.runs.live_video import LiveVideo
+from ..wan_s2v_model.runs.store import RunStore
+from ..wan_s2v_model.sampling.clip_loop import clip_decoder
+from ..wan_s2v_model.sampling.progress import Progress
+from ..wan_s2v_model.transformer.config import WanS2VConfig
+from .inputs import checks_inputs, run_folder, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")

@@ -5,10 +5,9 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.conditioning.prompts import PROMPT_KEY, encode_prompt, parse_schedule
 from ..wan_s2v_model.constants import NEGATIVE_PROMPT
-from ..wan_s2v_model.prompt_schedule import PROMPT_KEY, parse_schedule
-from ..wan_s2v_model.text_encoder import encode_prompt
-from .linked_inputs import checks_inputs
+from .inputs import checks_inputs
 
 MEMORY_ADVICE = "Close other programs that use the GPU, or choose umt5_xxl_fp8_e4m3fn_scaled.safetensors in Load Wan S2V Text Encoder."
 EXAMPLE = """A woman stands in a sunny kitchen and talks to the camera, calm.

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +13,24 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.clips import Clips
-from ..wan_s2v_model.frame_rate import exact_rate
-from ..wan_s2v_model.stereo import fold_down
-from ..wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
-from .linked_inputs import checks_inputs
+from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
+from ..wan_s2v_model.media.frame_rate import convert, exact_rate
+from ..wan_s2v_model.media.sound import fold_down
+from ..wan_s2v_model.media.video_formats import FORMATS
+from ..wan_s2v_model.media.video_writer import VideoWriter, remove_abandoned
+from ..wan_s2v_model.runs.clips import Clips
+from ..wan_s2v_model.runs.manifest import MANIFEST_NAME
+from ..wan_s2v_model.runs.store import RunStore
+from ..wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_images, tail_of_run
+from .inputs import checks_inputs, run_folder, run_name_problem
 from .sockets import WanS2VClips
 
 BYTES_PER_PIXEL = 3 * 4  # float32 RGB
 FRAMES_AT_ONCE = 8  # between two looks at the cancel button
 MEMORY_SHARE = 0.8  # of the free memory that one IMAGE may take
+logger = logging.getLogger("wan_s2v")
+RATES = ("16", "24", "25", "30", "48", "50", "60")
+MAX_FRAMES = 1000
 
 
 class WanS2VDecode(io.ComfyNode):
@@ -213,3 +222,135 @@ def _require_memory(clips: Clips) -> None:
             f"{clips.num_frames} frames of {clips.width}x{clips.height} need {needed / 1e9:.1f} GB as IMAGE, "
             f"but only {free / 1e9:.1f} GB of memory are free. Connect the clips to Save Video (Wan S2V), which writes them one by one."
         )
+
+
+class WanS2VFrameRate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VFrameRate",
+            display_name="Change Frame Rate (Wan S2V)",
+            category="wan s2v/video",
+            description="Brings frames to another rate without changing how long they last, so the sound stays in sync. "
+            "It picks frames by time and makes no new ones: interpolate first (RIFE, FILM) for smooth motion.",
+            search_aliases=["fps", "interpolation", "rife", "film", "24 fps", "resample"],
+            inputs=[
+                io.Image.Input("images", tooltip="From Decode Clips (Wan S2V), or from an interpolation node behind it."),
+                io.Float.Input(
+                    "source_fps",
+                    default=16.0,
+                    min=1.0,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip="Frame rate of images: 16 from Decode Clips, 32 behind an interpolation x2, 48 behind x3, and so on.",
+                ),
+                io.Combo.Input(
+                    "target_fps",
+                    options=list(RATES),
+                    default="24",
+                    tooltip="Frame rate to make. From 48 come 24 and 16 in even steps; from 16 to 24 every second frame is shown twice.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames at target_fps."),
+                io.Float.Output(display_name="fps", tooltip="target_fps, for Save Video."),
+                io.String.Output(display_name="report", tooltip="How many frames were repeated or left out."),
+            ],
+        )
+
+    @classmethod
+    @checks_inputs
+    def execute(cls, images, source_fps, target_fps) -> io.NodeOutput:
+        if images.ndim != 4 or images.numel() == 0:
+            raise ValueError(f"images must hold at least one picture, got shape {tuple(images.shape)}.")
+        conversion = convert(images.shape[0], source_fps, float(target_fps))
+        report = conversion.describe()
+        logger.log(logging.WARNING if conversion.num_repeated else logging.INFO, "%s", report)
+        if conversion.pictures != list(range(images.shape[0])):
+            _require_memory_for(images, len(conversion.pictures))
+            images = images[conversion.pictures]
+        return io.NodeOutput(images, float(target_fps), report)
+
+
+def _require_memory_for(images: torch.Tensor, count: int) -> None:
+    needed, free = count * images[0].nbytes, comfy_bridge.free_host_memory()
+    if needed > MEMORY_SHARE * free:
+        raise MemoryError(
+            f"{count} frames of {images.shape[2]}x{images.shape[1]} need {needed / 1e9:.1f} GB as IMAGE, "
+            f"but only {free / 1e9:.1f} GB of memory are free. Choose a lower target_fps, or work on the video in parts."
+        )
+
+
+class WanS2VTail(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VTail",
+            display_name="Last Frames (Wan S2V)",
+            category="wan s2v/video",
+            description="The end of a video at 16 fps, to continue from in Prepare Video or to hand on to other nodes. "
+            "Give it clips, the name of a run, or a video.",
+            search_aliases=["continue", "extend", "previous frames", "last frame", "s2v"],
+            inputs=[
+                WanS2VClips.Input(
+                    "clips", optional=True, tooltip="From the Wan S2V sampler; the frames are decoded again, as exact floats."
+                ),
+                io.String.Input(
+                    "run_name",
+                    optional=True,
+                    default="",
+                    tooltip="A run of the Wan S2V sampler, finished or not; its newest clips are read, with 8 bits per colour.",
+                ),
+                io.Video.Input(
+                    "video", optional=True, tooltip="A VIDEO of any frame rate; taken at 16 fps by time. Of a file only the end is decoded."
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=MOTION_FRAMES,
+                    min=1,
+                    max=MAX_FRAMES,
+                    tooltip="How many frames, fewer if there are not so many. The model sees the last 73 when it continues.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The last frames, oldest first, for previous_frames in Prepare Video.")
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, run_name="") -> bool | str:
+        return run_name_problem(run_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name="", **_):
+        """A run grows while the name stays; a linked name is not known yet."""
+        if run_name is None:
+            return float("nan")
+        if not run_name or run_name_problem(run_name):
+            return ""
+        manifest = run_folder(run_name) / MANIFEST_NAME
+        return manifest.stat().st_mtime_ns if manifest.is_file() else ""
+
+    @classmethod
+    @checks_inputs
+    def execute(cls, frames, clips=None, run_name="", video=None) -> io.NodeOutput:
+        given = [name for name, value in (("clips", clips), ("run_name", run_name or None), ("video", video)) if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"Give Last Frames exactly one of clips, run_name or video; given: {', '.join(given) or 'none'}.")
+        if clips is not None:
+            run_vae = comfy_bridge.RunVae(clips.vae)
+            images = tail_of_clips(clips, frames, run_vae.encode, run_vae.decode)
+        elif video is not None:
+            images = _tail_of_video(video, frames)
+        else:
+            images = tail_of_run(RunStore.reading(run_folder(run_name)), frames)
+        if len(images) < frames:
+            logger.info("the video has only %d frames at %d fps, not %d", len(images), VIDEO_FPS, frames)
+        return io.NodeOutput(images)
+
+
+def _tail_of_video(video, frames: int):
+    if isinstance(video, InputImpl.VideoFromFile):
+        return tail_of_file(video.get_stream_source(), *video.get_active_trim_window(), frames)
+    parts = video.get_components()
+    return tail_of_images(parts.images, parts.frame_rate, frames)

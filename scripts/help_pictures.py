@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from cli.canvas import JOB_MESSAGE, RUN_NODE, RUN_TIMEOUT_MS, SETTLE_MS, Canvas, find_browser, open_canvas  # noqa: E402
 from cli.server import ComfyServer, prepare_base_directory  # noqa: E402
 from cli.tiny_models import fill_base_directory  # noqa: E402
-from wan_s2v_model.video_writer import FORMATS, VideoWriter  # noqa: E402
+from wan_s2v_model.media.video_formats import FORMATS  # noqa: E402
+from wan_s2v_model.media.video_writer import VideoWriter  # noqa: E402
 
 FOLDER = ROOT / "web" / "docs" / "images"
 GRAPH = ROOT / "workflows" / "wan_s2v_quick_start.json"

@@ -32,8 +32,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-from wan_s2v_model.checkpoint import expected_shapes  # noqa: E402
-from wan_s2v_model.config import WanS2VConfig  # noqa: E402
+from wan_s2v_model.checkpoints.s2v import expected_shapes  # noqa: E402
+from wan_s2v_model.transformer.config import WanS2VConfig  # noqa: E402
 
 Shapes = Mapping[str, Sequence[int]]
 

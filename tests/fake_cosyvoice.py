@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from wan_s2v_pack.cli.server import free_port
-from wan_s2v_pack.wan_s2v_model.speech_worker import Address
+from wan_s2v_pack.wan_s2v_model.media.speech_worker import Address
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = ROOT / "tts_worker" / "cosyvoice_worker.py"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wan_s2v_pack.wan_s2v_model.checkpoint import expected_shapes
-from wan_s2v_pack.wan_s2v_model.config import WanS2VConfig
+from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
+from wan_s2v_pack.wan_s2v_model.transformer.config import WanS2VConfig
 
 Shapes = dict[str, Sequence[int]]
 

@@ -7,7 +7,7 @@ import os
 import time
 
 import torch
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 SETTINGS = {
     "model": "s2v.safetensors 32600000000 1763812800000000000 ({'weight_dtype': 'bf16', 'precision': 'official'},)",

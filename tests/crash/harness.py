@@ -21,16 +21,20 @@ from pathlib import Path
 
 import av
 from wan_s2v_pack.tests.crash.tiny_run import NUM_CLIPS, NUM_FRAMES, TinyRun, make_models
-from wan_s2v_pack.wan_s2v_model import atomic_files, background, clip_loop, clips, file_lock, live_video, pipeline, run_store, video_writer
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore, RunStoreError
-from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS
+from wan_s2v_pack.wan_s2v_model import files
+from wan_s2v_pack.wan_s2v_model.media import video_writer
+from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
+from wan_s2v_pack.wan_s2v_model.runs import clips, finish, live_video, manifest, store
+from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.sampling import clip_loop
 
 REPEATABLE = [name for name, video_format in FORMATS.items() if video_format.video_codec != "hevc"]  # of so small pictures
-TRACED = {m.__file__ for m in (atomic_files, background, clip_loop, clips, file_lock, live_video, pipeline, run_store, video_writer)}
+TRACED = {m.__file__ for m in (files, clip_loop, clips, finish, live_video, manifest, store, video_writer)}
 DONE, REFUSED = 0, 3  # exit codes
 MOST_KILLS = 3  # of one run, before it may end in peace
 KINDS = ("signal", "line", "byte")
-LIVE_VIDEO = run_store.LIVE_VIDEO_NAME  # ends where its process ended; nothing depends on it
+LIVE_VIDEO = manifest.LIVE_VIDEO_NAME  # ends where its process ended; nothing depends on it
 
 AfterClip = Callable[[int], None]
 Prepare = Callable[[], AfterClip]  # arms a process; returns what is called after each clip, and with NUM_CLIPS when the video is saved

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from wan_s2v_pack.wan_s2v_model.pipeline import Plan
-from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
+from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 
 NUM_CLIPS, FRAMES_PER_CLIP = 5, 12
 HEIGHT, WIDTH = 48, 64

@@ -8,8 +8,15 @@ import torch
 from wan_s2v_pack.tests.crash import tiny_run
 from wan_s2v_pack.tests.crash.tiny_run import FPS, TinyRun, make_models
 from wan_s2v_pack.tests.golden.comfyui import pack_module
-from wan_s2v_pack.tests.unit.test_hour import ALLOWED_FILES, ALLOWED_GROWTH_BYTES, EARLY, count_and_seconds, open_files, resident_bytes
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore
+from wan_s2v_pack.tests.unit.audio.test_hour import (
+    ALLOWED_FILES,
+    ALLOWED_GROWTH_BYTES,
+    EARLY,
+    count_and_seconds,
+    open_files,
+    resident_bytes,
+)
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 WHOLE_HOUR = bool(os.environ.get("WAN_S2V_WHOLE_HOUR"))
 FRAMES_PER_CLIP, SECONDS = (80, 3599.98) if WHOLE_HOUR else (8, 12.48)  # 720 or 25 clips; the last frame is not quite filled
@@ -23,7 +30,7 @@ def heard_sound():
     num_samples = round(SECONDS * RATE_HZ)
     features = torch.randn(25, 32, round(SECONDS * FPS) + 8, generator=torch.Generator().manual_seed(0)).half()
     waveform = torch.sin(torch.arange(num_samples) * 0.1)[None] * 0.3
-    return pack_module("wan_s2v_model.audio_features").EncodedAudio(features, waveform, RATE_HZ, num_samples)
+    return pack_module("wan_s2v_model.audio.features").EncodedAudio(features, waveform, RATE_HZ, num_samples)
 
 
 def test_memory_and_files_do_not_grow_and_the_file_is_exact(bridge, tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...wan_s2v_model import audio_features
-from ...wan_s2v_model.audio_encoder import load_wav2vec2
+from ...wan_s2v_model.audio import features
+from ...wan_s2v_model.checkpoints.wav2vec2 import load_wav2vec2
+from ...wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
 from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
-from ...wan_s2v_model.timeline import Timeline, plan_timeline
+from ...wan_s2v_model.media.sound import to_mono_16khz
 from .case import EXACT, Case, Measured, Row, compare_column, failure
 
 FEATURE_TOLERANCE = 5e-4
@@ -25,14 +26,14 @@ COUNTS_PER_CLIP_LENGTH = ("clips", "zero_slots", "first_zero_slot")
 
 def replay(case: Case) -> Iterator[Row]:
     rate = int(case.tensors["meta.sr_T_M"][0]) if "meta.sr_T_M" in case.tensors else case.setting("sample_rate")
-    own = audio_features.to_mono_16khz(case.input("wave_i16").float() / 32768, rate)
+    own = to_mono_16khz(case.input("wave_i16").float() / 32768, rate)
     stored = case.optional_input("wave_16k_mono")
     if stored is not None:
         yield _resampler_row(case.name, own, stored)
     waveform = own if stored is None else stored
-    normalised = audio_features.normalise(waveform)
-    hidden = audio_features.hidden_states(load_encoder(_wav2vec_folder(case)), normalised)
-    rows = audio_features.resample_rows(hidden)
+    normalised = features.normalise(waveform)
+    hidden = features.hidden_states(load_encoder(_wav2vec_folder(case)), normalised)
+    rows = features.resample_rows(hidden)
     measured = {
         "input_values": Measured(normalised, WAVE_TOLERANCE),
         "meta.sr_T_M": Measured(torch.tensor([rate, hidden.shape[1], rows.shape[1]]), EXACT),
@@ -62,11 +63,11 @@ def _buckets(case: Case, num_samples: int, rows: Tensor) -> dict[str, Measured]:
     measured = {}
     for length in lengths:
         slots = _slots(_timeline(num_samples, length))
-        features = audio_features.gather_slots(audio_features.pick_frames(rows), slots)[0]
-        features = features.permute(2, 0, 1)  # [25, C, slots] -> [slots, 25, C]
-        index = [-1 if frame is None else audio_features.row_of_frame(frame) for frame in slots]
+        picked = features.gather_slots(features.pick_frames(rows), slots)[0]
+        picked = picked.permute(2, 0, 1)  # [25, C, slots] -> [slots, 25, C]
+        index = [-1 if frame is None else features.row_of_frame(frame) for frame in slots]
         measured[f"bucket{length}.idx30"] = Measured(torch.tensor(index), EXACT)
-        measured[f"bucket{length}.feat"] = Measured(features, FEATURE_TOLERANCE)
+        measured[f"bucket{length}.feat"] = Measured(picked, FEATURE_TOLERANCE)
     return measured
 
 
@@ -120,8 +121,8 @@ def replay_frame_counts(root: Path, path: Path) -> Iterator[Row]:
 
 
 def _count(num_samples: int, column: str) -> float | None:
-    wav2vec_frames = audio_features.num_wav2vec_frames(num_samples)
-    counts = (wav2vec_frames, audio_features.num_audio_rows(wav2vec_frames), num_samples / SAMPLE_RATE_HZ)
+    wav2vec_frames = features.num_wav2vec_frames(num_samples)
+    counts = (wav2vec_frames, features.num_audio_rows(wav2vec_frames), num_samples / SAMPLE_RATE_HZ)
     if column in COUNTS:
         return dict(zip(COUNTS, counts, strict=True))[column]
     quantity, _, frames_per_clip = column.rpartition("_")

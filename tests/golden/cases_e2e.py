@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...wan_s2v_model import conditioning
+from ...wan_s2v_model.conditioning.clip import first_history
+from ...wan_s2v_model.conditioning.picture import fit_frames, fit_image, size_within_area
+from ...wan_s2v_model.conditioning.plan import Plan
 from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
-from ...wan_s2v_model.pipeline import ClipResult, MotionState, Plan, first_state, run_clips
-from ...wan_s2v_model.schedule import SOLVERS
+from ...wan_s2v_model.sampling.clip_loop import ClipResult, MotionState, first_state, run_clips
+from ...wan_s2v_model.sampling.schedule import SOLVERS
 from .case import EXACT, Case, Measured, Row, compare_column
 from .cases_audio import weights_file
 from .cases_forward import load_weights, read_config
@@ -48,7 +50,7 @@ def replay(case: Case) -> Iterator[Row]:
     measured = {
         **_inputs_of_clips(plan),
         **recorder.measured,
-        "ref_pixels": Measured(to_video(conditioning.fit_image(picture, height, width, cover=False)[None]), PIXEL_TOLERANCE),
+        "ref_pixels": Measured(to_video(fit_image(picture, height, width, cover=False)[None]), PIXEL_TOLERANCE),
         "ref_latents": Measured(plan.ref_latents, VAE_TOLERANCE),
         "sigmas": Measured(sampler.sigmas, SIGMA_TOLERANCE),
         "timesteps": Measured(torch.stack(recorder.told_timesteps), EXACT),
@@ -56,10 +58,10 @@ def replay(case: Case) -> Iterator[Row]:
         "video_pool8": Measured(_pool(frames), TOLERANCE),
     }
     if plan.history is None:  # never encoded by the pack, because a free start drops it
-        grey = bridge.encode_pixels(vae, conditioning.first_history(height, width))
+        grey = bridge.encode_pixels(vae, first_history(height, width))
         measured["clip0.motion_latents_in"] = Measured(grey, VAE_TOLERANCE)
     if pose is not None:
-        first_pose = conditioning.fit_frames(pose[:1], height, width, cover=False)
+        first_pose = fit_frames(pose[:1], height, width, cover=False)
         measured["pose_pixels_frame0"] = Measured(to_video(first_pose)[:, 0], PIXEL_TOLERANCE)
     if "video_sel" in case.tensors:
         measured["video_sel"] = Measured(frames[:, case.input("video_sel_idx")], TOLERANCE)
@@ -90,7 +92,7 @@ def _plan(case: Case, vae, picture: Tensor, pose: Tensor | None) -> Plan:
     timeline = plan.timeline
     if timeline.free_start and not case.setting("drop_first_motion", True):  # the nodes do not offer this
         timeline = replace(timeline, free_start=False)
-        plan = replace(plan, history=conditioning.first_history(height, width))
+        plan = replace(plan, history=first_history(height, width))
     return replace(plan, timeline=replace(timeline, num_frames=timeline.num_generated_frames))
 
 
@@ -98,7 +100,7 @@ def _check_settings(case: Case, plan: Plan) -> Iterator[Row]:
     """Numbers that the metadata holds and the plan derives."""
     settings: dict[str, Any] = {"clips": plan.timeline.num_clips, "total_frames": plan.timeline.num_frames}
     if "max_area" in case.metadata:
-        settings["size_hw"] = conditioning.size_within_area(*case.tensors["in.image_u8"].shape[:2], case.setting("max_area"))
+        settings["size_hw"] = size_within_area(*case.tensors["in.image_u8"].shape[:2], case.setting("max_area"))
     for name, value in settings.items():
         if name in case.metadata:
             yield compare_column(case.name, f"metadata {name}", {name: (value, case.setting(name))})

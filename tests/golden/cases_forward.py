@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...wan_s2v_model import transformer as transformer_module
-from ...wan_s2v_model.checkpoint import check_shapes
-from ...wan_s2v_model.config import WanS2VConfig
-from ...wan_s2v_model.transformer import WanS2VTransformer
+from ...wan_s2v_model.checkpoints.s2v import check_shapes
+from ...wan_s2v_model.transformer import model as transformer_module
+from ...wan_s2v_model.transformer.config import WanS2VConfig
+from ...wan_s2v_model.transformer.model import WanS2VTransformer
 from .case import EXACT, Case, Measured, Row, failure
 
 OUT_TOLERANCE = 2e-5

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ...wan_s2v_model import conditioning
-from ...wan_s2v_model.pose import PoseImages, pose_slots
-from ...wan_s2v_model.timeline import Timeline
+from ...wan_s2v_model.conditioning import picture
+from ...wan_s2v_model.conditioning.pose import PoseImages, pose_slots
+from ...wan_s2v_model.conditioning.timeline import Timeline
 from .case import Row, compare_column, failure
 
 FPS_TOLERANCE = 1e-6
@@ -41,9 +41,9 @@ def _compare_table(name: str, table: str, lines: list[tuple[Line, Line]], given:
 
 
 def _size(line: Line) -> Line:
-    size = conditioning.size_within_area(*line["image_hw"], line["max_area"])
-    resized = conditioning._scaled_size(*line["image_hw"], *size, False)
-    white = conditioning.fit_image(torch.ones(*line["image_hw"], 3), *size, cover=False)[..., 0] > 0
+    size = picture.size_within_area(*line["image_hw"], line["max_area"])
+    resized = picture._scaled_size(*line["image_hw"], *size, False)
+    white = picture.fit_image(torch.ones(*line["image_hw"], 3), *size, cover=False)[..., 0] > 0
     pad = [int((~white.any(dim=axis)).sum()) for axis in (1, 0)]  # black rows, black columns
     crop = [max(0, whole - part) for whole, part in zip(resized, size, strict=True)]
     return {"out_hw": size, "resized_hw": resized, "black_pad_hw": pad, "crop_hw": crop}

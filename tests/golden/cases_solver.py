@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...wan_s2v_model.sampler import sample_dpmpp, sample_unipc
-from ...wan_s2v_model.schedule import build_schedule
+from ...wan_s2v_model.sampling.schedule import build_schedule
+from ...wan_s2v_model.sampling.solvers import sample_dpmpp, sample_unipc
 from .case import EXACT, Case, Measured, Row
 
 SAMPLE_TOLERANCE = 5e-6

@@ -21,10 +21,10 @@ def _inference(bridge):
 @pytest.fixture(scope="module")
 def plan(bridge):
     num_frames = NUM_CLIPS * FRAMES_PER_CLIP - 3
-    plan_timeline = pack_module("wan_s2v_model.timeline").plan_timeline
+    plan_timeline = pack_module("wan_s2v_model.conditioning.timeline").plan_timeline
     timeline = plan_timeline(num_frames * 1000, 16_000, num_frames * 1000, frames_per_clip=FRAMES_PER_CLIP)
     generator = torch.Generator().manual_seed(0)
-    return pack_module("wan_s2v_model.pipeline").Plan(
+    return pack_module("wan_s2v_model.conditioning.plan").Plan(
         timeline=timeline,
         height=SIDE,
         width=SIDE,
@@ -38,8 +38,8 @@ def plan(bridge):
 @pytest.fixture
 def run(bridge, plan, vae):
     """Continues the run in a folder with a model."""
-    store_class = pack_module("wan_s2v_model.run_store").RunStore
-    finish_run = pack_module("wan_s2v_model.clip_loop").finish_run
+    store_class = pack_module("wan_s2v_model.runs.store").RunStore
+    finish_run = pack_module("wan_s2v_model.runs.finish").finish_run
 
     def finish(folder, model):
         run_vae = bridge.RunVae(vae)

@@ -44,7 +44,7 @@ def sampler(bridge, model, cfg=4.5):
 
 
 def plan(**options):
-    timeline = pack_module("wan_s2v_model.timeline").plan_timeline(160_000, 16_000, 160_000)
+    timeline = pack_module("wan_s2v_model.conditioning.timeline").plan_timeline(160_000, 16_000, 160_000)
     return SimpleNamespace(**{"timeline": timeline, "height": 480, "width": 832, **options})
 
 

@@ -28,8 +28,8 @@ def temp(tmp_path, monkeypatch):
 
 
 def make_plan(layers, channels):
-    timeline = pack_module("wan_s2v_model.timeline").plan_timeline(RATE_HZ, RATE_HZ, RATE_HZ, frames_per_clip=16)
-    return pack_module("wan_s2v_model.pipeline").Plan(
+    timeline = pack_module("wan_s2v_model.conditioning.timeline").plan_timeline(RATE_HZ, RATE_HZ, RATE_HZ, frames_per_clip=16)
+    return pack_module("wan_s2v_model.conditioning.plan").Plan(
         timeline=timeline,
         height=SIDE,
         width=SIDE,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge
-from wan_s2v_pack.wan_s2v_model.clip_loop import finish_run
-from wan_s2v_pack.wan_s2v_model.clips import Clips
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
+from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.constants import MOTION_LATENTS
-from wan_s2v_pack.wan_s2v_model.pipeline import Plan, clip_decoder
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore
-from wan_s2v_pack.wan_s2v_model.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
+from wan_s2v_pack.wan_s2v_model.runs.finish import finish_run
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import clip_decoder
 
 pytestmark = pytest.mark.comfy
 

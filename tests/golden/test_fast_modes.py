@@ -25,7 +25,7 @@ def clip_sampler(bridge, model, positive_options=None, **settings):
 
 
 def sample_clip(sampler, clip=0, num_latent_frames=2):
-    conditioning = pack_module("wan_s2v_model.conditioning").ClipConditioning(
+    conditioning = pack_module("wan_s2v_model.conditioning.clip").ClipConditioning(
         audio_embedding=randn(1, 25, 32, 4 * num_latent_frames),
         ref_latents=randn(2, 16, 1, 8, 8),
         motion_latents=randn(3 + clip, 16, 19, 8, 8),

@@ -17,7 +17,7 @@ def model(request, bridge, checkpoint):
 @pytest.fixture
 def count(bridge, monkeypatch):
     """Sample a clip; return its latents and how many entries of batches went through the self attention of the first block."""
-    layers = pack_module("wan_s2v_model.layers")
+    layers = pack_module("wan_s2v_model.transformer.blocks")
     attend, entries = layers.Block.attend, []
 
     def noted(block, stream, *arguments, transformer_options, **options):
@@ -41,7 +41,7 @@ def alone(monkeypatch):
 
 @pytest.mark.parametrize("audio_cfg", [None, 6.0], ids=["two conditionings", "three conditionings"])
 def test_once_in_each_step(bridge, model, count, monkeypatch, audio_cfg):
-    audio = audio_cfg and pack_module("wan_s2v_model.guidance").AudioGuidance(audio_cfg, 0.0, 1.0, 1.0)
+    audio = audio_cfg and pack_module("wan_s2v_model.sampling.guidance").AudioGuidance(audio_cfg, 0.0, 1.0, 1.0)
     shared, entries = count(clip_sampler(bridge, model, audio=audio))
     assert entries == STEPS
     alone(monkeypatch)

@@ -32,7 +32,7 @@ def model(request, bridge, checkpoint):
 
 
 def audio(cfg, start=0.0, end=1.0, strength=1.0):
-    return pack_module("wan_s2v_model.guidance").AudioGuidance(cfg, start, end, strength)
+    return pack_module("wan_s2v_model.sampling.guidance").AudioGuidance(cfg, start, end, strength)
 
 
 def clip(bridge, model, **settings):
@@ -198,8 +198,8 @@ def test_caches_skip_all_three_calls(bridge, model, name):
 
 @pytest.fixture(scope="module")
 def prompts():
-    module = pack_module("wan_s2v_model.prompt_schedule")
-    timeline = pack_module("wan_s2v_model.timeline").plan_timeline(3 * 80_000, 16_000, 3 * 80_000)
+    module = pack_module("wan_s2v_model.conditioning.prompts")
+    timeline = pack_module("wan_s2v_model.conditioning.timeline").plan_timeline(3 * 80_000, 16_000, 3 * 80_000)
     texts = [[[randn(seed, 9, 64), {}]] for seed in (4, 14)]
 
     def scheduled(blend_clips=0):

@@ -59,10 +59,10 @@ def test_bad_values_are_refused_with_the_name_of_the_input(nodes):
 
 
 def test_what_a_linked_name_stands_for_is_always_read_again(bridge):
-    assert math.isnan(pack_module("nodes.continuity").WanS2VTail.fingerprint_inputs(run_name=None))
-    assert math.isnan(pack_module("nodes.sync").WanS2VSyncReport.fingerprint_inputs(path=None))
+    assert math.isnan(pack_module("nodes.video").WanS2VTail.fingerprint_inputs(run_name=None))
+    assert math.isnan(pack_module("nodes.reports").WanS2VSyncReport.fingerprint_inputs(path=None))
 
 
 def test_sound_of_a_silent_video(bridge):
     with pytest.raises(ValueError, match="There is no audio: the video that it comes from has no sound"):
-        pack_module("nodes.audio").select("audio", None, 0.0, 0.0)
+        pack_module("wan_s2v_model.audio.selection").select("audio", None, 0.0, 0.0)

@@ -24,7 +24,7 @@ def waveform():
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    module = pack_module("wan_s2v_model.wav2vec2")
+    module = pack_module("wan_s2v_model.audio.wav2vec2")
     for name in ("FRONT_PIECE", "ROW_PIECE"):
         monkeypatch.setattr(module, name, 20)
 
@@ -69,7 +69,7 @@ def test_cancelling_stops_within_a_piece(encoder, waveform, monkeypatch):
 
 def test_a_device_that_is_large_enough_gives_the_whole(encoder, waveform, monkeypatch, caplog):
     expected = encoder.hidden_states(waveform)
-    monkeypatch.setattr(pack_module("wan_s2v_model.comfy_bridge.audio"), "WINDOW_FRAMES", 50)
+    monkeypatch.setattr(pack_module("wan_s2v_model.comfy_bridge.audio_encoder"), "WINDOW_FRAMES", 50)
     assert torch.equal(encoder.hidden_states(waveform), expected)
     assert "hears only" not in caplog.text
 
@@ -77,7 +77,7 @@ def test_a_device_that_is_large_enough_gives_the_whole(encoder, waveform, monkey
 def test_a_device_that_is_too_small_gets_windows_and_the_log_says_so(encoder, waveform, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, logger="wan_s2v")
     expected = encoder.hidden_states(waveform)
-    audio, wav2vec2 = pack_module("wan_s2v_model.comfy_bridge.audio"), pack_module("wan_s2v_model.wav2vec2")
+    audio, wav2vec2 = pack_module("wan_s2v_model.comfy_bridge.audio_encoder"), pack_module("wan_s2v_model.audio.wav2vec2")
     for module in (audio, wav2vec2):
         monkeypatch.setattr(module, "WINDOW_FRAMES", 50)
     monkeypatch.setattr(audio, "CONTEXT_FRAMES", 25)
@@ -101,7 +101,7 @@ def test_comfyuis_own_protocol(encoder, waveform):
 def test_node_keeps_a_long_sound_in_half_precision_in_the_temporary_folder(encoder, waveform, monkeypatch, tmp_path):
     import folder_paths
 
-    node, feature_file = pack_module("nodes.audio").WanS2VAudioEncode, pack_module("wan_s2v_model.feature_file")
+    node, feature_file = pack_module("nodes.audio").WanS2VAudioEncode, pack_module("wan_s2v_model.audio.feature_file")
     inputs = {"audio_encoder": encoder, "audio": {"waveform": waveform[None, None], "sample_rate": 16_000}, "start": 0.0, "duration": 0.0}
     short = node.execute(**inputs).args[0].features
     folders = []
@@ -122,7 +122,7 @@ def test_rest_is_the_middle_of_encoded_silence(encoder, waveform):
     assert plain.rest is None
     assert torch.equal(rested.features, plain.features)
     silence = encoder.hidden_states(torch.zeros(80_000))
-    resampled = pack_module("wan_s2v_model.audio_features").layer_at_16fps
+    resampled = pack_module("wan_s2v_model.audio.features").layer_at_16fps
     assert torch.equal(rested.rest.features, torch.stack([resampled(layer)[:, 40] for layer in silence]))
     assert rested.rest.pauses == frozenset()
 

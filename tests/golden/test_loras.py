@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from wan_s2v_pack.scripts import tiny_loras
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours, save_checkpoint
-from wan_s2v_pack.tests.unit.test_lora_adapters import APPLICABLE
+from wan_s2v_pack.tests.unit.checkpoints.test_lora_adapters import APPLICABLE
 
 pytestmark = pytest.mark.comfy
 
@@ -46,7 +46,7 @@ def with_stock_lora(model, path, strength):
 
 
 def sample(bridge, model):
-    conditioning = pack_module("wan_s2v_model.conditioning").ClipConditioning(
+    conditioning = pack_module("wan_s2v_model.conditioning.clip").ClipConditioning(
         audio_embedding=torch.randn(1, 25, 32, 8, generator=torch.Generator().manual_seed(1)),
         ref_latents=torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(2)),
         motion_latents=torch.randn(1, 16, 19, 8, 8, generator=torch.Generator().manual_seed(3)),
@@ -134,7 +134,7 @@ def test_bf16_weights_are_rounded_once(bridge, checkpoint, lora, golden_folder, 
 
 
 def test_the_fingerprint_tells_strengths_apart_and_does_not_depend_on_patching(bridge, checkpoint, lora):
-    identity = pack_module("wan_s2v_model.fingerprint").model_identity
+    identity = pack_module("wan_s2v_model.runs.fingerprint").model_identity
     model = load_ours(bridge, checkpoint)
     strong, weak, again = (bridge.apply_lora(model, lora[0], strength)[0] for strength in (0.8, 0.3, 0.8))
     identities = [identity(each)["loras"] for each in (model, strong, weak)]
@@ -166,7 +166,7 @@ def test_report_and_log_name_what_does_not_fit(bridge, checkpoint, lora, caplog)
 def test_comfyui_applies_the_adapters_that_pass_the_check(bridge, shapes, target, caplog):
     import comfy.lora
 
-    read_lora = pack_module("wan_s2v_model.lora").read_lora
+    read_lora = pack_module("wan_s2v_model.checkpoints.lora").read_lora
     generator = torch.Generator().manual_seed(0)
     tensors = {f"blocks.0.layer.{part}": torch.rand(shape, generator=generator) for part, shape in shapes.items()}
     lora = read_lora(tensors, {"blocks.0.layer.weight": target}, "lora.safetensors")

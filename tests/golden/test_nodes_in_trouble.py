@@ -38,8 +38,8 @@ def output(bridge, tmp_path, monkeypatch):
 def clips(bridge, vae, tmp_path):
     """The finished clips of a run whose frames are noise."""
     num_samples = NUM_FRAMES * RATE_HZ // 16
-    timeline = pack_module("wan_s2v_model.timeline").plan_timeline(num_samples, RATE_HZ, num_samples, frames_per_clip=16)
-    plan = pack_module("wan_s2v_model.pipeline").Plan(
+    timeline = pack_module("wan_s2v_model.conditioning.timeline").plan_timeline(num_samples, RATE_HZ, num_samples, frames_per_clip=16)
+    plan = pack_module("wan_s2v_model.conditioning.plan").Plan(
         timeline=timeline,
         height=SIDE,
         width=SIDE,
@@ -48,12 +48,12 @@ def clips(bridge, vae, tmp_path):
         sample_rate_hz=RATE_HZ,
         ref_latents=torch.zeros(1, 16, 1, SIDE // 8, SIDE // 8),
     )
-    with pack_module("wan_s2v_model.run_store").RunStore.open(tmp_path / "run", {}) as store:
+    with pack_module("wan_s2v_model.runs.store").RunStore.open(tmp_path / "run", {}) as store:
         for clip in range(timeline.num_clips):
             frames = torch.randint(0, 256, (timeline.clip_frames(clip), SIDE, SIDE, 3), dtype=torch.uint8)
             latents = torch.zeros(16, timeline.num_latent_frames, SIDE // 8, SIDE // 8)
             store.write_clip(clip, latents=latents, motion_latents=torch.zeros(1, 16, 19, SIDE // 8, SIDE // 8), frames=frames)
-        yield pack_module("wan_s2v_model.clips").Clips(store, plan, delete_with_handle=False, vae=vae)
+        yield pack_module("wan_s2v_model.runs.clips").Clips(store, plan, delete_with_handle=False, vae=vae)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_cancel_in_prepare(encoder, vae, monkeypatch, output):
 
 
 def test_cancel_in_audio_encode(encoder, monkeypatch, output):
-    assert press(monkeypatch, pack_module("wan_s2v_model.feature_file"), "layer_at_16fps", 0, lambda: listen(encoder)) == 0
+    assert press(monkeypatch, pack_module("wan_s2v_model.audio.feature_file"), "layer_at_16fps", 0, lambda: listen(encoder)) == 0
     assert not files(output.parent)
 
 
@@ -119,7 +119,7 @@ def test_cancel_in_decode(vae, clips, monkeypatch, output):
 
 @pytest.mark.parametrize("kind", ["clips", "images"])
 def test_cancel_in_save(kind, clips, monkeypatch, output):
-    writer = pack_module("wan_s2v_model.video_writer")
+    writer = pack_module("wan_s2v_model.media.video_writer")
     source = {"clips": clips} if kind == "clips" else {"images": torch.rand(NUM_FRAMES, SIDE, SIDE, 3)}
     late = press(monkeypatch, writer, "_to_rgb", 0, lambda: save(**source)) / SIDE  # frames, of as many rows
     assert late < STILL_ALLOWED
@@ -151,7 +151,7 @@ def fail_once(monkeypatch, owner, name, at_call=1):
 @pytest.mark.parametrize("at_call", [1, 2, 4], ids=["pose", "pose of a later clip", "picture"])
 def test_out_of_memory_in_prepare(at_call, encoder, vae, monkeypatch, output, caplog):
     expected = prepare(encoder, vae)
-    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.out_of_memory"), FUNCTIONS["encode"], at_call)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.memory"), FUNCTIONS["encode"], at_call)
     plan = prepare(encoder, vae)
     assert torch.equal(plan.ref_latents, expected.ref_latents)
     assert all(torch.equal(*pair) for pair in zip(plan.pose_latents, expected.pose_latents, strict=True))
@@ -161,7 +161,7 @@ def test_out_of_memory_in_prepare(at_call, encoder, vae, monkeypatch, output, ca
 def test_out_of_memory_in_audio_encode(encoder, monkeypatch, output, caplog):
     """In the middle of the layers: those that were there already are forgotten."""
     expected = listen(encoder).args[0].features
-    fail_once(monkeypatch, pack_module("wan_s2v_model.feature_file"), "layer_at_16fps", at_call=10)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.audio.feature_file"), "layer_at_16fps", at_call=10)
     assert torch.equal(listen(encoder).args[0].features, expected)
     assert [line.partition(" (")[0] for line in warnings(caplog)] == ["the GPU ran out of memory in audio encoding"]
 
@@ -169,7 +169,7 @@ def test_out_of_memory_in_audio_encode(encoder, monkeypatch, output, caplog):
 def test_out_of_memory_in_decode(vae, clips, monkeypatch, output, caplog):
     node = pack_module("nodes.video").WanS2VDecode
     expected = node.execute(clips).args[0]
-    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.out_of_memory"), FUNCTIONS["decode"], at_call=2)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.memory"), FUNCTIONS["decode"], at_call=2)
     assert torch.equal(node.execute(clips).args[0], expected)
     assert len(warnings(caplog)) == 1
 

@@ -50,7 +50,7 @@ def load_packed(bridge):
 
 def picked(models, pick) -> str:
     """The path behind a choice of a loader."""
-    checkpoint = pack_module("wan_s2v_model.checkpoint")
+    checkpoint = pack_module("wan_s2v_model.checkpoints.s2v")
     folder, _, name = pick.partition("/")
     files = [str(path.relative_to(models / folder)) for path in (models / folder).rglob("*") if path.suffix in WEIGHTS]
     return str(models / folder / checkpoint.with_folders(checkpoint.collapse_shards(files))[name])
@@ -61,7 +61,7 @@ def randn(seed, *shape):
 
 
 def sample(bridge, model):
-    conditioning = pack_module("wan_s2v_model.conditioning").ClipConditioning(
+    conditioning = pack_module("wan_s2v_model.conditioning.clip").ClipConditioning(
         audio_embedding=randn(1, 25, 32, 16), ref_latents=randn(2, 16, 1, 8, 8), motion_latents=randn(3, 16, 19, 8, 8)
     )
     text = [[randn(4, 9, 64), {}]]
@@ -70,7 +70,7 @@ def sample(bridge, model):
 
 
 def encode(clip):
-    return pack_module("wan_s2v_model.text_encoder").encode_prompt(clip, "A fox tells a story by the fire, 4k.")[0][0]
+    return pack_module("wan_s2v_model.conditioning.prompts").encode_prompt(clip, "A fox tells a story by the fire, 4k.")[0][0]
 
 
 def decode(vae):
@@ -129,7 +129,7 @@ def test_scales_that_would_not_be_used_are_refused(bridge, models, tmp_path, nam
     save_file({key: tensor for key, tensor in tensors.items() if key != "scaled_fp8" and not key.endswith(".comfy_quant")}, path)
     options = [EXACT] if loader == "load_diffusion_model" else []
     message = r"rewritten\.safetensors does not say how its quantised weights are stored: \d+ tensors without a mark"
-    with pytest.raises(pack_module("wan_s2v_model.checkpoint").CheckpointError, match=message):
+    with pytest.raises(pack_module("wan_s2v_model.checkpoints.s2v").CheckpointError, match=message):
         getattr(bridge, loader)(str(path), *options)
 
 
@@ -150,7 +150,9 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(bridge, tmp_path, loader, 
     path, mark = tmp_path / "model.pth", tmp_path / "code was run"
     torch.save({"weight": Malicious(mark)}, path, _use_new_zipfile_serialization=new_format)
     options = {"load_diffusion_model": [EXACT], "load_vae": ["fp32"], "AudioEncoder": ["fp32"]}.get(loader, [])
-    with pytest.raises(pack_module("wan_s2v_model.checkpoint").CheckpointError, match=r"model\.pth is damaged or holds no weights \(.+\)"):
+    with pytest.raises(
+        pack_module("wan_s2v_model.checkpoints.s2v").CheckpointError, match=r"model\.pth is damaged or holds no weights \(.+\)"
+    ):
         getattr(bridge, loader)(str(path), *options)
     assert not mark.exists()
     torch.load(path, weights_only=False)

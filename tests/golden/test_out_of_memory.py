@@ -22,7 +22,7 @@ def _inference(bridge):
 
 @pytest.fixture(scope="module")
 def ladders(bridge):
-    return pack_module("wan_s2v_model.comfy_bridge.out_of_memory")
+    return pack_module("wan_s2v_model.comfy_bridge.memory")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_sampling_goes_on_with_the_same_result(bridge, model, expected, caplog, 
     lines = warnings(caplog)
     assert len(lines) == failures
     assert lines[0] == f"{LOGGED} sampling (CUDA out of memory. Tried to allocate 2.00 GiB.); once more, with everything else off the GPU"
-    key = pack_module("wan_s2v_model.rope").CHUNK_ROWS_KEY
+    key = pack_module("wan_s2v_model.kernels.row_chunks").CHUNK_ROWS_KEY
     assert [key in block.options[0], key in block.options[-1]] == [False, failures == 2]
 
 
@@ -76,7 +76,7 @@ def test_rung_stays_taken_for_the_clips_that_follow(bridge, model, caplog):
     sample_clip(sampler)
     block.options.clear()
     sample_clip(sampler, clip=1)
-    assert pack_module("wan_s2v_model.rope").CHUNK_ROWS_KEY in block.options[0]
+    assert pack_module("wan_s2v_model.kernels.row_chunks").CHUNK_ROWS_KEY in block.options[0]
     assert len(warnings(caplog)) == 2
 
 
@@ -153,7 +153,7 @@ def test_vae_raises_behind_the_smallest_tiles(bridge, ladders, vae, monkeypatch,
     tried = failing(monkeypatch, ladders, name, math.inf)
     with pytest.raises(torch.OutOfMemoryError, match=f"in VAE {name}, and there is no way left.*bf16"):
         getattr(bridge.RunVae(vae), name)(TENSORS[name]())
-    ladder = pack_module("wan_s2v_model.vae_tiling").grids(HEIGHT, WIDTH)
+    ladder = pack_module("wan_s2v_model.cost.vae_tiles").grids(HEIGHT, WIDTH)
     assert tried == [(1, 1), *ladder]
 
 

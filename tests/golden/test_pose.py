@@ -22,7 +22,7 @@ def model(request, bridge, checkpoint):
 @pytest.fixture
 def seen(monkeypatch):
     """The pose latents of every model call."""
-    transformer = pack_module("wan_s2v_model.transformer").WanS2VTransformer
+    transformer = pack_module("wan_s2v_model.transformer.model").WanS2VTransformer
     forward, calls = transformer.forward, []
 
     def note(*args, pose_latents=None, **kwargs):

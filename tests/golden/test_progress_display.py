@@ -13,7 +13,7 @@ pytestmark = pytest.mark.comfy
 @pytest.fixture(scope="module")
 def display():
     try:
-        return pack_module("wan_s2v_model.comfy_bridge.progress_display")
+        return pack_module("wan_s2v_model.comfy_bridge.display")
     except ComfyUINotFoundError as error:
         pytest.skip(str(error))
 
@@ -51,7 +51,7 @@ def test_bar_counts_the_steps_of_all_clips(display, node, monkeypatch):
     sent, moved = [], []
     serve(monkeypatch, send_progress_text=lambda text, node_id: sent.append(text))
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: moved.append((value, total)))
-    progress = pack_module("wan_s2v_model.progress").Progress(3, 10)
+    progress = pack_module("wan_s2v_model.sampling.progress").Progress(3, 10)
     report = display.step_reporter(SimpleNamespace(load_device=torch.device("cpu")), progress)
     report(1, torch.zeros(1, 16, 2, 4, 4))
     report(30, torch.zeros(1, 16, 2, 4, 4))

@@ -32,7 +32,7 @@ def load(bridge, models, tmp_path):
 
 
 def refusal(message):
-    return pytest.raises(pack_module("wan_s2v_model.checkpoint").CheckpointError, match=message)
+    return pytest.raises(pack_module("wan_s2v_model.checkpoints.s2v").CheckpointError, match=message)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])

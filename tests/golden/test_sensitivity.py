@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 from wan_s2v_pack.tests.golden.folder import find_jobs
-from wan_s2v_pack.wan_s2v_model import attention, audio_injector, linears, motion_packer, rope, transformer
-from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
+from wan_s2v_pack.wan_s2v_model.kernels import fused, linears
+from wan_s2v_pack.wan_s2v_model.transformer import attention, audio_injector, rope
+from wan_s2v_pack.wan_s2v_model.transformer import model as transformer
+from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
+from wan_s2v_pack.wan_s2v_model.transformer.tokens import MotionPacker
 
 FIRST_CLIP = "c2_wide_8x26_first"  # 4 latent frames, no motion tokens
 LATER_CLIP = "g_small_scale"  # 3 latent frames, with motion tokens; its small residual shows the epsilons of the norms
@@ -70,7 +73,7 @@ def norm_per_head(patch):
     def by_head(x, weight, eps, rotation):
         heads = x.unflatten(-1, (-1, 128))
         scaled = heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + eps) * weight.unflatten(-1, (-1, 128))
-        return (scaled if rotation is None else rope.apply_rope(scaled, *rotation)).flatten(-2)
+        return (scaled if rotation is None else fused.apply_rope(scaled, *rotation)).flatten(-2)
 
     patch.setattr(attention, "rms_norm_rope", by_head)
 
@@ -86,8 +89,8 @@ def swapped_shift_and_scale(patch):
 
 
 def newest_latents_to_the_4x_bucket(patch):
-    forward = motion_packer.MotionPacker.forward
-    patch.setattr(motion_packer.MotionPacker, "forward", lambda self, latents, *args: forward(self, latents.flip(2), *args))
+    forward = MotionPacker.forward
+    patch.setattr(MotionPacker, "forward", lambda self, latents, *args: forward(self, latents.flip(2), *args))
 
 
 MISTAKES = {

@@ -83,7 +83,7 @@ def test_tiles_encode_the_same(module, vae, num_frames):
 
 
 def test_tiles_that_see_less_would_show(module, vae, monkeypatch):
-    tiling = pack_module("wan_s2v_model.vae_tiling")
+    tiling = pack_module("wan_s2v_model.cost.vae_tiles")
     latents = random_latents(2, HEIGHT, WIDTH)
     whole = module.decode_latents(vae, latents, (1, 1))
     monkeypatch.setattr(tiling, "OVERLAP", 6)

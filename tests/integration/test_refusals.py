@@ -53,7 +53,7 @@ def refusal(loader: str, path: Path) -> str:
     with pytest.raises(ValueError, match=re.escape(path.name)) as caught:
         LOADERS[loader](path)
     message = str(caught.value)
-    assert type(caught.value) is pack_module("wan_s2v_model.identify").CheckpointError, repr(caught.value)
+    assert type(caught.value) is pack_module("wan_s2v_model.checkpoints.file_format").CheckpointError, repr(caught.value)
     assert not INTERNALS.search(message), message
     return message
 
@@ -299,7 +299,7 @@ def official_umt5(models, folder, vocabulary_size=None):
     tokenizer = bytes(tensors.pop("spiece_model"))
     if vocabulary_size:
         tensors["shared.weight"] = torch.zeros(vocabulary_size, tensors["shared.weight"].shape[1])
-    rename = pack_module("wan_s2v_model.text_encoder")._comfyui_name
+    rename = pack_module("wan_s2v_model.checkpoints.umt5")._comfyui_name
     names = ["token_embedding.weight", "norm.weight"]
     parts = ["norm1", "norm2", "attn.q", "attn.k", "attn.v", "attn.o", "pos_embedding.embedding", "ffn.gate.0", "ffn.fc1", "ffn.fc2"]
     names += [f"blocks.{index}.{part}.weight" for index in range(2) for part in parts]

@@ -10,7 +10,7 @@ import pytest
 from wan_s2v_pack.cli.errors import PromptFailed, PromptInterrupted, PromptRefused
 from wan_s2v_pack.cli.server import free_port
 from wan_s2v_pack.tests.fake_cosyvoice import SENTENCE_S, make_environment, running_worker
-from wan_s2v_pack.wan_s2v_model.speech_worker import wait_until_ready
+from wan_s2v_pack.wan_s2v_model.media.speech_worker import wait_until_ready
 
 from .graphs import Prompt, add, find, inputs_of, quick_start
 

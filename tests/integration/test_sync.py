@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS
+from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 
 from .graphs import Prompt, add, find, flash_graph, inputs_of
 from .sounds import write_wav

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 from wan_s2v_pack.cli import runs
-from wan_s2v_pack.wan_s2v_model.config import WanS2VConfig
-from wan_s2v_pack.wan_s2v_model.transformer import WanS2VTransformer
+from wan_s2v_pack.wan_s2v_model.transformer.config import WanS2VConfig
+from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 
 NUM_LATENT_FRAMES, HEIGHT, WIDTH = 2, 8, 12  # latents: 24 tokens per frame
 

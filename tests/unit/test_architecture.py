@@ -233,7 +233,7 @@ def test_checker_accepts_a_layered_tree(tmp_path):
         ("wan_s2v_model/transformer.py", "import nodes", "only comfy_bridge reaches ComfyUI"),
         ("wan_s2v_model/pipeline.py", "importlib.import_module('comfy.sd')", "imports are written as statements"),
         ("wan_s2v_model/pipeline.py", "__import__('comfy')", "imports are written as statements"),
-        ("wan_s2v_model/pipeline.py", "from wan_s2v_model.rope import B", "inside the pack imports are relative"),
+        ("wan_s2v_model/pipeline.py", "from wan_s2v_model.transformer.rope import B", "inside the pack imports are relative"),
         ("wan_s2v_model/pipeline.py", "from ...elsewhere import B", "not a module of the pack's layers"),
         ("wan_s2v_model/__init__.py", "from .pipeline import run", "points to a higher layer"),
         ("wan_s2v_model/extra.py", "", "extra.py: give the new module a layer"),

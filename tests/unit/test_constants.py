@@ -3,7 +3,7 @@
 import hashlib
 
 from wan_s2v_pack.wan_s2v_model import constants
-from wan_s2v_pack.wan_s2v_model.config import S2V_14B, WanS2VConfig
+from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B, WanS2VConfig
 
 
 def test_motion_history():

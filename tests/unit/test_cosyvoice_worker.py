@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from wan_s2v_pack.tests.fake_cosyvoice import PROMPTS, SAMPLE_RATE, SENTENCE_S, WORKER, make_environment, running_worker
-from wan_s2v_pack.wan_s2v_model import speech_worker
-from wan_s2v_pack.wan_s2v_model.speech import write_wav
-from wan_s2v_pack.wan_s2v_model.speech_worker import SpeechRequest, ask_worker, read_health, wait_until_ready
+from wan_s2v_pack.wan_s2v_model.media import speech_worker
+from wan_s2v_pack.wan_s2v_model.media.espeak import write_wav
+from wan_s2v_pack.wan_s2v_model.media.speech_worker import SpeechRequest, ask_worker, read_health, wait_until_ready
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "text_to_speech.md"
 REFERENCE = write_wav(torch.zeros(1, 48000), 24000)  # 2 s

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.file_lock import lock_file
-from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter, remove_abandoned
+from wan_s2v_pack.wan_s2v_model.files import lock_file
+from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
+from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter, remove_abandoned
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 MP4 = FORMATS["mp4 (h264)"]
@@ -47,7 +48,8 @@ def test_what_a_killed_process_was_writing_is_removed(path):
         import os, pathlib, runpy, signal
         runpy.run_path({str(CONFTEST)!r})
         import torch
-        from wan_s2v_pack.wan_s2v_model.video_writer import FORMATS, VideoWriter
+        from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
+        from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
         size = dict(width=64, height=48, fps=16)
         with VideoWriter(pathlib.Path({str(path)!r}), **size, video_format=FORMATS["mp4 (h264)"], quality=18) as writer:
             writer.write(torch.zeros(8, 48, 64, 3, dtype=torch.uint8))

@@ -13,15 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from wan_s2v_pack.tests.node_texts import (
-    CONTROL,
-    LOCALES,
-    aliases,
-    categories,
-    node_texts,
-    read_locale,
-    write_locale,
-)
+from wan_s2v_pack.tests.node_texts import CONTROL, LOCALES, aliases, categories, node_texts, read_locale, write_locale
 
 UPDATE = "UPDATE_LOCALES"
 TRANSLATED = sorted(path.name for path in LOCALES.iterdir() if path.name != "en")

@@ -13,7 +13,7 @@ from wan_s2v_pack.tests.damaged_files import AGAIN, DAMAGED_FILES, LFS_POINTER, 
 from wan_s2v_pack.tests.damaged_files import GGUF as GGUF_FILE
 from wan_s2v_pack.tests.damaged_files import write as write_damaged
 from wan_s2v_pack.tests.foreign_files import FOREIGN_FILES, official_umt5, prefixed, wav2vec2
-from wan_s2v_pack.wan_s2v_model.identify import S2V_KEYS
+from wan_s2v_pack.wan_s2v_model.checkpoints.identify import S2V_KEYS
 
 ONLY_SEEN_WHEN_LOADED = {
     "strange_type.safetensors",

@@ -18,8 +18,9 @@ from wan_s2v_pack.cli.runs import report
 from wan_s2v_pack.cli.runs.folder import RunsError, find_run, find_runs, locked, read_run
 from wan_s2v_pack.cli.runs.verify import verify
 from wan_s2v_pack.tests.run_folders import DAY_S, SETTINGS, clip, clip_path, cut_off, flip_last_byte, make_run, names, without_hashes
-from wan_s2v_pack.wan_s2v_model import constants, run_store
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore
+from wan_s2v_pack.wan_s2v_model import constants
+from wan_s2v_pack.wan_s2v_model.runs import manifest
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,18 +29,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_names_are_those_of_the_run_store():
-    assert {
-        name: getattr(run_folder, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "TEMPORARY_SUFFIX", "LIVE_VIDEO_NAME")
-    } == {name: getattr(run_store, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "TEMPORARY_SUFFIX", "LIVE_VIDEO_NAME")}
-    assert run_folder.NEWEST_VERSION == run_store.FORMAT_VERSION
+    assert {name: getattr(run_folder, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "LIVE_VIDEO_NAME")} == {
+        name: getattr(manifest, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "LIVE_VIDEO_NAME")
+    }
+    assert run_folder.NEWEST_VERSION == manifest.FORMAT_VERSION
     assert constants.VIDEO_FPS == run_folder.FPS
-    names = ast.parse((ROOT / "nodes" / "run_names.py").read_text(encoding="utf-8"))
+    names = ast.parse((ROOT / "nodes" / "inputs.py").read_text(encoding="utf-8"))
     assert run_folder.RUNS_FOLDER in {node.value for node in ast.walk(names) if isinstance(node, ast.Constant)}
 
 
 def test_facts_of_a_run(runs_folder):
     run = read_run(make_run(runs_folder, "song"))
-    assert (run.name, run.manifest.version, run.in_use, run.num_finished, run.num_clips) == ("song", run_store.FORMAT_VERSION, False, 3, 4)
+    assert (run.name, run.manifest.version, run.in_use, run.num_finished, run.num_clips) == ("song", manifest.FORMAT_VERSION, False, 3, 4)
     assert (run.num_frames, run.size_px, run.is_finished, run.problem) == (57, (64, 48), False, "")
     assert run.size_bytes == sum(path.stat().st_size for path in run.folder.iterdir())
     assert run.leftovers == run.strange == ()

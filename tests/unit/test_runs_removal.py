@@ -13,7 +13,7 @@ from wan_s2v_pack.cli.runs.folder import InUseError, find_runs, read_run
 from wan_s2v_pack.cli.runs.removal import plan_clean, plan_delete, remove
 from wan_s2v_pack.cli.runs.verify import verify
 from wan_s2v_pack.tests.run_folders import SETTINGS, age, clip, clip_path, make_run, names
-from wan_s2v_pack.wan_s2v_model.run_store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 
 def test_delete_shows_first(runs_folder, runs_command):

@@ -11,7 +11,7 @@ from PIL import Image
 from wan_s2v_pack.cli.model_files import PARTS, by_name
 from wan_s2v_pack.tests.schemas import read_snapshot
 from wan_s2v_pack.wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, DEFAULT_STEPS
-from wan_s2v_pack.wan_s2v_model.schedule import build_schedule
+from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}

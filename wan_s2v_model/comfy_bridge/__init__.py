@@ -1,19 +1,16 @@
 """The only door to ComfyUI's internals: no other module of the package imports `comfy`. Written against ComfyUI 0.30."""
 
-from .attention import ATTENTIONS
-from .audio import AudioEncoder
+from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, vae_value_bytes
-from .fp8 import SPEEDS
-from .live_preview import file_shower
+from .display import file_shower
+from .kernels import ATTENTIONS, SPEEDS
 from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
 from .loras import apply_lora
-from .memory import take_memory_peak, take_others_off_gpu
+from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
-from .out_of_memory import RunVae, run_encoder
-from .runtime import free_host_memory, metadata_enabled, raise_if_interrupted
+from .runtime import free_host_memory, metadata_enabled, raise_if_interrupted, versions
 from .sampling import SAMPLER_NAMES, ClipSampler, SamplerSettings
-from .vae import decode_latents, encode_pixels, require_wan_vae
-from .versions import versions
+from .vae import RunVae, decode_latents, encode_pixels, require_wan_vae
 
 __all__ = [
     "ATTENTIONS",

@@ -8,14 +8,13 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..attention import FLOAT8_BEYOND
-from ..config import S2V_14B
-from ..estimate import ModelFacts, Rates, num_parameters
-from ..fused import kernels_work
-from ..linears import EXACT
-from ..resources import DeviceFacts
-from .attention import pick_attention
-from .fp8 import pick_linears, wants_float8_attention
+from ..cost.estimate import ModelFacts, Rates, num_parameters
+from ..cost.requirements import DeviceFacts
+from ..kernels.fused import kernels_work
+from ..kernels.linears import EXACT
+from ..transformer.attention import FLOAT8_BEYOND
+from ..transformer.config import S2V_14B
+from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
 

@@ -16,13 +16,15 @@ import torch
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 
-from ..checkpoint import check_shapes, infer_config, key_prefix, require_dimensions, require_fit, shard_files
+from ..checkpoints.file_format import AGAIN_OR_OTHER, INDEX_SUFFIX, CheckpointError
+from ..checkpoints.identify import S2V, WAN_VAE, Shapes, require
+from ..checkpoints.quantisation import fit_marks, is_quantisation
+from ..checkpoints.s2v import check_shapes, infer_config, key_prefix
+from ..checkpoints.shapes import require_dimensions, require_fit
+from ..checkpoints.shards import shard_files
+from ..checkpoints.umt5 import from_official, infer_umt5_config
+from ..checkpoints.weights_file import reading, require_tensors
 from ..constants import LATENT_CHANNELS
-from ..file_format import INDEX_SUFFIX
-from ..identify import AGAIN_OR_OTHER, S2V, WAN_VAE, CheckpointError, Shapes, require
-from ..quantised_file import fit_marks, is_quantisation
-from ..text_encoder import from_official, infer_umt5_config
-from ..weights_file import reading, require_tensors
 from .memory import keep_on_gpu
 from .model import S2VModelConfig
 

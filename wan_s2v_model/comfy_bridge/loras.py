@@ -6,8 +6,8 @@ from pathlib import Path
 import comfy.lora
 import comfy.model_patcher
 
-from ..checkpoint import expected_shapes
-from ..lora import read_lora
+from ..checkpoints.lora import read_lora
+from ..checkpoints.s2v import expected_shapes
 from .loaders import read_weights
 from .model import s2v_config
 from .raw_parameters import ROOT, patch_raw_parameters

@@ -1,15 +1,19 @@
 """Which model is on the GPU while the transformer samples."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sd
 import torch
 
 logger = logging.getLogger("wan_s2v")
-
 EVERYTHING_BYTES = 1e30
+OOM_ERRORS = (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR)
+KEPT = "The finished clips are kept where the run has a name: queue the same again to go on. "
+Result = TypeVar("Result")
 
 
 def keep_on_gpu(patcher: comfy.model_patcher.ModelPatcher, stays: bool) -> None:
@@ -67,3 +71,56 @@ def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Seque
     if stays_on_gpu(model):
         needed = model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
         comfy.model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)
+
+
+class Ladder:
+    """Repeats work that ran out of memory. A rung that was taken stays taken, so the work that follows does not fail there again.
+
+    Args:
+        what: the work, for the log. rungs: takes the next rung when it is advanced, and yields what was done, in words.
+        advice: what the user can do when no rung is left.
+    """
+
+    def __init__(self, what: str, rungs: Iterator[str], advice: str):
+        self._what, self._rungs, self._advice = what, rungs, advice
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """The result of the work.
+
+        Raises:
+            torch.OutOfMemoryError: there is no rung left.
+        """
+        while True:
+            try:
+                return work()
+            except OOM_ERRORS as error:
+                comfy.model_management.raise_non_oom(error)
+                reason = str(error).partition("\n")[0]
+            self._step_down(reason)  # behind the except clause, where the error no longer keeps the tensors of the failed work alive
+
+    def _step_down(self, reason: str) -> None:
+        comfy.model_management.soft_empty_cache()
+        rung = next(self._rungs, None)
+        if rung is None:
+            raise comfy.model_management.OOM_EXCEPTION(
+                f"The GPU ran out of memory in {self._what}, and there is no way left to use less. {self._advice} ({reason})"
+            )
+        comfy.model_management.soft_empty_cache()
+        logger.warning("the GPU ran out of memory in %s (%s); once more, %s", self._what, reason, rung)
+
+
+def run_encoder(what: str, encoder: Any, work: Callable[[], Result], advice: str) -> Result:
+    """The result of an encoder of text or sound; where memory runs out it gets the GPU to itself.
+
+    Args:
+        what: the work, for the log. encoder: a CLIP or AUDIO_ENCODER, with its `patcher`.
+        advice: what the user can do if that is too little.
+    Raises:
+        torch.OutOfMemoryError: that was not enough.
+    """
+
+    def rungs() -> Iterator[str]:
+        take_all_others_off_gpu(encoder.patcher)
+        yield "with everything else off the GPU"
+
+    return Ladder(what, rungs(), advice).run(work)

@@ -17,16 +17,14 @@ import comfy.supported_models
 import torch
 from torch import Tensor, nn
 
-from ..attention import OVERRIDE
-from ..casting import cast_weights
-from ..checkpoint import infer_config
-from ..config import WanS2VConfig
+from ..checkpoints.identify import S2V, require
+from ..checkpoints.s2v import infer_config
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
-from ..first_attention import FirstAttention
-from ..identify import S2V, require
-from ..transformer import ClipConstants, WanS2VTransformer, share_layers
-from .attention import pick_attention
-from .fp8 import SPEEDS, pick_linears, wants_float8_attention
+from ..kernels.casting import cast_weights
+from ..transformer.attention import OVERRIDE, FirstAttention
+from ..transformer.config import WanS2VConfig
+from ..transformer.model import ClipConstants, WanS2VTransformer, share_layers
+from .kernels import SPEEDS, pick_attention, pick_linears, wants_float8_attention
 from .raw_parameters import patch_raw_parameters, share_raw_parameters
 from .runtime import raise_if_interrupted
 

@@ -1,35 +1,34 @@
 """Samples clips through ComfyUI's guider, so that its samplers, previews, caches and multi-GPU nodes apply."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..anchors import AS_REFERENCE, Continuity
-from ..conditioning import ALL_STEPS, ClipConditioning
-from ..config import WanS2VConfig
+from ..conditioning.clip import ALL_STEPS, ClipConditioning
+from ..conditioning.plan import AS_REFERENCE, Continuity
+from ..conditioning.prompts import conditioning_of_clip
 from ..constants import MOTION_LATENTS
-from ..guidance import AudioGuidance, Scale, audio_scale, model_calls
-from ..pipeline import clip_seed
-from ..progress import Progress
-from ..prompt_schedule import conditioning_of_clip
-from ..rope import CHUNK_ROWS_KEY
-from ..sampler import sample_dpmpp, sample_unipc
-from ..schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_steps
-from .guidance import ScaledGuider
-from .memory import load_all_weights, take_all_others_off_gpu
+from ..kernels.row_chunks import CHUNK_ROWS_KEY
+from ..sampling.clip_loop import clip_seed
+from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
+from ..sampling.progress import Progress
+from ..sampling.schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_steps
+from ..sampling.solvers import sample_dpmpp, sample_unipc
+from ..transformer.config import WanS2VConfig
+from .display import step_reporter
+from .memory import KEPT, Ladder, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
-from .out_of_memory import KEPT, Ladder
-from .progress_display import step_reporter
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
-
 ADVICE = (
     f"{KEPT}For that close other programs, or switch offload on in Load Wan S2V Model. A smaller size, fewer frames per clip or an fp8 "
     "or GGUF file help, too, but with them it is another run."
@@ -37,6 +36,7 @@ ADVICE = (
 SMALL_CHUNK_ROWS = 2048  # tokens; a product of so many rows still keeps a GPU busy
 MIN_SIGMAS = 2
 SAMPLER_NAMES = (*SOLVERS, *(name for name in comfy.samplers.SAMPLER_NAMES if name not in SOLVERS))
+PREDICT = "sampler_calc_cond_batch_function"  # in model_options: predicts for all conditionings at once; another node may have set it
 
 
 class FlowSolver(comfy.samplers.Sampler):
@@ -224,3 +224,40 @@ def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list,
         return [[tensor, {**options, **values, "audio_embed": heard}] for tensor, options in conditioning]
 
     return add(positive, audio), add(negative, silence), add(positive, silence)
+
+
+class ScaledGuider(comfy.samplers.CFGGuider):
+    """Guides by the prompt and by the sound, each with its scale at some noise levels and with 1 at the others.
+
+    The prompt in silence is asked only where the scales differ, the negative prompt only where that of the prompt is not 1.
+    """
+
+    def __init__(self, model: comfy.model_patcher.ModelPatcher, text: Scale, audio: Scale):
+        super().__init__(model)
+        self.text, self.audio = text, audio
+        self.set_cfg(text.value)
+
+    def set_conds(self, positive, negative, silent=()):
+        super().set_conds(positive, negative)
+        if self.audio != self.text:
+            self.inner_set_conds({"silent": silent})
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        whole, level = self.cfg, float(timestep[0])
+        self.cfg, audio_cfg = self.text.at(level), self.audio.at(level)
+        if audio_cfg != self.cfg:
+            predict = functools.partial(self._weigh_sound, model_options.get(PREDICT, _predict), audio_cfg / self.cfg)
+            model_options = {**model_options, PREDICT: predict}
+        try:
+            return super().predict_noise(x, timestep, model_options, seed)
+        finally:
+            self.cfg = whole
+
+    def _weigh_sound(self, predict, ratio: float, args: dict[str, Any]) -> list[Tensor]:
+        """Predictions of both prompts, the positive one with its difference to silence times `ratio`: cfg then makes it audio_cfg."""
+        heard, negative, silent = predict({**args, "conds": [*args["conds"], self.conds["silent"]]})
+        return [heard + (ratio - 1) * (heard - silent), negative]
+
+
+def _predict(args: dict[str, Any]) -> list[Tensor]:
+    return comfy.samplers.calc_cond_batch(args["model"], args["conds"], args["input"], args["sigma"], args["model_options"])

@@ -9,7 +9,7 @@ causal cache would lose frames. A VAE with another network inside is run by its 
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import comfy.model_management
@@ -19,16 +19,19 @@ from comfy.ldm.wan.vae import CACHE_T, CausalConv3d, Resample, WanVAE, count_cac
 from torch import Tensor, nn
 
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
-from ..vae_memory import DECODE, ENCODE, VaePass, choose_grid, describe_choice
-from ..vae_tiling import Grid, tiles
+from ..cost.vae_memory import DECODE, ENCODE, VaePass, choose_grid, describe_choice
+from ..cost.vae_tiles import Grid, grids, tiles
+from .memory import KEPT, Ladder, take_all_others_off_gpu
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
-
 AT_ONCE = 2  # latents or frames, behind the first
 PLAIN_DIM = 96  # channels of Wan2.1's VAE at full resolution
-
 _announced: dict[str, tuple] = {}  # the last choice that was logged, for encode and for decode
+VAE_ADVICE = (
+    f"{KEPT}For that close other programs that use the GPU. Setting dtype to bf16 in Load Wan S2V VAE and a smaller size help, too, but "
+    "with them it is another run."
+)
 
 
 def require_wan_vae(vae: comfy.sd.VAE) -> None:
@@ -253,3 +256,46 @@ def _free_memory(vae: comfy.sd.VAE) -> float:
     """Bytes that can be had: with what other models' weights give up on demand, without what ComfyUI leaves to other programs."""
     reserved = 0 if vae.device.type == "cpu" else comfy.model_management.extra_reserved_memory()
     return vae.patcher.get_free_memory(vae.device) - reserved
+
+
+class RunVae:
+    """The VAE of one run, for pictures of one size: where memory runs out it gets the GPU to itself, then smaller tiles."""
+
+    def __init__(self, vae: comfy.sd.VAE):
+        self._vae = vae
+        self._tried: dict[str, Grid] = {}
+        self._chosen: dict[str, Grid] = {}
+        self._ladders: dict[str, Ladder] = {}
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """`encode_pixels`."""
+        num_frames, height, width = frames.shape[:3]
+        shape = ((num_frames - 1) // TEMPORAL_STRIDE + 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
+        return self._run("encode", shape, lambda grid: encode_pixels(self._vae, frames, grid))
+
+    def decode(self, latents: Tensor, newest: int | None = None) -> Tensor:
+        """`decode_latents`."""
+        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid, newest))
+
+    def _run(self, name: str, shape: tuple[int, ...], work: Callable[[Grid | None], Tensor]) -> Tensor:
+        num_latents, height, width = shape
+        if name not in self._ladders:
+            self._ladders[name] = Ladder(f"VAE {name}", self._rungs(name, height, width), VAE_ADVICE)
+
+        def attempt() -> Tensor:
+            if not can_tile(self._vae):
+                return work(None)
+            self._tried[name] = self._chosen.get(name) or fitting_grid(self._vae, name, height, width, num_latents)
+            return work(self._tried[name])
+
+        return self._ladders[name].run(attempt)
+
+    def _rungs(self, name: str, height: int, width: int) -> Iterator[str]:
+        take_all_others_off_gpu(self._vae.patcher)
+        yield "with everything else off the GPU"
+        if not can_tile(self._vae):
+            return
+        ladder = grids(height, width)
+        for grid in ladder[ladder.index(self._tried.get(name, ladder[0])) + 1 :]:
+            self._chosen[name] = grid
+            yield f"in {grid[0]} x {grid[1]} tiles"

@@ -1,0 +1,72 @@
+"""Values that come over a link: ComfyUI knows them only when a node runs, and checks neither their limits nor `validate_inputs` then."""
+
+import functools
+import inspect
+import numbers
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+OPTIONS_SHOWN = 10
+RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
+
+
+def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Let `execute` of a node raise ValueError for values that its widgets and its `validate_inputs` refuse."""
+    signature = inspect.signature(execute)
+
+    @functools.wraps(execute)
+    def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        given = signature.bind(cls, *args, **kwargs)
+        given.apply_defaults()
+        problem = _problem(cls, given.arguments)
+        if problem is not None:
+            raise ValueError(problem)
+        return execute(cls, *args, **kwargs)
+
+    return run
+
+
+def _problem(node: type[io.ComfyNode], values: Mapping[str, Any]) -> str | None:
+    """What is wrong with the values of a node, None if nothing."""
+    for widget in node.define_schema().inputs:
+        problem = _widget_problem(widget, values[widget.id])
+        if problem is not None:
+            return problem
+    rules = inspect.signature(node.validate_inputs).parameters.values()
+    names = [rule.name for rule in rules if rule.kind is not rule.VAR_KEYWORD]  # that of ComfyUI's base class takes anything
+    verdict = node.validate_inputs(**{name: values[name] for name in names}) if names else True
+    return None if verdict is True else str(verdict)
+
+
+def _widget_problem(widget: io.Input, value: Any) -> str | None:
+    if isinstance(widget, io.Combo.Input):
+        options = list(widget.options or ())
+        shown = ", ".join(map(str, options[:OPTIONS_SHOWN])) + (", ..." if len(options) > OPTIONS_SHOWN else "")
+        return None if value in options else f"{widget.id} must be one of {shown}; got {value!r}."
+    if isinstance(widget, io.Int.Input | io.Float.Input):
+        number, words = (numbers.Integral, "a whole number") if isinstance(widget, io.Int.Input) else (numbers.Real, "a number")
+        if not isinstance(value, number) or not widget.min <= value <= widget.max:
+            return f"{widget.id} must be {words} from {widget.min} to {widget.max}; got {value!r}."
+    if isinstance(widget, io.String.Input) and not isinstance(value, str):
+        return f"{widget.id} must be text; got {value!r}."
+    return None
+
+
+def run_name_problem(run_name: str | None) -> str | None:
+    """What is wrong with a name, None if nothing; a linked one is not known yet."""
+    if run_name and not RUN_NAME.fullmatch(run_name):
+        return (
+            "run_name may hold letters, digits, spaces, dots, dashes and underscores, at most 100 of them, and begins with a letter, "
+            f"digit or underscore; got {run_name!r}."
+        )
+    return None
+
+
+def run_folder(run_name: str) -> Path:
+    """The folder of a named run, which may not exist yet."""
+    return Path(folder_paths.get_output_directory()) / "wan_s2v_runs" / run_name

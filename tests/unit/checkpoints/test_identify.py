@@ -1,0 +1,87 @@
+"""What files are called that lie in the wrong loader."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from wan_s2v_pack.tests.foreign_files import FOREIGN_FILES, S2V_TINY, prefixed
+from wan_s2v_pack.wan_s2v_model.checkpoints.file_format import CheckpointError
+from wan_s2v_pack.wan_s2v_model.checkpoints.identify import KINDS, S2V, S2V_KEYS, UMT5, WAN_VAE, WAV2VEC2, Kind, identify, require
+from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
+
+NODES = Path(__file__).resolve().parents[3] / "nodes"
+OWN_KINDS = {"model": S2V, "text encoder": UMT5, "audio encoder": WAV2VEC2, "vae": WAN_VAE}
+
+
+def words_of(shapes):
+    found = identify(shapes)
+    return found.words if isinstance(found, Kind) else found
+
+
+def display_names():
+    calls = (
+        item for path in NODES.glob("*.py") for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(item, ast.Call)
+    )
+    schemas = [call for call in calls if ast.unparse(call.func) == "io.Schema"]
+    return {keyword.value.value for call in schemas for keyword in call.keywords if keyword.arg == "display_name"}
+
+
+@pytest.mark.parametrize("file_name", FOREIGN_FILES)
+def test_file_is_called_what_it_is(file_name):
+    shapes, words = FOREIGN_FILES[file_name]
+    assert words_of(shapes) == words
+
+
+@pytest.mark.parametrize("loader", OWN_KINDS)
+@pytest.mark.parametrize("file_name", FOREIGN_FILES)
+def test_every_loader_takes_its_own_kind_and_refuses_the_others(loader, file_name):
+    kind = OWN_KINDS[loader]
+    shapes, words = FOREIGN_FILES[file_name]
+    if words == kind.words:
+        require(kind, shapes, file_name)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        require(kind, shapes, file_name)
+    assert str(caught.value) == f"{file_name} {kind.refusal} {words}. {kind.advice}"
+
+
+def test_every_entry_is_met_by_one_of_the_files():
+    met = {words_of(shapes) for shapes, _ in FOREIGN_FILES.values()}
+    entries = {kind.words if isinstance(kind, Kind) else kind for kind, _ in KINDS}
+    assert entries - met == {"a T5 text encoder, not umT5"}  # what a file with little of T5 is called
+
+
+@pytest.mark.parametrize("key", S2V_KEYS)
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.diffusion_model."])
+def test_s2v_with_a_missing_tensor_is_still_s2v(key, prefix):
+    shapes = {name: shape for name, shape in expected_shapes(S2V_TINY).items() if name != key}
+    assert identify(prefixed(prefix, shapes)) is S2V
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (UMT5, ("token_embedding.weight", "blocks.0.attn.q.weight", "blocks.0.pos_embedding.embedding.weight")),
+        (WAV2VEC2, ("feature_extractor.conv_layers.0.conv.weight", "feature_projection.projection.weight")),
+    ],
+)
+def test_encoder_with_a_missing_tensor_is_still_one(kind, keys):
+    for missing in keys:
+        assert identify({key: (1,) for key in keys if key != missing}) is kind
+
+
+def test_one_of_several_files_is_called_so():
+    with pytest.raises(CheckpointError, match=r"text-to-video model\. It is one part of a model in several files\. Pick a Wan2\.2-S2V"):
+        require(S2V, {"head.modulation": (1, 2, 5), "patch_embedding.weight": (5, 16, 1, 2, 2)}, "model-00001-of-00004.safetensors")
+
+
+def test_loaders_are_called_as_on_the_canvas():
+    named = {kind.words.partition("pick it in ")[2] for kind in OWN_KINDS.values()} | {"Load LoRA (Wan S2V)"}
+    assert named <= display_names()
+
+
+@pytest.mark.parametrize("loader", OWN_KINDS)
+def test_advice_names_a_file_and_its_folder(loader):
+    advice = OWN_KINDS[loader].advice
+    assert advice.startswith("Pick ")
+    assert f"models/{ {'model': 'diffusion_models', 'vae': 'vae'}.get(loader, loader.replace(' ', '_') + 's') }." in advice

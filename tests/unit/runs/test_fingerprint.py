@@ -1,0 +1,365 @@
+"""A run may only be continued when nothing that decides it has changed."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.audio.features import Rest
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
+from wan_s2v_pack.wan_s2v_model.conditioning.prompts import PROMPT_KEY, ScheduledPrompt
+from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
+from wan_s2v_pack.wan_s2v_model.sampling.guidance import AudioGuidance
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 40
+    cfg: float = 4.5
+    shift: float = 3.0
+    solver: str = "unipc"
+    sampler: object = None
+    sigmas: torch.Tensor | None = None
+    cfg_start: float = 0.0
+    cfg_end: float = 1.0
+    vae_warmup: int = 19
+    audio: AudioGuidance | None = None
+
+
+def make_plan(seconds=10, **options):
+    timeline = plan_timeline(seconds * 16_000, 16_000, seconds * 16_000, **options)
+    return Plan(timeline, 480, 832, torch.ones(2, 3, 160), torch.ones(1, 160_000), 16_000, torch.ones(1, 16, 1, 4, 4))
+
+
+def network(value):
+    layer = torch.nn.Linear(4, 3)
+    torch.nn.init.constant_(layer.bias, value)
+    return layer
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    model = SimpleNamespace(
+        cached_patcher_init=(None, (str(file), {})), patches={}, model_options={}, wrappers={}, object_patches={}, model=network(1.0)
+    )
+    vae = SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(1.0))
+    text = [[torch.ones(1, 5, 8), {}]], [[torch.zeros(1, 5, 8), {}]]
+    return {"model": model, "positive": text[0], "negative": text[1], "plan": make_plan(), "settings": Settings(), "seed": 42, "vae": vae}
+
+
+def test_same_inputs_give_the_same_fingerprint_which_is_json(inputs):
+    fingerprint = run_fingerprint(**inputs)
+    other = {**inputs, "plan": make_plan(), "positive": [[torch.ones(1, 5, 8), {}]]}
+    assert run_fingerprint(**other) == fingerprint
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+
+
+CHANGES = {
+    "prompt": lambda i: {"positive": [[torch.full((1, 5, 8), 2.0), {}]]},
+    "negative_prompt": lambda i: {"negative": i["positive"]},
+    "seed": lambda i: {"seed": 43},
+    "steps": lambda i: {"settings": Settings(steps=20)},
+    "cfg": lambda i: {"settings": Settings(cfg=1.0)},
+    "shift": lambda i: {"settings": Settings(shift=5.0)},
+    "cfg_start": lambda i: {"settings": Settings(cfg_start=0.2)},
+    "cfg_end": lambda i: {"settings": Settings(cfg_end=0.6)},
+    "vae_warmup": lambda i: {"settings": Settings(vae_warmup=4)},
+    "audio_guidance": lambda i: {"settings": Settings(audio=AudioGuidance(6.0))},
+    "audio_strength": lambda i: {"settings": Settings(audio=AudioGuidance(4.5, strength=0.5))},
+    "solver": lambda i: {"settings": Settings(solver="dpm++")},
+    "sigmas": lambda i: {"settings": Settings(sigmas=torch.tensor([1.0, 0.0]))},
+    "picture": lambda i: {"plan": replace(i["plan"], ref_latents=torch.zeros(1, 16, 1, 4, 4))},
+    "pose": lambda i: {"plan": replace(i["plan"], pose_latents=(torch.zeros(1, 16, 20, 4, 4),))},
+    "previous_frames": lambda i: {"plan": replace(i["plan"], history=torch.zeros(73, 8, 8, 3))},
+    "vae": lambda i: {"vae": SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(2.0))},
+    "width": lambda i: {"plan": replace(i["plan"], width=848)},
+    "height": lambda i: {"plan": replace(i["plan"], height=496)},
+    "sync_mode": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, sync_mode="official"))},
+    "frames_per_clip": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, frames_per_clip=48))},
+    "clips": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, num_clips=2))},
+    "latent_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("latent statistics", 0.5))},
+    "colour_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("colour transfer"))},
+    "seed_policy": lambda i: {"plan": replace(i["plan"], continuity=Continuity(seed_policy="same seed"))},
+    "silence": lambda i: {"plan": replace(i["plan"], rest=Rest(torch.zeros(2, 3)))},
+    "audio_history": lambda i: {"plan": replace(i["plan"], real_audio_history=True)},
+    "pose_start": lambda i: {"plan": replace(i["plan"], pose_steps=(0.2, 1.0))},
+    "pose_end": lambda i: {"plan": replace(i["plan"], pose_steps=(0.0, 0.6))},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_shows_under_its_own_name(inputs, name):
+    before = run_fingerprint(**inputs)
+    after = run_fingerprint(**{**inputs, **CHANGES[name](inputs)})
+    assert {key for key in before if before[key] != after[key]} == {name}
+
+
+@pytest.mark.parametrize("audio", [None, AudioGuidance(4.5), AudioGuidance(4.5, 0.0, 1.0, 1.0)])
+def test_guidance_by_the_sound_like_that_by_the_prompt_is_none_of_its_own(inputs, audio):
+    assert run_fingerprint(**{**inputs, "settings": Settings(audio=audio)}) == run_fingerprint(**inputs)
+
+
+@pytest.mark.parametrize("change", [{"cfg": 3.0}, {"start": 0.2}, {"end": 0.6}])
+def test_each_part_of_the_guidance_by_the_sound_shows(inputs, change):
+    audio = AudioGuidance(**{"cfg": 4.5, **change})
+    assert run_fingerprint(**{**inputs, "settings": Settings(audio=audio)})["audio_guidance"]
+
+
+def test_times_of_prompts_show(inputs):
+    def prompt(**start):
+        text = [[torch.ones(1, 5, 8), {}], [torch.zeros(1, 5, 8), {PROMPT_KEY: ScheduledPrompt("b", **start)}]]
+        return run_fingerprint(**{**inputs, "positive": text})["prompt"]
+
+    prompts = [prompt(start_clip=2), prompt(start_clip=3), prompt(start_clip=3, blend_clips=2)]
+    assert len(set(prompts)) == 3
+    assert prompt(start_clip=2) == prompts[0]
+
+
+def test_pauses_and_what_is_heard_in_them_show(inputs):
+    rests = [
+        Rest(torch.zeros(2, 3)),
+        Rest(torch.ones(2, 3)),
+        Rest(torch.zeros(2, 3), frozenset({4})),
+        Rest(torch.zeros(2, 3), frozenset({5})),
+    ]
+    seen = {run_fingerprint(**{**inputs, "plan": replace(inputs["plan"], rest=rest)})["silence"] for rest in rests}
+    assert len(seen) == len(rests)
+
+
+@pytest.mark.parametrize("part", ["audio_features", "waveform"])
+def test_other_sound_shows(inputs, part):
+    other = replace(inputs["plan"], **{part: getattr(inputs["plan"], part) * 2})
+    assert run_fingerprint(**{**inputs, "plan": other})["audio"] != run_fingerprint(**inputs)["audio"]
+
+
+def test_same_numbers_in_another_shape_show(inputs):
+    other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.reshape(3, 2, 160))
+    assert run_fingerprint(**{**inputs, "plan": other})["audio"] != run_fingerprint(**inputs)["audio"]
+
+
+def test_features_in_another_order_of_memory_are_the_same(inputs):
+    other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.half().transpose(1, 2).contiguous().transpose(1, 2))
+    assert run_fingerprint(**{**inputs, "plan": other})["audio"] == run_fingerprint(**inputs)["audio"]
+
+
+def test_other_model_file_shows(inputs, tmp_path):
+    before = run_fingerprint(**inputs)["model"]
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"weights")
+    inputs["model"].cached_patcher_init = (None, (str(other), {}))
+    assert run_fingerprint(**inputs)["model"] != before
+
+
+def test_replaced_model_file_shows(inputs, tmp_path):
+    before = run_fingerprint(**inputs)["model"]
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"WEIGHTS")
+    os.utime(file, ns=(1, 1))
+    assert run_fingerprint(**inputs)["model"] != before
+
+
+@pytest.mark.parametrize("replaced", ["model.safetensors.index.json", "a.safetensors", "b.safetensors"])
+def test_replaced_shard_shows(inputs, tmp_path, replaced):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    inputs["model"].cached_patcher_init = (None, (str(index), {}))
+    before = run_fingerprint(**inputs)["model"]
+    assert run_fingerprint(**inputs)["model"] == before
+    os.utime(tmp_path / replaced, ns=(1, 1))
+    assert run_fingerprint(**inputs)["model"] != before
+
+
+def test_objects_of_another_loader_are_the_same_in_every_process(inputs):
+    path, options = inputs["model"].cached_patcher_init[1]
+    seen = set()
+    for operations in (object(), object()):
+        inputs["model"].cached_patcher_init = (None, (path, operations, options))
+        seen.add(run_fingerprint(**inputs)["model"])
+    assert len(seen) == 1
+
+
+def test_lora_and_its_strength_show(inputs):
+    seen = set()
+    for strength in (None, 1.0, 0.5):
+        inputs["model"].patches = {} if strength is None else {"blocks.0.self_attn.q.weight": [(strength, "lora", 1.0, None, None)]}
+        seen.add(run_fingerprint(**inputs)["loras"])
+    assert len(seen) == 3
+
+
+def test_models_of_an_unknown_loader_differ_by_their_weights(inputs):
+    inputs["model"].cached_patcher_init = None
+    first = run_fingerprint(**inputs)["model"]
+    inputs["model"].model = network(2.0)
+    assert run_fingerprint(**inputs)["model"] != first
+    inputs["model"].model = network(1.0)
+    assert run_fingerprint(**inputs)["model"] == first
+
+
+def test_other_dtype_of_the_vae_shows(inputs):
+    before = run_fingerprint(**inputs)["vae"]
+    inputs["vae"].vae_dtype = torch.bfloat16
+    assert run_fingerprint(**inputs)["vae"] != before
+
+
+def holder(threshold):
+    return SimpleNamespace(name="EasyCache", reuse_threshold=threshold, cumulative_change_rate=torch.rand(1).item())
+
+
+def rescaled(multiplier):
+    return lambda args: args * multiplier
+
+
+ATTACHMENTS = {
+    "no cache node": {"wrappers": {"outer_sample": {"easycache": []}}},
+    "a wrapper": {"wrappers": {"outer_sample": {"easycache": [print]}}},
+    "a cache node": {"model_options": {"transformer_options": {"easycache": holder(0.2)}}},
+    "another threshold": {"model_options": {"transformer_options": {"easycache": holder(0.3)}}},
+    "a patch": {"model_options": {"transformer_options": {"patches": {"double_block": [print]}}}},
+    "a replaced block": {"model_options": {"transformer_options": {"patches_replace": {"dit": {("double_block", 1): print}}}}},
+    "a shift": {"object_patches": {"model_sampling": SimpleNamespace(shift=8.0)}},
+    "guidance by a function": {"model_options": {"sampler_post_cfg_function": [rescaled(0.7)]}},
+    "guidance by the same function with another number": {"model_options": {"sampler_post_cfg_function": [rescaled(0.5)]}},
+    "guidance by another name": {"model_options": {"sampler_pre_cfg_function": [rescaled(0.7)]}},
+    "context windows": {"model_options": {"context_handler": SimpleNamespace(context_length=81)}},
+    "a replaced method": {"object_patches": {"diffusion_model.head.forward": print}},
+}
+
+
+def test_what_other_nodes_put_on_the_model_shows(inputs):
+    plain, seen = vars(inputs["model"]).copy(), {}
+    for name, attributes in ATTACHMENTS.items():
+        inputs["model"] = SimpleNamespace(**{**plain, **attributes})
+        seen[name] = run_fingerprint(**inputs)["model_nodes"]
+        assert run_fingerprint(**inputs)["model_nodes"] == seen[name]
+    assert seen.pop("no cache node") == ""
+    assert len({"", *seen.values()}) == len(ATTACHMENTS)
+
+
+def hook(strength=1.0, keyframes=(), value=1.0):
+    """As ComfyUI's LoRA hooks."""
+    frames = [SimpleNamespace(strength=scale, start_percent=start, guarantee_steps=1) for scale, start in keyframes]
+    weights = {"blocks.0.self_attn.q.lora_up.weight": torch.full((4, 2), value)}
+    return SimpleNamespace(_strength_model=strength, hook_keyframe=SimpleNamespace(keyframes=frames), weights=weights)
+
+
+def test_what_other_nodes_set_on_a_prompt_shows(inputs):
+    def hooked(**options):
+        return {"hooks": SimpleNamespace(hooks=[hook(**options)])}
+
+    settings = [
+        {"start_percent": 0.0, "end_percent": 0.5},
+        {"start_percent": 0.0, "end_percent": 0.6},
+        {"strength": 0.5},
+        {"mask": torch.ones(1, 4, 4)},
+        {"mask": torch.zeros(1, 4, 4)},
+        hooked(),
+        hooked(strength=0.5),
+        hooked(value=2.0),
+        hooked(keyframes=[(0.0, 0.0), (1.0, 0.3)]),
+        hooked(keyframes=[(0.0, 0.0), (1.0, 0.4)]),
+    ]
+    plain = [run_fingerprint(**inputs)["prompt"], run_fingerprint(**inputs)["negative_prompt"]]
+    for name, key in (("positive", "prompt"), ("negative", "negative_prompt")):
+        tensor = inputs[name][0][0]
+        seen = [run_fingerprint(**{**inputs, name: [[tensor, options]]})[key] for options in settings]
+        assert len({*plain, *seen}) == 2 + len(settings)
+    given_by_the_encoder = [[inputs["positive"][0][0], {"pooled_output": torch.ones(2), "attention_mask": torch.ones(1, 5)}]]
+    assert run_fingerprint(**{**inputs, "positive": given_by_the_encoder})["prompt"] == plain[0]
+
+
+def test_state_of_a_cache_node_does_not_show(inputs):
+    seen = set()
+    for _ in range(2):
+        inputs["model"].model_options = {"transformer_options": {"easycache": holder(0.2)}}
+        seen.add(run_fingerprint(**inputs)["model_nodes"])
+    assert len(seen) == 1
+
+
+def test_older_runs_count_as_made_with_the_defaults_of_later_inputs(inputs):
+    fingerprint = run_fingerprint(**{**inputs, "settings": Settings(cfg_end=0.5)})
+    assumed = assumed_in_older_runs(fingerprint)
+    assert (assumed["cfg_end"], assumed["vae_warmup"]) == (1.0, 19)
+    assert assumed["vae"] == fingerprint["vae"]
+
+
+def test_strength_of_no_anchor_decides_nothing(inputs):
+    plan = replace(inputs["plan"], continuity=Continuity("off", 0.3))
+    assert run_fingerprint(**{**inputs, "plan": plan}) == run_fingerprint(**inputs)
+
+
+def test_older_runs_were_made_without_an_anchor(inputs):
+    plan = replace(inputs["plan"], continuity=Continuity("colour transfer", seed_policy="same seed"))
+    assumed = assumed_in_older_runs(run_fingerprint(**{**inputs, "plan": plan}))
+    assert (assumed["latent_anchor"], assumed["colour_anchor"], assumed["seed_policy"]) == (0.0, 0.0, "seed + clip")
+
+
+def test_bfloat16_tensors_are_hashed(inputs):
+    half = [[torch.ones(1, 5, 8, dtype=torch.bfloat16), {}]]
+    assert run_fingerprint(**{**inputs, "positive": half})["prompt"] == run_fingerprint(**inputs)["prompt"]
+
+
+class KSampler:
+    """As ComfyUI's: one class for all samplers."""
+
+    def __init__(self, sampler_function, extra_options):
+        self.sampler_function = sampler_function
+        self.extra_options = extra_options
+
+
+def sample_euler():
+    pass
+
+
+def sample_heun():
+    pass
+
+
+def test_given_samplers_differ_by_class_function_and_options(inputs):
+    class Other:
+        pass
+
+    samplers = [KSampler(sample_euler, {}), KSampler(sample_heun, {}), KSampler(sample_euler, {"eta": 0.5}), Other()]
+    names = [run_fingerprint(**{**inputs, "settings": Settings(sampler=sampler)})["solver"] for sampler in samplers]
+    assert names == ["sample_euler {}", "sample_heun {}", "sample_euler {'eta': 0.5}", "Other {}"]
+
+
+def test_functions_in_the_options_of_a_sampler_count_by_what_they_remember(inputs):
+    """ComfyUI's SamplerSASolver has one, whose address differs in every process."""
+
+    def interval(start, end):
+        def tau_func(sigma):
+            return start < sigma <= end
+
+        return tau_func
+
+    def solver(*limits):
+        settings = Settings(sampler=KSampler(sample_euler, {"tau_func": interval(*limits), "s_noise": 1.0}))
+        return run_fingerprint(**{**inputs, "settings": settings})["solver"]
+
+    assert solver(0.2, 0.8) == solver(0.2, 0.8)
+    assert solver(0.2, 0.8) != solver(0.2, 0.9)
+
+
+def test_another_lora_with_the_same_keys_and_strength_shows(inputs):
+    def loras(value, alpha=1.0):
+        weights = SimpleNamespace(weights=(torch.full((4, 2), value), torch.ones(2, 4), alpha, None))
+        inputs["model"].patches = {"blocks.0.self_attn.q.weight": [(0.8, weights, 1.0, None, None)]}
+        return run_fingerprint(**inputs)["loras"]
+
+    assert loras(1.0) == loras(1.0)
+    assert loras(1.0) != loras(2.0)
+    assert loras(1.0) != loras(1.0, alpha=2.0)
+
+
+def test_another_precision_of_the_loader_shows(inputs):
+    before = run_fingerprint(**inputs)["model"]
+    path = inputs["model"].cached_patcher_init[1][0]
+    inputs["model"].cached_patcher_init = (None, (path, {"precision": "fast"}))
+    assert run_fingerprint(**inputs)["model"] != before

@@ -1,0 +1,89 @@
+"""Sigmas and timesteps of the reference's solvers."""
+
+import math
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule, guided_levels, guided_steps
+
+TIMESTEPS = {  # of the reference
+    ("unipc", 4, 3.0): [999, 899, 749, 499],
+    ("dpm++", 4, 3.0): [1000, 900, 750, 500],
+    ("unipc", 4, 5.0): [999, 937, 833, 624],
+    ("dpm++", 4, 5.0): [1000, 937, 833, 625],
+    ("unipc", 10, 3.0): [999, 963, 922, 874, 817, 749, 666, 562, 428, 249],
+    ("dpm++", 10, 3.0): [1000, 964, 923, 874, 818, 750, 666, 562, 428, 249],
+    ("unipc", 10, 5.0): [999, 978, 952, 920, 882, 833, 768, 681, 555, 356],
+    ("dpm++", 10, 5.0): [1000, 978, 952, 921, 882, 833, 769, 681, 555, 357],
+}
+
+
+@pytest.mark.parametrize("case", TIMESTEPS, ids=str)
+def test_timesteps_are_those_of_the_reference(case):
+    schedule = build_schedule(*case)
+    assert schedule.timesteps.tolist() == TIMESTEPS[case]
+    assert schedule.timesteps.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("solver", "start"), [("unipc", 0.999), ("dpm++", 1.0), ("euler", 1.0)])
+@pytest.mark.parametrize("steps", [1, 2, 40, 1000])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 0.5])
+def test_sigmas_are_the_shifted_even_grid(solver, start, steps, shift):
+    sigmas = build_schedule(solver, steps, shift).sigmas
+    base = [start * (1 - step / steps) for step in range(steps)]
+    expected = [shift * s / (1 + (shift - 1) * s) for s in base] + [0.0]
+    torch.testing.assert_close(sigmas, torch.tensor(expected), atol=2e-7, rtol=1e-6)
+    assert sigmas.dtype == torch.float32
+    assert sigmas[-1] == 0
+    assert (sigmas.diff() < 0).all()
+
+
+def test_timesteps_are_truncated_sigmas_of_1000():
+    schedule = build_schedule("unipc", 40, 3.0)
+    exact = schedule.sigmas[:-1].double() * 1000
+    assert (exact - schedule.timesteps).min() > -1e-3
+    assert (exact - schedule.timesteps).max() < 1
+
+
+def test_other_samplers_start_where_dpmpp_does():
+    assert torch.equal(build_schedule("euler", 7, 3.0).sigmas, build_schedule("dpm++", 7, 3.0).sigmas)
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+@pytest.mark.parametrize("steps", [1, 4, 40, 300])
+def test_model_is_told_the_truncated_timestep_of_its_step(solver, steps):
+    schedule = build_schedule(solver, steps, 3.0)
+    exact = schedule.sigmas[:-1] * 1000
+    assert torch.equal(schedule.told_timesteps(exact), schedule.timesteps)
+    assert torch.equal(schedule.told_timesteps(exact[[0, 0]]), schedule.timesteps[[0, 0]])
+
+
+def test_told_timesteps_survive_rounding_on_the_way():
+    schedule = build_schedule("unipc", 40, 3.0)
+    assert torch.equal(schedule.told_timesteps((schedule.sigmas[:-1] * 1000) * (1 + 1e-6)), schedule.timesteps)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "start", "end", "steps"),
+    [
+        (40, 0.0, 1.0, range(40)),
+        (40, 0.1, 0.6, range(4, 24)),
+        (10, 0.3, 0.7, range(3, 7)),  # 0.7 * 10 is a little more than 7
+        (4, 0.0, 0.6, range(2)),
+        (4, 0.6, 1.0, range(2, 4)),
+        (1, 0.0, 0.4, range(0)),
+        (1000, 0.29, 0.57, range(290, 570)),
+    ],
+)
+def test_guided_steps_are_rounded_to_whole_ones(num_steps, start, end, steps):
+    assert guided_steps(num_steps, start, end) == steps
+
+
+@pytest.mark.parametrize("solver", ["unipc", "euler"])
+@pytest.mark.parametrize("steps", [range(40), range(5), range(5, 40), range(4, 24), range(39, 40)])
+def test_guided_levels_hold_the_levels_of_the_guided_steps(solver, steps):
+    sigmas = build_schedule(solver, 40, 3.0).sigmas
+    lowest, highest = guided_levels(sigmas, steps)
+    assert [step for step in range(40) if lowest < float(sigmas[step]) <= highest] == list(steps)
+    assert (lowest == -math.inf) == (steps.stop == 40)
+    assert (highest == math.inf) == (steps.start == 0)

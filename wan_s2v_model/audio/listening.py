@@ -1,0 +1,65 @@
+"""From a chosen sound to what the model hears of it: prepared, encoded by wav2vec2, kept at 16 fps."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..constants import SAMPLE_RATE_HZ, VIDEO_FPS
+from ..media.sound import to_mono_16khz
+from .feature_file import collect_features
+from .features import EncodedAudio, Rest, num_audio_frames, num_audio_rows, num_wav2vec_frames
+from .preparation import find_pauses, length_at_16khz, prepare_heard
+from .selection import Sound
+
+REST_S = 5  # of silence; wav2vec2 looks 1.3 s around, so that the middle of it knows no beginning and no end
+
+
+class Listener(NamedTuple):
+    """An audio encoder and the means it has.
+
+    Attributes:
+        hidden_layers: normalised [T] at 16 kHz -> the layers of wav2vec2, one after the other, each [frames, channels] at 50 Hz.
+        folder: for what does not fit into memory.
+        run: does a piece of work, and again in less memory where that ran out.
+    """
+
+    hidden_layers: Callable[[Tensor], Iterator[Tensor]]
+    folder: Path
+    run: Callable[[Callable[[], Tensor]], Tensor]
+
+
+def listen(listener: Listener, played: Sound, heard: Sound, *, normalisation: str, silence: str, delay_ms: int) -> EncodedAudio:
+    """Encode the sound that drives the video.
+
+    Args:
+        played: what the video plays, as long as the video. heard: what the model hears instead, or the same sound.
+        normalisation, silence: one of NORMALISATIONS and of SILENCES. delay_ms: how much later the mouth moves than the sound.
+    """
+    mono = to_mono_16khz(*heard)
+    num_samples = mono.shape[0] if heard is played else length_at_16khz(played.waveform.shape[1], played.sample_rate_hz)
+    waveform = prepare_heard(mono, num_samples, normalisation=normalisation, delay_ms=delay_ms)
+    features = _features(listener, waveform)
+    return EncodedAudio(features, *played, num_samples, _rest(listener, silence, waveform))
+
+
+def _features(listener: Listener, waveform: Tensor) -> Tensor:
+    """Normalised [T] at 16 kHz -> features [layers, channels, frames] at 16 fps."""
+    num_rows = num_audio_rows(num_wav2vec_frames(waveform.shape[0]))
+    if num_rows == 0:
+        raise ValueError(
+            f"The selected sound lasts {waveform.shape[0] / SAMPLE_RATE_HZ:.3f} s as the model hears it; at least 0.05 s is needed. "
+            "Choose a longer duration, or a smaller sync_offset."
+        )
+    num_frames = num_audio_frames(num_rows)
+    return listener.run(lambda: collect_features(listener.hidden_layers(waveform), num_frames, listener.folder))
+
+
+def _rest(listener: Listener, silence: str, waveform: Tensor) -> Rest | None:
+    """What the policy wants to be heard instead of nothing; one short pass of the encoder over digital silence."""
+    if silence == "model":
+        return None
+    features = _features(listener, torch.zeros(REST_S * SAMPLE_RATE_HZ))[..., REST_S * VIDEO_FPS // 2].clone()
+    return Rest(features, find_pauses(waveform) if silence == "rest in pauses" else frozenset())

@@ -1,0 +1,185 @@
+"""Says in words what a file with these tensors is and where it belongs: the one list of models that are told apart."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..constants import NUM_AUDIO_LAYERS
+from .file_format import CheckpointError, require_no_stand_in
+
+Shapes = Mapping[str, Sequence[int]]
+KEY_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+WRAPPERS = (*KEY_PREFIXES, "wav2vec2.")
+OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "vae.", "text_encoders.")  # of a whole checkpoint
+SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
+LORA = re.compile(
+    r"lora_(up|down|A|B|unet|te|linear_layer)|lora\.(up|down)|\.(hada_w|lokr_w)[12]|\.(diff|diff_b|diff_m|dora_scale|oft_blocks)$"
+)
+LORA_FILE = "a LoRA; pick it in Load LoRA (Wan S2V)"
+WAN_KEY = "head.modulation"
+POSITION_BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+S2V_KEYS = ("casual_audio_encoder.encoder.final_linear.weight", "frame_packer.proj.weight", "trainable_cond_mask.weight")
+OFFICIAL_UMT5 = (  # of the file of the Wan authors; the names of either line show it
+    ("token_embedding.weight", "blocks.0.attn.q.weight"),
+    ("blocks.0.pos_embedding.embedding.weight",),
+)
+TOKENIZER = "spiece_model"  # in the text encoder's file, as if it were a tensor
+TOKENIZER_PLACES = ("spiece.model", "google/umt5-xxl/spiece.model", "umt5-xxl/spiece.model")  # beside the official file
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one of our loaders takes.
+
+    Attributes:
+        words: name it where it is picked in another loader.
+        refusal, advice: begin and end the message about another file in its own loader.
+    """
+
+    words: str
+    refusal: str
+    advice: str
+
+
+S2V = Kind(
+    "a Wan2.2-S2V transformer; pick it in Load Wan S2V Model",
+    "is not a Wan2.2-S2V transformer: it looks like",
+    "Pick a Wan2.2-S2V-14B file, for example wan2.2_s2v_14B_bf16.safetensors, in models/diffusion_models.",
+)
+UMT5 = Kind(
+    "the umT5 text encoder; pick it in Load Wan S2V Text Encoder",
+    "is not a umT5 text encoder: it looks like",
+    "Pick umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors in models/text_encoders.",
+)
+WAV2VEC2 = Kind(
+    "a wav2vec2 audio encoder; pick it in Load Wan S2V Audio Encoder",
+    "is not a wav2vec2 audio encoder: it looks like",
+    "Pick the wav2vec2-large-xlsr-53-english file in models/audio_encoders.",
+)
+WAN_VAE = Kind(
+    "a Wan VAE; pick it in Load Wan S2V VAE",
+    "is not the Wan2.1 VAE: it looks like",
+    "Pick wan_2.1_vae.safetensors or Wan2.1_VAE.pth in models/vae.",
+)
+
+# The first entry whose keys are all present names the file.
+KINDS: tuple[tuple[Kind | str, tuple[str, ...]], ...] = (
+    *((S2V, (key,)) for key in S2V_KEYS),
+    ("a Wan VACE model", ("vace_patch_embedding.weight",)),
+    ("a Wan2.2-Animate model", ("face_adapter.fuser_blocks.0.k_norm.weight",)),
+    ("a HuMo model", ("audio_proj.audio_proj_glob_1.layer.bias",)),
+    ("a Wan model with MultiTalk or InfiniteTalk audio layers", ("multitalk_audio_proj.proj1.weight",)),
+    ("the audio layers of MultiTalk or InfiniteTalk, an addition to Wan image-to-video", ("audio_proj.proj1.weight",)),
+    ("the audio layers of FantasyTalking, an addition to Wan image-to-video", ("proj_model.proj.weight",)),
+    ("a Wan Fun camera model", ("control_adapter.conv.weight", WAN_KEY)),
+    ("a Wan Fun control model", ("ref_conv.weight", WAN_KEY)),
+    ("a Wan image-to-video model", ("img_emb.proj.0.bias", WAN_KEY)),
+    ("a Wan model in the layout of diffusers", ("condition_embedder.time_embedder.linear_1.weight", "blocks.0.attn1.to_q.weight")),
+    ("the Wan2.2 VAE of the 5B model", ("decoder.middle.0.residual.0.gamma", "decoder.upsamples.0.upsamples.0.residual.2.weight")),
+    (WAN_VAE, ("decoder.middle.0.residual.0.gamma",)),
+    (WAN_VAE, ("decoder.head.0.gamma",)),
+    ("a Wan VAE with tensor names of another program", ("model.decoder.middle.0.residual.0.gamma",)),
+    ("a Wan or Qwen-Image VAE in the layout of diffusers", ("decoder.mid_block.attentions.0.norm.gamma",)),
+    ("the VAE of an image model (Stable Diffusion, SDXL, Flux)", ("decoder.mid.block_1.conv1.weight",)),
+    ("the VAE of an image model (Stable Diffusion, SDXL, Flux)", ("decoder.mid_block.resnets.0.conv1.weight",)),
+    ("the VAE of LTX-Video", ("decoder.up_blocks.0.res_blocks.0.conv1.conv.weight",)),
+    ("the VAE of HunyuanVideo", ("decoder.mid.block_1.conv1.conv.weight",)),
+    ("a small VAE for previews (TAE)", ("decoder.22.bias",)),
+    (UMT5, ("spiece_model", "shared.weight")),
+    (UMT5, (POSITION_BIAS.format(1),)),
+    *((UMT5, names) for names in OFFICIAL_UMT5),
+    ("a T5 text encoder (of Flux, SD3 or LTX-Video), not umT5", (POSITION_BIAS.format(0),)),
+    ("a T5 text encoder, not umT5", ("shared.weight",)),
+    ("a CLIP vision model", ("vision_model.encoder.layers.0.layer_norm1.weight",)),
+    ("a CLIP model of Wan image-to-video", ("visual.transformer.0.norm1.weight",)),
+    ("a CLIP text encoder", ("text_model.encoder.layers.0.mlp.fc1.weight",)),
+    ("a language model (Qwen, Llama, Gemma)", ("model.layers.0.self_attn.q_proj.weight",)),
+    (WAV2VEC2, ("feature_extractor.conv_layers.0.conv.weight",)),
+    (WAV2VEC2, ("feature_projection.projection.weight",)),
+    ("a HuBERT audio encoder", ("hubert.feature_extractor.conv_layers.0.conv.weight",)),
+    ("a Whisper audio encoder", ("model.encoder.embed_positions.weight",)),
+    ("a Whisper audio encoder", ("encoder.embed_positions.weight",)),
+    ("a Stable Diffusion or SDXL model", ("input_blocks.0.0.weight",)),
+    ("a Stable Diffusion or SDXL model", ("down_blocks.0.resnets.0.conv1.weight",)),
+    ("a Stable Diffusion 3 model", ("joint_blocks.0.context_block.attn.qkv.weight",)),
+    ("a HunyuanVideo model", ("txt_in.individual_token_refiner.blocks.0.norm1.weight",)),
+    ("a Flux model", ("double_blocks.0.img_attn.norm.key_norm.scale",)),
+    ("a Qwen-Image model", ("txt_norm.weight", "transformer_blocks.0.attn.add_q_proj.weight")),
+    ("an LTX-Video model", ("adaln_single.emb.timestep_embedder.linear_1.bias",)),
+)
+
+
+def require(kind: Kind, shapes: Shapes, file_name: str) -> None:
+    """Raise CheckpointError unless these are tensors of this kind; some of them may be missing."""
+    found = identify(shapes)
+    if found is not kind:
+        part = " It is one part of a model in several files." if SHARD.fullmatch(file_name) else ""
+        raise CheckpointError(f"{file_name} {kind.refusal} {found.words if isinstance(found, Kind) else found}.{part} {kind.advice}")
+
+
+def identify(shapes: Shapes) -> Kind | str:
+    """What one of our loaders takes, or what else it is in words."""
+    if any(LORA.search(name) for name in shapes):
+        return LORA_FILE
+    bare = {_without_wrapper(name): shape for name, shape in shapes.items()}
+    found = next((kind for kind, keys in KINDS if all(key in bare for key in keys)), None)
+    if found is None:
+        found = _wan_model(bare) if WAN_KEY in bare else f"something else ({len(shapes)} tensors)"
+    if any(name.startswith(OTHER_PARTS) for name in shapes) and any(name.startswith(KEY_PREFIXES) for name in shapes):
+        words = found.words.partition(";")[0] if isinstance(found, Kind) else found
+        return f"a whole checkpoint ({words} together with VAE or text encoder); pick it in Load Checkpoint"
+    return found
+
+
+def _without_wrapper(name: str) -> str:
+    prefix = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), "")
+    return name.removeprefix(prefix)
+
+
+def _wan_model(shapes: Shapes) -> str:
+    """Tell plain Wan transformers apart by the channels that go in and come out."""
+    patch, head = (tuple(shapes.get(name, ())) for name in ("patch_embedding.weight", "head.head.weight"))
+    channels = patch[1] if len(patch) > 1 else None
+    if head[:1] == (192,):  # 48 channels in patches of 2 x 2
+        return "the Wan2.2 5B model (TI2V)"
+    if channels == 16:
+        return "a Wan text-to-video model"
+    if channels == 36:  # noise, mask and picture
+        return "a Wan image-to-video model"
+    return "a Wan text-to-video or image-to-video model without the S2V audio layers"
+
+
+def count_layers(names: Iterable[str], pattern: str) -> int:
+    """How many layers there are, by the highest number behind `pattern`; any tensor of the others may be missing."""
+    return 1 + max((int(found[1]) for found in map(re.compile(pattern + r"\.(\d+)\.").match, names) if found), default=-1)
+
+
+def require_audio_layers(num_layers: int, file_name: str) -> None:
+    """Raise CheckpointError unless a wav2vec2 has as many layers as Wan2.2-S2V listens to."""
+    if num_layers + 1 != NUM_AUDIO_LAYERS:
+        raise CheckpointError(
+            f"{file_name} has {num_layers} layers; Wan2.2-S2V needs {NUM_AUDIO_LAYERS - 1}. Use wav2vec2-large-xlsr-53-english."
+        )
+
+
+def is_official_umt5(names: Collection[str]) -> bool:
+    """Whether a umT5 file has the tensor names of the Wan authors, and so no tokenizer inside."""
+    return any(all(name in names for name in shown) for shown in OFFICIAL_UMT5)
+
+
+def find_tokenizer(folder: Path, file_name: str) -> Path:
+    """The tokenizer beside an official umT5 file.
+
+    Raises:
+        CheckpointError: if it is not there, or only a pointer or a page in its place.
+    """
+    places = [folder / place for place in TOKENIZER_PLACES]
+    tokenizer = next((place for place in places if place.is_file()), None)
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{file_name} needs its tokenizer: put spiece.model of google/umt5-xxl beside it or into {places[1].parent}, "
+            "or pick ComfyUI's umt5_xxl_fp16.safetensors, which brings it."
+        )
+    require_no_stand_in(tokenizer)
+    return tokenizer

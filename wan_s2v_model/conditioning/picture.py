@@ -1,0 +1,92 @@
+"""Picture size, picture and pose fitting, and the frames of history a clip starts from.
+
+Pixels are [T, H, W, 3] float in [0, 1], as ComfyUI passes them; 0.5 is the reference's value 0 (mid-grey).
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..constants import SIZE_MULTIPLE
+from .clip import GREY
+
+AREAS = {"480P": 480 * 832, "720P": 720 * 1280, "1024x704": 1024 * 704}  # px
+CANDIDATES = 100  # sizes that the reference tries
+
+
+def size_within_area(height: int, width: int, max_area: int) -> tuple[int, int]:
+    """The reference's (height, width) for a picture: multiples of 64, about its aspect, at most max_area pixels."""
+    area = height * width
+    if area <= max_area:
+        largest, smallest = 1.0, 0.1
+    else:
+        b, c = (SIZE_MULTIPLE - 1) * (height + width), (SIZE_MULTIPLE - 1) ** 2 - max_area
+        largest = math.sqrt(max_area / area)
+        smallest = (-b + math.sqrt(b * b - 2 * area * c)) / (2 * area)
+    for i in range(CANDIDATES):
+        scale = largest - (largest - smallest) * i / CANDIDATES
+        new_height, new_width = (math.ceil(max(1, int(side * scale)) / SIZE_MULTIPLE) * SIZE_MULTIPLE for side in (height, width))
+        if new_height * new_width <= max_area:
+            return new_height, new_width
+    aspect = width / height
+    fallback = [_floor_to_multiple(math.sqrt(max_area * ratio)) for ratio in (1 / aspect, aspect)]
+    if fallback[0] > height or fallback[1] > width:
+        fallback = [_floor_to_multiple(height), _floor_to_multiple(width)]
+    return max(SIZE_MULTIPLE, fallback[0]), max(SIZE_MULTIPLE, fallback[1])
+
+
+def fit_image(image: Tensor, height: int, width: int, *, cover: bool) -> Tensor:
+    """Resize (8-bit, antialiased bilinear) and crop a picture around its centre.
+
+    Args:
+        image: [H, W, 3]. cover: fill the target; otherwise scale the short side to the short side of the target and
+            show black where the picture does not reach, as the reference does.
+    Returns:
+        [height, width, 3].
+    """
+    picture = Image.fromarray((image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    new_height, new_width = _scaled_size(image.shape[0], image.shape[1], height, width, cover)
+    picture = picture.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    top, left = _crop_offset(new_height, height), _crop_offset(new_width, width)
+    picture = picture.crop((left, top, left + width, top + height))  # outside the picture: black
+    return torch.from_numpy(np.array(picture)).float() / 255
+
+
+def fit_frames(frames: Tensor, height: int, width: int, *, cover: bool) -> Tensor:
+    """Like fit_image for a pose video, in float; where a picture does not reach it is mid-grey, as in the reference.
+
+    Args:
+        frames: [T, H, W, 3].
+    Returns:
+        [T, height, width, 3].
+    """
+    size = _scaled_size(frames.shape[1], frames.shape[2], height, width, cover)
+    scaled = F.interpolate(frames[..., :3].float().movedim(-1, 1), size=size, mode="bilinear", antialias=True)  # [T, 3, h, w]
+    top, left = _crop_offset(size[0], height), _crop_offset(size[1], width)
+    padding = (max(0, -left), max(0, width - size[1] + left), max(0, -top), max(0, height - size[0] + top))
+    padded = F.pad(scaled, padding, value=GREY)
+    top, left = max(0, top), max(0, left)
+    return padded[:, :, top : top + height, left : left + width].movedim(1, -1)
+
+
+def _scaled_size(height: int, width: int, target_height: int, target_width: int, cover: bool) -> tuple[int, int]:
+    if cover:
+        scale = max(target_height / height, target_width / width)
+        return max(target_height, round(height * scale)), max(target_width, round(width * scale))
+    short = min(target_height, target_width)
+    if height <= width:
+        return short, int(short * width / height)
+    return int(short * height / width), short
+
+
+def _crop_offset(size: int, target: int) -> int:
+    """First pixel of a centred crop; negative where the picture is smaller than the target."""
+    return round((size - target) / 2.0) if size >= target else -((target - size) // 2)
+
+
+def _floor_to_multiple(side: float) -> int:
+    return int(side) // SIZE_MULTIPLE * SIZE_MULTIPLE

@@ -1,0 +1,80 @@
+"""The plan of a video: everything that decides it except the model, the prompt and the sampler, and what each clip is told of it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..audio.features import Rest, gather_slots
+from .clip import ALL_STEPS, ClipConditioning
+from .timeline import Timeline
+
+ANCHORS = ("off", "latent statistics", "colour transfer")
+SEED_POLICIES = ("seed + clip", "same seed")
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """How clips follow each other.
+
+    Attributes:
+        anchor: one of ANCHORS. strength: share of the measured drift that is taken back, 0 to 1.
+        seed_policy: one of SEED_POLICIES.
+    """
+
+    anchor: str = ANCHORS[0]
+    strength: float = 1.0
+    seed_policy: str = SEED_POLICIES[0]
+
+    @property
+    def latent_strength(self) -> float:
+        return self.strength if self.anchor == "latent statistics" else 0.0
+
+    @property
+    def colour_strength(self) -> float:
+        return self.strength if self.anchor == "colour transfer" else 0.0
+
+    def seeded_as(self, clip: int) -> int:
+        """The clip whose seed a clip takes."""
+        return 0 if self.seed_policy == "same seed" else clip
+
+
+AS_REFERENCE = Continuity()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a video except the model, the prompt and the sampler; CPU tensors only.
+
+    Attributes:
+        audio_features: [layers, channels, frames] at 16 fps. waveform: [C, T], the sound that will be played.
+        ref_latents: [1, 16, 1, h, w] normalised. pose_latents: one [1, 16, F, h, w] per clip, or None.
+        history: [73, height, width, 3] frames before clip 0, or None when it starts freely.
+        continuity: what the sampler sets beside: seeds and anchor.
+        rest: heard in pauses and past the end of the sound; None as in the reference.
+        real_audio_history: the audio encoder is given the sound before a clip; otherwise the clip's first frame repeats.
+        pose_steps: shares of the steps between which the model sees the pose.
+    """
+
+    timeline: Timeline
+    height: int
+    width: int
+    audio_features: Tensor
+    waveform: Tensor
+    sample_rate_hz: int
+    ref_latents: Tensor
+    pose_latents: tuple[Tensor, ...] | None = None
+    history: Tensor | None = None
+    continuity: Continuity = AS_REFERENCE
+    rest: Rest | None = None
+    real_audio_history: bool = False
+    pose_steps: tuple[float, float] = ALL_STEPS
+
+    def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
+        before = self.timeline.audio_history(clip) if self.real_audio_history else []
+        return ClipConditioning(
+            audio_embedding=gather_slots(self.audio_features, self.timeline.audio_frames(clip) + before, self.rest),
+            ref_latents=self.ref_latents,
+            motion_latents=motion_latents,
+            pose_latents=None if self.pose_latents is None else self.pose_latents[clip],
+            pose_steps=self.pose_steps,
+        )

@@ -1,0 +1,144 @@
+"""Which picture of a pose video belongs to which slot of a clip, and the latents that the model is given for it."""
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..media.frame_rate import exact_rate
+from .picture import fit_frames
+from .timeline import Timeline
+
+logger = logging.getLogger("wan_s2v")
+
+POSE_ENDS = ("hold", "loop", "release")
+AT_ONCE = 8  # pictures that are fitted together
+
+
+class PoseVideo(Protocol):
+    """Pictures with the seconds at which they appear, the first at 0; a VideoReader is one."""
+
+    @property
+    def times(self) -> Sequence[Fraction]: ...
+
+    @property
+    def duration_s(self) -> Fraction: ...
+
+    @property
+    def fps(self) -> Fraction: ...
+
+    def read(self, pictures: Sequence[int]) -> Tensor:
+        """[len(pictures), H, W, 3] in [0, 1]."""
+
+
+class PoseImages:
+    """A pose video whose frames [T, H, W, 3] are in memory."""
+
+    def __init__(self, images: Tensor, fps: float | Fraction):
+        self.fps = exact_rate(fps)
+        self.times = [number / self.fps for number in range(len(images))]
+        self.duration_s = len(images) / self.fps
+        self._images = images
+
+    def read(self, pictures: Sequence[int]) -> Tensor:
+        return self._images[list(pictures)]
+
+
+def pose_slots(timeline: Timeline, clip: int, pose: PoseVideo, end: str = "hold") -> list[int | None]:
+    """Picture of each slot of a clip; None where the pose has run out.
+
+    `official` takes every n-th picture (n = fps / 16, rounded) and runs out, as the reference. `aligned` takes the picture on screen
+    in the middle of the video frame.
+
+    Args:
+        end: what `aligned` does behind the last picture, one of POSE_ENDS.
+    """
+    slots = range(clip * timeline.frames_per_clip, (clip + 1) * timeline.frames_per_clip)
+    if timeline.sync_mode == "official":
+        step = max(1, round(pose.fps / VIDEO_FPS))
+        return [slot * step if slot * step < len(pose.times) else None for slot in slots]
+    return [_picture_at(pose, middle_of_frame(max(0, slot - timeline.dropped_frames)), end) for slot in slots]
+
+
+def middle_of_frame(frame: int) -> Fraction:
+    """Seconds from the start of the video to the middle of a frame."""
+    return Fraction(2 * frame + 1, 2 * VIDEO_FPS)
+
+
+def _picture_at(pose: PoseVideo, seconds: Fraction, end: str) -> int | None:
+    if seconds >= pose.duration_s and end != "hold":
+        if end == "release":
+            return None
+        seconds %= pose.duration_s
+    return bisect_right(pose.times, seconds) - 1
+
+
+def warn_if_short(timeline: Timeline, pose: PoseVideo, end: str) -> None:
+    """Say in the log what happens where the pose ends before the video."""
+    if timeline.sync_mode == "aligned" and middle_of_frame(timeline.num_frames - 1) >= pose.duration_s:
+        what = {"hold": "its last picture stays", "loop": "it starts again", "release": "the model moves freely from there"}[end]
+        length_s, video_s = float(pose.duration_s), timeline.num_frames / VIDEO_FPS
+        logger.warning("the pose lasts %.2f s and the video %.2f s: %s (pose_end: %s)", length_s, video_s, what, end)
+
+
+def pose_latents(
+    timeline: Timeline,
+    pose: PoseVideo,
+    height: int,
+    width: int,
+    *,
+    end: str,
+    strength: float,
+    encode: Callable[[Tensor], Tensor],
+) -> Iterator[Tensor]:
+    """Latents of each clip, [1, 16, F, h, w]; only the pictures of one clip are in memory.
+
+    Latents of 0 are no pose to the model, and its pose layer is linear: latents times a number are the pose with that strength.
+
+    Args:
+        strength: 1 as in the reference. encode: [T, height, width, 3] pixels in [0, 1] -> [1, 16, (T + 3) / 4, h, w].
+    """
+    before: list[int | None] = []
+    for clip in range(timeline.num_clips):
+        slots = pose_slots(timeline, clip, pose, end)
+        if slots != before:  # a picture that is held fills clip after clip
+            latents = _clip_latents(timeline, pose, slots, height, width, encode) * strength
+            before = slots
+        yield latents
+
+
+def _clip_latents(
+    timeline: Timeline, pose: PoseVideo, slots: list[int | None], height: int, width: int, encode: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Encode behind a copy of the first picture, whose latent is dropped, as the reference does.
+
+    Where the pose has run out `official` shows black, as the reference. `aligned` goes on with latents of 0; a latent that has a picture
+    for some of its frames keeps it for all.
+    """
+    shown = [number for number in slots if number is not None]
+    if timeline.sync_mode == "official":
+        return encode(_with_first_twice(_fitted(pose, shown, len(slots), height, width, cover=False)))[:, :, 1:]
+    latents = torch.zeros(1, LATENT_CHANNELS, timeline.num_latent_frames, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
+    if shown:
+        held = shown + shown[-1:] * (-len(shown) % TEMPORAL_STRIDE)
+        encoded = encode(_with_first_twice(_fitted(pose, held, len(held), height, width, cover=True)))[:, :, 1:]
+        latents[:, :, : encoded.shape[2]] = encoded
+    return latents
+
+
+def _fitted(pose: PoseVideo, pictures: list[int], count: int, height: int, width: int, *, cover: bool) -> Tensor:
+    """[count, height, width, 3]; black behind the pictures. A few large ones at a time are in memory."""
+    pixels = torch.zeros(count, height, width, 3)
+    for start in range(0, len(pictures), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        pixels[: len(pictures)][part] = fit_frames(pose.read(pictures[part]), height, width, cover=cover)
+    return pixels
+
+
+def _with_first_twice(pixels: Tensor) -> Tensor:
+    return torch.cat([pixels[:1], pixels])

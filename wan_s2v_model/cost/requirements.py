@@ -1,0 +1,168 @@
+"""What a job needs against what the device has: lines for the preview and the log, and a refusal with advice."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..conditioning.picture import size_within_area
+from ..constants import TEMPORAL_STRIDE, VIDEO_FPS
+from .estimate import Estimate, Job, ModelFacts, Rates, estimate, num_parameters
+
+REFUSED_SHARE = 0.8  # of what is needed must be there; trying in vain costs less than a wrong refusal
+EIGHT_BIT = 1.5  # bytes per weight below which a file counts as fp8; some of its layers have more bits
+SIXTEEN_BIT = 2
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What samples, and what can be had there.
+
+    Attributes:
+        free_bytes: including what other models can be made to leave. host_free_bytes: main memory.
+        is_host: computes in main memory.
+    """
+
+    name: str
+    free_bytes: float
+    host_free_bytes: float
+    rates: Rates
+    is_host: bool = False
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A kind of memory of which there is too little; `of_frames`: for frames alone, whatever the model."""
+
+    kind: str
+    needed_bytes: float
+    free_bytes: float
+    of_frames: bool = False
+
+
+def shortage(cost: Estimate, model: ModelFacts, device: DeviceFacts, share: float = 1.0) -> Shortage | None:
+    """The memory that cannot hold `share` of what a job needs, None if there is none.
+
+    Weights that are in main memory already take no more of it. If they cannot be read from the file again, main memory has to hold
+    those that do not fit on the GPU.
+    """
+    host_free = device.host_free_bytes + model.held_bytes
+    if device.is_host:
+        kinds = [Shortage("main memory", cost.least_device_bytes + cost.clip_host_bytes, host_free)]
+    else:
+        stays_behind = 0.0
+        if not (model.is_file_backed or model.is_resident):
+            stays_behind = max(0.0, model.weights_bytes + cost.least_device_bytes - device.free_bytes)
+        kinds = [
+            Shortage(f"GPU memory on {device.name}", cost.least_device_bytes, device.free_bytes),
+            Shortage("main memory", cost.clip_host_bytes + stays_behind, host_free, of_frames=not stays_behind),
+        ]
+    return next((kind for kind in kinds if share * kind.needed_bytes > kind.free_bytes), None)
+
+
+def refusal(job: Job, model: ModelFacts, device: DeviceFacts) -> str | None:
+    """Why a job clearly cannot run, and what helps; None if it may."""
+    short = shortage(estimate(job, model, device.rates), model, device, REFUSED_SHARE)
+    if short is None:
+        return None
+    return (
+        f"{job.width}x{job.height} with {job.timeline.frames_per_clip} frames per clip needs at least {_gigabytes(short.needed_bytes)} of "
+        f"{short.kind}, but only {_gigabytes(short.free_bytes)} can be had. "
+        f"What helps, best first: {'; '.join(_advice(job, model, device, short))}."
+    )
+
+
+def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
+    """One line for the log: the clips that are left, the time they take and the memory."""
+    cost = estimate(job, model, device.rates)
+    num_clips = job.timeline.num_clips - job.first_clip
+    what = f"{num_clips} clip{'s' * (num_clips > 1)} of {job.width}x{job.height}, {cost.tokens:,} tokens"
+    work = f"{job.steps} steps of {job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
+    time = f"{_duration(cost.seconds)} on {device.name}"
+    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(cost.disk_bytes)} for all frames"])
+
+
+def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:
+    """Lines for the preview picture: what will be made, and what it costs with a model that is not known yet."""
+    timeline, cost = job.timeline, estimate(job, model, device.rates)
+    size = f"{job.width} x {job.height}   {timeline.num_frames} frames   {timeline.num_frames / VIDEO_FPS:.2f} s"
+    petaflop = (cost.linear_flop + cost.attention_flop) / 1e15
+    guidance = "with" if job.model_calls > 1 else "without"
+    lines = [
+        f"{size}   {timeline.num_clips} clips of {timeline.frames_per_clip}",
+        f"sync: {timeline.sync_mode}   {cost.tokens:,} tokens   {petaflop:.2f} PFLOP per model call",
+        f"time: {_duration(cost.seconds)} on {device.name}",
+        *_memory(cost, model, device),
+        f"assumed: 14B model in {8 * model.value_bytes} bits, {job.steps} steps {guidance} guidance",
+    ]
+    short = shortage(cost, model, device, REFUSED_SHARE)
+    if short is not None:
+        lines.append(f"too large: {next(_advice(job, model, device, short))} would help")
+    last = timeline.clip_frames(timeline.num_clips - 1)
+    if timeline.num_clips > 1 and last < timeline.frames_per_clip // 4:
+        lines.append(f"the last clip shows only {last} frames: {last / VIDEO_FPS:.2f} s less sound saves one clip")
+    return lines
+
+
+def _memory(cost: Estimate, model: ModelFacts, device: DeviceFacts) -> list[str]:
+    host_free = _gigabytes(device.host_free_bytes + model.held_bytes)
+    if device.is_host:
+        return [f"RAM: {_gigabytes(cost.least_device_bytes + cost.clip_host_bytes)}, {host_free} free"]
+    least, full, free = (_gigabytes(size) for size in (cost.least_device_bytes, cost.full_device_bytes, device.free_bytes))
+    return [
+        f"GPU memory: {least} at least, {full} for full speed, {free} free",
+        f"RAM: {_gigabytes(cost.host_bytes)} for full speed, {host_free} free",
+    ]
+
+
+def _advice(job: Job, model: ModelFacts, device: DeviceFacts, short: Shortage) -> Iterator[str]:
+    smaller = next((trial for trial in _smaller_sizes(job) if _fits(trial, model, device)), None)
+    if smaller is not None:
+        yield f"a size of {smaller.width}x{smaller.height} or less"
+    shorter = next((trial for trial in _shorter_clips(job) if _fits(trial, model, device)), None)
+    if shorter is not None:
+        yield f"{shorter.timeline.frames_per_clip} frames per clip or fewer"
+    if not short.of_frames:
+        yield from _advice_for_the_model(model, device)
+    yield "other programs closed"
+
+
+def _advice_for_the_model(model: ModelFacts, device: DeviceFacts) -> Iterator[str]:
+    if model.weights_bytes > EIGHT_BIT * num_parameters(model.config):
+        yield "an fp8 model file"
+    if model.residual_bytes > SIXTEEN_BIT:
+        yield "precision fast in Load Wan S2V Model"
+    if model.is_resident and not device.is_host:
+        yield "offload switched on in Load Wan S2V Model, and ComfyUI started without --highvram and --gpu-only"
+
+
+def _fits(job: Job, model: ModelFacts, device: DeviceFacts) -> bool:
+    return shortage(estimate(job, model, device.rates), model, device) is None
+
+
+def _smaller_sizes(job: Job) -> Iterator[Job]:
+    """The job with 95, 90, ... 5 % of its area."""
+    for percent in range(95, 0, -5):
+        height, width = size_within_area(job.height, job.width, job.height * job.width * percent // 100)
+        yield replace(job, height=height, width=width)
+
+
+def _shorter_clips(job: Job) -> Iterator[Job]:
+    frames_per_clip = job.timeline.frames_per_clip
+    for shorter in range(frames_per_clip - TEMPORAL_STRIDE, 0, -TEMPORAL_STRIDE):
+        yield replace(job, timeline=replace(job.timeline, frames_per_clip=shorter))
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.0f} GB" if size >= 20e9 else f"{size / 1e9:.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    """About how long, in the two largest units that matter."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"about {minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"about {hours} h {rest} min" if hours < 48 else f"about {round(hours / 24)} days"

@@ -1,0 +1,165 @@
+"""Values in float8 with scales: one per row for linear layers, one per head for attention.
+
+On a GPU the kernels of `triton_blocks.py` and cuBLAS do it; elsewhere torch computes the same from the same float8 values, so that the
+error of a fast mode can be tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = 448.0
+TINY = 1e-12  # a row of zeros has a scale too
+MEAN_STRIDE = 31  # every so many-th token is enough to know what most keys share; odd, so that all columns of the picture take part
+PEAK_STRIDE = 7  # and to know how large they are
+HEADROOM = 8.0  # a token may be so many times as large as the largest of the sample; floating point loses nothing by it
+
+
+@dataclass(frozen=True)
+class Float8Rows:
+    """Stands for `values * scale`; slices and reshapes like a tensor along batch and tokens.
+
+    Attributes:
+        values: [..., dim] float8. scale: [..., 1] float32.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], device: torch.device) -> "Float8Rows":
+        """Room for rows of this shape."""
+        return cls(torch.empty(shape, dtype=FLOAT8, device=device), torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device))
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def __getitem__(self, index: Any) -> "Float8Rows":
+        return Float8Rows(self.values[index], self.scale[index])
+
+    def flatten(self, start: int, end: int) -> "Float8Rows":
+        return Float8Rows(self.values.flatten(start, end), self.scale.flatten(start, end))
+
+    def unflatten(self, dim: int, sizes: tuple[int, ...]) -> "Float8Rows":
+        return Float8Rows(self.values.unflatten(dim, sizes), self.scale.unflatten(dim, sizes))
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """The rows as an ordinary tensor."""
+        return (self.values.float() * self.scale).to(dtype)
+
+
+Activation = Tensor | Float8Rows
+
+
+@dataclass(frozen=True)
+class Float8Heads:
+    """Stands for `values * scale`: queries, keys or values of attention.
+
+    Attributes:
+        values: [B, S, heads, head_dim] float8. scale: [B, heads] float32.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    @classmethod
+    def rounded(cls, x: Tensor, scale: Tensor) -> "Float8Heads":
+        """x [B, S, heads, head_dim] float32 in torch, where no kernel does it; what is too large for `scale` is cut."""
+        return cls((x / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """As an ordinary tensor [B, S, heads, head_dim]."""
+        return (self.values.float() * self.scale[:, None, :, None]).to(dtype)
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """Whether the GPU code is used; float8 is offered only where that has been tested."""
+    return device.type == "cuda"
+
+
+def quantise_rows(x: Tensor, gelu: bool = False, out: Float8Rows | None = None) -> Float8Rows:
+    """Each row of [..., dim] over its largest magnitude, after GELU (tanh) where asked, into `out` or new memory."""
+    out = Float8Rows.empty(tuple(x.shape), x.device) if out is None else out
+    if runs_kernels(x.device):
+        from . import triton_blocks
+
+        triton_blocks.quantise_rows(x.contiguous(), gelu, out.values, out.scale)
+        return out
+    x = F.gelu(x.float(), approximate="tanh") if gelu else x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / FLOAT8_MAX
+    out.scale.copy_(scale)
+    out.values.copy_(x / scale)
+    return out
+
+
+def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
+    """Float8 with one scale per batch entry and head, from a sample of the tokens.
+
+    Args:
+        x: [B, S, heads * head_dim].
+        smooth: first subtract the mean of the sample from all. For keys this changes no attention weight and makes the values smaller.
+    Returns:
+        x, or x less that mean.
+    """
+    x = x.contiguous()
+    mean = x[:, ::MEAN_STRIDE].mean(dim=1, dtype=torch.float32) if smooth else None
+    if runs_kernels(x.device):
+        from . import triton_blocks
+
+        scale = _scale_of_heads(triton_blocks.head_peaks(x, mean, heads, PEAK_STRIDE).amax(dim=1))
+        values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
+        triton_blocks.quantise_heads(x, mean, scale, values)
+        return Float8Heads(values.unflatten(-1, (heads, -1)), scale)
+    centred = (x.float() if mean is None else x.float() - mean[:, None]).unflatten(-1, (heads, -1))
+    scale = _scale_of_heads(centred[:, ::PEAK_STRIDE].abs().amax(dim=(1, 3)))
+    return Float8Heads.rounded(centred, scale)
+
+
+def _scale_of_heads(peak: Tensor) -> Tensor:
+    return HEADROOM * peak.clamp(min=TINY) / FLOAT8_MAX
+
+
+def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """x @ weight.T + bias, summed in float32.
+
+    Args:
+        x: [..., in]. weight: [out, in]. bias: [out].
+    Returns:
+        [..., out] in `dtype`; a GPU rounds to bfloat16 before.
+    """
+    rows = x.flatten(0, -2)
+    count = len(rows.values)
+    if runs_kernels(x.device):
+        rows = _with_even_rows(rows)
+        out = torch._scaled_mm(
+            rows.values,
+            weight.values.t(),
+            scale_a=rows.scale,
+            scale_b=weight.scale.t(),
+            bias=None if bias is None else bias.bfloat16(),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )[:count]
+    else:
+        out = F.linear(rows.to(torch.float32), weight.to(torch.float32), None if bias is None else bias.float())
+    return out.to(dtype).unflatten(0, x.shape[:-1])
+
+
+def _with_even_rows(rows: Float8Rows) -> Float8Rows:
+    """The rows [n, dim], with one of zeros behind an odd number of them, for which cuBLAS may have no kernel."""
+    count, dim = rows.shape
+    if count % 2 == 0:
+        return rows
+    padded = Float8Rows.empty((count + 1, dim), rows.device)
+    for whole, part in ((padded.values, rows.values), (padded.scale, rows.scale)):
+        whole[:count], whole[count:] = part, 0
+    return padded

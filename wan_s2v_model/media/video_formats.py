@@ -1,0 +1,69 @@
+"""The video files that can be written: containers, codecs and the options of their encoders."""
+
+from dataclasses import dataclass
+
+RGB_FORMATS = ("bgr0",)
+REPRODUCIBLE = {"fflags": "+bitexact"}  # no random identifiers
+CONTAINERS = {  # FFmpeg's name and options
+    "mp4": ("mp4", {"movflags": "faststart+use_metadata_tags"}),
+    "webm": ("webm", REPRODUCIBLE),
+    "mkv": ("matroska", REPRODUCIBLE),
+}
+LIVE_OPTIONS = {"movflags": "delay_moov+empty_moov+default_base_moof", "frag_duration": "250000", "flush_packets": "1"}  # microseconds
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """What the file is made of; the names are those a reader of the file sees.
+
+    Attributes:
+        container: also the suffix of the file.
+        is_live: written in fragments, fast and on one CPU thread.
+    """
+
+    container: str
+    video_codec: str
+    audio_codec: str
+    pixel_format: str = "yuv420p"
+    is_live: bool = False
+
+
+@dataclass(frozen=True)
+class _VideoEncoder:
+    name: str
+    options: dict[str, str]
+    has_quality: bool = True
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class _AudioEncoder:
+    name: str
+    sample_format: str
+    rates_hz: tuple[int, ...]  # others are resampled to 48 kHz
+    bit_rate: int | None
+
+
+FORMATS: dict[str, VideoFormat] = {
+    "mp4 (h264)": VideoFormat("mp4", "h264", "aac"),
+    "webm (vp9)": VideoFormat("webm", "vp9", "opus"),
+    "mp4 (h265)": VideoFormat("mp4", "hevc", "aac"),
+    "mkv (ffv1, lossless)": VideoFormat("mkv", "ffv1", "flac", "bgr0"),
+}
+LIVE_FORMAT = VideoFormat("mp4", "h264", "aac", is_live=True)
+
+# With AVX-512 x264 gives the same frames other bytes each time, in most sizes; independent of the CPU it does not, as fast and as small.
+VIDEO_ENCODERS = {
+    "h264": _VideoEncoder("libx264", {"preset": "fast", "x264-params": "cpu-independent=1"}),
+    "hevc": _VideoEncoder("libx265", {"preset": "fast", "x265-params": "log-level=error"}, tag="hvc1"),
+    "vp9": _VideoEncoder("libvpx-vp9", {"deadline": "good", "cpu-used": "4", "row-mt": "1", "tile-columns": "2"}),
+    "ffv1": _VideoEncoder("ffv1", {"level": "3", "g": "1", "slicecrc": "1"}, has_quality=False),
+}
+LIVE_ENCODER = _VideoEncoder("libx264", {"preset": "veryfast", "tune": "zerolatency", "g": "80", "threads": "1"})
+
+# AAC takes lower rates too, but a reader that decodes its last packet whole would then get sound up to 128 ms longer than the picture.
+AUDIO_ENCODERS = {
+    "aac": _AudioEncoder("aac", "fltp", (96000, 88200, 64000, 48000, 44100, 32000), 192_000),
+    "opus": _AudioEncoder("libopus", "flt", (48000,), 160_000),
+    "flac": _AudioEncoder("flac", "s32", (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000), None),  # 24 bits of 32
+}

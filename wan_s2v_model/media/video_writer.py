@@ -1,0 +1,279 @@
+"""Write frames and their sound to a video file, one frame at a time.
+
+The sound is fed to the muxer frame by frame beside the pictures, so memory does not grow with the length of the video. Until the file is
+complete it has the name `*.part.*`; a failed or cancelled video leaves nothing behind, and what a killed process leaves is known by its
+missing lock. The live format is the exception: fragments that play at any moment, under the file's own name, kept whatever happens. Equal
+frames and sound give equal bytes on one machine, with h265 from 96x96 pixels on.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, cast
+
+import av
+import numpy as np
+import torch
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..files import lock_file
+from .video_formats import AUDIO_ENCODERS, CONTAINERS, LIVE_ENCODER, LIVE_OPTIONS, RGB_FORMATS, VIDEO_ENCODERS, VideoFormat, _AudioEncoder
+
+RGB = 0  # the matrix of pictures that are stored as red, green and blue
+LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
+MOST_UNTIMED_FRAMES = 2  # x265 leaves the decoding times of so few frames undefined; they are in order
+
+
+BT709 = 1  # its code in H.273, for primaries, transfer and matrix alike
+
+
+class VideoWriterError(OSError):
+    """The video file cannot be written; nothing of it is left on the disk."""
+
+
+class VideoWriter:
+    """Streams frames and sound into one file; both start at 0 and end together.
+
+    Use it as a context manager: leaving it normally completes the file, leaving it with any exception removes it (a live one is kept).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        width: int,
+        height: int,
+        fps: Fraction | int,
+        video_format: VideoFormat,
+        quality: int,
+        audio: tuple[Tensor, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: the finished file; an existing one is replaced when the new one is complete.
+            width, height: of the frames. The picture in the file is one pixel larger where one is odd (its edge repeated).
+            fps: constant frame rate.
+            quality: constant rate factor, 0 (best, large) to 51; without effect where the codec is lossless.
+            audio: waveform [C, T] in -1..1 and its rate in Hz. C is 1 or 2. It is cut, or filled with silence, to the
+                length of the frames.
+            metadata: texts stored in the file, such as ComfyUI's "prompt" and "workflow".
+        """
+        self.path = Path(path)
+        self._format = video_format
+        self.part_path = self.path if video_format.is_live else self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self.num_frames = 0
+        self._size = (height, width)
+        self._fps = Fraction(fps)
+        self._reformatter = VideoReformatter()
+        self._container: OutputContainer | None = None
+        self._lock: BinaryIO | None = None
+        with self._guarded():
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(f"the folder {self.path.parent} does not exist")
+            name, options = CONTAINERS[video_format.container]
+            options = LIVE_OPTIONS if video_format.is_live else options
+            container = av.open(str(self.part_path), "w", format=name, container_options=options)
+            self._container = container
+            self._lock = None if video_format.is_live else _hold(self.part_path)
+            container.metadata.update(metadata or {})
+            self._video = self._add_video(container, quality)
+            self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], *audio) if audio else None
+            container.start_encoding()
+
+    def write(self, frames: Tensor) -> None:
+        """Append frames and their share of the sound.
+
+        Args:
+            frames: [T, H, W, 3], uint8, or float in 0..1 (clamped, scaled by 255, rounded down as the reference does).
+        """
+        with self._guarded():
+            container = self._opened()
+            if tuple(frames.shape[1:]) != (*self._size, 3):
+                raise ValueError(f"frames must be [T, {self._size[0]}, {self._size[1]}, 3] in this video, got {list(frames.shape)}")
+            for image in frames:
+                container.mux(self._video.encode(self._to_video_frame(image)))
+                self.num_frames += 1
+                if self._sound:
+                    self._sound.write_until(self.num_frames / self._fps)
+
+    def close(self) -> None:
+        """Complete the file and give it its name. Further calls do nothing."""
+        if self._container is None:
+            return
+        with self._guarded():
+            if self.num_frames == 0:
+                raise ValueError(f"no frames were written to {self.path}")
+            container = self._container
+            container.mux(self._last_packets())
+            if self._sound:
+                self._sound.finish()
+            container.close()
+            self.part_path.replace(self.path)
+            self._container = None
+            self._release()
+
+    def abort(self) -> None:
+        """Remove the unfinished file, or end the live one where it is; does nothing after `close`."""
+        if self._container is None:
+            return
+        container, self._container = self._container, None
+        try:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                container.close()
+        finally:
+            if not self._format.is_live:
+                self.part_path.unlink(missing_ok=True)
+            self._release()
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _opened(self) -> OutputContainer:
+        if self._container is None:
+            raise ValueError(f"the video {self.path} is closed")
+        return self._container
+
+    def _add_video(self, container: OutputContainer, quality: int) -> VideoStream:
+        encoder = LIVE_ENCODER if self._format.is_live else VIDEO_ENCODERS[self._format.video_codec]
+        height, width = self._size
+        options = {"crf": str(quality), **encoder.options} if encoder.has_quality else encoder.options
+        stream = cast(VideoStream, container.add_stream(encoder.name, rate=self._fps, options=options))
+        codec = stream.codec_context
+        codec.width = width + width % 2
+        codec.height = height + height % 2
+        codec.pix_fmt = self._format.pixel_format
+        codec.time_base = 1 / self._fps
+        if not self._format.is_live:
+            codec.thread_type = "AUTO"  # PyAV would cut every picture into slices
+        if encoder.tag:
+            codec.codec_tag = encoder.tag
+        codec.color_primaries = BT709
+        codec.color_trc = BT709
+        codec.colorspace = RGB if self._is_rgb else BT709
+        codec.color_range = self._color_range
+        return stream
+
+    @property
+    def _is_rgb(self) -> bool:
+        return self._format.pixel_format in RGB_FORMATS
+
+    @property
+    def _color_range(self) -> ColorRange:
+        return ColorRange.JPEG if self._is_rgb else ColorRange.MPEG
+
+    def _last_packets(self) -> list[av.Packet]:
+        packets = self._video.encode(None)
+        if self._format.video_codec == "hevc" and self.num_frames <= MOST_UNTIMED_FRAMES:
+            for packet in packets:
+                packet.dts = packet.pts
+        return packets
+
+    def _to_video_frame(self, image: Tensor) -> av.VideoFrame:
+        frame = av.VideoFrame.from_ndarray(_to_rgb(image), format="rgb24")
+        if self._is_rgb:
+            frame = self._reformatter.reformat(frame, format=self._format.pixel_format)
+        else:
+            frame = self._reformatter.reformat(
+                frame,
+                format=self._format.pixel_format,
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.AREA,
+            )
+        frame.pts = self.num_frames
+        frame.time_base = 1 / self._fps
+        return frame
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Remove the unfinished file on any exception, an interrupt included."""
+        try:
+            yield
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, (av.FFmpegError, OSError)):
+                raise VideoWriterError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise
+
+
+class _Sound:
+    """The sound of a video, encoded in step with its frames."""
+
+    def __init__(self, container: OutputContainer, encoder: _AudioEncoder, waveform: Tensor, rate: int) -> None:
+        if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS:
+            raise ValueError(f"audio must be a waveform [1 or 2 channels, samples], got {list(waveform.shape)}")
+        self._container = container
+        self._waveform = waveform
+        self._rate = rate
+        self._layout = LAYOUTS[waveform.shape[0]]
+        self._position = 0
+        encoded_rate = rate if rate in encoder.rates_hz else 48000
+        self._stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
+        self._stream.codec_context.layout = self._layout
+        self._stream.codec_context.format = encoder.sample_format
+        if encoder.bit_rate is not None:
+            self._stream.codec_context.bit_rate = encoder.bit_rate
+
+    def write_until(self, time_s: Fraction) -> None:
+        """Encode the samples up to a time, silence where the waveform has ended."""
+        end = round(time_s * self._rate)
+        samples = self._waveform[:, self._position : end].detach().cpu().float()
+        samples = pad(samples, (0, end - self._position - samples.shape[1])).nan_to_num(0.0).clamp(-1, 1)
+        frame = av.AudioFrame.from_ndarray(samples.contiguous().numpy(), format="fltp", layout=self._layout)
+        frame.sample_rate = self._rate
+        frame.pts = self._position
+        frame.time_base = Fraction(1, self._rate)
+        self._container.mux(self._stream.encode(frame))
+        self._position = end
+
+    def finish(self) -> None:
+        """Encode what the codec still holds."""
+        self._container.mux(self._stream.encode(None))
+
+
+def remove_abandoned(parts: Iterable[Path]) -> None:
+    """Remove unfinished files of processes that were killed; one that is being written is left alone."""
+    for path in parts:
+        with contextlib.suppress(OSError):  # in use, or gone already
+            if sys.platform != "win32":
+                lock_file(path).close()
+            path.unlink()
+
+
+def _hold(part: Path) -> BinaryIO | None:
+    """Lock an unfinished file, which tells it from an abandoned one. Windows does not remove open files anyway."""
+    if sys.platform == "win32":
+        return None
+    try:
+        return lock_file(part)
+    except OSError:  # a disk without locks; there nothing counts as abandoned
+        return None
+
+
+def _to_rgb(image: Tensor) -> np.ndarray:
+    """Return [H, W, 3] uint8, the last row and column repeated where a size is odd."""
+    image = image.detach().cpu()
+    if image.dtype != torch.uint8:
+        image = (image.float().clamp(0, 1) * 255).to(torch.uint8)
+    height, width = image.shape[:2]
+    return np.pad(image.numpy(), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

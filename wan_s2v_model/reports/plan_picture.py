@@ -1,0 +1,109 @@
+"""Draw what is about to be made: the picture, the sound with its clip borders, and the numbers."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from .canvas import (
+    BORDER,
+    DIM_TEXT,
+    LINE_HEIGHT,
+    MARGIN,
+    OVERSAMPLING,
+    PANEL,
+    SMALL_FONT_SIZE,
+    WAVE,
+    WIDTH,
+    Canvas,
+    clock,
+    tick_step,
+    to_picture,
+)
+
+PICTURE_BOX = (288, 320)  # width, least height
+PLOT_LEFT = MARGIN + PICTURE_BOX[0] + MARGIN
+PLOT_WIDTH = WIDTH - MARGIN - PLOT_LEFT
+PLOT_HEIGHT = 132
+HEADER_HEIGHT = 22  # clip numbers
+AXIS_HEIGHT = 26
+LEAST_PEAK = 0.1  # quieter sound is not blown up to the full height
+LEAST_LABEL_GAP = 44
+LEAST_NUMBER_GAP = 14
+LEAST_BORDER_GAP = 6
+
+
+def draw_plan(
+    waveform: Tensor, rate: int, *, image: Tensor, clip_starts_s: Sequence[float], seconds: float, lines: Sequence[str]
+) -> Tensor:
+    """Draw the plan of a video.
+
+    Args:
+        waveform: [C, T] in -1..1 at `rate` Hz, playing from time 0.
+        image: [H, W, 3], uint8 or float in 0..1.
+        clip_starts_s: where each clip begins, ascending.
+        seconds: length of the video.
+        lines: texts under the waveform; of "label: value" the label is dimmed.
+    Returns:
+        [1, H, 1024, 3] float32 in 0..1.
+    """
+    text_top = MARGIN + HEADER_HEIGHT + PLOT_HEIGHT + AXIS_HEIGHT + MARGIN // 2
+    height = max(MARGIN + PICTURE_BOX[1], text_top + LINE_HEIGHT * len(lines)) + MARGIN
+    canvas = Canvas(WIDTH, height)
+    canvas.paste(to_picture(image), (MARGIN, MARGIN, PICTURE_BOX[0], height - 2 * MARGIN))
+    seconds = max(seconds, 1e-3)
+    _draw_clips(canvas, [start / seconds for start in clip_starts_s])
+    _draw_wave(canvas, waveform, rate, seconds)
+    _draw_axis(canvas, seconds)
+    for row, line in enumerate(lines):
+        canvas.labelled_text(PLOT_LEFT, text_top + LINE_HEIGHT * row, line)
+    return canvas.to_tensor()
+
+
+def _draw_clips(canvas: Canvas, starts: Sequence[float]) -> None:
+    """Shade the clips and number them from 0, as messages and `redo` do; `starts` are fractions of the plot's width."""
+    top = MARGIN + HEADER_HEIGHT
+    edges = [PLOT_LEFT + round(min(max(start, 0.0), 1.0) * PLOT_WIDTH) for start in starts] + [PLOT_LEFT + PLOT_WIDTH]
+    label_every = max(1, ceil(len(starts) * LEAST_LABEL_GAP / PLOT_WIDTH))
+    for number, (left, right) in enumerate(pairwise(edges)):
+        canvas.box(left, top, right - left, PLOT_HEIGHT, PANEL[number % 2])
+        if number and right - left >= LEAST_BORDER_GAP:
+            canvas.box(left, top - 4, 1, PLOT_HEIGHT + 4, BORDER)
+        room = (right - left) * label_every
+        if number % label_every == 0 and room >= LEAST_NUMBER_GAP:
+            label = f"clip {number}" if number == 0 or (label_every == 1 and room >= LEAST_LABEL_GAP) else str(number)
+            canvas.text((left + right) / 2, top - HEADER_HEIGHT / 2, label, colour=DIM_TEXT, size=SMALL_FONT_SIZE, anchor="mm")
+
+
+def _draw_wave(canvas: Canvas, waveform: Tensor, rate: int, seconds: float) -> None:
+    low, high = _envelope(waveform, rate, seconds)
+    scale = (PLOT_HEIGHT / 2 - 6) / max(LEAST_PEAK, float(high.max()), -float(low.min()))
+    middle = MARGIN + HEADER_HEIGHT + PLOT_HEIGHT / 2
+    for column, (bottom, top) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        height = max((top - bottom) * scale, 1.0)
+        canvas.box(PLOT_LEFT + column / OVERSAMPLING, middle - top * scale - 0.5, 1 / OVERSAMPLING, height, WAVE)
+
+
+def _envelope(waveform: Tensor, rate: int, seconds: float) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest sample of every column, 0 where there is no sound."""
+    num_columns = PLOT_WIDTH * OVERSAMPLING
+    low, high = torch.zeros(num_columns), torch.zeros(num_columns)
+    num_samples = waveform.shape[-1]
+    for column in range(num_columns):
+        start = int(column / num_columns * seconds * rate)
+        end = max(start + 1, int((column + 1) / num_columns * seconds * rate))
+        if start >= num_samples:
+            break
+        low[column], high[column] = waveform[:, start:end].detach().float().mean(dim=0).aminmax()
+    return low.nan_to_num(0.0).clamp(-1, 1), high.nan_to_num(0.0).clamp(-1, 1)
+
+
+def _draw_axis(canvas: Canvas, seconds: float) -> None:
+    top = MARGIN + HEADER_HEIGHT + PLOT_HEIGHT
+    step = tick_step(seconds, PLOT_WIDTH)
+    for index in range(int(seconds / step + 1e-6) + 1):
+        x = PLOT_LEFT + index * step / seconds * PLOT_WIDTH
+        canvas.box(x, top, 1, 4, BORDER)
+        canvas.text(x, top + AXIS_HEIGHT / 2 + 2, clock(index * step, step), colour=DIM_TEXT, size=SMALL_FONT_SIZE, anchor="mm")

@@ -1,0 +1,95 @@
+"""The finished clips of a run: a handle on its folder, not the frames themselves."""
+
+import shutil
+import weakref
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..conditioning.plan import Plan
+from ..constants import MOTION_LATENTS, VIDEO_FPS
+from ..sampling.clip_loop import Decode, Encode, clip_decoder, decode_clip, find_anchor
+from .store import RunStore
+
+
+class Clips:
+    """Frames on disk and the sound that belongs to them.
+
+    Args:
+        delete_with_handle: remove the folder once nothing refers to this object any more (runs without a name).
+        vae: ComfyUI's, that decoded the frames. vae_warmup: latents of motion that it was given before each clip.
+    """
+
+    fps = VIDEO_FPS
+
+    def __init__(self, store: RunStore, plan: Plan, *, delete_with_handle: bool, vae: Any = None, vae_warmup: int = MOTION_LATENTS):
+        self.folder: Path = store.folder
+        self.vae = vae
+        self._store = store
+        self._plan = plan
+        self._vae_warmup = vae_warmup
+        self.height, self.width = plan.height, plan.width
+        self.timeline = plan.timeline
+        self.sample_rate_hz = plan.sample_rate_hz
+        self._waveform = plan.waveform
+        if delete_with_handle:
+            weakref.finalize(self, shutil.rmtree, store.folder, ignore_errors=True)
+
+    @property
+    def num_frames(self) -> int:
+        return self.timeline.num_frames
+
+    @property
+    def waveform(self) -> Tensor:
+        """[C, T]: the sound, cut to the duration of the frames."""
+        return self._waveform[:, : round(Fraction(self.num_frames * self.sample_rate_hz, self.fps))]
+
+    def get_models(self) -> list:
+        """What ComfyUI asks of a value to learn which models a prompt still needs."""
+        return [] if self.vae is None else [self.vae.patcher]
+
+    def frames(self) -> Iterator[Tensor]:
+        """Frames of one clip after the other, each [T, H, W, 3] uint8.
+
+        Raises:
+            FileNotFoundError: if the run folder was deleted.
+        """
+        for clip in range(self.timeline.num_clips):
+            yield self.read_frames(clip)
+
+    def read_frames(self, clip: int) -> Tensor:
+        """The frames of a clip that is stored, [T, H, W, 3] uint8; for errors see `frames`."""
+        self._require_folder()
+        return self._store.read_frames(clip)
+
+    def exact_frames(self, encode: Encode, decode: Decode, first_clip: int = 0) -> Iterator[Tensor]:
+        """What the VAE gave for one clip after the other, each [T, H, W, 3] in [0, 1], decoded again from the stored latents.
+
+        Args:
+            encode, decode: of `vae`, as they were when the run was made; `decode` as for `clip_decoder`.
+            first_clip: leave out the ones before.
+        Raises:
+            FileNotFoundError: if the run folder was deleted.
+        """
+        plan, decode_as_sampled = self._plan, clip_decoder(decode, self.timeline.num_latent_frames, self._vae_warmup)
+        self._require_folder()
+        anchor = find_anchor(plan, self._store.read_latents(0)[None], decode_as_sampled)
+        for clip in range(first_clip, self.timeline.num_clips):
+            self._require_folder()
+            latents, motion_latents = self._store.read_latents(clip)[None], self._motion_latents(clip, encode)
+            frames = decode_clip(plan, clip, latents, motion_latents, decode_as_sampled, anchor)
+            yield frames[: self.timeline.clip_frames(clip)]
+
+    def _motion_latents(self, clip: int, encode: Encode) -> Tensor | None:
+        if clip > 0:
+            return self._store.read_motion_latents(clip - 1)
+        return None if self._plan.history is None else encode(self._plan.history)
+
+    def _require_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again with another seed or run name."
+            )

@@ -1,0 +1,340 @@
+"""Keep what a run has finished, clip by clip, so that a crash costs one clip and not the night.
+
+A run folder holds `manifest.json` (what decides the result, and the finished clips) and one safetensors file per clip. Each file is
+written under a temporary name, flushed to the disk and renamed, and a clip counts only once the manifest names it: whatever stops the
+process, the folder describes a run that ended after some whole clip.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..files import TEMPORARY_SUFFIX, lock_file, sync_folder, write_atomically
+from .manifest import (
+    FIRST_CLIP,
+    FORMAT,
+    FORMAT_VERSION,
+    LOCK_NAME,
+    MANIFEST_NAME,
+    Fingerprint,
+    RunChangedError,
+    RunStoreError,
+    Value,
+    _clip_name,
+    _clip_names,
+    _Manifest,
+    _read_manifest,
+    changes_of,
+    shown,
+)
+
+LAYOUTS = {  # type and number of axes
+    "latents": (torch.float32, 4),
+    "motion_latents": (torch.float32, 5),
+    "frames": (torch.uint8, 4),
+    "history": (torch.float32, 4),
+}
+logger = logging.getLogger("wan_s2v")
+
+
+class RunStore:
+    """Folder of one run, held by one process at a time. Reading works after `close` too, writing does not."""
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint, lock: BinaryIO | None) -> None:
+        """Use `RunStore.open` or `RunStore.reading`."""
+        self.folder = folder
+        self.num_finished = 0
+        self._failure: BaseException | None = None
+        self._fingerprint = fingerprint
+        self._num_listed = 0
+        self._hashes: list[str] = []
+        self._made_with: list[dict[str, Any]] = []
+        self._versions: Fingerprint = {}
+        self._redone_from: int | None = None
+        self._lock: BinaryIO | None = lock
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        fingerprint: Mapping[str, Value],
+        *,
+        redo_from: int | None = None,
+        fixed: Collection[str] = (),
+        assumed: Mapping[str, Value] = MappingProxyType({}),
+        versions: Mapping[str, str] = MappingProxyType({}),
+    ) -> "RunStore":
+        """Create the run folder, or continue the run in it.
+
+        Args:
+            folder: its name is the run's name in messages.
+            fingerprint: everything that decides the result, by value or by hash.
+            redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint. A redo that was begun
+                with the same inputs and has not come to the last of the fingerprint's `clips` goes on instead.
+            fixed: names that must not change while earlier clips are kept, such as the picture size.
+            assumed: values of names that the manifest of an older version of the pack does not have.
+            versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
+        Raises:
+            RunChangedError: the fingerprint differs from that of the finished clips.
+            RunStoreError: in use by another process, not readable, not writable, or of a newer version.
+        """
+        with _reported(f"cannot open the run folder {folder}"):
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                sync_folder(folder.parent)
+            lock = _lock_folder(folder)
+        store = cls(folder, dict(fingerprint), lock)
+        store._versions = dict(versions)
+        try:
+            store._load(redo_from, fixed, assumed)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def reading(cls, folder: Path) -> "RunStore":
+        """The clips that a run has by now, if any: to read them while another process may make more. Errors as in `open`."""
+        manifest = _read_manifest(folder)
+        store = cls(folder, {}, None)
+        store.num_finished = 0 if manifest is None else manifest.num_clips
+        return store
+
+    def write_clip(
+        self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor, history: Tensor | None = None
+    ) -> None:
+        """Store the next clip; when this returns it survives a power cut.
+
+        Args:
+            latents: [16, F, h, w] float32.
+            motion_latents: [1, 16, 19, h, w] float32, what the next clip continues from, if there is a next clip.
+            frames: [T, H, W, 3] uint8.
+            history: [73, H, W, 3] float32, the newest frames, for clips too short to fill them.
+        """
+        self._check_open()
+        if index != self.num_finished:
+            raise ValueError(f"clip {index} of run '{self.name}' cannot be stored: clip {self.num_finished} is the next one")
+        tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames, history=history)
+        path = self._clip_path(index)
+        with _reported(f"cannot store clip {index} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
+            try:
+                if self._num_listed > index:
+                    self._list_clips(index)  # clips after a damaged one are stale from here on
+                data = save(tensors)
+                write_atomically(path, data)
+                self._hashes[index:] = [hashlib.sha256(data).hexdigest()]
+                self._note_versions(index)
+                self._list_clips(index + 1)
+            except BaseException as error:
+                self._failure = error
+                path.unlink(missing_ok=True)
+                raise
+        self.num_finished = index + 1
+
+    def raise_failure(self) -> None:
+        """Raise RunStoreError if the last clip could not be stored: while one is written the next one is being made, in vain."""
+        if self._failure is not None:
+            raise RunStoreError(f"clip {self.num_finished} of run '{self.name}' could not be stored") from self._failure
+
+    def read_frames(self, index: int) -> Tensor:
+        """Return the pictures of a finished clip, [T, H, W, 3] uint8."""
+        return self._read(index, "frames")
+
+    def read_latents(self, index: int) -> Tensor:
+        """Return the latents of a finished clip, [16, F, h, w] float32."""
+        return self._read(index, "latents")
+
+    def read_motion_latents(self, index: int) -> Tensor | None:
+        """Return what the clip after this one continues from, [1, 16, 19, h, w] float32, or None if it was not stored."""
+        return self._read_optional(index, "motion_latents")
+
+    def read_history(self, index: int) -> Tensor | None:
+        """Return the frames before the clip after this one, [73, H, W, 3] float32, or None if they were not stored."""
+        return self._read_optional(index, "history")
+
+    def drop_from(self, index: int) -> None:
+        """Forget clip `index` and every later one; it is undone as a whole or not at all."""
+        self._check_open()
+        if index < 0:
+            raise ValueError(f"redo must start at clip 0 or later, got {index}")
+        with _reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
+            self._list_clips(min(index, self._num_listed))
+            self.num_finished = min(index, self.num_finished)
+            for path in sorted(self.folder.glob("clip_*.safetensors"), reverse=True):
+                if path.name >= _clip_name(index):
+                    path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> "RunStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def _load(self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value]) -> None:
+        with _reported(f"cannot open the run folder {self.folder}"):
+            for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
+                leftover.unlink()
+            manifest, self._redone_from = _read_manifest(self.folder), redo_from
+            if manifest is None or manifest.num_clips == 0:
+                self._list_clips(0)
+                return
+            self._check_unchanged({**assumed, **manifest.fingerprint}, redo_from, fixed)
+            self._num_listed, self._hashes, self._made_with = manifest.num_clips, manifest.hashes, manifest.made_with
+            self.num_finished = self._count_finished(self._num_listed)
+            if redo_from is None:
+                self._redone_from = manifest.redone_from
+            elif not self._has_begun(redo_from, manifest):
+                self.drop_from(redo_from)
+
+    def _has_begun(self, redo_from: int, manifest: _Manifest) -> bool:
+        """Whether this very redo was cut off: what it has made by then is kept."""
+        is_same = manifest.redone_from == redo_from and not changes_of(manifest.fingerprint, self._fingerprint)
+        if not (is_same and all(map(self._is_as_written, range(redo_from, self.num_finished - 1)))):  # the last is compared already
+            return False
+        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, self.num_finished)
+        return True
+
+    def _check_unchanged(self, old: Fingerprint, redo_from: int | None, fixed: Collection[str]) -> None:
+        changes = changes_of(old, self._fingerprint)
+        if redo_from is not None:
+            changes = {} if redo_from == 0 else {name: change for name, change in changes.items() if name in fixed}
+        if not changes:
+            return
+        lines = "\n".join(f"  {name}: {shown(*change)}" for name, change in changes.items())
+        ways = "redo it from clip 0" if redo_from else "redo it from the first clip that should be made anew"
+        raise RunChangedError(
+            f"run '{self.name}' was made with other inputs:\n{lines}\n"
+            f"Set these back to continue the run, or give another run name to keep both, or {ways}.",
+            changes,
+        )
+
+    def _count_finished(self, num_listed: int) -> int:
+        """Clips up to the first one that is missing or damaged. The next one continues from the last, which is compared with its hash."""
+        problems = (_clip_problem(self._clip_path(index)) for index in range(num_listed))
+        count, problem = next(((index, problem) for index, problem in enumerate(problems) if problem), (num_listed, None))
+        while count and not self._is_as_written(count - 1):
+            count, problem = count - 1, "has changed since it was written"
+        if problem:
+            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, count, problem)
+        return count
+
+    def _is_as_written(self, index: int) -> bool:
+        return self._hashes[index] in ("", hashlib.sha256(self._clip_path(index).read_bytes()).hexdigest())
+
+    def _note_versions(self, index: int) -> None:
+        """Remember with what the clips from here on are made, if that has changed."""
+        before = {name: value for name, value in self._made_with[-1].items() if name != FIRST_CLIP} if self._made_with else {}
+        if before == self._versions:
+            return
+        if before:
+            changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, self._versions).items())
+            logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
+        self._made_with.append({FIRST_CLIP: index, **self._versions})
+
+    def _list_clips(self, count: int) -> None:
+        self._made_with = [entry for entry in self._made_with if entry[FIRST_CLIP] < count]
+        del self._hashes[count:]
+        manifest = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "fingerprint": self._fingerprint,
+            "clips": _clip_names(count),
+            **({"sha256": self._hashes} if any(self._hashes) else {}),
+            **({"made_with": self._made_with} if self._made_with else {}),
+        }
+        if self._redone_from is not None and count < int(self._fingerprint.get("clips") or 0):
+            manifest["redone_from"] = self._redone_from
+        write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
+        self._num_listed = count
+
+    def _read(self, index: int, key: str) -> Tensor:
+        with self._clip_file(index) as file:
+            return file.get_tensor(key).clone()  # the tensor itself is a map of the file, which may be replaced
+
+    def _read_optional(self, index: int, key: str) -> Tensor | None:
+        with self._clip_file(index) as file:
+            stored = key in set(file.keys())
+        return self._read(index, key) if stored else None
+
+    @contextlib.contextmanager
+    def _clip_file(self, index: int) -> Iterator[safe_open]:
+        if not 0 <= index < self.num_finished:
+            raise IndexError(f"run '{self.name}' has no clip {index}: {self.num_finished} are finished")
+        with (
+            _reported(f"cannot read clip {index} of run '{self.name}' in {self.folder}"),
+            safe_open(self._clip_path(index), framework="pt") as file,
+        ):
+            yield file
+
+    def _clip_path(self, index: int) -> Path:
+        return self.folder / _clip_name(index)
+
+    def _check_open(self) -> None:
+        if self._lock is None:
+            raise ValueError(f"run '{self.name}' is closed: open it again to write")
+
+
+def _clip_tensors(**tensors: Tensor | None) -> dict[str, Tensor]:
+    given = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in given.items():
+        dtype, num_axes = LAYOUTS[name]
+        if tensor.dtype != dtype or tensor.ndim != num_axes:
+            raise ValueError(f"{name} of a clip must be {dtype} with {num_axes} axes, got {tensor.dtype} {tuple(tensor.shape)}")
+    return given
+
+
+def _clip_problem(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = {"latents", "frames"}.difference(file.keys())
+    except FileNotFoundError:
+        return "is missing"
+    except (SafetensorError, OSError) as error:
+        return f"is damaged ({error})"
+    return f"has no {', '.join(sorted(missing))}" if missing else None
+
+
+def _lock_folder(folder: Path) -> BinaryIO:
+    path = folder / LOCK_NAME
+    try:
+        return lock_file(path)
+    except BlockingIOError as error:
+        raise RunStoreError(f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name") from error
+    except OSError as error:
+        file = path.open("ab")  # raises, too, unless it is only the lock that fails
+        logger.warning("run '%s' is on a disk without file locks (%s): do not run it twice at the same time", folder.name, error)
+        return file
+
+
+@contextlib.contextmanager
+def _reported(what: str, advice: str = "") -> Iterator[None]:
+    """Turn errors of the file system into a RunStoreError that says what was being done."""
+    try:
+        yield
+    except RunStoreError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        reported = RunStoreError(f"{what}: {reason}. {advice}".rstrip())
+        reported.errno = getattr(error, "errno", None)
+        raise reported from error

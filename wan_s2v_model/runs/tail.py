@@ -1,0 +1,83 @@
+"""The last frames of a video at 16 fps, to continue from or to hand on: of clips, of a run folder, or of any other video."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from fractions import Fraction
+from io import BytesIO
+
+import torch
+from torch import Tensor
+
+from ..constants import VIDEO_FPS
+from ..media.frame_rate import exact_rate
+from ..media.video_reader import VideoReader
+from ..sampling.clip_loop import Decode, Encode
+from .clips import Clips
+from .store import RunStore
+
+LEVELS = 255
+SEEK_MARGIN_S = 1.0  # files say only roughly where they end
+
+
+def tail_of_clips(clips: Clips, count: int, encode: Encode, decode: Decode) -> Tensor:
+    """The very floats of the newest frames, [<= count, H, W, 3] in [0, 1]; decodes only the clips that hold them.
+
+    Args:
+        encode, decode: as in `Clips.exact_frames`.
+    """
+    timeline = clips.timeline
+    first_clip = timeline.num_clips - 1
+    while timeline.num_frames - timeline.first_frame(first_clip) < count and first_clip > 0:
+        first_clip -= 1
+    return torch.cat(list(clips.exact_frames(encode, decode, first_clip)))[-count:]
+
+
+def tail_of_run(store: RunStore, count: int) -> Tensor:
+    """The newest frames that a run has, [<= count, H, W, 3] in [0, 1], from 8 bits per colour.
+
+    The run was rounded down to 8 bits, so half a level is added: else every continuation would be a little darker than the one before.
+
+    Raises:
+        ValueError: the run has no finished clip. RunStoreError: a clip is damaged.
+    """
+    parts: list[Tensor] = []
+    clip = store.num_finished
+    while clip > 0 and sum(map(len, parts)) < count:
+        clip -= 1
+        parts.insert(0, store.read_frames(clip))
+    if not parts:
+        raise ValueError(f"There is no finished clip in {store.folder}. Check run_name: it is that of Sample Video (Wan S2V).")
+    return ((torch.cat(parts)[-count:].float() + 0.5) / LEVELS).clamp_(max=1)
+
+
+def tail_of_file(source: str | BytesIO, start_s: float, length_s: float, count: int) -> Tensor:
+    """The newest frames of a video file by time, [<= count, H, W, 3] in [0, 1]; only its end is decoded.
+
+    Args:
+        source, start_s, length_s: the file and the part of it, as in `VideoReader`.
+    Raises:
+        ValueError: the file cannot be read or has no pictures.
+    """
+    duration_s = VideoReader(source, start_s, length_s).duration_s
+    skipped_s = max(0.0, float(duration_s) - count / VIDEO_FPS - SEEK_MARGIN_S)
+    with VideoReader(source, start_s + skipped_s, length_s and length_s - skipped_s) as reader:
+        return reader.read(tail_pictures(reader.times, reader.duration_s, count))
+
+
+def tail_of_images(images: Tensor, fps: float | Fraction, count: int) -> Tensor:
+    """The newest frames by time of a video that is in memory, [T, H, W, 3] at `fps`."""
+    fps = exact_rate(fps)
+    return images[tail_pictures([number / fps for number in range(len(images))], len(images) / fps, count), ..., :3]
+
+
+def tail_pictures(times: Sequence[Fraction], duration_s: Fraction, count: int) -> list[int]:
+    """Numbers of the pictures on screen in the middle of the last `count` frames at 16 fps, the last of which ends with the video.
+
+    Args:
+        times: seconds at which each picture appears, rising. duration_s: when the last one goes.
+    Returns:
+        As many as the video lasts, at least one.
+    """
+    count = min(count, max(1, round((duration_s - times[0]) * VIDEO_FPS)))
+    middles = (duration_s - Fraction(2 * left + 1, 2 * VIDEO_FPS) for left in reversed(range(count)))
+    return [max(0, bisect_right(times, middle) - 1) for middle in middles]
