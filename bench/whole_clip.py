@@ -2,7 +2,7 @@
 
     COMFYUI_PATH=... python bench/whole_clip.py MODELS_FOLDER --size 832x480 --clips 2 --steps 4
 
-MODELS_FOLDER is a ComfyUI `models` folder with one file for each of the four models, for example of scripts/make_tiny_models.py.
+MODELS_FOLDER is a ComfyUI `models` folder with one file for each of the four models, for example of scripts/tiny_models/make.py.
 With --random it is filled with random models of full size first (bf16: 44 GB, fp8_scaled: 28 GB).
 """
 

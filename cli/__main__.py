@@ -16,7 +16,8 @@ if not __package__:  # started by path: some Pythons, such as the portable Comfy
 
     __package__ = "cli"
 
-from . import doctor, download, predict, runs
+from . import doctor, predict, runs
+from .models import download
 
 COMMANDS = (predict, download, doctor, runs)
 INTERRUPTED = 130  # exit status, as of a shell

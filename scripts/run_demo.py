@@ -18,14 +18,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-from cli.client import ComfyClient  # noqa: E402
-from cli.errors import ComfyError  # noqa: E402
-from cli.model_files import PARTS  # noqa: E402
+from cli.comfyui.client import ComfyClient, ComfyError  # noqa: E402
+from cli.comfyui.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths  # noqa: E402
+from cli.models.files import PARTS, TINY_FILES  # noqa: E402
 from cli.predict.graph import MODEL, PREPARE, SAMPLER, SAVE, PromptError, Request, inputs_of  # noqa: E402
 from cli.predict.job import make_video  # noqa: E402
 from cli.predict.options import FILE_FLAGS, PICTURE, SOUND, existing_file  # noqa: E402
-from cli.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths  # noqa: E402
-from cli.tiny_models import TINY_FILES, make_tiny_models, tiny_file  # noqa: E402
+from scripts.tiny_models.fill import make_tiny_models, tiny_file  # noqa: E402
 
 BASE = ROOT / ".demo"
 TINY_SIZE_PX = 128

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from wan_s2v_pack.cli.server import free_port
+from wan_s2v_pack.cli.comfyui.server import free_port
 from wan_s2v_pack.wan_s2v_model.media.speech_worker import Address
 
 ROOT = Path(__file__).resolve().parents[1]

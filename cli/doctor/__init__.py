@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..model_folders import COMFYUI_HELP, MODELS_HELP
+from ..models.folders import COMFYUI_HELP, MODELS_HELP
 from .checks import examine
 from .facts import collect
 from .finding import OK, PROBLEM, WARNING, Finding

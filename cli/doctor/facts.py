@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..model_files import PARTS
-from ..model_folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
-from ..model_headers import SAFETENSORS, HeaderError, describe, find_candidates
+from ..models.files import PARTS
+from ..models.folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
+from ..models.headers import SAFETENSORS, HeaderError, describe, find_candidates
 from .checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
 from .models import ModelFound
 from .probe import MARK

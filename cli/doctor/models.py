@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..model_files import FILES, PARTS, PRECISIONS, by_name, select
-from ..model_headers import DOWNLOAD, GGUF, INDEX_SUFFIX
+from ..models.files import FILES, PARTS, PRECISIONS, by_name, select
+from ..models.headers import DOWNLOAD, GGUF, INDEX_SUFFIX
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 
 COMMAND = "python -m cli download"

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
-from ..model_folders import FolderError
+from ..comfyui.client import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
+from ..models.folders import FolderError
 from .graph import PackMissing, PromptError
 from .options import SAMPLER, add_options, inputs_of, request_from
 
 if TYPE_CHECKING:
-    from ..client import ComfyClient
+    from ..comfyui.client import ComfyClient
     from .job import Made
 
 DONE, FAILED, NO_SERVER, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 3, 4, 5, 130  # 2 is argparse's

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..client import ComfyClient
-from ..errors import NoAnswer
-from ..model_folders import ROOT, FolderError, find_comfyui, find_model_folders
-from ..server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths
+from ..comfyui.client import ComfyClient, NoAnswer
+from ..comfyui.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths
+from ..models.folders import ROOT, FolderError, find_comfyui, find_model_folders
 from .graph import PackMissing
 
 LARGEST_UPLOAD_MB = 100_000

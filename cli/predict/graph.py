@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model_files import FILES, PARTS
-from ..tiny_models import ROOT, TINY_FILES
+from ..models.files import FILES, PARTS, TINY_FILES
+from ..models.folders import ROOT
 
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..client import ComfyClient, OutputFile
-from ..errors import ComfyError
+from ..comfyui.client import ComfyClient, ComfyError, OutputFile
 from .graph import SAVE, Prompt, Request, build_prompt
 from .progress_bar import ProgressBar
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..model_files import PARTS
-from ..model_folders import COMFYUI_HELP, MODELS_HELP
+from ..models.files import PARTS
+from ..models.folders import COMFYUI_HELP, MODELS_HELP
 from .graph import AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
 
 PICTURE = ROOT / "samples" / "sample_portrait.png"

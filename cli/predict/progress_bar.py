@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from ..client import Progress, Stage
+from ..comfyui.client import Progress, Stage
 from .graph import SAMPLER, Prompt
 
 try:

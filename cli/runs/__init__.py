@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..model_folders import COMFYUI_HELP, FolderError, find_comfyui
+from ..models.folders import COMFYUI_HELP, FolderError, find_comfyui
 from . import report
 from .folder import RUNS_FOLDER, RunsError, find_run, find_runs
 from .removal import Removal, plan_clean, plan_delete, remove

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..model_headers import HeaderError, read_header
+from ..models.headers import HeaderError, read_header
 
 if sys.platform == "win32":
     import msvcrt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..download import digest_of
+from ..models.download import digest_of
 from .folder import Clip, Run, RunsError
 
 HASH_CHANGED = "is damaged (its content has changed since it was written)"

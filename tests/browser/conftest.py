@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wan_s2v_pack.cli.client import ComfyClient
-from wan_s2v_pack.cli.server import ComfyServer, prepare_base_directory
-from wan_s2v_pack.cli.tiny_models import fill_base_directory
+from wan_s2v_pack.cli.comfyui.client import ComfyClient
+from wan_s2v_pack.cli.comfyui.server import ComfyServer, prepare_base_directory
+from wan_s2v_pack.scripts.tiny_models.fill import fill_base_directory
 
 from .person import Person
 
@@ -24,7 +24,7 @@ def browser(comfyui_path: Path) -> str:
     """Path of Chromium."""
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("the package playwright is not installed")
-    from wan_s2v_pack.cli.canvas import find_browser
+    from wan_s2v_pack.scripts.pictures.canvas import find_browser
 
     path = find_browser()
     if path is None:
@@ -54,7 +54,7 @@ def object_info(client: ComfyClient) -> dict[str, Any]:
 @pytest.fixture(scope="package")
 def opened_canvas(server: ComfyServer, browser: str) -> Iterator[Any]:
     """The front end, closed before other tests need the event loop."""
-    from wan_s2v_pack.cli.canvas import open_canvas
+    from wan_s2v_pack.scripts.pictures.canvas import open_canvas
 
     with open_canvas(server.url, browser=browser) as opened:
         yield opened

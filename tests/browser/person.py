@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wan_s2v_pack.cli.client import ComfyClient
+from wan_s2v_pack.cli.comfyui.client import ComfyClient
 
 if TYPE_CHECKING:  # the tests are collected, and skipped, without playwright too
     from playwright.sync_api import Locator, Page

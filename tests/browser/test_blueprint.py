@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.cli.convert import ui_to_api
+from wan_s2v_pack.scripts.workflows.convert import ui_to_api
 
 (BLUEPRINT,) = (Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json")
 INPUTS = ["image", "audio", "prompt", "size", "seed", "steps", "cfg", "run_name"]  # then the four files

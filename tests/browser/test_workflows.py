@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
-from wan_s2v_pack.cli.convert import ui_to_api
+from wan_s2v_pack.scripts.workflows.convert import ui_to_api
 
 from .person import Person
 from .workflows import FILES, NUM_FRAMES, SAVE_NODES, SIZE, SMALL, nodes_of_type, read

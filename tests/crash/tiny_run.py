@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.cli.tiny_models import make_tiny_models
+from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 
 SIDE = 64  # px; the smallest

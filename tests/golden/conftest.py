@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 from safetensors.torch import load_file
-from wan_s2v_pack.cli.tiny_models import make_tiny_models
+from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
 from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path
 from wan_s2v_pack.tests.golden.tiny_model import load_ours, save_checkpoint
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, VAE
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, VAE
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 
 pytestmark = pytest.mark.comfy

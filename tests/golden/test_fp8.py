@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from wan_s2v_pack.cli.tiny_models import make_tiny_models
-from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, LAYOUTS
+from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, LAYOUTS
 from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
 
 pytestmark = pytest.mark.comfy

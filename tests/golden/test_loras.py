@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.scripts import tiny_loras
+from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours, save_checkpoint
 from wan_s2v_pack.tests.unit.checkpoints.test_lora_adapters import APPLICABLE

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL, TEXT_ENCODER, VAE, as_fp8_scaled, as_fp32, metadata_of
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, TEXT_ENCODER, VAE, as_fp8_scaled, as_fp32, metadata_of
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_other_loaders import EXACT, sample
 

@@ -11,7 +11,7 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 
-from wan_s2v_pack.cli.server import FOLDERS
+from wan_s2v_pack.cli.comfyui.server import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".cache" / "tools"

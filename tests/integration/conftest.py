@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.client import ComfyClient
-from wan_s2v_pack.cli.server import ComfyServer, link_pack, prepare_base_directory
-from wan_s2v_pack.cli.tiny_models import fill_base_directory
+from wan_s2v_pack.cli.comfyui.client import ComfyClient
+from wan_s2v_pack.cli.comfyui.server import ComfyServer, link_pack, prepare_base_directory
+from wan_s2v_pack.scripts.tiny_models.fill import fill_base_directory
 
 from .rendering import Renderer
 from .sounds import read_wav

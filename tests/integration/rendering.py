@@ -13,9 +13,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.client import ComfyClient, OutputFile, Progress, Stage
-from wan_s2v_pack.cli.errors import PromptInterrupted
-from wan_s2v_pack.cli.server import ComfyServer
+from wan_s2v_pack.cli.comfyui.client import ComfyClient, OutputFile, Progress, PromptInterrupted, Stage
+from wan_s2v_pack.cli.comfyui.server import ComfyServer
 
 from .graphs import Prompt
 

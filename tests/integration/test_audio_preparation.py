@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptFailed
+from wan_s2v_pack.cli.comfyui.client import PromptFailed
 
 from .graphs import EXACT, TWO_CLIPS, Prompt, add, flash_graph, inputs_of, quick_start
 from .sounds import write_wav

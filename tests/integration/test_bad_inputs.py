@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from wan_s2v_pack.cli.errors import ComfyError, PromptFailed, PromptRefused
+from wan_s2v_pack.cli.comfyui.client import ComfyError, PromptFailed, PromptRefused
 
 from .graphs import Prompt, add, find, inputs_of, patch_model, quick_start
 

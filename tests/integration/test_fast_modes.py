@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptRefused
+from wan_s2v_pack.cli.comfyui.client import PromptRefused
 
 from .graphs import EXACT, TWO_CLIPS, find, inputs_of, quick_start
 

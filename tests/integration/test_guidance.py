@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptFailed, PromptRefused
+from wan_s2v_pack.cli.comfyui.client import PromptFailed, PromptRefused
 
 from .graphs import EXACT, THREE_CLIPS, TWO_CLIPS, add, find, inputs_of, quick_start
 

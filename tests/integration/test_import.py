@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wan_s2v_pack.cli.server import prepare_base_directory
+from wan_s2v_pack.cli.comfyui.server import prepare_base_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "import_probe.py"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.cli.errors import PromptInterrupted
+from wan_s2v_pack.cli.comfyui.client import PromptInterrupted
 
 from .graphs import NUM_FRAMES, TWO_CLIPS, find, inputs_of, quick_start
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.tiny_models import make_tiny_models
-from wan_s2v_pack.scripts.tiny_layouts import INDEX, LAYOUTS
+from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
+from wan_s2v_pack.scripts.tiny_models.layouts import INDEX, LAYOUTS
 
 from .graphs import EXACT, add, inputs_of, quick_start
 

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptFailed
-from wan_s2v_pack.scripts.tiny_layouts import DIFFUSION_MODEL
+from wan_s2v_pack.cli.comfyui.client import PromptFailed
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL
 
 from .graphs import EXACT, add, patch_model, quick_start
 from .graphs import TINY_LORA as LORA

@@ -142,7 +142,7 @@ def test_strength_0_is_the_video_without_a_pose(renderer):
 
 
 def test_a_run_is_not_continued_with_another_pose(renderer):
-    from wan_s2v_pack.cli.errors import ComfyError
+    from wan_s2v_pack.cli.comfyui.client import ComfyError
 
     renderer.render(with_pose(run_name="posed"))
     for change in ({"pose_strength": 0.5}, {"pose_end_percent": 0.5}):

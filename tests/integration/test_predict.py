@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from wan_s2v_pack.cli.client import ComfyClient
+from wan_s2v_pack.cli.comfyui.client import ComfyClient
 from wan_s2v_pack.cli.predict.graph import FAST, SAMPLER
 
 from .commands import FPS, SECONDS, Workplace, make_workplace

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.cli.errors import PromptFailed
+from wan_s2v_pack.cli.comfyui.client import PromptFailed
 from wan_s2v_pack.tests.damaged_files import DAMAGED_FILES, LFS_POINTER, WEB_PAGE, pytorch, write
 from wan_s2v_pack.tests.foreign_files import FOREIGN_FILES, wav2vec2
 from wan_s2v_pack.tests.golden.comfyui import comfy_bridge, pack_module

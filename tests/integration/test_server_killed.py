@@ -9,9 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.client import ComfyClient
-from wan_s2v_pack.cli.errors import ComfyError
-from wan_s2v_pack.cli.server import ComfyServer, prepare_base_directory
+from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError
+from wan_s2v_pack.cli.comfyui.server import ComfyServer, prepare_base_directory
 
 from .conftest import ROOT
 from .graphs import THREE_CLIPS, find, quick_start

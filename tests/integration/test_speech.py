@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-from wan_s2v_pack.cli.errors import PromptFailed, PromptInterrupted, PromptRefused
-from wan_s2v_pack.cli.server import free_port
+from wan_s2v_pack.cli.comfyui.client import PromptFailed, PromptInterrupted, PromptRefused
+from wan_s2v_pack.cli.comfyui.server import free_port
 from wan_s2v_pack.tests.fake_cosyvoice import SENTENCE_S, make_environment, running_worker
 from wan_s2v_pack.wan_s2v_model.media.speech_worker import wait_until_ready
 

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.errors import PromptFailed
+from wan_s2v_pack.cli.comfyui.client import PromptFailed
 
 from .graphs import Prompt, add, find, flash_graph, inputs_of
 from .sounds import write_wav

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.cli.convert import ui_to_api
+from wan_s2v_pack.scripts.workflows.convert import ui_to_api
 
 from .graphs import QUICK_START, ROOT, SIZE, TWO_CLIPS, WORKFLOWS, Prompt, change, shrink
 from .rendering import Renderer, open_video
@@ -73,8 +73,8 @@ def test_workflow_renders(name, client, renderer):
 
 
 def test_files_are_those_of_the_script(server):
-    """Workflows, twins in API format and blueprint, from the nodes as they are now: scripts/make_workflows.py writes them anew."""
-    command = [sys.executable, str(ROOT / "scripts" / "make_workflows.py"), "--server", server.url, "--check"]
+    """Workflows, twins in API format and blueprint, from the nodes as they are now: scripts/workflows/make.py writes them anew."""
+    command = [sys.executable, str(ROOT / "scripts" / "workflows" / "make.py"), "--server", server.url, "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
 

@@ -194,7 +194,7 @@ def test_no_path_of_one_machine(path):
 
 def test_python_of_the_api_page_fits_the_client():
     blocks = [ast.parse(block) for block in python_blocks(ROOT / "docs" / "api.md")]
-    client = parse(ROOT / "cli" / "client.py")
+    client = parse(ROOT / "cli" / "comfyui" / "client.py")
     known = {item.name for item in ast.walk(client) if isinstance(item, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)}
     used = {alias.name for block in blocks for item in ast.walk(block) if isinstance(item, ast.ImportFrom) for alias in item.names}
     attributes = (item for block in blocks for item in ast.walk(block) if isinstance(item, ast.Attribute))

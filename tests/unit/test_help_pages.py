@@ -51,8 +51,8 @@ KNOWN_ELSEWHERE = {"cfg_start_percent", "cfg_end_percent", "dpm_2"}
 
 
 def test_every_node_has_a_scene():
-    """Of scripts/help_scenes.py, which is read here and not run."""
-    source = (ROOT / "scripts" / "help_scenes.py").read_text(encoding="utf-8")
+    """Of scripts/pictures/help_scenes.py, which is read here and not run."""
+    source = (ROOT / "scripts" / "pictures" / "help_scenes.py").read_text(encoding="utf-8")
     assert sorted(re.findall(r'^    "(WanS2V\w+)": Scene\(', source, re.MULTILINE)) == NODES
 
 

@@ -1,7 +1,7 @@
 """A loader that brings its own layers, as GGUF loaders do.
 
 Weights stay packed in tensors that answer with the shape of the unpacked weight. Each layer unpacks its own in `cast_bias_weight`, and
-applies the LoRA patches that its patcher has left on the tensor. The file is the layout `dit_q8_0` of scripts/tiny_layouts.py.
+applies the LoRA patches that its patcher has left on the tensor. The file is the layout `dit_q8_0` of scripts/tiny_models/layouts.py.
 """
 
 from __future__ import annotations

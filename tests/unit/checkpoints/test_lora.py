@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from wan_s2v_pack.scripts import tiny_loras
+from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.wan_s2v_model.checkpoints.file_format import CheckpointError
 from wan_s2v_pack.wan_s2v_model.checkpoints.lora import diffusers_name, module_of, read_lora
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from wan_s2v_pack.cli.server import free_port
+from wan_s2v_pack.cli.comfyui.server import free_port
 from wan_s2v_pack.wan_s2v_model.media.speech_worker import Address, SpeechRequest, ask_worker, parse_address, read_health
 
 HEALTH = {"service": "wan-s2v-speech", "protocol": 1, "ready": True}

@@ -1,0 +1,1 @@
+"""A running ComfyUI: its client, and a headless server of our own."""

@@ -1,0 +1,233 @@
+"""A headless ComfyUI on loopback, for the demo script, the tests and the screenshot."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from ..models.folders import ModelFolders
+
+PACK_NAME = "wan_s2v"
+MODEL_FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae", "loras")
+FOLDERS = ("input", "output", "temp", "user", "custom_nodes", *(f"models/{name}" for name in MODEL_FOLDERS))
+COPY_IGNORE = shutil.ignore_patterns(".*", "__pycache__", "tests", "models", "output")
+LOG_TAIL_LINES = 40
+STOP_TIMEOUT_S = 15
+POLL_S = 0.2
+
+# Loopback must not go through a proxy named in the environment.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class ServerError(RuntimeError):
+    """ComfyUI did not come up, or went away."""
+
+
+def prepare_base_directory(base: Path, pack: Path) -> Path:
+    """Create a ComfyUI base directory whose only custom node pack is this checkout.
+
+    Args:
+        base: folder to create; everything that is already there is kept.
+        pack: root of the pack, linked (or copied where links are not allowed) as custom_nodes/wan_s2v.
+    Returns:
+        The resolved base directory.
+    """
+    base = base.resolve()
+    for name in FOLDERS:
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link_pack(pack, base / "custom_nodes" / PACK_NAME)
+    return base
+
+
+def link_pack(pack: Path, link: Path) -> None:
+    """Make `link` show the folder `pack`; a link to another checkout is replaced."""
+    if link.is_symlink() and link.resolve() != pack.resolve():
+        link.unlink()
+    if link.is_symlink():
+        return
+    if link.exists():  # a copy made earlier
+        shutil.rmtree(link)
+    try:
+        link.symlink_to(pack.resolve(), target_is_directory=True)
+    except OSError:
+        shutil.copytree(pack, link, ignore=COPY_IGNORE)
+
+
+def write_model_paths(base: Path, models: Path) -> Path:
+    """Make a models folder visible to a server whose base directory is elsewhere.
+
+    Returns:
+        The file for ComfyUI's --extra-model-paths-config (JSON, which is YAML too).
+    """
+    below = ModelFolders(Path(), {})
+    folders = {"base_path": str(models.resolve()), **{name: "\n".join(f"{place}/" for place in below.of(name)) for name in MODEL_FOLDERS}}
+    path = base / "extra_model_paths.yaml"
+    path.write_text(json.dumps({"comfyui": folders}, indent=2), encoding="utf-8")
+    return path
+
+
+def has_accelerator() -> bool:
+    """Tell whether PyTorch finds something that computes faster than the CPU; without it ComfyUI starts with --cpu only."""
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def free_port() -> int:
+    """Return a loopback port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class ComfyServer:
+    """Context manager around one ComfyUI process.
+
+    Args:
+        comfyui: ComfyUI folder (the one with main.py).
+        base_directory: made by `prepare_base_directory`.
+        cpu: run without a GPU.
+        extra_args: further ComfyUI command line arguments.
+        log_file: receives all output of the process; default <base_directory>/server.log.
+        timeout_s: longest wait for the server to answer.
+        own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then.
+    """
+
+    def __init__(
+        self,
+        comfyui: Path,
+        base_directory: Path,
+        *,
+        cpu: bool = False,
+        extra_args: Sequence[str] = (),
+        log_file: Path | None = None,
+        timeout_s: float = 240.0,
+        own_session: bool = False,
+    ) -> None:
+        self.comfyui = Path(comfyui).resolve()
+        self.base_directory = Path(base_directory).resolve()
+        self.log_file = Path(log_file or self.base_directory / "server.log").resolve()
+        self.timeout_s = timeout_s
+        self.own_session = own_session
+        self.port = free_port()
+        self._arguments = [*(["--cpu"] if cpu else []), *extra_args]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def input_directory(self) -> Path:
+        return self.base_directory / "input"
+
+    @property
+    def output_directory(self) -> Path:
+        return self.base_directory / "output"
+
+    def command(self) -> list[str]:
+        """Return the command line that starts the server."""
+        database = f"sqlite:///{(self.base_directory / 'user' / 'comfyui.db').as_posix()}"
+        address = ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch"]
+        folders = ["--base-directory", str(self.base_directory), "--database-url", database]
+        return [sys.executable, "main.py", *address, *folders, *self._arguments]
+
+    def start(self) -> ComfyServer:
+        """Start ComfyUI and return when it answers."""
+        if not (self.comfyui / "main.py").is_file():
+            raise ServerError(f"No ComfyUI in {self.comfyui}: there is no main.py. Set COMFYUI_PATH to a ComfyUI folder.")
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.comfyui,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=self.own_session,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ask the process to end, and end it when it does not."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM if os.name == "nt" or ignores_ctrl_c() else signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def log_text(self) -> str:
+        """Return everything the server has written so far."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log."""
+        return "\n".join(self.log_text().splitlines()[-LOG_TAIL_LINES:])
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        if self._process is None:
+            raise ServerError("The server is not running. Start it first.")
+        return self._process.pid
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the server process in bytes."""
+        return psutil.Process(self.pid).memory_info().rss
+
+    def alive(self) -> bool:
+        """Tell whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        while time.monotonic() < deadline:
+            if not self.alive():
+                raise ServerError(f"ComfyUI ended while starting. The last lines of {self.log_file}:\n{self.log_tail()}")
+            if self._answers():
+                return
+            time.sleep(POLL_S)
+        raise ServerError(f"ComfyUI did not answer within {self.timeout_s:.0f} s. The last lines of {self.log_file}:\n{self.log_tail()}")
+
+    def _answers(self) -> bool:
+        try:
+            with _DIRECT.open(f"{self.url}/system_stats", timeout=5) as response:
+                return response.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def __enter__(self) -> ComfyServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def ignores_ctrl_c() -> bool:
+    """Whether this process and its children do not hear SIGINT, as a shell has it for its background jobs."""
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN

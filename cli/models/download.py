@@ -1,0 +1,244 @@
+"""`download`: the model files by name and precision into ComfyUI's model folders."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import PARTS, PRECISIONS, SETS, ModelFile, select
+from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_comfyui, find_model_folders
+
+if TYPE_CHECKING:
+    from .hub import RemoteFile
+
+DEFAULT_PARTS = tuple(name for name, part in PARTS.items() if part.needed)
+GB = 1e9
+HASH_BLOCK_BYTES = 2**22
+INTERRUPTED = 130  # exit status, as of a shell
+
+DESCRIPTION = """Download the model files into ComfyUI's model folders.
+
+A file that is there already is not fetched again, a broken download goes on where it stopped, and a file gets its name only after
+its size and its hash were found to be right. HF_ENDPOINT names a mirror of the hub, HF_TOKEN your token for it."""
+
+
+class DownloadError(Exception):
+    """Something the user can put right."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file, and what is to be done about it.
+
+    Attributes:
+        target: where it is, or will be.
+        reason: why it has to be fetched, "" if it is in place.
+    """
+
+    remote: RemoteFile
+    target: Path
+    reason: str
+
+    @property
+    def partial(self) -> Path:
+        """Where the bytes are collected; ComfyUI does not list this name."""
+        return self.target.with_name(f"{self.target.name}.{self.remote.digest[:8]}.part")
+
+    @property
+    def present_bytes(self) -> int:
+        return self.partial.stat().st_size if self.partial.is_file() else 0
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(self.remote.size - self.present_bytes, 0) if self.reason else 0
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "download",
+        help="download the model files into ComfyUI's model folders",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--set", choices=SETS, default="comfy", help="ComfyUI's single files, or the official folder (default: comfy)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="fp8: half the size, less exact (default: bf16)")
+    parts = f"of {', '.join(PARTS)} (default: all but lora)"
+    parser.add_argument("--only", type=_parts, metavar="PART,...", default=DEFAULT_PARTS, help=parts)
+    parser.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be downloaded")
+    parser.add_argument("--verify", action="store_true", help="check the hash of files that are there already, too")
+    parser.add_argument("--yes", action="store_true", help="do not ask before downloading")
+    parser.set_defaults(run=run)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise argparse.ArgumentTypeError(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    return parts
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return the exit status: 0 if all files are in place (or would be), 1 on an error, 130 when interrupted."""
+    try:
+        from .hub import HubError
+    except ImportError as error:
+        print(f"download failed: {error}. Use the Python that runs ComfyUI, which has huggingface_hub.", file=sys.stderr)
+        return 1
+    try:
+        return download(options)
+    except (DownloadError, FolderError, HubError) as error:
+        print(f"download failed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"download failed: {_local_problem(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndownload interrupted; run the same command again, it goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _local_problem(error: OSError) -> str:
+    """Say what this machine refuses; the hub's errors have words of their own."""
+    place, reason = error.filename2 or error.filename or "A file", error.strerror or type(error).__name__
+    return (
+        f"{place} cannot be read or written ({reason}). Close programs that use it, such as ComfyUI, check whose file it is, "
+        "or choose another folder with --models-dir. Then run the same command again; it goes on where it stopped."
+    )
+
+
+def download(options: argparse.Namespace) -> int:
+    """Look up the chosen files, show what is missing, and fetch it."""
+    files = select(options.set, options.precision, options.only)
+    if not files:
+        raise DownloadError(f"The {options.set} set has no {options.precision} file of {', '.join(options.only)}. Use --set comfy.")
+    comfyui = None if options.models_dir else find_comfyui(options.comfyui)
+    folders = find_model_folders(comfyui, options.models_dir)
+    tasks = [plan(file, folders, verify=options.verify) for file in files]
+    show(tasks, folders)
+    missing = [task for task in tasks if task.reason]
+    check_disk(missing)
+    if options.dry_run or not missing:
+        return 0
+    if not (options.yes or confirmed()):
+        print("nothing was downloaded")
+        return 1
+    for task in missing:
+        install(task)
+    print(f"all {len(tasks)} files are in place; press R in ComfyUI to see them")
+    return 0
+
+
+def plan(file: ModelFile, folders: ModelFolders, *, verify: bool) -> Task:
+    """Find out whether a file has to be fetched.
+
+    Args:
+        verify: compare the hash of a file that is there, not only its size.
+    Raises:
+        DownloadError: if a folder has the name of the file.
+    """
+    from .hub import look_up
+
+    remote = look_up(file)
+    present = folders.find(file.folder, file.name)
+    if present is None:
+        target = folders.models / file.folder / file.name
+        if target.is_dir():
+            raise DownloadError(
+                f"{target} is a folder, and the file needs its name. Move it away, or choose another folder with --models-dir."
+            )
+        return Task(remote, target, "to download")
+    if (size := present.stat().st_size) != remote.size:
+        return Task(remote, present, f"to replace, has {size:,} bytes instead of {remote.size:,}")
+    if verify and digest_of(present, remote.digest) != remote.digest:
+        return Task(remote, present, "to replace, has another hash")
+    return Task(remote, present, "")
+
+
+def show(tasks: Sequence[Task], folders: ModelFolders) -> None:
+    """Print a line per file and the sum."""
+    print(f"models folder: {folders.models}")
+    width = max(len(task.remote.file.name) for task in tasks)
+    for task in tasks:
+        state = task.reason or "in place"
+        if task.reason and task.present_bytes:
+            state += f" ({task.present_bytes / GB:.2f} GB of it are there)"
+        print(f"  {task.remote.file.name:{width}}  {task.remote.size / GB:6.2f} GB  {task.remote.file.folder}: {state}")
+    print(f"to download: {sum(task.missing_bytes for task in tasks) / GB:.2f} GB")
+
+
+def check_disk(tasks: Sequence[Task]) -> None:
+    """Raise DownloadError unless every disk has room for what will be written to it."""
+    needed: Counter[int] = Counter()
+    places: dict[int, Path] = {}
+    for task in tasks:
+        folder = task.target.parent.resolve()
+        place = next(place for place in (folder, *folder.parents) if place.is_dir())
+        disk = place.stat().st_dev
+        places.setdefault(disk, place)
+        needed[disk] += task.missing_bytes
+    for disk, place in places.items():
+        free = shutil.disk_usage(place).free
+        if needed[disk] > free:
+            raise DownloadError(
+                f"The files need {needed[disk] / GB:.2f} GB in {place}, but only {free / GB:.2f} GB are free. "
+                "Make room, choose smaller files with --precision fp8, or another disk with --models-dir."
+            )
+
+
+def confirmed() -> bool:
+    """Ask on a terminal; a script has said enough by starting the command. No answer at all is a no."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return True
+    try:
+        return input("Go on? [Y/n] ").strip().lower() in ("", "y", "yes")
+    except EOFError:
+        print("\nThere was no answer. Use --yes to download without being asked.", file=sys.stderr)
+        return False
+
+
+def install(task: Task) -> None:
+    """Fetch a file, check it, and only then give it its name.
+
+    Raises:
+        DownloadError: if the hash is wrong; the file is deleted then.
+    """
+    from .hub import ENDPOINT, fetch
+
+    name, digest = task.remote.file.name, task.remote.digest
+    try:
+        task.partial.parent.mkdir(parents=True, exist_ok=True)
+        if task.present_bytes > task.remote.size:
+            task.partial.unlink()
+        task.partial.open("ab").close()
+    except OSError as error:
+        place = task.partial.parent
+        raise DownloadError(f"{place} cannot be written ({error.strerror}). Choose another folder with --models-dir.") from error
+    fetch(task.remote, task.partial)
+    print(f"  checking the hash of {name}", flush=True)
+    if (found := digest_of(task.partial, digest)) != digest:
+        task.partial.unlink()
+        raise DownloadError(
+            f"{name} from {ENDPOINT} is not the file that the hub describes: its hash is {found}, not {digest}. It was deleted. "
+            "Run the same command again; if that does not help, another mirror or network has to be used."
+        )
+    os.replace(task.partial, task.target)
+
+
+def digest_of(path: Path, like: str) -> str:
+    """The hash of a file, of the kind that the hub uses: SHA-256 (64 digits), or git's SHA-1 of small files (40)."""
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,261 @@
+"""Says what a weights file is from its header alone: complete or cut off, which model, which type."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import PARTS
+
+try:
+    from ...wan_s2v_model.checkpoints.file_format import (
+        AGAIN,
+        FORMAT_ERRORS,
+        INDEX_SUFFIX,
+        LONGEST_HEADER,
+        SAFETENSORS,
+        CheckpointError,
+        problem_of,
+    )
+    from ...wan_s2v_model.checkpoints.identify import (
+        LORA_FILE,
+        S2V,
+        SHARD,
+        TOKENIZER,
+        UMT5,
+        WAN_VAE,
+        WAV2VEC2,
+        Kind,
+        count_layers,
+        find_tokenizer,
+        identify,
+        is_official_umt5,
+        require_audio_layers,
+    )
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.checkpoints.file_format import (
+        AGAIN,
+        FORMAT_ERRORS,
+        INDEX_SUFFIX,
+        LONGEST_HEADER,
+        SAFETENSORS,
+        CheckpointError,
+        problem_of,
+    )
+    from wan_s2v_model.checkpoints.identify import (
+        LORA_FILE,
+        S2V,
+        SHARD,
+        TOKENIZER,
+        UMT5,
+        WAN_VAE,
+        WAV2VEC2,
+        Kind,
+        count_layers,
+        find_tokenizer,
+        identify,
+        is_official_umt5,
+        require_audio_layers,
+    )
+
+GGUF = "GGUF"
+GGUF_SUFFIX = ".gguf"
+WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
+AUDIO_LAYER = r"(?:wav2vec2\.)?encoder\.layers"
+KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE, "lora": LORA_FILE}
+TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
+
+DOWNLOAD = "{download}"  # in an advice: the command that fetches the file
+REPLACE = f"Delete it, then: {DOWNLOAD}"
+LEAVE = "Leave it; pick another file in the loader."
+
+Header = dict[str, Any]
+
+
+class HeaderError(ValueError):
+    """Why a file cannot be used, in words.
+
+    Attributes:
+        advice: what to do; DOWNLOAD in it stands for a command.
+        mendable: who follows the advice can use the file, or has another one in its place.
+    """
+
+    def __init__(self, message: str, advice: str = REPLACE, *, mendable: bool = True) -> None:
+        super().__init__(message)
+        self.advice = advice
+        self.mendable = mendable
+
+
+class OtherModelError(HeaderError):
+    """The file is fine, but not for us; says what it is."""
+
+    def __init__(self, message: str, advice: str = LEAVE) -> None:
+        super().__init__(message, advice, mendable=False)
+
+
+def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Path]]:
+    """(name below its folder, path) of all weights files whose name matches; the index stands for its shards."""
+    found = []
+    for folder in folders:
+        for path in sorted(_files(folder)):
+            name = path.relative_to(folder).as_posix()
+            is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.fullmatch(name)
+            if is_weights and re.search(pattern, name, re.IGNORECASE) and path.is_file():
+                found.append((name, path))
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in linked folders too, as ComfyUI finds them; each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        where = os.path.realpath(place)
+        if where in seen:
+            folders.clear()
+            continue
+        seen.add(where)
+        yield from (Path(place, name) for name in names)
+
+
+def describe(path: Path, part: str) -> tuple[int, str]:
+    """Size in bytes and kind in words of a file of one part.
+
+    Raises:
+        HeaderError: if it is damaged or incomplete.
+        OtherModelError: if it is not for this part.
+    """
+    if path.name.endswith(INDEX_SUFFIX):
+        return _describe_index(path, part)
+    size = path.stat().st_size
+    suffix = path.suffix.lower()
+    if suffix == GGUF_SUFFIX and part != "model":
+        raise OtherModelError("it is a GGUF file")
+    if suffix == GGUF_SUFFIX:
+        return size, GGUF
+    _require_weights(path)
+    if suffix in SAFETENSORS:
+        return size, _kind(read_header(path), path.parent, part)
+    if part == "text":
+        _require_tokenizer(path.parent)  # PyTorch files of umT5 are the official one
+    return size, "PyTorch file"
+
+
+def _require_weights(path: Path) -> None:
+    try:
+        problem = problem_of(path)
+    except FORMAT_ERRORS as error:
+        raise HeaderError("its contents cannot be read") from error
+    if problem is not None:
+        words, advice = problem
+        raise HeaderError(words) if advice == AGAIN else HeaderError(words, advice, mendable=False)
+
+
+def _describe_index(path: Path, part: str) -> tuple[int, str]:
+    shards = _shards(path)
+    if not shards:
+        raise HeaderError("it lists no shards", DOWNLOAD)
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise HeaderError(f"{len(missing)} of its {len(shards)} shards are missing ({', '.join(missing[:2])})", DOWNLOAD)
+    header: Header = {}
+    for shard in shards:
+        header |= _shard_header(shard)
+    return sum(shard.stat().st_size for shard in shards), f"{_kind(header, path.parent, part)}, {len(shards)} shards"
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / name for name in sorted(names)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise HeaderError("it is no index of a sharded checkpoint", DOWNLOAD) from error
+
+
+def _shard_header(path: Path) -> Header:
+    try:
+        _require_weights(path)
+        return read_header(path)
+    except HeaderError as error:
+        advice = error.advice.replace("Delete it", "Delete that shard")
+        raise HeaderError(f"of its shards, {path.name} fails: {error}", advice, mendable=error.mendable) from error
+
+
+def read_header(path: Path) -> Header:
+    """Tensor name -> {"dtype", "shape", "data_offsets"} of a safetensors file.
+
+    Raises:
+        HeaderError: if the file is damaged or shorter than its header says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, LONGEST_HEADER):
+            raise HeaderError("cut off, or no safetensors file")
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise HeaderError("no safetensors file") from error
+    if not all(map(_is_tensor, header.values())):
+        raise HeaderError("its header is damaged")
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    if end > size:
+        raise HeaderError(f"cut off: {size:,} of {end:,} bytes")
+    return header
+
+
+def _is_tensor(entry: Any) -> bool:
+    match entry:
+        case {"dtype": str(), "shape": [*shape], "data_offsets": [begin, end]}:
+            return all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    return False
+
+
+def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
+    if not header:
+        raise HeaderError("it holds no tensors")
+    found = identify({name: tensor["shape"] for name, tensor in header.items()})
+    is_other = isinstance(found, Kind) if part == "lora" else found is not KINDS[part]  # LoRAs have more names than are known here
+    if is_other:
+        words = found.words if isinstance(found, Kind) else found
+        raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))
+    if part == "audio":
+        _require_layers(header)
+    if part == "text" and is_official_umt5(header):
+        _require_tokenizer(folder)
+    elif part == "text" and TOKENIZER not in header:
+        raise OtherModelError("it is a umT5 without its tokenizer")
+    return _stored_type(header)
+
+
+def _way_to_its_folder(found: Kind | str) -> str:
+    return next((f"Move it to models/{PARTS[part].folder}." for part, kind in KINDS.items() if kind == found), LEAVE)
+
+
+def _require_layers(names: Collection[str]) -> None:
+    try:
+        require_audio_layers(count_layers(names, AUDIO_LAYER), "it")
+    except CheckpointError as error:
+        raise OtherModelError(str(error)) from error
+
+
+def _require_tokenizer(folder: Path) -> None:
+    try:
+        find_tokenizer(folder, "it")
+    except CheckpointError as error:
+        raise HeaderError(str(error), DOWNLOAD) from error
+
+
+def _stored_type(header: Mapping[str, Any]) -> str:
+    sizes: Counter[str] = Counter()
+    for name, tensor in header.items():
+        begin, end = tensor["data_offsets"]
+        sizes[tensor["dtype"]] += 0 if name == TOKENIZER else end - begin
+    main = sizes.most_common(1)[0][0]
+    return TYPES.get(main, main.lower())

@@ -1,0 +1,1 @@
+"""Pictures of the canvas, of nodes, templates and videos."""

@@ -1,0 +1,1 @@
+"""The shipped workflows, their twins in API format and the blueprint, written from one description."""

@@ -1,0 +1,125 @@
+"""Starting a server that is none, and the base directory; the real one is in tests/integration."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError
+from wan_s2v_pack.cli.comfyui.server import (
+    FOLDERS,
+    MODEL_FOLDERS,
+    ComfyServer,
+    ServerError,
+    free_port,
+    link_pack,
+    prepare_base_directory,
+    write_model_paths,
+)
+from wan_s2v_pack.cli.models.folders import ModelFolders
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    return folder
+
+
+def fake_comfyui(tmp_path: Path, source: str) -> Path:
+    folder = tmp_path / "comfyui"
+    folder.mkdir()
+    (folder / "main.py").write_text(source)
+    return folder
+
+
+def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path, pack):
+    base = prepare_base_directory(tmp_path / "base", pack)
+    (base / "input" / "mine.png").write_text("kept")
+    assert prepare_base_directory(base, pack) == base
+    assert all((base / name).is_dir() for name in FOLDERS)
+    assert (base / "custom_nodes" / "wan_s2v").resolve() == pack.resolve()
+    assert (base / "input" / "mine.png").read_text() == "kept"
+
+
+def test_link_to_another_checkout_is_replaced(tmp_path, pack):
+    other = tmp_path / "other"
+    other.mkdir()
+    link = tmp_path / "link"
+    link_pack(other, link)
+    link_pack(pack, link)
+    assert link.resolve() == pack.resolve()
+
+
+def test_pack_is_copied_where_links_are_not_allowed(tmp_path, pack, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for _ in range(2):
+        link_pack(pack, tmp_path / "copy")
+        assert (tmp_path / "copy" / "__init__.py").is_file()
+
+
+def test_models_are_looked_for_where_comfyui_does(tmp_path):
+    """In the older names of two folders too."""
+    written = json.loads(write_model_paths(tmp_path, tmp_path / "models").read_text())["comfyui"]
+    assert written.pop("base_path") == str(tmp_path / "models")
+    assert written["diffusion_models"] == "diffusion_models/\nunet/"
+    assert written["vae"] == "vae/"
+    found = ModelFolders(Path("models"), {})
+    assert {name: [Path("models", place) for place in places.split("\n")] for name, places in written.items()} == {
+        name: found.of(name) for name in MODEL_FOLDERS
+    }
+
+
+def test_folder_without_comfyui(tmp_path):
+    with pytest.raises(ServerError, match=r"no main\.py.*COMFYUI_PATH"):
+        ComfyServer(tmp_path, tmp_path).start()
+
+
+def test_server_that_fails_at_once_shows_its_log(tmp_path, pack):
+    base = prepare_base_directory(tmp_path / "base", pack)
+    server = ComfyServer(fake_comfyui(tmp_path, "raise SystemExit('out of luck')"), base)
+    with pytest.raises(ServerError, match="out of luck"):
+        server.start()
+    assert not server.alive()
+
+
+def test_server_that_never_answers_is_ended(tmp_path, pack):
+    base = prepare_base_directory(tmp_path / "base", pack)
+    server = ComfyServer(fake_comfyui(tmp_path, "import time; print('thinking', flush=True); time.sleep(60)"), base, timeout_s=1.0)
+    with pytest.raises(ServerError, match=r"did not answer within 1 s(.|\n)*thinking"):
+        server.start()
+    assert not server.alive()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("handler", "by"), [(signal.SIG_IGN, signal.SIGTERM), (signal.default_int_handler, signal.SIGINT)])
+def test_server_is_asked_to_end_in_a_way_that_it_hears(tmp_path, pack, monkeypatch, handler, by):
+    """A shell lets its background jobs ignore SIGINT, and their children inherit it."""
+    base = prepare_base_directory(tmp_path / "base", pack)
+    source = "import time\nprint('thinking', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(-2)"
+    server = ComfyServer(fake_comfyui(tmp_path, source), base)
+
+    def wait(server):
+        while "thinking" not in server.log_text():
+            assert server.alive()
+
+    monkeypatch.setattr(ComfyServer, "_wait_until_ready", wait)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        process = server.start()._process
+        server.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode in (-by, 256 - by)
+
+
+def test_client_without_a_server():
+    client = ComfyClient(f"http://127.0.0.1:{free_port()}")
+    for call in (client.object_info, lambda: client.wait("00000000-0000-0000-0000-000000000000")):
+        with pytest.raises(ComfyError, match="does not answer"):
+            call()

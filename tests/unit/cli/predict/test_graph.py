@@ -1,0 +1,192 @@
+"""The graph that `predict` queues: files, LoRAs, formats, pose, other inputs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from wan_s2v_pack.cli.models.files import FILES
+from wan_s2v_pack.cli.predict import graph
+from wan_s2v_pack.cli.predict.graph import FAST, FAST_LORA, LORA, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
+
+ROOT = Path(__file__).resolve().parents[4]
+REQUEST = Request(image=Path("me.png"), audio=Path("me.wav"))
+USUAL = {part: inputs for part, inputs in graph.FILE_INPUTS.items() if part != "lora"}
+
+
+def combo(*names):
+    return ["COMBO", {"options": list(names)}]
+
+
+@pytest.fixture
+def server():
+    """The server's description of the nodes, with the usual files and one LoRA."""
+    prompt = graph.quick_start()
+    info = {node["class_type"]: {"input": {"required": {}, "optional": {}}} for node in prompt.values()}
+    for node_type, name in USUAL.values():
+        info[node_type]["input"]["required"][name] = combo(graph.inputs_of(prompt, node_type)[name])
+    info[LORA] = {"input": {"required": {"lora_name": combo(FAST_LORA, "style.safetensors")}}}
+    info["WanS2VSaveVideo"]["input"]["required"]["format"] = combo("mp4 (h264)", "webm (vp9)", "mp4 (h265)", "mkv (ffv1, lossless)")
+    info[PREPARE]["input"]["required"] = {"size": combo("480P", "custom"), "max_clips": ["INT", {}], "audio": ["WAN_S2V_AUDIO", {}]}
+    info[PREPARE]["input"]["optional"] = {"pose_video": ["VIDEO", {}]}
+    info["WanS2VModelLoader"]["input"]["optional"] = {"offload": ["BOOLEAN", {}], "weight_dtype": [["default", "bf16"]]}
+    info[SAMPLER]["input"]["required"] = {"cfg": ["FLOAT", {}], "run_name": ["STRING", {}]}
+    return info
+
+
+def build(server, **changes):
+    return graph.build_prompt(replace(REQUEST, **changes), server, lambda path: f"uploaded {path}")
+
+
+def offer(server, part, *names):
+    node_type, name = graph.FILE_INPUTS[part]
+    server[node_type]["input"]["required"][name] = combo(*names)
+
+
+def test_without_options_it_is_the_quick_start_with_the_uploads(server):
+    expected = graph.quick_start()
+    graph.inputs_of(expected, "LoadImage")["image"] = "uploaded me.png"
+    graph.inputs_of(expected, "LoadAudio")["audio"] = "uploaded me.wav"
+    assert build(server) == expected
+
+
+def test_fast_is_the_shipped_workflow():
+    workflow = json.loads((ROOT / "workflows" / "wan_s2v_fast.json").read_text(encoding="utf-8"))
+    values = {node["type"]: node.get("widgets_values") for node in workflow["nodes"]}
+    _seed, _after, steps, cfg, shift, solver = values[SAMPLER][:6]
+    assert {"steps": steps, "cfg": cfg, "shift": shift, "solver": solver} == FAST
+    assert values[LORA] == [FAST_LORA, 1.0]
+
+
+def test_fast_gives_way_to_options(server):
+    prompt = build(server, fast=True, inputs={SAMPLER: {"steps": 8}}, loras=[Lora("style.safetensors", 0.5)])
+    sampler = graph.inputs_of(prompt, SAMPLER)
+    assert (sampler["steps"], sampler["cfg"]) == (8, FAST["cfg"])
+    assert [node["inputs"]["lora_name"] for node in prompt.values() if node["class_type"] == LORA] == ["style.safetensors"]
+
+
+def test_loras_follow_each_other(server):
+    prompt = build(server, loras=[Lora("style.safetensors", 0.5), Lora(FAST_LORA)])
+    last = prompt[graph.inputs_of(prompt, SAMPLER)["model"][0]]["inputs"]
+    first = prompt[last["model"][0]]["inputs"]
+    assert (first["lora_name"], first["strength"], last["lora_name"], last["strength"]) == ("style.safetensors", 0.5, FAST_LORA, 1.0)
+    assert prompt[first["model"][0]]["class_type"] == "WanS2VModelLoader"
+
+
+@pytest.mark.parametrize(
+    ("available", "chosen"),
+    [
+        (["a.safetensors", "wan2.2_s2v_14B_bf16.safetensors", "b_s2v.safetensors"], "wan2.2_s2v_14B_bf16.safetensors"),
+        (["other.safetensors", "wan2.2_S2V_fp8.safetensors"], "wan2.2_S2V_fp8.safetensors"),
+        (["z_s2v.safetensors", "b_s2v.safetensors", "wan_s2v_tiny.safetensors"], "b_s2v.safetensors"),
+    ],
+    ids=["usual", "looks right", "first of several, never random weights"],
+)
+def test_model_file_without_a_wish(available, chosen, server):
+    offer(server, "model", *available)
+    assert graph.inputs_of(build(server), "WanS2VModelLoader")["model_name"] == chosen
+
+
+def test_model_file_with_a_wish(server):
+    offer(server, "model", "wan2.2_s2v_14B_bf16.safetensors", "wan_s2v_tiny.safetensors")
+    prompt = build(server, files={"model": "wan_s2v_tiny.safetensors"})
+    assert graph.inputs_of(prompt, "WanS2VModelLoader")["model_name"] == "wan_s2v_tiny.safetensors"
+
+
+@pytest.mark.parametrize("part", USUAL)
+def test_pattern_of_each_part_finds_every_published_file(part, server):
+    for file in (file for files in FILES.values() for file in files if file.part == part):
+        if not file.name.endswith((".json", ".model")) and "-0000" not in file.name:
+            assert graph.choose_file(part, ["other.safetensors", file.name], None, usual="none") == file.name
+
+
+def test_all_missing_files_are_listed_before_anything_is_uploaded(server):
+    offer(server, "model", "flux.safetensors")
+    offer(server, "vae")
+    with pytest.raises(PromptError) as refused:
+        graph.build_prompt(REQUEST, server, lambda path: pytest.fail(f"{path} was uploaded"))
+    assert str(refused.value).splitlines() == [
+        "model files are missing:",
+        "  wan2.2_s2v_14B_bf16.safetensors  in  models/diffusion_models  (there: flux.safetensors)",
+        "  wan_2.1_vae.safetensors  in  models/vae  (there: nothing)",
+        "`python -m cli download --only model,vae` fetches the usual ones.",
+    ]
+
+
+def test_missing_lora(server):
+    offer(server, "lora", "style.safetensors")
+    with pytest.raises(PromptError, match=rf"{FAST_LORA}  in  models/loras  \(there: style\.safetensors\)(.|\n)*--only lora"):
+        build(server, fast=True)
+
+
+def test_server_without_the_pack(server):
+    del server[SAMPLER]
+    with pytest.raises(PackMissing, match=r"no node WanS2VSampler\. Is this pack in its custom_nodes"):
+        build(server)
+
+
+def test_server_with_an_older_pack(server):
+    del server[LORA], server[PREPARE]["input"]["optional"]["pose_video"]
+    with pytest.raises(PackMissing, match="no node WanS2VLoraLoader"):
+        build(server, fast=True)
+    with pytest.raises(PromptError, match="has no input pose_video on this server"):
+        build(server, pose=Path("dance.mp4"))
+
+
+def test_pose_is_connected_as_a_video(server):
+    prompt = build(server, pose=Path("dance.mp4"))
+    loader = prompt[graph.inputs_of(prompt, PREPARE)["pose_video"][0]]
+    assert (loader["class_type"], loader["inputs"]) == ("LoadVideo", {"file": "uploaded dance.mp4"})
+
+
+@pytest.mark.parametrize(
+    ("suffix", "chosen", "expected"),
+    [
+        ("mp4", "mp4 (h264)", "mp4 (h264)"),
+        ("webm", "mp4 (h264)", "webm (vp9)"),
+        ("mkv", "mp4 (h264)", "mkv (ffv1, lossless)"),
+        ("mp4", "mp4 (h265)", "mp4 (h265)"),
+    ],
+)
+def test_suffix_decides_the_format(suffix, chosen, expected, server):
+    prompt = build(server, suffix=suffix, changes=[f"WanS2VSaveVideo.format={chosen}"])
+    assert graph.inputs_of(prompt, "WanS2VSaveVideo")["format"] == expected
+
+
+def test_suffix_that_cannot_be_written(server):
+    with pytest.raises(PromptError, match=r"as \.mp4, \.webm, \.mkv, not as \.avi\. Give --output"):
+        build(server, suffix="avi")
+
+
+@pytest.mark.parametrize(
+    ("change", "node", "value"),
+    [
+        ("WanS2VPrepare.max_clips=3", PREPARE, 3),
+        ("WanS2VPrepare.size=custom", PREPARE, "custom"),
+        ("WanS2VModelLoader.offload=False", "WanS2VModelLoader", False),
+        ("WanS2VModelLoader.weight_dtype=bf16", "WanS2VModelLoader", "bf16"),
+        ("WanS2VSampler.cfg=2", SAMPLER, 2.0),
+        ("WanS2VSampler.run_name=a=b", SAMPLER, "a=b"),
+    ],
+)
+def test_other_inputs_get_the_type_of_the_server(change, node, value, server):
+    name = change.partition(".")[2].partition("=")[0]
+    found = graph.inputs_of(build(server, changes=[change]), node)[name]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("KSampler.seed=1", "there is no node KSampler in the graph; it has .*WanS2VSampler"),
+        ("WanS2VPrepare.sise=480P", "WanS2VPrepare has no input sise on this server; it has size, max_clips"),
+        ("WanS2VPrepare.max_clips=many", r"max_clips must be a number \(INT\), got 'many'"),
+        ("WanS2VModelLoader.offload=1", "offload is true or false"),
+        ("WanS2VPrepare.audio=x", "audio is a connection of type WAN_S2V_AUDIO, which cannot be set"),
+    ],
+)
+def test_other_inputs_that_do_not_fit(change, message, server):
+    with pytest.raises(PromptError, match=message):
+        build(server, changes=[change])

@@ -1,0 +1,123 @@
+"""What `predict` shows while it waits."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from wan_s2v_pack.cli.comfyui.client import Progress, Stage
+from wan_s2v_pack.cli.predict.graph import SAMPLER, add_node, quick_start
+from wan_s2v_pack.cli.predict.progress_bar import LOG_EVERY_S, ProgressBar, duration
+
+SAMPLER_ID = next(key for key, node in quick_start().items() if node["class_type"] == SAMPLER)
+STEPS = 40
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def log():
+    return io.StringIO()
+
+
+@pytest.fixture
+def bar(log, clock):
+    return ProgressBar(quick_start(), log, clock)
+
+
+def step(bar, clock, value, now_s, clips=3):
+    clock.now_s = now_s
+    bar.on_progress(Progress(SAMPLER_ID, value, clips * STEPS))
+
+
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [
+        (Stage(), "queued"),
+        (Stage(jobs_before=1), "waiting in the queue, 1 job before"),
+        (Stage(jobs_before=3), "waiting in the queue, 3 jobs before"),
+        (Stage("5"), "Portrait"),
+        (Stage(SAMPLER_ID), "Sample Video (Wan S2V)"),
+    ],
+)
+def test_stages(stage, text, bar):
+    bar.on_stage(stage)
+    assert bar.line() == text
+
+
+def test_sampling_says_clip_step_time_so_far_and_time_left(bar, clock):
+    clock.now_s = 100.0
+    bar.on_stage(Stage(SAMPLER_ID))
+    step(bar, clock, 1, 120.0)
+    assert bar.line() == "clip 0 (1 of 3), step 1/40 [------------------------] 1 %, 0:20 elapsed"
+    step(bar, clock, 60, 120.0 + 59 * 65)
+    assert bar.line() == "clip 1 (2 of 3), step 20/40 [############------------] 50 %, 1:04:15 elapsed, 1:05:00 left"
+    clock.now_s += 30
+    assert bar.line().endswith("1:04:45 elapsed, 1:04:30 left")
+
+
+def test_finished_clips_of_an_earlier_run_do_not_count_in_the_pace(bar, clock):
+    bar.on_stage(Stage(SAMPLER_ID))
+    step(bar, clock, 2 * STEPS + 1, 10.0)
+    step(bar, clock, 2 * STEPS + 2, 12.0)
+    assert bar.seconds_left() == pytest.approx(38 * 2.0)
+
+
+def test_another_node_starts_anew(bar, clock):
+    bar.on_stage(Stage(SAMPLER_ID))
+    step(bar, clock, 3, 10.0)
+    bar.on_stage(Stage("12"))
+    assert bar.line() == "Save Video (Wan S2V)"
+
+
+def test_progress_of_other_nodes(log, clock):
+    prompt = quick_start()
+    node = add_node(prompt, "Other", "Other", {})
+    bar = ProgressBar(prompt, log, clock)
+    bar.on_stage(Stage(node))
+    bar.on_progress(Progress(node, 1, 4))
+    assert bar.line() == "Other [######------------------] 25 %, 0:00 elapsed"
+
+
+def test_log_has_a_line_per_node_and_clip_and_now_and_then(bar, clock, log):
+    bar.on_stage(Stage("5"))
+    bar.on_stage(Stage(SAMPLER_ID))
+    for value in range(1, 2 * STEPS + 1):
+        step(bar, clock, value, value * 0.5, clips=2)
+    steps = [line.split(" [")[0] for line in log.getvalue().splitlines()]
+    assert steps == ["Portrait", "Sample Video (Wan S2V)", "clip 0 (1 of 2), step 1/40", "clip 1 (2 of 2), step 1/40"]
+    step(bar, clock, 2 * STEPS, clock.now_s + LOG_EVERY_S, clips=2)
+    assert log.getvalue().splitlines()[-1].startswith("clip 1 (2 of 2), step 40/40 [########################] 100 %")
+
+
+def test_terminal_has_one_line_that_is_drawn_over(clock):
+    terminal = Terminal()
+    with ProgressBar(quick_start(), terminal, clock) as bar:
+        bar.on_stage(Stage("12"))
+        bar.on_stage(Stage("5"))
+    assert terminal.getvalue() == "\rSave Video (Wan S2V)\rPortrait            \n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (245, "4:05"), (3723, "1:02:03")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_node_whose_start_was_not_heard(bar, clock):
+    step(bar, clock, 3, now_s=5)
+    assert bar.line().startswith("clip 0 (1 of 3), step 3/40 [")
