@@ -64,12 +64,13 @@ def build_model(tiny: bool):
 def make_stack(model, tiny: bool, loud: bool) -> official_order.Stack:
     """What embeds tokens, time, prompt and sound gives for random inputs; `loud` adds the outliers."""
     import torch
+    from wan_s2v_pack.wan_s2v_model.transformer.model import Conditions
     from wan_s2v_pack.wan_s2v_model.transformer.rope import THETA, token_positions
 
     inputs = full_size.make_inputs("64x64" if tiny else SIZE, tiny)
     x, reference, motion = (inputs[name].bfloat16() for name in ("x", "reference_latent", "reference_motion"))
     x = x[:, :, :LATENT_FRAMES]
-    tokens, split = model.embed_tokens(x, reference, motion, None)
+    tokens, split = model.embed_tokens(x, Conditions(inputs["c_crossattn"], reference, motion_latents=motion))
     if loud:
         generator = torch.Generator().manual_seed(SEED)
         tokens[..., torch.randperm(tokens.shape[2], generator=generator)[:LOUD_CHANNELS]] *= CHANNEL_GAIN
@@ -94,21 +95,21 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import pick_linears, wants_float8_attention
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
     from wan_s2v_pack.wan_s2v_model.kernels.linears import Float8Linears
-    from wan_s2v_pack.wan_s2v_model.transformer.residual import Residual
+    from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute, Residual
 
     device, dtype = stack.tokens.device, torch.bfloat16
     text = [block.project_text(stack.context) for block in model.blocks]
     audio = model.audio_injector.project(stack.whole, stack.local, dtype)
     chosen = pick_linears(row.speed, device, dtype)
     linears = Float8Linears(dtype) if isinstance(chosen, Float8Linears) else chosen  # plain torch layers bring their weights otherwise
-    attention = comfy_bridge.attention.pick_attention(row.attention, device, wants_float8_attention(row.speed))
+    attention = comfy_bridge.kernels.pick_attention(row.attention, device, wants_float8_attention(row.speed))
     stream = Residual(stack.tokens.to(PRECISIONS[row.precision] or dtype), stack.split)
     rope = stack.angles.cos().float(), stack.angles.sin().float()
+    compute = Compute(attention, linears)
     with switched(row):
         for index, block in enumerate(model.blocks):
-            options = {"attention": attention, "transformer_options": {}, "linears": linears}
-            stream = block(stream, stack.e, text[index], rope, **options)
-            stream = model.audio_injector(stream, index, audio, **options)
+            stream = block(stream, stack.e, text[index], rope, compute)
+            stream = model.audio_injector(stream, index, audio, compute)
         return model.head(stream.summed()[:, : stack.split], stack.e_head)
 
 

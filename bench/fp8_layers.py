@@ -70,7 +70,8 @@ def product_errors(device) -> None:
     """Against float32 products of the same bfloat16 inputs."""
     import torch
     import torch.nn.functional as F
-    from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8_MAX, Float8Rows, product, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8_MAX, Float8Rows
+    from wan_s2v_pack.wan_s2v_model.kernels.linears import product, quantise_rows
 
     print("relative error           bf16      fp8 by rows  fp8 by tensor")
     for name, (width, out) in SHAPES.items():
@@ -91,7 +92,7 @@ def attention_errors(device) -> None:
     import torch
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import _flash3_float8, _installed, computes_in_float8
     from wan_s2v_pack.wan_s2v_model.kernels.float8 import quantise_heads
-    from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
+    from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
 
     def rounded(x, smooth):
         return quantise_heads(x, ERROR_HEADS, smooth).to(torch.float32).flatten(2)
@@ -135,7 +136,7 @@ def report(name: str, run: Callable, flop: float = 0, moved_bytes: float = 0) ->
 def time_products(tokens: int, device) -> None:
     import torch
     import torch.nn.functional as F
-    from wan_s2v_pack.wan_s2v_model.kernels.float8 import product, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.linears import product, quantise_rows
 
     one = torch.ones((), device=device)
     for name, (width, out) in SHAPES.items():
@@ -153,8 +154,9 @@ def time_products(tokens: int, device) -> None:
 def time_passes(tokens: int, device) -> None:
     """What stands between the products."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8, quantise_heads, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8, quantise_heads
     from wan_s2v_pack.wan_s2v_model.kernels.fused import add_then_norm, modulated_norm, rms_norm_rope, rms_norm_rope_float8
+    from wan_s2v_pack.wan_s2v_model.kernels.linears import quantise_rows
 
     x = torch.randn(1, tokens, DIM, device=device)
     y, hidden = x.bfloat16(), torch.randn(1, tokens, FFN, device=device, dtype=torch.bfloat16)

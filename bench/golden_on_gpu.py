@@ -51,7 +51,7 @@ def run(case, device: str, dtype):
     import torch
     from wan_s2v_pack.tests.golden.cases_forward import build_model, contexts
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import pick_attention
-    from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
+    from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
 
     def given(tensor):
         return None if tensor is None else tensor.to(device, dtype)

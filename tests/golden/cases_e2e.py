@@ -53,7 +53,7 @@ def replay(case: Case) -> Iterator[Row]:
         "ref_pixels": Measured(to_video(fit_image(picture, height, width, cover=False)[None]), PIXEL_TOLERANCE),
         "ref_latents": Measured(plan.ref_latents, VAE_TOLERANCE),
         "sigmas": Measured(sampler.sigmas, SIGMA_TOLERANCE),
-        "timesteps": Measured(torch.stack(recorder.told_timesteps), EXACT),
+        "timesteps": Measured(torch.stack(recorder.truncated_timesteps), EXACT),
         "video": Measured(frames, TOLERANCE),
         "video_pool8": Measured(_pool(frames), TOLERANCE),
     }
@@ -128,7 +128,7 @@ class Recorder:
 
     def __init__(self, model):
         self.measured: dict[str, Measured] = {}
-        self.told_timesteps: list[Tensor] = []  # of clip 0
+        self.truncated_timesteps: list[Tensor] = []  # of clip 0
         self._transformer = model.model.diffusion_model
         self._calls: dict[int, list[tuple[Tensor, Tensor]]] = {COND: [], UNCOND: []}
         self._clip: dict[str, Tensor] = {}
@@ -136,7 +136,7 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         self._embed_time = self._transformer.embed_time
-        self._transformer.embed_time = self._told
+        self._transformer.embed_time = self._record_timesteps
         self._hook = self._transformer.register_forward_hook(self._called, with_kwargs=True)
         return self
 
@@ -144,7 +144,7 @@ class Recorder:
         del self._transformer.embed_time  # of the object; the method of the class stays
         self._hook.remove()
 
-    def _told(self, timesteps: Tensor, *args):
+    def _record_timesteps(self, timesteps: Tensor, *args):
         self._timestep = timesteps[0]
         return self._embed_time(timesteps, *args)
 
@@ -153,7 +153,7 @@ class Recorder:
         for part, x, v in zip(parts, args[0].chunk(len(parts)), velocity.chunk(len(parts)), strict=True):
             self._calls[part].append((x.clone(), v.clone()))
         if COND in parts and not self._finished:
-            self.told_timesteps.append(self._timestep)
+            self.truncated_timesteps.append(self._timestep)
 
     def decoded(self, latents: Tensor, frames: Tensor) -> None:
         self._clip["decode_in_first_latent"] = latents[0, :, :1]

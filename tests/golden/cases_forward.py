@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...wan_s2v_model.checkpoints.s2v import check_shapes
 from ...wan_s2v_model.transformer import model as transformer_module
 from ...wan_s2v_model.transformer.config import WanS2VConfig
-from ...wan_s2v_model.transformer.model import WanS2VTransformer
+from ...wan_s2v_model.transformer.model import Conditions, WanS2VTransformer
 from .case import EXACT, Case, Measured, Row, failure
 
 OUT_TOLERANCE = 2e-5
@@ -36,21 +36,23 @@ def replay(case: Case) -> Iterator[Row]:
     if not drop_motion and case.setting("add_last_motion", ALL_BUCKETS) != ALL_BUCKETS:
         raise ValueError(f"add_last_motion {case.metadata['add_last_motion']} is not supported, only {ALL_BUCKETS}")
     motion_latents = case.optional_input("in.motion_latents") if drop_motion else case.input("in.motion_latents")
-    latents = {
-        "ref_latents": case.input("in.ref_latents"),
-        "motion_latents": None if drop_motion else motion_latents,
-        "pose_latents": case.input("in.cond_states"),
-    }
+    conditions = Conditions(
+        contexts(case),
+        case.input("in.ref_latents"),
+        case.input("in.audio_input"),
+        motion_latents=None if drop_motion else motion_latents,
+        pose_latents=case.input("in.cond_states"),
+    )
     x = case.input("in.x")
     probe = Probe(model, case.setting("first_injected_block", min(model.config.audio_inject_layers)))
-    out = model(x, case.input("in.t"), contexts(case), audio_embedding=case.input("in.audio_input"), **latents)
+    out = model(x, case.input("in.t"), conditions)
     measured = {"out": Measured(out, OUT_TOLERANCE)}
     measured |= {f"dbg.{name}": Measured(value, INTERMEDIATE_TOLERANCE) for name, value in probe.values.items()}
     positions = transformer_module.token_positions(*x.shape[2:], not drop_motion)
     measured["dbg.rope_pos"] = Measured(positions, EXACT)
     for name in ("dbg.rope_cos", "dbg.rope_sin"):
         measured[name] = Measured(measured[name].value, ROPE_TOLERANCE)
-    measured["dbg.mask_ids"] = Measured(_mask_rows(model, x, latents), EXACT)
+    measured["dbg.mask_ids"] = Measured(_mask_rows(model, x, conditions), EXACT)
     yield from case.compare(measured)
 
 
@@ -84,13 +86,13 @@ class Probe:
             self._keep(audio_inject0_out=out.summed())
 
 
-def _mask_rows(model: WanS2VTransformer, x: Tensor, latents: dict[str, Tensor | None]) -> Tensor:
+def _mask_rows(model: WanS2VTransformer, x: Tensor, conditions: Conditions) -> Tensor:
     """Which row of the mask embedding the model adds to each token [B, S], found by numbering the rows."""
 
     def tokens(rows: Tensor) -> Tensor:
         weight = rows[:, None].expand_as(model.trainable_cond_mask.weight)
         model.trainable_cond_mask.weight = nn.Parameter(weight.clone(), requires_grad=False)
-        return model.embed_tokens(x, *latents.values())[0]
+        return model.embed_tokens(x, conditions)[0]
 
     rows = torch.arange(3.0)
     return (tokens(rows) - tokens(torch.zeros(3)))[..., 0].round()

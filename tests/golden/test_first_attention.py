@@ -20,10 +20,10 @@ def count(bridge, monkeypatch):
     layers = pack_module("wan_s2v_model.transformer.blocks")
     attend, entries = layers.Block.attend, []
 
-    def noted(block, stream, *arguments, transformer_options, **options):
-        if transformer_options["block_index"] == 0:
+    def noted(block, stream, e, rope, dtype, compute, *arguments):
+        if compute.transformer_options["block_index"] == 0:
             entries.append(len(stream.x))
-        return attend(block, stream, *arguments, transformer_options=transformer_options, **options)
+        return attend(block, stream, e, rope, dtype, compute, *arguments)
 
     monkeypatch.setattr(layers.Block, "attend", noted)
 

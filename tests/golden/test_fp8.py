@@ -141,7 +141,7 @@ def emulated(q, k, v, heads, factor=1.0, smooth=True):
     rounded = []
     for tensor, is_smooth in ((q, False), (k, smooth), (v, False)):
         rounded.append(quantise_heads(tensor, heads, is_smooth).to(torch.float32).flatten(2))
-    sdpa = pack_module("wan_s2v_model.transformer.attention").sdpa
+    sdpa = pack_module("wan_s2v_model.transformer.blocks").sdpa
     return sdpa(factor * rounded[0], rounded[1], rounded[2], heads).to(q.dtype)
 
 
@@ -167,7 +167,7 @@ def test_self_test_of_fp8_attention(attention, caplog, kernel, works, message):
 
 
 def exactly(q, k, v, heads):
-    return pack_module("wan_s2v_model.transformer.attention").sdpa(q, k, v, heads)
+    return pack_module("wan_s2v_model.transformer.blocks").sdpa(q, k, v, heads)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_flash_attention_gets_float8_and_a_scale_for_each_head(attention, monkey
 
     def flash_attn_func(q, k, v, q_descale, k_descale, v_descale):
         seen.append((q.dtype, q.shape, q_descale.shape, q_descale.dtype))
-        sdpa = pack_module("wan_s2v_model.transformer.attention").sdpa
+        sdpa = pack_module("wan_s2v_model.transformer.blocks").sdpa
         pairs = (q, q_descale), (k, k_descale), (v, v_descale)
         plain = [(values.float() * scale[:, None, :, None]).flatten(2) for values, scale in pairs]
         return sdpa(*plain, q.shape[2]).unflatten(-1, (q.shape[2], -1)).bfloat16()
@@ -211,5 +211,5 @@ def test_flash_attention_gets_float8_and_a_scale_for_each_head(attention, monkey
 @pytest.mark.parametrize("name", ["_flash3_float8", "_sage"])
 def test_few_keys_are_attended_to_exactly(attention, name):
     q, k, v = randn(1, 40, 256), randn(2, 5, 256), randn(3, 5, 256)
-    expected = pack_module("wan_s2v_model.transformer.attention").sdpa(q, k, v, 2)
+    expected = pack_module("wan_s2v_model.transformer.blocks").sdpa(q, k, v, 2)
     torch.testing.assert_close(getattr(attention, name)(q, k, v, 2), expected)

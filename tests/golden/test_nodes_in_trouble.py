@@ -151,7 +151,7 @@ def fail_once(monkeypatch, owner, name, at_call=1):
 @pytest.mark.parametrize("at_call", [1, 2, 4], ids=["pose", "pose of a later clip", "picture"])
 def test_out_of_memory_in_prepare(at_call, encoder, vae, monkeypatch, output, caplog):
     expected = prepare(encoder, vae)
-    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.memory"), FUNCTIONS["encode"], at_call)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.vae"), FUNCTIONS["encode"], at_call)
     plan = prepare(encoder, vae)
     assert torch.equal(plan.ref_latents, expected.ref_latents)
     assert all(torch.equal(*pair) for pair in zip(plan.pose_latents, expected.pose_latents, strict=True))
@@ -169,7 +169,7 @@ def test_out_of_memory_in_audio_encode(encoder, monkeypatch, output, caplog):
 def test_out_of_memory_in_decode(vae, clips, monkeypatch, output, caplog):
     node = pack_module("nodes.video").WanS2VDecode
     expected = node.execute(clips).args[0]
-    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.memory"), FUNCTIONS["decode"], at_call=2)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.vae"), FUNCTIONS["decode"], at_call=2)
     assert torch.equal(node.execute(clips).args[0], expected)
     assert len(warnings(caplog)) == 1
 

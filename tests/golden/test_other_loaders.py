@@ -50,10 +50,10 @@ def load_packed(bridge):
 
 def picked(models, pick) -> str:
     """The path behind a choice of a loader."""
-    checkpoint = pack_module("wan_s2v_model.checkpoints.s2v")
+    shards = pack_module("wan_s2v_model.checkpoints.shards")
     folder, _, name = pick.partition("/")
     files = [str(path.relative_to(models / folder)) for path in (models / folder).rglob("*") if path.suffix in WEIGHTS]
-    return str(models / folder / checkpoint.with_folders(checkpoint.collapse_shards(files))[name])
+    return str(models / folder / shards.with_folders(shards.collapse_shards(files))[name])
 
 
 def randn(seed, *shape):

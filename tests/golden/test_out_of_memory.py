@@ -26,6 +26,11 @@ def ladders(bridge):
 
 
 @pytest.fixture(scope="module")
+def vae_module(bridge):
+    return pack_module("wan_s2v_model.comfy_bridge.vae")
+
+
+@pytest.fixture(scope="module")
 def expected(bridge, model):
     with torch.inference_mode():
         return sample_clip(clip_sampler(bridge, model))
@@ -116,9 +121,9 @@ TENSORS = {
 FUNCTIONS = {"encode": "encode_pixels", "decode": "decode_latents"}
 
 
-def failing(monkeypatch, ladders, name, failures):
+def failing(monkeypatch, vae_module, name, failures):
     """Let our pass through the VAE run out of memory; returns the grids with which it was tried."""
-    tried, function = [], getattr(ladders, FUNCTIONS[name])
+    tried, function = [], getattr(vae_module, FUNCTIONS[name])
 
     def run(vae, tensor, grid=None, *more):
         tried.append(grid)
@@ -126,15 +131,15 @@ def failing(monkeypatch, ladders, name, failures):
             raise OUT_OF_MEMORY
         return function(vae, tensor, grid, *more)
 
-    monkeypatch.setattr(ladders, FUNCTIONS[name], run)
+    monkeypatch.setattr(vae_module, FUNCTIONS[name], run)
     return tried
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_vae_goes_over_to_tiles_with_the_same_result(bridge, ladders, vae, monkeypatch, caplog, name):
+def test_vae_goes_over_to_tiles_with_the_same_result(bridge, vae_module, vae, monkeypatch, caplog, name):
     tensor = TENSORS[name]()
     expected = getattr(bridge, FUNCTIONS[name])(vae, tensor)
-    tried = failing(monkeypatch, ladders, name, 2)
+    tried = failing(monkeypatch, vae_module, name, 2)
     run_vae = bridge.RunVae(vae)
     result = getattr(run_vae, name)(tensor)
     assert torch.allclose(result, expected, atol=1e-5)
@@ -149,16 +154,16 @@ def test_vae_goes_over_to_tiles_with_the_same_result(bridge, ladders, vae, monke
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_vae_raises_behind_the_smallest_tiles(bridge, ladders, vae, monkeypatch, name):
-    tried = failing(monkeypatch, ladders, name, math.inf)
+def test_vae_raises_behind_the_smallest_tiles(bridge, vae_module, vae, monkeypatch, name):
+    tried = failing(monkeypatch, vae_module, name, math.inf)
     with pytest.raises(torch.OutOfMemoryError, match=f"in VAE {name}, and there is no way left.*bf16"):
         getattr(bridge.RunVae(vae), name)(TENSORS[name]())
     ladder = pack_module("wan_s2v_model.cost.vae_tiles").grids(HEIGHT, WIDTH)
     assert tried == [(1, 1), *ladder]
 
 
-def test_vae_that_has_no_room_for_its_weights(bridge, ladders, vae, monkeypatch, caplog):
-    monkeypatch.setattr(ladders, "fitting_grid", iter_errors(ladders.fitting_grid))
+def test_vae_that_has_no_room_for_its_weights(bridge, vae_module, vae, monkeypatch, caplog):
+    monkeypatch.setattr(vae_module, "fitting_grid", iter_errors(vae_module.fitting_grid))
     assert bridge.RunVae(vae).decode(torch.zeros(1, 16, 1, 4, 4)).shape == (1, 32, 32, 3)
     assert len(warnings(caplog)) == 1
 

@@ -25,9 +25,9 @@ def seen(monkeypatch):
     transformer = pack_module("wan_s2v_model.transformer.model").WanS2VTransformer
     forward, calls = transformer.forward, []
 
-    def note(*args, pose_latents=None, **kwargs):
-        calls.append(pose_latents)
-        return forward(*args, pose_latents=pose_latents, **kwargs)
+    def note(self, x, timestep, conditions, *args, **kwargs):
+        calls.append(conditions.pose_latents)
+        return forward(self, x, timestep, conditions, *args, **kwargs)
 
     monkeypatch.setattr(transformer, "forward", note)
     return calls
@@ -94,7 +94,9 @@ def test_pose_of_zero_is_no_pose(bridge, model):
 
 def test_strength_scales_what_the_pose_adds(bridge, checkpoint):
     transformer = load_ours(bridge, checkpoint).model.diffusion_model
-    tokens = {strength: transformer.embed_tokens(POSE, randn(2, 16, 1, 8, 8), None, POSE * strength)[0] for strength in (0, 0.5, 1, 2)}
+    Conditions, reference = pack_module("wan_s2v_model.transformer.model").Conditions, randn(2, 16, 1, 8, 8)
+    told = {strength: Conditions(None, reference, pose_latents=POSE * strength) for strength in (0, 0.5, 1, 2)}
+    tokens = {strength: transformer.embed_tokens(POSE, conditions)[0] for strength, conditions in told.items()}
     added = tokens[1] - tokens[0]
     for strength in (0.5, 2):
         torch.testing.assert_close(tokens[strength] - tokens[0], added * strength, rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from wan_s2v_pack.tests.golden.folder import find_jobs
 from wan_s2v_pack.wan_s2v_model.kernels import fused, linears
-from wan_s2v_pack.wan_s2v_model.transformer import attention, audio_injector, rope
+from wan_s2v_pack.wan_s2v_model.transformer import audio_injector, blocks, rope
 from wan_s2v_pack.wan_s2v_model.transformer import model as transformer
 from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 from wan_s2v_pack.wan_s2v_model.transformer.tokens import MotionPacker
@@ -75,7 +75,7 @@ def norm_per_head(patch):
         scaled = heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + eps) * weight.unflatten(-1, (-1, 128))
         return (scaled if rotation is None else fused.apply_rope(scaled, *rotation)).flatten(-2)
 
-    patch.setattr(attention, "rms_norm_rope", by_head)
+    patch.setattr(blocks, "rms_norm_rope", by_head)
 
 
 def exact_gelu(patch):

@@ -12,7 +12,7 @@ from ..cost.estimate import ModelFacts, Rates, num_parameters
 from ..cost.requirements import DeviceFacts
 from ..kernels.fused import kernels_work
 from ..kernels.linears import EXACT
-from ..transformer.attention import FLOAT8_BEYOND
+from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu

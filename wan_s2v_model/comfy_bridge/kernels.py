@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..kernels.float8 import FLOAT8, Float8Heads, Float8Rows, quantise_heads, quantise_rows
-from ..kernels.linears import EXACT, Float8Linears, Linears, float8_works
+from ..kernels.float8 import FLOAT8, Float8Heads, Float8Rows, quantise_heads
+from ..kernels.linears import EXACT, Float8Linears, Linears, float8_works, quantise_rows
 from ..kernels.self_test import passes
-from ..transformer.attention import FLOAT8_BEYOND, AttentionFunction, sdpa
+from ..transformer.blocks import FLOAT8_BEYOND, AttentionFunction, sdpa
 
 logger = logging.getLogger("wan_s2v")
 ATTENTIONS = ("auto", "comfyui")

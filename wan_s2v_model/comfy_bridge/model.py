@@ -21,9 +21,9 @@ from ..checkpoints.identify import S2V, require
 from ..checkpoints.s2v import infer_config
 from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
 from ..kernels.casting import cast_weights
-from ..transformer.attention import OVERRIDE, FirstAttention
+from ..transformer.blocks import OVERRIDE, Compute
 from ..transformer.config import WanS2VConfig
-from ..transformer.model import ClipConstants, WanS2VTransformer, share_layers
+from ..transformer.model import ClipConstants, Conditions, SharedSelfAttention, WanS2VTransformer, share_layers
 from .kernels import SPEEDS, pick_attention, pick_linears, wants_float8_attention
 from .raw_parameters import patch_raw_parameters, share_raw_parameters
 from .runtime import raise_if_interrupted
@@ -33,7 +33,7 @@ AUDIO_STRENGTH_KEY = "wan_s2v_audio_strength"  # in transformer_options: how muc
 CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
 ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 POSE_LEVELS_KEY = "wan_s2v_pose_levels"  # in transformer_options: noise levels at which the pose is seen, above and up to; else at all
-SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model is told
+SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model gets
 
 
 class ComfyTransformer(WanS2VTransformer):
@@ -79,23 +79,29 @@ def run_transformer(  # noqa: PLR0913
     if reference_latent is None:
         raise ValueError("Wan S2V got no reference picture. Sample with WanS2VSampler, or add the conditioning of WanSoundImageToVideo.")
     schedule = transformer_options.get(SCHEDULE_KEY)
-    return WanS2VTransformer.forward(
-        transformer,
-        x,
-        timestep if schedule is None else schedule.told_timesteps(timestep),
+    conditions = Conditions(
         context,
+        reference_latent,
         audio_embedding=audio_embed,
-        ref_latents=reference_latent,
         motion_latents=reference_motion,
         pose_latents=control_video if _sees_pose(transformer_options) else None,
         audio_strength=transformer_options.get(AUDIO_STRENGTH_KEY, 1.0),
+    )
+    compute = Compute(
         attention=pick_attention(attention_name, x.device, wants_float8_attention(speed)),
         linears=pick_linears(speed, x.device, x.dtype),
-        first_attention=_shared_attention(transformer_options, x.device),
-        transformer_options=transformer_options,
         cast=cast_comfy_weights,
+        transformer_options=transformer_options,
+    )
+    return WanS2VTransformer.forward(
+        transformer,
+        x,
+        timestep if schedule is None else schedule.truncated_timesteps(timestep),
+        conditions,
+        compute,
         remember=_memory_of(transformer_options, x),
         next_block=_interruptible(_prefetch(transformer, x.device, transformer_options)),
+        shared_attention=_shared_attention(transformer_options, x.device),
     )
 
 
@@ -137,7 +143,7 @@ class ClipMemory:
     def __init__(self, on_host: bool = False, shares_attention: bool = False) -> None:
         self.constants: dict[tuple, ClipConstants] = {}
         self.on_host = on_host
-        self.first_attention = FirstAttention() if shares_attention and not on_host else None
+        self.shared_attention = SharedSelfAttention() if shares_attention and not on_host else None
 
 
 def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Callable[[], ClipConstants]], ClipConstants]:
@@ -155,13 +161,13 @@ def _memory_of(transformer_options: dict[str, Any], x: Tensor) -> Callable[[Call
     return remember
 
 
-def _shared_attention(transformer_options: dict[str, Any], device: torch.device) -> FirstAttention | None:
+def _shared_attention(transformer_options: dict[str, Any], device: torch.device) -> SharedSelfAttention | None:
     """That of our sampler, where there is room for it and no other node changes what goes into the first block."""
     memory = transformer_options.get(CONSTANTS_KEY)
     replaced = transformer_options.get("patches_replace", {}).get("dit", {})
     if memory is None or OVERRIDE in transformer_options or ("double_block", 0) in replaced:
         return None
-    return memory.first_attention if comfy.model_management.get_free_memory(device) >= ROOMY_BYTES else None
+    return memory.shared_attention if comfy.model_management.get_free_memory(device) >= ROOMY_BYTES else None
 
 
 def _on_host_if_short(constants: ClipConstants, device: torch.device, always: bool) -> ClipConstants:

@@ -1,14 +1,13 @@
 """Values in float8 with scales: one per row for linear layers, one per head for attention.
 
-On a GPU the kernels of `triton_blocks.py` and cuBLAS do it; elsewhere torch computes the same from the same float8 values, so that the
-error of a fast mode can be tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
+On a GPU the kernels of `triton_blocks.py` make them; elsewhere torch computes the same values, so that the error of a fast mode can be
+tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 FLOAT8 = torch.float8_e4m3fn
@@ -34,6 +33,12 @@ class Float8Rows:
     def empty(cls, shape: tuple[int, ...], device: torch.device) -> "Float8Rows":
         """Room for rows of this shape."""
         return cls(torch.empty(shape, dtype=FLOAT8, device=device), torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device))
+
+    @classmethod
+    def rounded(cls, x: Tensor) -> "Float8Rows":
+        """Each row of [..., dim] over its largest magnitude, in torch, where no kernel does it."""
+        scale = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / FLOAT8_MAX
+        return cls((x.float() / scale).to(FLOAT8), scale)
 
     @property
     def shape(self) -> torch.Size:
@@ -86,21 +91,6 @@ def runs_kernels(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def quantise_rows(x: Tensor, gelu: bool = False, out: Float8Rows | None = None) -> Float8Rows:
-    """Each row of [..., dim] over its largest magnitude, after GELU (tanh) where asked, into `out` or new memory."""
-    out = Float8Rows.empty(tuple(x.shape), x.device) if out is None else out
-    if runs_kernels(x.device):
-        from . import triton_blocks
-
-        triton_blocks.quantise_rows(x.contiguous(), gelu, out.values, out.scale)
-        return out
-    x = F.gelu(x.float(), approximate="tanh") if gelu else x.float()
-    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / FLOAT8_MAX
-    out.scale.copy_(scale)
-    out.values.copy_(x / scale)
-    return out
-
-
 def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
     """Float8 with one scale per batch entry and head, from a sample of the tokens.
 
@@ -126,40 +116,3 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
 
 def _scale_of_heads(peak: Tensor) -> Tensor:
     return HEADROOM * peak.clamp(min=TINY) / FLOAT8_MAX
-
-
-def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """x @ weight.T + bias, summed in float32.
-
-    Args:
-        x: [..., in]. weight: [out, in]. bias: [out].
-    Returns:
-        [..., out] in `dtype`; a GPU rounds to bfloat16 before.
-    """
-    rows = x.flatten(0, -2)
-    count = len(rows.values)
-    if runs_kernels(x.device):
-        rows = _with_even_rows(rows)
-        out = torch._scaled_mm(
-            rows.values,
-            weight.values.t(),
-            scale_a=rows.scale,
-            scale_b=weight.scale.t(),
-            bias=None if bias is None else bias.bfloat16(),
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )[:count]
-    else:
-        out = F.linear(rows.to(torch.float32), weight.to(torch.float32), None if bias is None else bias.float())
-    return out.to(dtype).unflatten(0, x.shape[:-1])
-
-
-def _with_even_rows(rows: Float8Rows) -> Float8Rows:
-    """The rows [n, dim], with one of zeros behind an odd number of them, for which cuBLAS may have no kernel."""
-    count, dim = rows.shape
-    if count % 2 == 0:
-        return rows
-    padded = Float8Rows.empty((count + 1, dim), rows.device)
-    for whole, part in ((padded.values, rows.values), (padded.scale, rows.scale)):
-        whole[:count], whole[count:] = part, 0
-    return padded

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .casting import CastWeights, is_changed
-from .float8 import FLOAT8, FLOAT8_MAX, MEAN_STRIDE, TINY, Activation, Float8Heads, Float8Rows, quantise_rows
+from .float8 import FLOAT8, FLOAT8_MAX, MEAN_STRIDE, TINY, Activation, Float8Heads, Float8Rows
 from .row_chunks import row_chunks
 from .self_test import passes
 
@@ -46,7 +46,7 @@ def modulated_norm(
         triton_blocks.add_norm(x, None, None, x, (scale, shift, one), out, group_size, eps, row_scale)
         return normed
     if dtype == FLOAT8:
-        return quantise_rows(cast_type(Tensor, modulated_norm(x, shift, scale, group_size, eps, torch.float32, one)))
+        return Float8Rows.rounded(cast_type(Tensor, modulated_norm(x, shift, scale, group_size, eps, torch.float32, one)))
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     for group, rows in _groups(x.shape[1], group_size, shift.shape[1]):
         out[:, rows] = torch.addcmul(shift[:, group, None], layer_norm(x[:, rows], eps), one + scale[:, group, None])

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .casting import CastWeights, is_changed
-from .float8 import FLOAT8, Activation, Float8Rows, product, quantise_rows
+from .float8 import FLOAT8, Activation, Float8Rows, runs_kernels
 from .fused import add_then_norm, linear_gelu, linear_into, modulated_norm, rms_norm_rope_float8
 from .row_chunks import ALIGNED_ROWS, CHUNK_ROWS, row_chunks
 from .self_test import passes
@@ -44,6 +45,59 @@ class Linears:
 
 
 EXACT = Linears()
+
+
+def quantise_rows(x: Tensor, gelu: bool = False, out: Float8Rows | None = None) -> Float8Rows:
+    """Each row of [..., dim] over its largest magnitude, after GELU (tanh) where asked, into `out` or new memory."""
+    if runs_kernels(x.device):
+        from . import triton_blocks
+
+        out = Float8Rows.empty(tuple(x.shape), x.device) if out is None else out
+        triton_blocks.quantise_rows(x.contiguous(), gelu, out.values, out.scale)
+        return out
+    rounded = Float8Rows.rounded(F.gelu(x.float(), approximate="tanh") if gelu else x)
+    if out is None:
+        return rounded
+    out.scale.copy_(rounded.scale)
+    out.values.copy_(rounded.values)
+    return out
+
+
+def product(x: Float8Rows, weight: Float8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """x @ weight.T + bias, summed in float32.
+
+    Args:
+        x: [..., in]. weight: [out, in]. bias: [out].
+    Returns:
+        [..., out] in `dtype`; a GPU rounds to bfloat16 before.
+    """
+    rows = x.flatten(0, -2)
+    count = len(rows.values)
+    if runs_kernels(x.device):
+        rows = _with_even_rows(rows)
+        out = torch._scaled_mm(
+            rows.values,
+            weight.values.t(),
+            scale_a=rows.scale,
+            scale_b=weight.scale.t(),
+            bias=None if bias is None else bias.bfloat16(),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )[:count]
+    else:
+        out = F.linear(rows.to(torch.float32), weight.to(torch.float32), None if bias is None else bias.float())
+    return out.to(dtype).unflatten(0, x.shape[:-1])
+
+
+def _with_even_rows(rows: Float8Rows) -> Float8Rows:
+    """The rows [n, dim], with one of zeros behind an odd number of them, for which cuBLAS may have no kernel."""
+    count, dim = rows.shape
+    if count % 2 == 0:
+        return rows
+    padded = Float8Rows.empty((count + 1, dim), rows.device)
+    for whole, part in ((padded.values, rows.values), (padded.scale, rows.scale)):
+        whole[:count], whole[count:] = part, 0
+    return padded
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def projected_values(v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) ->
     return out
 
 
-def attend_to_few(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
+def few_key_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     """Attention and its output projection: [B, n, dim], [B, t, dim] twice, [out, dim], [out] -> [B, n, out]."""
     return torch.bmm(weights_of_keys(q, k, num_heads), projected_values(v, weight, bias, num_heads))
 
@@ -83,4 +83,4 @@ def disagreement(device: torch.device, dtype: torch.dtype) -> float:
     scores = torch.einsum("bnhd,bthd->bhnt", q_heads, k_heads) / math.sqrt(head_dim)
     attended = torch.einsum("bhnt,bthd->bnhd", scores.softmax(-1), v_heads).flatten(2)
     expected = attended @ weight.float().T + bias.float()
-    return float((attend_to_few(q, k, v, weight, bias, heads).float() - expected).abs().max())
+    return float((few_key_attention(q, k, v, weight, bias, heads).float() - expected).abs().max())

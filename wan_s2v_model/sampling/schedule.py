@@ -25,7 +25,7 @@ class Schedule:
     sigmas: Tensor
     timesteps: Tensor
 
-    def told_timesteps(self, timesteps: Tensor) -> Tensor:
+    def truncated_timesteps(self, timesteps: Tensor) -> Tensor:
         """Truncated timestep of the step that belongs to each untruncated one: [B] -> [B]."""
         sigmas = self.sigmas[:-1].to(timesteps.device)
         step = (sigmas * TRAIN_TIMESTEPS - timesteps[:, None]).abs().argmin(dim=1)

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from ..constants import MOTION_FRAMES, MOTION_LATENTS
 from ..kernels.casting import CastWeights, cast_weights, is_changed, run_as_input
 from ..kernels.fused import add_gated, kernels_work, layer_norm
-from ..kernels.linears import EXACT, Linears
-from .attention import OVERRIDE, Attention, AttentionFunction
+from .blocks import Attention, Compute, Residual
 from .config import WanS2VConfig
-from .residual import Residual
 
 ADALN_EPS = 1e-5  # unlike every other norm of the model
 
@@ -144,30 +142,19 @@ class AudioInjector(nn.Module):
         return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local, cast=cast)) for norm, attention in pairs]  # type: ignore
 
     @torch.compiler.disable(recursive=False)  # which injector is used depends on the block
-    def forward(
-        self,
-        stream: Residual,
-        block_index: int,
-        audio: Sequence[InjectedAudio],
-        *,
-        attention: AttentionFunction,
-        transformer_options: dict[str, Any],
-        cast: CastWeights = cast_weights,
-        linears: Linears = EXACT,
-    ) -> Residual:
+    def forward(self, stream: Residual, block_index: int, audio: Sequence[InjectedAudio], compute: Compute) -> Residual:
         """Add the audio attention of block `block_index` to the video tokens of the stream [B, S, dim]; returns the stream."""
         index = self.index_of_block.get(block_index)
         if index is None:
             return stream
         sound = audio[index]
-        query = stream.norm_video(sound.shift[:, :, 0], sound.scale[:, :, 0], ADALN_EPS, linears.input_dtype(sound.keys.dtype))
+        query = stream.norm_video(sound.shift[:, :, 0], sound.scale[:, :, 0], ADALN_EPS, compute.linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
-        if kernels_work(stream.x.device) and OVERRIDE not in transformer_options and not is_changed(injector.o):
-            y = injector.attend_to_few(query, sound.keys, sound.values, cast, linears)
+        if kernels_work(stream.x.device) and not compute.is_overridden and not is_changed(injector.o):
+            y = injector.few_key_attention(query, sound.keys, sound.values, compute)
         else:
-            kernel = {"attention": attention, "transformer_options": transformer_options, "cast": cast, "linears": linears}
-            y = injector(query, keys_values=(sound.keys, sound.values), **kernel)
+            y = injector(query, (sound.keys, sound.values), compute)
         video = stream.owned()[:, : stream.split]
         add_gated(video, y.reshape(video.shape), None, stream.split, out=video)
         return stream

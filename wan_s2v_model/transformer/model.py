@@ -5,8 +5,9 @@ rotary tables are real-valued float32 and shared by all heads; attention runs de
 motion tokens are not computed where they would be dropped; block indices are matched exactly.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from typing import cast as cast_type
@@ -17,16 +18,35 @@ from torch import Tensor, nn
 
 from ..constants import MOTION_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
 from ..kernels.casting import CastWeights, cast_weights, run_as_input
-from ..kernels.linears import EXACT, Linears
-from .attention import Attention, AttentionFunction, FirstAttention, sdpa
 from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
-from .blocks import Block, Head, timestep_embedding
+from .blocks import Attention, Block, Compute, Head, Residual
 from .config import WanS2VConfig
-from .residual import Residual
 from .rope import rope_table, token_positions
 from .tokens import MotionPacker, embed_patches, unpatchify
 
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a model call is told beside the noisy latents [B, 16, F, h, w] and their noise level.
+
+    Attributes:
+        context: [B, L <= 512, text_dim] text embeddings, not padded or padded with zeros.
+        ref_latents: [B, 16, 1, h, w].
+        audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention. With 73 more behind them,
+            those are of the frames before the clip; otherwise its first one repeats there.
+        motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
+        pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
+        audio_strength: 1 hears the sound, 0 silence; in between and beyond their audio tokens are mixed.
+    """
+
+    context: Tensor
+    ref_latents: Tensor
+    audio_embedding: Tensor | None = None
+    motion_latents: Tensor | None = None
+    pose_latents: Tensor | None = None
+    audio_strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,40 @@ class ClipConstants:
     context: Tensor
     text: list[tuple[Tensor, Tensor]]
     audio: list[InjectedAudio] | None
+
+
+class SharedSelfAttention:
+    """Keeps the latest output for as long as its inputs stay the same; one for each device, since several may work at once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[torch.device, tuple[list[Tensor | None], Tensor]] = {}
+
+    def __call__(self, inputs: Sequence[Tensor | None], compute: Callable[[int], Tensor]) -> Tensor:
+        """Return the kept output, or compute it; once for a batch whose entries are alike.
+
+        Args:
+            inputs: all that decides the output beside the weights, each [B, ...]; the first is never None.
+            compute: the output of the first so many entries of the batch.
+        Returns:
+            [B, S, dim]; entries may share memory.
+        """
+        x = inputs[0]
+        assert x is not None
+        first = [None if tensor is None else tensor[:1] for tensor in inputs]
+        if len(x) > 1 and not _are_equal(inputs, [None if row is None else row.expand(len(x), *row.shape[1:]) for row in first]):
+            return compute(len(x))
+        known, output = self._kept.get(x.device, ([], x))
+        if not _are_equal(first, known):
+            self._kept.pop(x.device, None)  # before the next one takes memory
+            output = compute(1)
+            self._kept[x.device] = [None if row is None else row.clone() for row in first], output
+        return output.expand(len(x), -1, -1)
+
+
+def _are_equal(some: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> bool:
+    return len(some) == len(others) and all(
+        a is b or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)) for a, b in zip(some, others, strict=True)
+    )
 
 
 class WanS2VTransformer(nn.Module):
@@ -88,65 +142,49 @@ class WanS2VTransformer(nn.Module):
         self.head = Head(config, patch_volume, **module)
 
     @torch.compiler.disable(recursive=False)  # torch.compile then sees the blocks one by one: one graph for all, not one for each
-    def forward(  # noqa: PLR0913
+    def forward(
         self,
         x: Tensor,
         timestep: Tensor,
-        context: Tensor,
+        conditions: Conditions,
+        compute: Compute | None = None,
         *,
-        audio_embedding: Tensor | None,
-        ref_latents: Tensor,
-        motion_latents: Tensor | None = None,
-        pose_latents: Tensor | None = None,
-        audio_strength: float = 1.0,
-        attention: AttentionFunction = sdpa,
-        transformer_options: dict[str, Any] | None = None,
-        cast: CastWeights = cast_weights,
         remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
         next_block: Callable[[], None] = lambda: None,
-        linears: Linears = EXACT,
-        first_attention: FirstAttention | None = None,
+        shared_attention: SharedSelfAttention | None = None,
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
         Args:
             x: [B, 16, F, h, w] noisy latents; their dtype is the compute dtype.
             timestep: [B] on the 0..1000 scale.
-            context: [B, L <= 512, text_dim] text embeddings, not padded or padded with zeros.
-            audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention. With 73 more behind them,
-                those are of the frames before the clip; otherwise its first one repeats there.
-            ref_latents: [B, 16, 1, h, w]. motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
-            pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
-            audio_strength: 1 hears the sound, 0 silence; in between and beyond their audio tokens are mixed.
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
             next_block: called before each block and after the last one, for weights that are fetched just in time.
-            linears: computes the products of all blocks and audio injectors.
-            first_attention: shares the self attention of the first block between calls that differ in prompt and sound only.
+            shared_attention: shares the self attention of the first block between calls that differ in prompt and sound only.
         Returns:
             [B, 16, F, h, w] float32.
         """
-        options = {} if transformer_options is None else transformer_options
-        num_latent_frames, height, width = x.shape[2:]
-        tokens, split = self.embed_tokens(x, ref_latents, motion_latents, pose_latents, cast)
-        constants = remember(lambda: self.clip_constants(x, context, audio_embedding, motion_latents is not None, cast, audio_strength))
-        e_head, e = self.embed_time(timestep, cast)
+        compute = compute or Compute()
+        tokens, split = self.embed_tokens(x, conditions, compute.cast)
+        constants = remember(lambda: self.clip_constants(x, conditions, compute.cast))
+        e_head, e = self.embed_time(timestep, compute.cast)
         stream = Residual(tokens.to(self.residual_dtype or x.dtype), split, is_own=True)
         del tokens  # would take memory up to the end
-        kernel: dict[str, Any] = {"attention": attention, "transformer_options": options, "cast": cast, "linears": linears}
+        options = compute.transformer_options
         options["total_blocks"] = len(self.blocks)
         options["block_type"] = "double"
         for index, block in enumerate(self._blocks()):
             options["block_index"] = index
             next_block()
             attended = None
-            if index == 0 and first_attention is not None:
-                inputs = x, timestep, ref_latents, motion_latents, pose_latents
-                attended = first_attention(inputs, partial(_attend, block, stream, e, constants, kernel))
-            stream = _run_block(block, index, stream, e, constants, {**kernel, "attended": attended})
+            if index == 0 and shared_attention is not None:
+                inputs = x, timestep, conditions.ref_latents, conditions.motion_latents, conditions.pose_latents
+                attended = shared_attention(inputs, partial(_attend, block, stream, e, constants, compute))
+            stream = _run_block(block, index, stream, e, constants, compute, attended)
             if constants.audio is not None:
-                stream = self.audio_injector(stream, index, constants.audio, **kernel)
+                stream = self.audio_injector(stream, index, constants.audio, compute)
         next_block()
-        return unpatchify(self.head(stream.summed()[:, :split], e_head, cast), num_latent_frames, height, width)
+        return unpatchify(self.head(stream.summed()[:, :split], e_head, compute.cast), *x.shape[2:])
 
     def layers_of_step(self, index: int) -> nn.ModuleList:
         """The layers that every step runs in block `index` and the audio injector behind it; the others work once per clip."""
@@ -161,24 +199,16 @@ class WanS2VTransformer(nn.Module):
         return (cast_type(Block, block) for block in self.blocks)
 
     @torch.compiler.disable  # once per clip: compiling it would take longer than running it
-    def clip_constants(
-        self,
-        x: Tensor,
-        context: Tensor,
-        audio_embedding: Tensor | None,
-        with_motion: bool,
-        cast: CastWeights = cast_weights,
-        audio_strength: float = 1.0,
-    ) -> ClipConstants:
+    def clip_constants(self, x: Tensor, conditions: Conditions, cast: CastWeights = cast_weights) -> ClipConstants:
         """Compute what is the same in every step of a clip; a fifth of all weights is needed only here."""
         num_latent_frames, height, width = x.shape[2:]
-        positions = token_positions(num_latent_frames, height, width, with_motion).to(x.device)
-        context = self.embed_text(context.to(x.dtype))
+        positions = token_positions(num_latent_frames, height, width, conditions.motion_latents is not None).to(x.device)
+        context = self.embed_text(conditions.context.to(x.dtype))
         audio = None
-        if audio_embedding is not None:
-            num_frames = TEMPORAL_STRIDE * num_latent_frames
-            history = audio_embedding[..., num_frames:] if audio_embedding.shape[-1] == num_frames + MOTION_FRAMES else None
-            whole, local = self.embed_audio(audio_embedding[..., :num_frames], audio_strength, cast, history)
+        if conditions.audio_embedding is not None:
+            num_frames, features = TEMPORAL_STRIDE * num_latent_frames, conditions.audio_embedding
+            history = features[..., num_frames:] if features.shape[-1] == num_frames + MOTION_FRAMES else None
+            whole, local = self.embed_audio(features[..., :num_frames], conditions.audio_strength, cast, history)
             audio = self.audio_injector.project(whole, local, x.dtype, cast)
         return ClipConstants(
             rope=rope_table(positions, self.config.head_dim),
@@ -204,21 +234,19 @@ class WanS2VTransformer(nn.Module):
         silent_whole, silent_local = self.casual_audio_encoder(torch.zeros_like(features), cast)
         return torch.lerp(silent_whole, whole, strength), torch.lerp(silent_local, local, strength)
 
-    def embed_tokens(
-        self, x: Tensor, ref_latents: Tensor, motion_latents: Tensor | None, pose_latents: Tensor | None, cast: CastWeights = cast_weights
-    ) -> tuple[Tensor, int]:
+    def embed_tokens(self, x: Tensor, conditions: Conditions, cast: CastWeights = cast_weights) -> tuple[Tensor, int]:
         """Build the token sequence: video (with pose), reference, motion, each with its mask embedding.
 
         Returns:
             [B, S, dim] tokens and the number of video tokens.
         """
         mask = self.trainable_cond_mask(torch.arange(3, device=x.device)).to(x.dtype)  # [3, dim]
-        pose_latents = torch.zeros_like(x) if pose_latents is None else pose_latents.to(x.dtype)
+        pose_latents = torch.zeros_like(x) if conditions.pose_latents is None else conditions.pose_latents.to(x.dtype)
         video = embed_patches(self.patch_embedding, x, cast) + embed_patches(self.cond_encoder, pose_latents, cast)
-        reference = embed_patches(self.patch_embedding, ref_latents.to(x.dtype), cast)
+        reference = embed_patches(self.patch_embedding, conditions.ref_latents.to(x.dtype), cast)
         sequence = [video + mask[VIDEO_ROW], reference + mask[REFERENCE_ROW]]
-        if motion_latents is not None:
-            sequence.append(self.frame_packer(motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
+        if conditions.motion_latents is not None:
+            sequence.append(self.frame_packer(conditions.motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
         return torch.cat(sequence, dim=1), video.shape[1]
 
     def embed_time(self, timestep: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
@@ -242,27 +270,43 @@ class WanS2VTransformer(nn.Module):
         return self.text_embedding(F.pad(context, (0, 0, 0, missing)))
 
 
-def _attend(block: Block, stream: Residual, e: Tensor, constants: ClipConstants, kernel: dict[str, Any], batch: int) -> Tensor:
+def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
+    """Sinusoid of the timestep, cosines first, computed in float64.
+
+    Args:
+        timesteps: [B] on the 0..1000 scale.
+    Returns:
+        [B, freq_dim] float32.
+    """
+    half = freq_dim // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
+    angle = timesteps.double()[:, None] * frequencies
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+def _attend(block: Block, stream: Residual, e: Tensor, constants: ClipConstants, compute: Compute, batch: int) -> Tensor:
     """Self attention of the first block, for the first entries of a batch."""
-    return block.attend(Residual(stream.x[:batch], stream.split), e[:batch], constants.rope, constants.context.dtype, **kernel)
+    return block.attend(Residual(stream.x[:batch], stream.split), e[:batch], constants.rope, constants.context.dtype, compute)
 
 
 @torch.compiler.disable(recursive=False)
-def _run_block(block: Block, index: int, stream: Residual, e: Tensor, constants: ClipConstants, kernel: dict[str, Any]) -> Residual:
-    """Run one block, through the block replacements and patches that other nodes may have put on the model."""
-    options = kernel["transformer_options"]
+def _run_block(
+    block: Block, index: int, stream: Residual, e: Tensor, constants: ClipConstants, compute: Compute, attended: Tensor | None
+) -> Residual:
+    """Run one block, through the replacements and patches that other nodes may have put on the model."""
+    options = compute.transformer_options
     run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
     patches = options.get("patches", {}).get("double_block", [])
     known = constants.text[index]
     text = known[0].to(e.device, non_blocking=True), known[1].to(e.device, non_blocking=True)
     if not run and not patches:
         is_last = index == len(constants.text) - 1  # the head looks at the video only
-        return block(stream, e, text, constants.rope, only_video=is_last, **kernel)
+        return block(stream, e, text, constants.rope, compute, only_video=is_last, attended=attended)
 
     def original(args: dict[str, Any]) -> dict[str, Tensor]:
-        given = text if args["txt"] is constants.context else block.project_text(args["txt"], kernel["cast"])
-        inner = {**kernel, "transformer_options": args["transformer_options"]}
-        return {"img": block(Residual(args["img"], stream.split), args["vec"], given, args["pe"], **inner).summed()}
+        given = text if args["txt"] is constants.context else block.project_text(args["txt"], compute.cast)
+        inner = replace(compute, transformer_options=args["transformer_options"])
+        return {"img": block(Residual(args["img"], stream.split), args["vec"], given, args["pe"], inner, attended=attended).summed()}
 
     args = {"img": stream.summed(), "txt": constants.context, "vec": e, "pe": constants.rope, "transformer_options": options}
     tokens = (original(args) if run is None else run(args, {"original_block": original}))["img"]

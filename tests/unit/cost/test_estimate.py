@@ -24,8 +24,9 @@ from wan_s2v_pack.wan_s2v_model.cost.estimate import (
     num_tokens,
 )
 from wan_s2v_pack.wan_s2v_model.kernels import fused
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
-from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
+from wan_s2v_pack.wan_s2v_model.transformer.model import Conditions, WanS2VTransformer
 from wan_s2v_pack.wan_s2v_model.transformer.rope import token_positions
 
 H100 = Rates(linear=0.84 * 784e12, attention=0.85 * 784e12, vae=0.104 * 784e12)
@@ -141,10 +142,11 @@ def run_on_meta(height, width, dtype, residual_dtype, options=None):
     def empty(*shape):
         return torch.empty(shape, device="meta", dtype=dtype)
 
-    inputs = [empty(1, 16, 20, height, width), torch.empty(1, device="meta"), empty(1, 512, 4096)]
+    x, timestep, context = [empty(1, 16, 20, height, width), torch.empty(1, device="meta"), empty(1, 512, 4096)]
     latents = {"ref_latents": empty(1, 16, 1, height, width), "motion_latents": empty(1, 16, 19, height, width)}
     with LiveBytes(model.parameters()) as live, torch.no_grad():
-        model(*inputs, audio_embedding=empty(1, 25, 1024, 80), attention=one_kernel_attention, transformer_options=options, **latents)
+        compute = Compute(one_kernel_attention, transformer_options=options or {})
+        model(x, timestep, Conditions(context, audio_embedding=empty(1, 25, 1024, 80), **latents), compute)
     return live.peak
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.kernels import float8, fused
+from wan_s2v_pack.wan_s2v_model.kernels import float8, fused, linears
 from wan_s2v_pack.wan_s2v_model.kernels.float8 import (
     FLOAT8,
     FLOAT8_MAX,
@@ -13,12 +13,11 @@ from wan_s2v_pack.wan_s2v_model.kernels.float8 import (
     PEAK_STRIDE,
     Float8Heads,
     Float8Rows,
-    product,
     quantise_heads,
-    quantise_rows,
 )
 from wan_s2v_pack.wan_s2v_model.kernels.fused import add_then_norm, apply_rope, modulated_norm, rms_norm_rope_float8
-from wan_s2v_pack.wan_s2v_model.transformer.attention import OVERRIDE, Attention, sdpa
+from wan_s2v_pack.wan_s2v_model.kernels.linears import product, quantise_rows
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import OVERRIDE, Attention, Compute, sdpa
 
 EPS = 1e-6
 LENGTH, DIM, HEADS = 70, 96, 3  # a tile of 64 tokens and a part of one
@@ -30,7 +29,8 @@ def implementation(request, monkeypatch):
     if request.param != "torch":
         pytest.importorskip("triton")
         monkeypatch.setattr(fused, "kernels_work", lambda device: True)
-        monkeypatch.setattr(float8, "runs_kernels", lambda device: True)
+        for module in (float8, linears):
+            monkeypatch.setattr(module, "runs_kernels", lambda device: True)
     if request.param.endswith("chunks"):
         monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.kernels.triton_blocks.CHUNK", 64)
     return request.param.partition(",")[0]
@@ -145,14 +145,14 @@ def test_attention_gets_queries_and_keys_in_float8_where_it_takes_them(noise):
         return sdpa(q, k, v, heads)
 
     def attend(**options):
-        return layer.attend_to_itself(lambda: x, rope, attention=kernel, **options).detach()
+        return layer.self_attention(lambda: x, rope, Compute(attention=kernel, **options)).detach()
 
     exact = attend()
     kernel.float8_beyond = LENGTH
     attend()
     kernel.float8_beyond = LENGTH - 1
     attend(transformer_options={OVERRIDE: None})
-    layer(x, x, attention=kernel)
+    layer(x, layer.project(x), Compute(attention=kernel))
     assert seen == [(torch.Tensor,) * 3] * 4
     rounded = attend()
     assert seen[-1] == (Float8Heads, Float8Heads, torch.Tensor)
@@ -186,7 +186,8 @@ def test_gpu_multiplies_an_even_number_of_rows(noise, monkeypatch, count):
         out = (values.float() * scale_a) @ (matrix.float() * scale_b) + bias.float()
         return out.to(out_dtype)
 
-    monkeypatch.setattr(float8, "runs_kernels", lambda device: True)
+    for module in (float8, linears):
+        monkeypatch.setattr(module, "runs_kernels", lambda device: True)
     monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
     torch.testing.assert_close(product(rows, weight, bias, torch.bfloat16), expected, rtol=2e-2, atol=2e-2)
     assert seen == [count + count % 2]

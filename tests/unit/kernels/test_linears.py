@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from wan_s2v_pack.tests.forwards import call
 from wan_s2v_pack.wan_s2v_model.kernels import linears
 from wan_s2v_pack.wan_s2v_model.kernels.casting import cast_weights
-from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8, Float8Rows, quantise_rows
-from wan_s2v_pack.wan_s2v_model.kernels.linears import EXACT, Float8Linears
+from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8, Float8Rows
+from wan_s2v_pack.wan_s2v_model.kernels.linears import EXACT, Float8Linears, quantise_rows
 
 CPU = torch.device("cpu")
 
@@ -81,8 +82,8 @@ def test_all_blocks_and_audio_injectors_are_in_float8(tiny_transformer, clip_inp
         return linears.float8_weights(layer, dtype, device)
 
     monkeypatch.setattr(tiny_transformer.audio_injector, "index_of_block", {1: 1})
-    exact = tiny_transformer(**clip_inputs)
-    fast = tiny_transformer(**clip_inputs, linears=Float8Linears(torch.float32, weights))
+    exact = call(tiny_transformer, **clip_inputs)
+    fast = call(tiny_transformer, **clip_inputs, linears=Float8Linears(torch.float32, weights))
     expected = []
     for index, block in enumerate(tiny_transformer.blocks):
         expected += [block.self_attn.q, block.self_attn.k, block.self_attn.v, block.self_attn.o, block.cross_attn.q, block.cross_attn.o]
@@ -98,8 +99,8 @@ def test_batch_entries_keep_their_rows(tiny_transformer, clip_inputs):
     """Sums in another order round to another float8 value here and there: far less than the two entries differ."""
     float8 = Float8Linears(torch.float32)
     other = {name: value + 0.1 for name, value in clip_inputs.items()}
-    both = tiny_transformer(**{name: torch.cat([clip_inputs[name], other[name]]) for name in clip_inputs}, linears=float8)
-    alone = [tiny_transformer(**inputs, linears=float8) for inputs in (clip_inputs, other)]
+    both = call(tiny_transformer, **{name: torch.cat([clip_inputs[name], other[name]]) for name in clip_inputs}, linears=float8)
+    alone = [call(tiny_transformer, **inputs, linears=float8) for inputs in (clip_inputs, other)]
     apart = relative_error(alone[0], alone[1])
     for entry, single in zip(both, alone, strict=True):
         assert relative_error(entry[None], single) < apart / 10

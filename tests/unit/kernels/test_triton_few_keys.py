@@ -3,12 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from wan_s2v_pack.wan_s2v_model.kernels.casting import cast_weights
-from wan_s2v_pack.wan_s2v_model.transformer.attention import Attention, sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import AudioInjector
-from wan_s2v_pack.wan_s2v_model.transformer.residual import Residual
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Attention, Compute, Residual, sdpa
 
-audio_kernels = pytest.importorskip("wan_s2v_pack.wan_s2v_model.kernels.triton_few_keys", exc_type=ImportError)
+triton_few_keys = pytest.importorskip("wan_s2v_pack.wan_s2v_model.kernels.triton_few_keys", exc_type=ImportError)
 HEADS, HEAD_DIM = 2, 128
 DIM = HEADS * HEAD_DIM
 
@@ -17,7 +15,7 @@ DIM = HEADS * HEAD_DIM
 def test_weights_are_softmax_over_the_keys_of_each_head(noise, num_rows, num_keys):
     q, k = 3 * noise(2, num_rows, DIM), noise(2, num_keys, DIM, seed=1)
     scores = torch.einsum("bnhd,bthd->bnht", *(t.double().unflatten(-1, (HEADS, -1)) for t in (q, k))) / HEAD_DIM**0.5
-    weights = audio_kernels.weights_of_keys(q, k, HEADS)
+    weights = triton_few_keys.weights_of_keys(q, k, HEADS)
     torch.testing.assert_close(weights[..., : HEADS * num_keys].double(), scores.softmax(-1).flatten(2), atol=1e-6, rtol=1e-5)
     assert (weights[..., HEADS * num_keys :] == torch.eye(8)[0]).all()
 
@@ -31,20 +29,20 @@ def test_result_is_that_of_attention_and_projection(noise, dtype, factor):
     v, weight, bias = v[:, :5], (noise(size, size, seed=3) / size**0.5).to(dtype), noise(size, seed=4).to(dtype)
     exact = sdpa(q.double(), k.double(), v.double(), heads) @ weight.double().T + bias.double()
     plain = nn.functional.linear(sdpa(q, k, v, heads), weight, bias)
-    ours = audio_kernels.attend_to_few(q, k, v, weight, bias, heads)
+    ours = triton_few_keys.few_key_attention(q, k, v, weight, bias, heads)
     error, plain_error = ((out.double() - exact).norm() / exact.norm() for out in (ours, plain))
     assert error <= factor * plain_error
 
 
 def test_self_test():
-    assert audio_kernels.disagreement(torch.device("cpu"), torch.float32) < 1e-5
+    assert triton_few_keys.disagreement(torch.device("cpu"), torch.float32) < 1e-5
 
 
 def test_module_attends_like_its_forward(noise, tiny_config, randomised):
     attention = randomised(Attention(tiny_config, operations=nn))
     x, k, v = noise(4, 6, tiny_config.dim), noise(4, 5, tiny_config.dim, seed=1), noise(4, 5, tiny_config.dim, seed=2)
     with torch.no_grad():
-        torch.testing.assert_close(attention.attend_to_few(x, k, v, cast_weights), attention(x, keys_values=(k, v)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(attention.few_key_attention(x, k, v, Compute()), attention(x, (k, v), Compute()), atol=1e-5, rtol=1e-5)
 
 
 def test_projection_that_an_adapter_changed_runs_as_it_is(noise, tiny_config, randomised, monkeypatch):
@@ -55,7 +53,7 @@ def test_projection_that_an_adapter_changed_runs_as_it_is(noise, tiny_config, ra
     def run():
         stream = Residual(noise(1, 12, tiny_config.dim, seed=2), split=12)
         with torch.no_grad():
-            return injector(stream, tiny_config.audio_inject_layers[0], audio, attention=sdpa, transformer_options={}).summed()
+            return injector(stream, tiny_config.audio_inject_layers[0], audio, Compute()).summed()
 
     plain, layer = run(), injector.injector[0].o
     layer.forward = lambda x: nn.Linear.forward(layer, x) + 100

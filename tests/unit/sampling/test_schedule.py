@@ -54,13 +54,13 @@ def test_other_samplers_start_where_dpmpp_does():
 def test_model_is_told_the_truncated_timestep_of_its_step(solver, steps):
     schedule = build_schedule(solver, steps, 3.0)
     exact = schedule.sigmas[:-1] * 1000
-    assert torch.equal(schedule.told_timesteps(exact), schedule.timesteps)
-    assert torch.equal(schedule.told_timesteps(exact[[0, 0]]), schedule.timesteps[[0, 0]])
+    assert torch.equal(schedule.truncated_timesteps(exact), schedule.timesteps)
+    assert torch.equal(schedule.truncated_timesteps(exact[[0, 0]]), schedule.timesteps[[0, 0]])
 
 
-def test_told_timesteps_survive_rounding_on_the_way():
+def test_truncated_timesteps_survive_rounding_on_the_way():
     schedule = build_schedule("unipc", 40, 3.0)
-    assert torch.equal(schedule.told_timesteps((schedule.sigmas[:-1] * 1000) * (1 + 1e-6)), schedule.timesteps)
+    assert torch.equal(schedule.truncated_timesteps((schedule.sigmas[:-1] * 1000) * (1 + 1e-6)), schedule.timesteps)
 
 
 @pytest.mark.parametrize(

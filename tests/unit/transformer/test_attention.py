@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from wan_s2v_pack.wan_s2v_model.transformer.attention import Attention, sdpa
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Attention, Compute, sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
 
 
@@ -31,11 +31,15 @@ def make_layer(config, randomised):
     return randomised(Attention(config, operations=nn))
 
 
+def attend(layer, x, context, **options):
+    return layer(x, layer.project(context), Compute(**options))
+
+
 def test_cross_attention(tiny_config, randomised, noise):
     layer = make_layer(tiny_config, randomised)
     x, context = noise(1, 6, 256), noise(1, 9, 256, seed=1)
     expected = plain_attention(layer, x[0].double(), context[0].double())
-    torch.testing.assert_close(layer(x, context)[0].double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attend(layer, x, context)[0].double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_self_attention_with_rotation(tiny_config, randomised, noise):
@@ -45,7 +49,9 @@ def test_self_attention_with_rotation(tiny_config, randomised, noise):
     frequencies = [10_000 ** (-j / m) for m in (22, 21, 21) for j in range(m)]
     places = positions.double().repeat_interleave(torch.tensor([22, 21, 21]), dim=1)
     expected = plain_attention(layer, x[0].double(), x[0].double(), places * torch.tensor(frequencies, dtype=torch.float64))
-    torch.testing.assert_close(layer.attend_to_itself(lambda: x, rope_table(positions, 128))[0].double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        layer.self_attention(lambda: x, rope_table(positions, 128), Compute())[0].double(), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_kernel_gets_normed_tensors_heads_and_options(tiny_config, randomised, noise):
@@ -57,7 +63,7 @@ def test_kernel_gets_normed_tensors_heads_and_options(tiny_config, randomised, n
 
     x, context = noise(2, 6, 256), noise(2, 9, 256, seed=1)
     options = {"block_index": 3}
-    assert torch.equal(layer(x, context, attention=kernel, transformer_options=options), layer(x, context))
+    assert torch.equal(attend(layer, x, context, attention=kernel, transformer_options=options), attend(layer, x, context))
     ((q, k, v, heads, given),) = calls
     assert (q.shape, k.shape, v.shape, heads) == ((2, 6, 256), (2, 9, 256), (2, 9, 256), 2)
     assert given["transformer_options"] is options
@@ -67,5 +73,5 @@ def test_kernel_gets_normed_tensors_heads_and_options(tiny_config, randomised, n
 def test_batch_entries_do_not_mix(tiny_config, randomised, noise):
     layer = make_layer(tiny_config, randomised)
     x, context = noise(2, 6, 256), noise(2, 9, 256, seed=1)
-    single = torch.cat([layer(x[i : i + 1], context[i : i + 1]) for i in range(2)])
-    torch.testing.assert_close(layer(x, context), single)
+    single = torch.cat([attend(layer, x[i : i + 1], context[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(attend(layer, x, context), single)

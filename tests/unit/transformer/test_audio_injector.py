@@ -4,11 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import AdaLayerNorm, AudioInjector, CausalAudioEncoder, CausalConv
-from wan_s2v_pack.wan_s2v_model.transformer.residual import Residual
-
-KERNEL = {"attention": sdpa, "transformer_options": {}}
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute, Residual, sdpa
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +130,7 @@ def test_sound_shifts_by_the_first_half_and_scales_by_the_second(tiny_config, ra
 
 
 def inject(injector, x, block, audio, split, dtype=torch.float32, **options):
-    return injector(Residual(x, split), block, injector.project(*audio, dtype), **{**KERNEL, **options}).summed()
+    return injector(Residual(x, split), block, injector.project(*audio, dtype), Compute(**options)).summed()
 
 
 @pytest.fixture
@@ -149,10 +146,11 @@ def test_each_frame_attends_to_its_own_audio(injector, audio, noise, block, inde
     whole, local = audio
     for batch in range(2):
         for frame in range(3):
+            attention = injector.injector[index]
             tokens = x[batch, 4 * frame : 4 * frame + 4][None]
             shift, scale = injector.injector_adain_layers[index].project(whole[batch, frame][None, None], torch.float32)
             query = plain_norm(tokens, 1e-5) * (1 + scale[:, 0]) + shift[:, 0]
-            expected = tokens + injector.injector[index](query, local[batch, frame][None])
+            expected = tokens + attention(query, attention.project(local[batch, frame][None]), Compute())
             torch.testing.assert_close(result[batch, 4 * frame : 4 * frame + 4], expected[0], atol=1e-5, rtol=1e-5)
 
 

@@ -9,9 +9,8 @@ from torch import nn
 from wan_s2v_pack.wan_s2v_model.kernels import linears
 from wan_s2v_pack.wan_s2v_model.kernels.casting import run_as_input
 from wan_s2v_pack.wan_s2v_model.kernels.row_chunks import CHUNK_ROWS_KEY, row_chunks
-from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
-from wan_s2v_pack.wan_s2v_model.transformer.blocks import Block, Head, timestep_embedding
-from wan_s2v_pack.wan_s2v_model.transformer.residual import Residual
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Block, Compute, Head, Residual, sdpa
+from wan_s2v_pack.wan_s2v_model.transformer.model import timestep_embedding
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
 
 SPLIT = 8  # of 12 tokens
@@ -24,8 +23,8 @@ def plain_norm(x, eps=1e-6):
 
 
 def run_block(block, x, e, context, **options):
-    kernel = {"attention": sdpa, "transformer_options": {}, **options}
-    return block(Residual(x, SPLIT), e, block.cross_attn.project(context), ROPE, **kernel).summed()
+    only_video = options.pop("only_video", False)
+    return block(Residual(x, SPLIT), e, block.cross_attn.project(context), ROPE, Compute(**options), only_video).summed()
 
 
 def make_block(config, randomised):
@@ -87,9 +86,9 @@ def test_block_follows_the_specification(tiny_config, randomised, noise):
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = ((block.modulation[0, i] + e[0, i])[row] for i in range(6))
 
     y = plain_norm(x) * (1 + scale_a) + shift_a
-    expected = x + gate_a * block.self_attn.attend_to_itself(lambda: y, ROPE)
+    expected = x + gate_a * block.self_attn.self_attention(lambda: y, ROPE, Compute())
     normed = plain_norm(expected) * block.norm3.weight + block.norm3.bias
-    expected = expected + block.cross_attn(normed, context)
+    expected = expected + block.cross_attn(normed, block.cross_attn.project(context), Compute())
     y = plain_norm(expected) * (1 + scale_f) + shift_f
     hidden = y @ block.ffn[0].weight.T + block.ffn[0].bias
     hidden = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))

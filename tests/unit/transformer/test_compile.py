@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from wan_s2v_pack.tests.forwards import call
 from wan_s2v_pack.wan_s2v_model.kernels import fused
-from wan_s2v_pack.wan_s2v_model.transformer.attention import FirstAttention
-from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
+from wan_s2v_pack.wan_s2v_model.transformer.model import SharedSelfAttention, WanS2VTransformer
 
 MORE_BLOCKS_THAN_RECOMPILATIONS = 12  # torch gives up on a function after 8
 
@@ -42,36 +42,36 @@ GRAPHS = 3  # of blocks in which a sum waits, of those in which none does, and o
 
 
 def test_blocks_compile_to_few_graphs(transformer, clip_inputs):
-    expected = transformer(**clip_inputs)
+    expected = call(transformer, **clip_inputs)
     for index, block in enumerate(transformer.blocks):
         transformer.blocks[index] = compile_as_comfyui(block, fullgraph=True)
-    assert torch.equal(transformer(**clip_inputs), expected)
+    assert torch.equal(call(transformer, **clip_inputs), expected)
     assert num_graphs() == GRAPHS
-    transformer(**{**clip_inputs, "timestep": torch.tensor([500.0])})
+    call(transformer, **{**clip_inputs, "timestep": torch.tensor([500.0])})
     assert num_graphs() == GRAPHS
 
 
 def test_clips_of_another_length_and_a_known_attention_stay_below_the_limit(transformer, clip_inputs, caplog):
     first_clip = {name: value for name, value in clip_inputs.items() if name != "motion_latents"}
-    expected = [transformer(**inputs) for inputs in (first_clip, clip_inputs)]
+    expected = [call(transformer, **inputs) for inputs in (first_clip, clip_inputs)]
     for index, block in enumerate(transformer.blocks):
         transformer.blocks[index] = compile_as_comfyui(block)
     for _ in range(2):
         for inputs, exact in zip((first_clip, clip_inputs), expected, strict=True):
-            assert torch.equal(transformer(**inputs), exact)
-            assert torch.equal(transformer(**inputs, first_attention=FirstAttention()), exact)
+            assert torch.equal(call(transformer, **inputs), exact)
+            assert torch.equal(call(transformer, **inputs, shared_attention=SharedSelfAttention()), exact)
     assert "recompile_limit" not in caplog.text
 
 
 def test_whole_model_compiles_without_a_graph_for_each_block(transformer, clip_inputs, caplog):
-    expected = transformer(**clip_inputs)
+    expected = call(transformer, **clip_inputs)
     compiled = compile_as_comfyui(transformer)
-    assert torch.equal(compiled(**clip_inputs), expected)
+    assert torch.equal(call(compiled, **clip_inputs), expected)
     graphs = num_graphs()
     assert graphs < 2 * MORE_BLOCKS_THAN_RECOMPILATIONS
     for timestep in (500.0, 250.0):
         inputs = {**clip_inputs, "timestep": torch.tensor([timestep])}
-        assert torch.equal(compiled(**inputs), transformer(**inputs))
+        assert torch.equal(call(compiled, **inputs), call(transformer, **inputs))
     assert num_graphs() == graphs
     assert "recompile_limit" not in caplog.text
 

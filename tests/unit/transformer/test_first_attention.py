@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.transformer.attention import FirstAttention, sdpa
+from wan_s2v_pack.tests.forwards import call
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
+from wan_s2v_pack.wan_s2v_model.transformer.model import SharedSelfAttention
 
 CONDITIONS = ("context", "audio_embedding")
 
@@ -15,8 +17,8 @@ def asked():
 
 @pytest.fixture
 def shared(asked):
-    """A FirstAttention whose output tells the number of the computation."""
-    attention = FirstAttention()
+    """A SharedSelfAttention whose output tells the number of the computation."""
+    attention = SharedSelfAttention()
 
     def ask(*inputs):
         def compute(batch):
@@ -81,7 +83,7 @@ def test_batch_of_different_entries_is_computed_whole(shared, asked):
 def run(tiny_transformer, clip_inputs):
     """Run the transformer with changed inputs; return its output and the number of self attentions in the first block."""
 
-    def run_with(first_attention=None, **changes):
+    def run_with(shared_attention=None, **changes):
         count = 0
 
         def count_and_attend(q, k, v, heads, transformer_options):
@@ -90,13 +92,13 @@ def run(tiny_transformer, clip_inputs):
             return sdpa(q, k, v, heads)
 
         inputs = {name: changes.get(name, tensor) for name, tensor in clip_inputs.items()}
-        return tiny_transformer(**inputs, attention=count_and_attend, first_attention=first_attention), count
+        return call(tiny_transformer, **inputs, attention=count_and_attend, shared_attention=shared_attention), count
 
     return run_with
 
 
 def test_conditionings_share_it_and_get_the_same_bits(run, clip_inputs):
-    shared = FirstAttention()
+    shared = SharedSelfAttention()
     run(shared)
     for name in CONDITIONS:
         other = {name: clip_inputs[name] * 0.5}
@@ -107,7 +109,7 @@ def test_conditionings_share_it_and_get_the_same_bits(run, clip_inputs):
 
 @pytest.mark.parametrize("name", ["x", "timestep", "ref_latents", "motion_latents", "pose_latents"])
 def test_everything_else_makes_another(run, clip_inputs, name):
-    shared = FirstAttention()
+    shared = SharedSelfAttention()
     run(shared)
     for other in ({name: clip_inputs[name] * 0.5}, {name: None} if name.startswith(("motion", "pose")) else {}):
         (expected, _), (output, count) = run(**other), run(shared, **other)
@@ -117,6 +119,6 @@ def test_everything_else_makes_another(run, clip_inputs, name):
 
 def test_conditionings_in_one_batch(run, clip_inputs):
     both = {name: torch.cat([tensor, tensor * (0.5 if name in CONDITIONS else 1)]) for name, tensor in clip_inputs.items()}
-    (expected, _), (output, count) = run(**both), run(FirstAttention(), **both)
+    (expected, _), (output, count) = run(**both), run(SharedSelfAttention(), **both)
     assert count == 1
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=2e-5)

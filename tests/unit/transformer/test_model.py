@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from wan_s2v_pack.tests.forwards import call
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
-from wan_s2v_pack.wan_s2v_model.transformer.attention import sdpa
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
-from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer, share_layers
+from wan_s2v_pack.wan_s2v_model.transformer.model import Conditions, WanS2VTransformer, share_layers
 
 FRAME, VIDEO, MOTION = 24, 48, 24 + 6 + 4  # tokens of a frame, of the clip and of the history, at 8 x 12 latents
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -29,7 +30,7 @@ def without(inputs, *names):
 
 
 def test_velocity_has_the_shape_of_the_latents_in_float32(tiny_transformer, clip_inputs):
-    velocity = tiny_transformer(**clip_inputs)
+    velocity = call(tiny_transformer, **clip_inputs)
     assert velocity.shape == clip_inputs["x"].shape
     assert velocity.dtype == torch.float32
     assert 0.1 < velocity.std() < 10
@@ -38,20 +39,20 @@ def test_velocity_has_the_shape_of_the_latents_in_float32(tiny_transformer, clip
 @pytest.mark.parametrize("name", ["x", "timestep", "context", "audio_embedding", "ref_latents", "motion_latents", "pose_latents"])
 def test_every_input_matters(tiny_transformer, clip_inputs, name):
     other = {**clip_inputs, name: clip_inputs[name] * 0.5}
-    assert (tiny_transformer(**other) - tiny_transformer(**clip_inputs)).abs().max() > 1e-3
+    assert (call(tiny_transformer, **other) - call(tiny_transformer, **clip_inputs)).abs().max() > 1e-3
 
 
 def test_inputs_are_not_modified(tiny_transformer, clip_inputs):
     before = {name: tensor.clone() for name, tensor in clip_inputs.items()}
-    tiny_transformer(**clip_inputs)
+    call(tiny_transformer, **clip_inputs)
     assert all(torch.equal(clip_inputs[name], before[name]) for name in before)
 
 
 def test_batch_equals_single_calls(tiny_transformer, clip_inputs, noise):
     second = {name: noise(*tensor.shape, seed=20 + i) for i, (name, tensor) in enumerate(clip_inputs.items())}
     second["timestep"] = torch.tensor([123.0])
-    both = tiny_transformer(**{name: torch.cat([clip_inputs[name], second[name]]) for name in clip_inputs})
-    torch.testing.assert_close(both, torch.cat([tiny_transformer(**clip_inputs), tiny_transformer(**second)]), **CLOSE)
+    both = call(tiny_transformer, **{name: torch.cat([clip_inputs[name], second[name]]) for name in clip_inputs})
+    torch.testing.assert_close(both, torch.cat([call(tiny_transformer, **clip_inputs), call(tiny_transformer, **second)]), **CLOSE)
 
 
 # Inputs that may be absent
@@ -59,7 +60,7 @@ def test_batch_equals_single_calls(tiny_transformer, clip_inputs, noise):
 
 def test_no_pose_equals_zero_pose(tiny_transformer, clip_inputs):
     zeros = {**clip_inputs, "pose_latents": torch.zeros_like(clip_inputs["x"])}
-    assert torch.equal(tiny_transformer(**without(clip_inputs, "pose_latents")), tiny_transformer(**zeros))
+    assert torch.equal(call(tiny_transformer, **without(clip_inputs, "pose_latents")), call(tiny_transformer, **zeros))
 
 
 def test_dropped_motion_leaves_no_tokens(tiny_transformer, clip_inputs):
@@ -70,44 +71,44 @@ def test_dropped_motion_leaves_no_tokens(tiny_transformer, clip_inputs):
         return extra["original_block"](args)
 
     for inputs in (clip_inputs, without(clip_inputs, "motion_latents")):
-        tiny_transformer(**inputs, transformer_options=hooks(replace=replace, blocks=[0]))
+        call(tiny_transformer, **inputs, transformer_options=hooks(replace=replace, blocks=[0]))
     assert lengths == [VIDEO + FRAME + MOTION, VIDEO + FRAME]
 
 
 def test_dropped_motion_is_not_zero_motion(tiny_transformer, clip_inputs):
     zeros = {**clip_inputs, "motion_latents": torch.zeros_like(clip_inputs["motion_latents"])}
-    assert (tiny_transformer(**without(clip_inputs, "motion_latents")) - tiny_transformer(**zeros)).abs().max() > 1e-3
+    assert (call(tiny_transformer, **without(clip_inputs, "motion_latents")) - call(tiny_transformer, **zeros)).abs().max() > 1e-3
 
 
 def test_absent_audio_is_no_audio_attention(tiny_transformer, clip_inputs, monkeypatch):
-    silent = tiny_transformer(**without(clip_inputs, "audio_embedding"))
+    silent = call(tiny_transformer, **without(clip_inputs, "audio_embedding"))
     monkeypatch.setattr(tiny_transformer.audio_injector, "forward", lambda stream, *args, **kwargs: stream)
-    assert torch.equal(silent, tiny_transformer(**clip_inputs))
+    assert torch.equal(silent, call(tiny_transformer, **clip_inputs))
     monkeypatch.undo()
     zeros = {**clip_inputs, "audio_embedding": torch.zeros_like(clip_inputs["audio_embedding"])}
-    assert (silent - tiny_transformer(**zeros)).abs().max() > 1e-3
+    assert (silent - call(tiny_transformer, **zeros)).abs().max() > 1e-3
 
 
 def test_audio_behind_the_clip_is_ignored(tiny_transformer, clip_inputs, noise):
     longer = torch.cat([clip_inputs["audio_embedding"], noise(1, 25, 8, 5)], dim=-1)
-    assert torch.equal(tiny_transformer(**{**clip_inputs, "audio_embedding": longer}), tiny_transformer(**clip_inputs))
+    assert torch.equal(call(tiny_transformer, **{**clip_inputs, "audio_embedding": longer}), call(tiny_transformer, **clip_inputs))
 
 
 def test_73_frames_behind_the_clip_are_those_before_it(tiny_transformer, clip_inputs, noise):
     audio = clip_inputs["audio_embedding"]
 
     def run(history):
-        return tiny_transformer(**{**clip_inputs, "audio_embedding": torch.cat([audio, history], dim=-1)})
+        return call(tiny_transformer, **{**clip_inputs, "audio_embedding": torch.cat([audio, history], dim=-1)})
 
-    repeated = tiny_transformer(**clip_inputs)
+    repeated = call(tiny_transformer, **clip_inputs)
     assert torch.equal(run(audio[..., :1].expand(-1, -1, -1, 73)), repeated)
     assert not torch.allclose(run(noise(1, 25, 8, 73)), repeated)
 
 
 def test_audio_strength_goes_from_silence_to_the_sound(tiny_transformer, clip_inputs):
     silence = {**clip_inputs, "audio_embedding": torch.zeros_like(clip_inputs["audio_embedding"])}
-    assert torch.equal(tiny_transformer(**clip_inputs, audio_strength=0.0), tiny_transformer(**silence))
-    assert torch.equal(tiny_transformer(**clip_inputs, audio_strength=1.0), tiny_transformer(**clip_inputs))
+    assert torch.equal(call(tiny_transformer, **clip_inputs, audio_strength=0.0), call(tiny_transformer, **silence))
+    assert torch.equal(call(tiny_transformer, **clip_inputs, audio_strength=1.0), call(tiny_transformer, **clip_inputs))
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.5])
@@ -122,22 +123,22 @@ def test_audio_goes_in_behind_the_listed_blocks(tiny_transformer, clip_inputs, m
     order = []
     inject = tiny_transformer.audio_injector.forward
 
-    def spy(stream, index, audio, **options):
+    def spy(stream, index, audio, compute):
         order.append(("audio", index, stream.split, audio[0].keys.dtype))
-        return inject(stream, index, audio, **options)
+        return inject(stream, index, audio, compute)
 
     def replace(args, extra):
         order.append(("block", args["transformer_options"]["block_index"]))
         return extra["original_block"](args)
 
     monkeypatch.setattr(tiny_transformer.audio_injector, "forward", spy)
-    tiny_transformer(**clip_inputs, transformer_options=hooks(replace=replace))
+    call(tiny_transformer, **clip_inputs, transformer_options=hooks(replace=replace))
     assert order == [step for index in range(3) for step in (("block", index), ("audio", index, VIDEO, torch.float32))]
 
 
 def test_short_text_is_padded_with_zero_rows(tiny_transformer, clip_inputs):
     padded = torch.nn.functional.pad(clip_inputs["context"], (0, 0, 0, 505))
-    assert torch.equal(tiny_transformer(**{**clip_inputs, "context": padded}), tiny_transformer(**clip_inputs))
+    assert torch.equal(call(tiny_transformer, **{**clip_inputs, "context": padded}), call(tiny_transformer, **clip_inputs))
     assert tiny_transformer.embed_text(clip_inputs["context"]).shape == (1, 512, 256)
     assert (tiny_transformer.embed_text(clip_inputs["context"])[0, 7:].abs().max(dim=-1).values > 0).all()
 
@@ -149,7 +150,9 @@ def test_short_text_is_padded_with_zero_rows(tiny_transformer, clip_inputs):
 def tokens_of(tiny_transformer, clip_inputs):
     def embed(**changes):
         given = {**clip_inputs, **changes}
-        return tiny_transformer.embed_tokens(*(given[name] for name in ("x", "ref_latents", "motion_latents", "pose_latents")))
+        return tiny_transformer.embed_tokens(
+            given.pop("x"), Conditions(**{name: value for name, value in given.items() if name != "timestep"})
+        )
 
     return embed
 
@@ -189,7 +192,7 @@ def test_reference_time_is_0_whatever_the_timestep(tiny_transformer):
 
 def test_time_projection_follows_the_specification(tiny_transformer):
     from torch.nn.functional import silu
-    from wan_s2v_pack.wan_s2v_model.transformer.blocks import timestep_embedding
+    from wan_s2v_pack.wan_s2v_model.transformer.model import timestep_embedding
 
     first, second = tiny_transformer.time_embedding[0], tiny_transformer.time_embedding[2]
     embedded = second(silu(first(timestep_embedding(torch.tensor([731.0]), 256))))
@@ -207,7 +210,7 @@ def test_tokens_are_told_their_positions(tiny_transformer, clip_inputs):
         seen.append(args["pe"])
         return extra["original_block"](args)
 
-    tiny_transformer(**clip_inputs, transformer_options=hooks(replace=replace, blocks=[1]))
+    call(tiny_transformer, **clip_inputs, transformer_options=hooks(replace=replace, blocks=[1]))
     expected = rope_table(token_positions(2, 8, 12, with_motion=True), 128)
     assert all(torch.equal(table, other) for table, other in zip(seen[0], expected, strict=True))
 
@@ -217,13 +220,13 @@ def test_tokens_are_told_their_positions(tiny_transformer, clip_inputs):
 
 def test_hooks_that_do_nothing_change_nothing(tiny_transformer, clip_inputs):
     options = hooks(replace=lambda args, extra: extra["original_block"](args), patch=lambda args: args)
-    assert torch.equal(tiny_transformer(**clip_inputs, transformer_options=options), tiny_transformer(**clip_inputs))
+    assert torch.equal(call(tiny_transformer, **clip_inputs, transformer_options=options), call(tiny_transformer, **clip_inputs))
 
 
 @pytest.mark.parametrize("block", range(3))
 def test_block_replacement_changes_the_result(tiny_transformer, clip_inputs, block):
     options = hooks(replace=lambda args, extra: {"img": args["img"]}, blocks=[block])
-    assert (tiny_transformer(**clip_inputs, transformer_options=options) - tiny_transformer(**clip_inputs)).abs().max() > 1e-3
+    assert (call(tiny_transformer, **clip_inputs, transformer_options=options) - call(tiny_transformer, **clip_inputs)).abs().max() > 1e-3
 
 
 def test_patch_is_called_behind_every_block_and_changes_the_result(tiny_transformer, clip_inputs):
@@ -233,17 +236,17 @@ def test_patch_is_called_behind_every_block_and_changes_the_result(tiny_transfor
         calls.append((args["block_index"], args["img_offset"], args["img"].shape[1]))
         return {"img": args["img"] * 1.5}
 
-    changed = tiny_transformer(**clip_inputs, transformer_options=hooks(patch=patch))
+    changed = call(tiny_transformer, **clip_inputs, transformer_options=hooks(patch=patch))
     assert calls == [(index, 0, VIDEO + FRAME + MOTION) for index in range(3)]
-    assert (changed - tiny_transformer(**clip_inputs)).abs().max() > 1e-3
+    assert (changed - call(tiny_transformer, **clip_inputs)).abs().max() > 1e-3
 
 
 def test_replacement_may_give_the_block_other_inputs(tiny_transformer, clip_inputs):
     def halve_text(args, extra):
         return extra["original_block"]({**args, "txt": args["txt"] * 0.5})
 
-    changed = tiny_transformer(**clip_inputs, transformer_options=hooks(replace=halve_text))
-    assert (changed - tiny_transformer(**clip_inputs)).abs().max() > 1e-3
+    changed = call(tiny_transformer, **clip_inputs, transformer_options=hooks(replace=halve_text))
+    assert (changed - call(tiny_transformer, **clip_inputs)).abs().max() > 1e-3
 
 
 def test_tensors_in_the_hands_of_a_hook_stay_as_they_are(tiny_transformer, clip_inputs):
@@ -262,7 +265,7 @@ def test_tensors_in_the_hands_of_a_hook_stay_as_they_are(tiny_transformer, clip_
         keep(args["img"])
         return args
 
-    tiny_transformer(**clip_inputs, transformer_options=hooks(replace=replace, patch=patch))
+    call(tiny_transformer, **clip_inputs, transformer_options=hooks(replace=replace, patch=patch))
     assert len(kept) == 3 * 7
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
 
@@ -275,7 +278,9 @@ def test_kernel_knows_the_block_it_runs_in(tiny_transformer, clip_inputs):
         assert (transformer_options["total_blocks"], transformer_options["block_type"]) == (3, "double")
         return sdpa(q, k, v, heads)
 
-    assert torch.equal(tiny_transformer(**clip_inputs, attention=kernel, transformer_options={}), tiny_transformer(**clip_inputs))
+    assert torch.equal(
+        call(tiny_transformer, **clip_inputs, attention=kernel, transformer_options={}), call(tiny_transformer, **clip_inputs)
+    )
     everything = VIDEO + FRAME + MOTION
     block = [(everything, everything), (everything, 512), (FRAME, 5)]  # self, text, audio
     last = [(VIDEO, everything), (VIDEO, 512), (FRAME, 5)]  # behind it only the video counts
@@ -298,10 +303,10 @@ def test_residual_stream_has_its_own_dtype(tiny_config, tiny_transformer, clip_i
         dtypes.append((args["img"].dtype, args["txt"].dtype, args["vec"].dtype))
         return extra["original_block"](args)
 
-    velocity = model(**{**clip_inputs, "x": clip_inputs["x"].bfloat16()}, transformer_options=hooks(replace=replace))
+    velocity = call(model, **{**clip_inputs, "x": clip_inputs["x"].bfloat16()}, transformer_options=hooks(replace=replace))
     assert dtypes == [(expected, torch.bfloat16, torch.float32)] * 3
     assert velocity.dtype == torch.float32
-    exact = tiny_transformer(**clip_inputs)
+    exact = call(tiny_transformer, **clip_inputs)
     assert (velocity - exact).square().mean().sqrt() < 0.05 * exact.std()
 
 
@@ -310,7 +315,7 @@ def test_everything_is_computed_in_the_dtype_of_the_noisy_latents(tiny_config, t
     model = WanS2VTransformer(tiny_config, dtype=torch.bfloat16).requires_grad_(False)
     model.load_state_dict(tiny_transformer.state_dict())
     half = {**clip_inputs, "x": clip_inputs["x"].bfloat16(), name: clip_inputs[name].bfloat16()}
-    assert torch.equal(model(**half), model(**{**half, name: half[name].float()}))
+    assert torch.equal(call(model, **half), call(model, **{**half, name: half[name].float()}))
 
 
 # The real model
@@ -336,14 +341,14 @@ def test_shared_layers_are_the_other_model_s_own(tiny_config, tiny_transformer, 
     share_layers(model, tiny_transformer)
     theirs = dict(tiny_transformer.named_parameters())
     assert all(parameter is theirs[name] for name, parameter in model.named_parameters())
-    assert torch.equal(model(**clip_inputs), tiny_transformer(**clip_inputs))
+    assert torch.equal(call(model, **clip_inputs), call(tiny_transformer, **clip_inputs))
 
 
 def test_sharing_keeps_the_other_model_whole(tiny_config, tiny_transformer, clip_inputs):
-    names, velocity = list(tiny_transformer.state_dict()), tiny_transformer(**clip_inputs)
+    names, velocity = list(tiny_transformer.state_dict()), call(tiny_transformer, **clip_inputs)
     share_layers(WanS2VTransformer(tiny_config, device="meta"), tiny_transformer)
     assert list(tiny_transformer.state_dict()) == names
-    assert torch.equal(tiny_transformer(**clip_inputs), velocity)
+    assert torch.equal(call(tiny_transformer, **clip_inputs), velocity)
 
 
 def test_hooked_last_block_keeps_all_tokens_and_gives_the_same_result(tiny_transformer, clip_inputs):
@@ -355,6 +360,6 @@ def test_hooked_last_block_keeps_all_tokens_and_gives_the_same_result(tiny_trans
         return result
 
     options = {"patches_replace": {"dit": {("double_block", 2): replace}}}
-    out = tiny_transformer(**clip_inputs, transformer_options=options)
+    out = call(tiny_transformer, **clip_inputs, transformer_options=options)
     assert lengths == [VIDEO + FRAME + MOTION]
-    torch.testing.assert_close(out, tiny_transformer(**clip_inputs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out, call(tiny_transformer, **clip_inputs), atol=1e-5, rtol=1e-5)

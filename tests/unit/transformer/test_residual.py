@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.kernels.fused import add_gated, modulated_norm
-from wan_s2v_pack.wan_s2v_model.transformer.residual import Residual
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Residual
 
 EPS, LENGTH, SPLIT, DIM = 1e-6, 12, 8, 24
 
