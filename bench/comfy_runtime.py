@@ -32,16 +32,17 @@ def start(dynamic_vram: bool = True):
         comfy_aimdo.control.set_log_warning()
         comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
         comfy.memory_management.aimdo_enabled = True
-    return _load_pack()
+    return load_pack(ROOT)
 
 
 def tiny_models():
     """The script that makes random models, as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    return importlib.import_module("make_tiny_models")
+    sys.path.insert(0, str(ROOT))
+    return importlib.import_module("scripts.tiny_models.make")
 
 
-def _load_pack():
-    spec = importlib.util.spec_from_file_location("wan_s2v_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    sys.modules["wan_s2v_pack"] = importlib.util.module_from_spec(spec)  # not executed: nodes need the server
-    return importlib.import_module("wan_s2v_pack.wan_s2v_model.comfy_bridge")
+def load_pack(root: Path, name: str = "wan_s2v_pack"):
+    """The `comfy_bridge` of a checkout, which gets a package name of its own."""
+    spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
+    sys.modules[name] = importlib.util.module_from_spec(spec)  # not executed: nodes need the server
+    return importlib.import_module(f"{name}.wan_s2v_model.comfy_bridge")

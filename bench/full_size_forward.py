@@ -1,16 +1,18 @@
 """One forward pass of the full-size model through ComfyUI's memory management: ours against ComfyUI's own, one optimisation at a time.
 
     COMFYUI_PATH=... python bench/full_size_forward.py --weights /path/with/40/GB --pairs 5
+    COMFYUI_PATH=... python bench/full_size_forward.py --weights ... --parent CHECKOUT --rows "parent of ours" ours
     COMFYUI_PATH=... python bench/full_size_forward.py --error
     COMFYUI_PATH=... python bench/full_size_forward.py --tiny --legacy --size 64x64 --pairs 1       (a trial on the CPU)
 
 All rows run in one process on one set of weights, alternating. The table gives the median seconds, TFLOP/s by the count of
 wan_s2v_model/estimate.py, torch's peak of GPU memory (with dynamic VRAM that leaves out the weights), and the median ratio of the first
-row to this one in the same round.
+row to this one in the same round. With --parent the rows "parent of ..." run the code of another checkout of this pack.
 With --error: four layers of full width against float64, on random and on outlier-injected activations (bench/forward_error.py).
 """
 
 import argparse
+import importlib
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,9 @@ from pathlib import Path
 import comfy_runtime
 import forward_error
 import full_size
-from rows import ROWS, Row, switched
+from rows import PARENT, PARENT_ROWS, ROWS, Row, switched
 
+ALL_ROWS = ROWS | PARENT_ROWS
 GB = 1e9
 KERNELS_SHOWN = 25
 
@@ -34,7 +37,9 @@ def main() -> None:
             forward_error.main(bridge, tiny=arguments.tiny)
             return
         native = load_native(full_size.checkpoint(arguments.weights, arguments.layout, arguments.tiny))
-        models = {name: (row_model(bridge, native, ROWS[name]), ROWS[name]) for name in arguments.rows}
+        if arguments.parent is not None:
+            comfy_runtime.load_pack(arguments.parent.resolve(), PARENT)
+        models = {name: (row_model(native, ALL_ROWS[name]), ALL_ROWS[name]) for name in arguments.rows}
         for size in arguments.size:
             inputs = full_size.make_inputs(size, arguments.tiny)
             results = measure(models, inputs, arguments.pairs)
@@ -50,8 +55,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", nargs="+", choices=full_size.ALL_SIZES, default=["832x480"])
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     parser.add_argument("--layout", choices=full_size.LAYOUTS, default="bf16")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="the first one is what the others are compared with")
-    parser.add_argument("--profile", nargs="*", choices=ROWS, default=[], help="of --rows: print their kernels, too")
+    parser.add_argument("--rows", nargs="+", choices=ALL_ROWS, default=list(ROWS), help="the others are compared with the first one")
+    parser.add_argument("--profile", nargs="*", choices=ALL_ROWS, default=[], help="of --rows: print their kernels, too")
+    parser.add_argument("--parent", type=Path, help="another checkout of this pack, for the rows that begin with `parent of`")
     parser.add_argument("--error", action="store_true", help="errors instead of times")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, for a trial on the CPU")
     return parser.parse_args()
@@ -69,15 +75,18 @@ def load_native(path: Path):
     return native
 
 
-def row_model(bridge, native, row: Row):
+def model_module(row: Row):
+    """`comfy_bridge.model` of the checkout that computes a row."""
+    return importlib.import_module(f"{row.pack}.wan_s2v_model.comfy_bridge.model")
+
+
+def row_model(native, row: Row):
     """A MODEL on the weights of the native one."""
     if row.native:
         return native.clone()
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
-
-    model = bridge.with_s2v_forward(native)
+    model = model_module(row).with_s2v_forward(native)
     keywords = model.object_patches["diffusion_model._forward"].keywords
-    keywords["transformer"].residual_dtype = PRECISIONS[row.precision]
+    keywords["transformer"].residual_dtype = model_module(row).PRECISIONS[row.precision]
     keywords.update(attention_name=row.attention, speed=row.speed)
     return model
 
@@ -94,10 +103,8 @@ class Measured:
 
 def measure(models: dict, inputs: dict, pairs: int) -> dict[str, Measured]:
     """Alternate all rows; the first round is not counted."""
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import ClipMemory
-
     results = {name: Measured([]) for name in models}
-    memories = {name: ClipMemory() for name in models}
+    memories = {name: model_module(row).ClipMemory() for name, (_, row) in models.items()}
     for round_index in range(pairs + 1):
         for name, (model, row) in models.items():
             measured = results[name]
@@ -142,9 +149,8 @@ def profile(name: str, model, row: Row, inputs: dict) -> None:
     """Print the kernels of one more forward by their time."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import ClipMemory
 
-    memory = ClipMemory()
+    memory = model_module(row).ClipMemory()
     full_size.use(model)
     with switched(row):
         full_size.forward(model, inputs, memory)  # constants of the clip

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from dataclasses import replace as changed
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,7 @@ class Row:
     Attributes:
         native: ComfyUI's own forward. attention: of our loader, or `cudnn`, also for the native model.
         precision: of our loader. without: optimisations that are switched off, keys of `stand_ins` in `switched`.
+        pack: the checkout of this pack that computes, by its package name.
     """
 
     native: bool = False
@@ -18,6 +20,7 @@ class Row:
     precision: str = "official"
     speed: str = "exact"
     without: tuple[str, ...] = ()
+    pack: str = "wan_s2v_pack"
 
 
 ROWS = {
@@ -33,6 +36,8 @@ ROWS = {
     "ours, fp8 linears and attention": Row(speed="fp8 linears and attention"),
     "ours, all of fp8, bf16 residual": Row(speed="fp8 linears and attention", precision="fast"),
 }
+PARENT = "wan_s2v_parent"
+PARENT_ROWS = {f"parent of {name}": changed(row, pack=PARENT) for name, row in ROWS.items() if not row.native}
 
 
 def switched(row: Row) -> ExitStack:
