@@ -77,8 +77,8 @@ def tile_grids(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int
     """Tiles that fit into a share of the memory, and the smallest tiles."""
     from wan_s2v_pack.wan_s2v_model.cost.vae_tiles import grids, tile_area
 
-    ladder = grids(height, width)
-    return next(grid for grid in ladder if tile_area(height, width, grid) <= TILE_SHARE * height * width), ladder[-1]
+    choices = grids(height, width)
+    return next(grid for grid in choices if tile_area(height, width, grid) <= TILE_SHARE * height * width), choices[-1]
 
 
 def comfyui_call(vae, name: str, data):

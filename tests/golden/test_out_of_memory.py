@@ -1,4 +1,4 @@
-"""Out of GPU memory, simulated: the same work is done again in less memory, with the same result, and only the last rung raises."""
+"""Out of GPU memory, simulated: the same work is done again in less memory, with the same result, and only the last failure raises."""
 
 import math
 
@@ -21,7 +21,7 @@ def _inference(bridge):
 
 
 @pytest.fixture(scope="module")
-def ladders(bridge):
+def memory_module(bridge):
     return pack_module("wan_s2v_model.comfy_bridge.memory")
 
 
@@ -68,14 +68,14 @@ def test_sampling_goes_on_with_the_same_result(bridge, model, expected, caplog, 
     assert [key in block.options[0], key in block.options[-1]] == [False, failures == 2]
 
 
-def test_sampling_raises_behind_the_last_rung_and_says_what_helps(bridge, model, caplog):
+def test_sampling_raises_when_nothing_saves_more_memory_and_says_what_helps(bridge, model, caplog):
     sampler = clip_sampler(bridge, FailingBlock(model, math.inf).model)
     with pytest.raises(torch.OutOfMemoryError, match=r"in sampling, and there is no way left.*finished clips are kept.*smaller size"):
         sample_clip(sampler)
     assert len(warnings(caplog)) == 2
 
 
-def test_rung_stays_taken_for_the_clips_that_follow(bridge, model, caplog):
+def test_saving_stays_for_the_clips_that_follow(bridge, model, caplog):
     block = FailingBlock(model, 2)
     sampler = clip_sampler(bridge, block.model)
     sample_clip(sampler)
@@ -91,7 +91,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(bridge, model, caplog):
     assert warnings(caplog) == []
 
 
-def test_failed_work_is_forgotten_before_the_next_try(ladders):
+def test_failed_work_is_forgotten_before_the_next_try(memory_module):
     class Held:
         alive = 0
 
@@ -110,7 +110,7 @@ def test_failed_work_is_forgotten_before_the_next_try(ladders):
             raise torch.OutOfMemoryError(f"out of memory with {held}")
         return "done"
 
-    assert ladders.Ladder("a test", iter(["once more"]), "").run(work) == "done"
+    assert memory_module.RetryInLessMemory("a test", iter(["once more"]), "").run(work) == "done"
     assert seen == [0, 0]
 
 
@@ -158,8 +158,8 @@ def test_vae_raises_behind_the_smallest_tiles(bridge, vae_module, vae, monkeypat
     tried = failing(monkeypatch, vae_module, name, math.inf)
     with pytest.raises(torch.OutOfMemoryError, match=f"in VAE {name}, and there is no way left.*bf16"):
         getattr(bridge.RunVae(vae), name)(TENSORS[name]())
-    ladder = pack_module("wan_s2v_model.cost.vae_tiles").grids(HEIGHT, WIDTH)
-    assert tried == [(1, 1), *ladder]
+    choices = pack_module("wan_s2v_model.cost.vae_tiles").grids(HEIGHT, WIDTH)
+    assert tried == [(1, 1), *choices]
 
 
 def test_vae_that_has_no_room_for_its_weights(bridge, vae_module, vae, monkeypatch, caplog):

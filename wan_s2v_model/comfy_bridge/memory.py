@@ -1,4 +1,4 @@
-"""Which model is on the GPU while the transformer samples."""
+"""Which model is on the GPU while the transformer samples, and what is done when its memory runs out."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -73,22 +73,22 @@ def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Seque
         comfy.model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)
 
 
-class Ladder:
-    """Repeats work that ran out of memory. A rung that was taken stays taken, so the work that follows does not fail there again.
+class RetryInLessMemory:
+    """Repeats work that ran out of memory. Each saving stays, so that the work that follows does not fail there again.
 
     Args:
-        what: the work, for the log. rungs: takes the next rung when it is advanced, and yields what was done, in words.
-        advice: what the user can do when no rung is left.
+        what: the work, for the log. savings: makes the next saving when it is advanced, and yields it in words.
+        advice: what the user can do when none is left.
     """
 
-    def __init__(self, what: str, rungs: Iterator[str], advice: str):
-        self._what, self._rungs, self._advice = what, rungs, advice
+    def __init__(self, what: str, savings: Iterator[str], advice: str):
+        self._what, self._savings, self._advice = what, savings, advice
 
     def run(self, work: Callable[[], Result]) -> Result:
         """The result of the work.
 
         Raises:
-            torch.OutOfMemoryError: there is no rung left.
+            torch.OutOfMemoryError: no saving is left.
         """
         while True:
             try:
@@ -96,17 +96,17 @@ class Ladder:
             except OOM_ERRORS as error:
                 comfy.model_management.raise_non_oom(error)
                 reason = str(error).partition("\n")[0]
-            self._step_down(reason)  # behind the except clause, where the error no longer keeps the tensors of the failed work alive
+            self._save_memory(reason)  # behind the except clause, where the error no longer keeps the tensors of the failed work alive
 
-    def _step_down(self, reason: str) -> None:
+    def _save_memory(self, reason: str) -> None:
         comfy.model_management.soft_empty_cache()
-        rung = next(self._rungs, None)
-        if rung is None:
+        saving = next(self._savings, None)
+        if saving is None:
             raise comfy.model_management.OOM_EXCEPTION(
                 f"The GPU ran out of memory in {self._what}, and there is no way left to use less. {self._advice} ({reason})"
             )
         comfy.model_management.soft_empty_cache()
-        logger.warning("the GPU ran out of memory in %s (%s); once more, %s", self._what, reason, rung)
+        logger.warning("the GPU ran out of memory in %s (%s); once more, %s", self._what, reason, saving)
 
 
 def run_encoder(what: str, encoder: Any, work: Callable[[], Result], advice: str) -> Result:
@@ -119,8 +119,8 @@ def run_encoder(what: str, encoder: Any, work: Callable[[], Result], advice: str
         torch.OutOfMemoryError: that was not enough.
     """
 
-    def rungs() -> Iterator[str]:
+    def savings() -> Iterator[str]:
         take_all_others_off_gpu(encoder.patcher)
         yield "with everything else off the GPU"
 
-    return Ladder(what, rungs(), advice).run(work)
+    return RetryInLessMemory(what, savings(), advice).run(work)

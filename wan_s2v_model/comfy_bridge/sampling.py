@@ -24,7 +24,7 @@ from ..sampling.schedule import SOLVERS, Schedule, build_schedule, guided_levels
 from ..sampling.solvers import sample_dpmpp, sample_unipc
 from ..transformer.config import WanS2VConfig
 from .display import step_reporter
-from .memory import KEPT, Ladder, load_all_weights, take_all_others_off_gpu
+from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
 
@@ -91,7 +91,7 @@ class ClipSampler:
         self.continuity = continuity
         self.on_step: Callable[[int, Tensor], None] = lambda done, x0: None
         self._saves_memory = False
-        self._ladder = Ladder("sampling", self._rungs(), ADVICE)
+        self._retry = RetryInLessMemory("sampling", self._savings(), ADVICE)
         self.sampler, self.sigmas, schedule = _solver(self.model, settings)
         self.text_scale = Scale.between(settings.cfg, settings.cfg_start, settings.cfg_end, self.sigmas)
         self.audio_scale = audio_scale(settings.audio, self.text_scale, self.sigmas)
@@ -143,7 +143,7 @@ class ClipSampler:
 
         Out of GPU memory it begins the clip again with the same noise, in less memory.
         """
-        return self._ladder.run(lambda: self._sample(clip, conditioning, noise))
+        return self._retry.run(lambda: self._sample(clip, conditioning, noise))
 
     def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
         guider = ScaledGuider(self.model, self.text_scale, self.audio_scale)
@@ -182,7 +182,7 @@ class ClipSampler:
         """Guidance by the prompt and by the sound in each step."""
         return [(self.text_scale.in_step(step), self.audio_scale.in_step(step)) for step in range(self.num_steps)]
 
-    def _rungs(self) -> Iterator[str]:
+    def _savings(self) -> Iterator[str]:
         take_all_others_off_gpu(self.model)
         yield "with everything else off the GPU"
         self._saves_memory = True

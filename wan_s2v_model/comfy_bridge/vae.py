@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_memory import DECODE, ENCODE, VaePass, choose_grid, describe_choice
 from ..cost.vae_tiles import Grid, grids, tiles
-from .memory import KEPT, Ladder, take_all_others_off_gpu
+from .memory import KEPT, RetryInLessMemory, take_all_others_off_gpu
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
@@ -265,7 +265,7 @@ class RunVae:
         self._vae = vae
         self._tried: dict[str, Grid] = {}
         self._chosen: dict[str, Grid] = {}
-        self._ladders: dict[str, Ladder] = {}
+        self._retries: dict[str, RetryInLessMemory] = {}
 
     def encode(self, frames: Tensor) -> Tensor:
         """`encode_pixels`."""
@@ -279,8 +279,8 @@ class RunVae:
 
     def _run(self, name: str, shape: tuple[int, ...], work: Callable[[Grid | None], Tensor]) -> Tensor:
         num_latents, height, width = shape
-        if name not in self._ladders:
-            self._ladders[name] = Ladder(f"VAE {name}", self._rungs(name, height, width), VAE_ADVICE)
+        if name not in self._retries:
+            self._retries[name] = RetryInLessMemory(f"VAE {name}", self._savings(name, height, width), VAE_ADVICE)
 
         def attempt() -> Tensor:
             if not can_tile(self._vae):
@@ -288,14 +288,14 @@ class RunVae:
             self._tried[name] = self._chosen.get(name) or fitting_grid(self._vae, name, height, width, num_latents)
             return work(self._tried[name])
 
-        return self._ladders[name].run(attempt)
+        return self._retries[name].run(attempt)
 
-    def _rungs(self, name: str, height: int, width: int) -> Iterator[str]:
+    def _savings(self, name: str, height: int, width: int) -> Iterator[str]:
         take_all_others_off_gpu(self._vae.patcher)
         yield "with everything else off the GPU"
         if not can_tile(self._vae):
             return
-        ladder = grids(height, width)
-        for grid in ladder[ladder.index(self._tried.get(name, ladder[0])) + 1 :]:
+        choices = grids(height, width)
+        for grid in choices[choices.index(self._tried.get(name, choices[0])) + 1 :]:
             self._chosen[name] = grid
             yield f"in {grid[0]} x {grid[1]} tiles"

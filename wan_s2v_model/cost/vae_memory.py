@@ -60,8 +60,8 @@ class VaePass:
 
 def choose_grid(vae_pass: VaePass, free_bytes: float) -> Grid:
     """The fewest tiles that fit, one if possible; the smallest there are if none does."""
-    ladder = grids(vae_pass.height, vae_pass.width)
-    return next((grid for grid in ladder if vae_pass.needed_bytes(grid) <= free_bytes), ladder[-1])
+    choices = grids(vae_pass.height, vae_pass.width)
+    return next((grid for grid in choices if vae_pass.needed_bytes(grid) <= free_bytes), choices[-1])
 
 
 def describe_choice(vae_pass: VaePass, grid: Grid, free_bytes: float) -> str:

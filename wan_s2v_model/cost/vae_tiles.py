@@ -45,11 +45,11 @@ class Tile:
 def grids(height: int, width: int) -> list[Grid]:
     """Ways to cut a picture, from one tile to the smallest ones; each needs less memory and more work than the one before."""
     candidates = [(rows, columns) for rows in _counts(height) for columns in _counts(width)]
-    ladder: list[Grid] = []
+    choices: list[Grid] = []
     for grid in sorted(candidates, key=lambda grid: (grid[0] * grid[1] * tile_area(height, width, grid), grid)):
-        if not ladder or tile_area(height, width, grid) < tile_area(height, width, ladder[-1]):
-            ladder.append(grid)
-    return ladder
+        if not choices or tile_area(height, width, grid) < tile_area(height, width, choices[-1]):
+            choices.append(grid)
+    return choices
 
 
 def tile_area(height: int, width: int, grid: Grid) -> int:

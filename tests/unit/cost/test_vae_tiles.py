@@ -38,15 +38,15 @@ def test_inner_part_of_a_tile_is_what_it_gives(height, width, grid):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_each_grid_of_the_ladder_needs_less_memory_and_more_work(height, width):
-    ladder = grids(height, width)
-    areas = [tile_area(height, width, grid) for grid in ladder]
-    work = [rows * columns * area for (rows, columns), area in zip(ladder, areas, strict=True)]
-    assert ladder[0] == (1, 1)
+def test_each_grid_of_the_choices_needs_less_memory_and_more_work(height, width):
+    choices = grids(height, width)
+    areas = [tile_area(height, width, grid) for grid in choices]
+    work = [rows * columns * area for (rows, columns), area in zip(choices, areas, strict=True)]
+    assert choices[0] == (1, 1)
     assert areas == sorted(set(areas), reverse=True)
     assert work == sorted(work)
 
 
-def test_ladder_ends_with_the_smallest_tiles():
+def test_choices_ends_with_the_smallest_tiles():
     assert grids(28, 30) == [(1, 1), (1, 2)]  # 28 latents do not give two tiles of 22
     assert tile_area(88, 128, grids(88, 128)[-1]) <= 1.1 * MIN_TILE**2
