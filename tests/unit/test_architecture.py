@@ -10,7 +10,7 @@ from wan_s2v_pack.scripts.pictures.map import PACKAGE, PICTURE, draw, imports_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # lowest first: a folder imports only from the floors below its own
-    {"constants", "comfyui_version", "files"},
+    {PACKAGE},  # the modules beside the folders
     {"kernels"},
     {"transformer", "media"},
     {"checkpoints", "audio"},
@@ -30,7 +30,6 @@ SOURCE_FOLDERS = (PACKAGE, "nodes", "tts_worker", "cli", "scripts", "bench", "te
 MOST_LINES, MOST_COMPLEX, FEWEST_MODULES, MOST_MODULES = 400, 10, 4, 12
 TESTED_IN_COMFYUI = {BRIDGE}  # by tests/golden and tests/integration
 WITHOUT_TEST_OF_ITS_OWN = {
-    "checkpoints/file_format",  # words and constants of the modules beside it
     "media/video_formats",  # a table, tried row by row in test_video_writer.py
     "transformer/config",  # numbers, compared with the checkpoint in test_constants.py
 }
@@ -54,7 +53,7 @@ def import_problems(root) -> list[str]:
 def absolute_problem(module, name) -> str | None:
     top = name.split(".")[0]
     if module[0] in ("cli", "scripts"):
-        return floor_problem(module[0], name.split(".")[1]) if top == PACKAGE else None
+        return floor_problem(module[0], room_of(tuple(name.split(".")))) if top in FLOOR_OF else None
     if top in (PACKAGE, "wan_s2v_pack"):
         return "inside the pack imports are relative"
     if module[0] == "nodes":
@@ -235,6 +234,7 @@ def test_checkers_accept_a_good_tree(tmp_path):
         ("../nodes/text.py", "def f():\n    import nodes", "nodes import only"),
         ("../nodes/text.py", "from ..cli.runs import A", "does not stand below"),
         ("../cli/runs.py", "from ..scripts.make import A", "does not stand below"),
+        ("../cli/runs.py", "from scripts.make import A", "does not stand below"),
     ],
 )
 def test_checker_finds_each_wrong_import(tmp_path, file, line, problem):
@@ -272,12 +272,10 @@ def test_checker_finds_a_complex_function(tmp_path):
 
 
 def test_checker_finds_tests_in_the_wrong_place(tmp_path):
-    tests = {f"tests/unit/{name}.py": "" for name in ("kernels/test_fused_speed", "transformer/test_rope", "sampling/test_model")}
-    problems = misplaced_tests(write_tree(tmp_path, {**GOOD, **tests}))
-    assert problems == ["kernels/fused has no test file", "sampling/clip_loop has no test file"] + [
-        "transformer/model has no test file",
-        "sampling/model tests no module",
-    ]
+    names = "kernels/test_fused", "kernels/test_fused_speed", "transformer/test_rope", "sampling/test_model"
+    root = write_tree(tmp_path, {**GOOD, **{f"tests/unit/{name}.py": "" for name in names}})
+    missing = [f"{module} has no test file" for module in ("sampling/clip_loop", "transformer/model")]
+    assert misplaced_tests(root) == [*missing, "sampling/model tests no module"]
 
 
 def test_checker_finds_print(tmp_path):
