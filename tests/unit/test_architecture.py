@@ -1,12 +1,13 @@
 """The layout of the pack, read from its source: which folder may import which, how large files and folders are, where tests stand."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.scripts.pictures.map import PACKAGE, PICTURE, draw, imports_of, module_of, room_of, sources
+from wan_s2v_pack.scripts.pictures.map import PACKAGE, PICTURE, WAY, draw, imports_of, module_of, room_of, sources
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # lowest first: a folder imports only from the floors below its own
@@ -177,6 +178,12 @@ def test_no_vague_module_names():
 def test_pack_never_prints():
     found = {path.name: print_calls(path) for path in [ROOT / "__init__.py", *sources(ROOT, PACKAGE, "nodes")]}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_map_tells_the_way_through_every_room():
+    stations = re.findall(r"^\d+\. \*\*`(\w+)`", (ROOT / "docs" / "map.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert stations == list(WAY)
+    assert sorted(stations) == sorted(path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py"))
 
 
 def test_map_is_drawn_from_the_code():
