@@ -34,7 +34,7 @@ def border_statistics(values: Tensor, window: int) -> Statistics:
     return Statistics(mean, spread)
 
 
-def hold(values: Tensor, anchor: Statistics, strength: float, window: int) -> Tensor:
+def match_statistics(values: Tensor, anchor: Statistics, strength: float, window: int) -> Tensor:
     """Give the border of a clip the mean and the spread of the anchor, and fade this out towards its start.
 
     Args:
@@ -46,11 +46,11 @@ def hold(values: Tensor, anchor: Statistics, strength: float, window: int) -> Te
     limited = ((anchor.spread + LEAST_SPREAD) / (border.spread + LEAST_SPREAD)).clamp(1 / GAIN_LIMIT, GAIN_LIMIT)
     gain = 1 + strength * (limited - 1)
     offset = border.mean + strength * (anchor.mean - border.mean) - gain * border.mean
-    held = values.clone()
+    matched = values.clone()
     weights = fade(len(values), window)
-    for value, weight in zip(held[-len(weights) :], weights, strict=True):  # one by one: a clip of pixels is large
+    for value, weight in zip(matched[-len(weights) :], weights, strict=True):  # one by one: a clip of pixels is large
         value += weight * (value * (gain - 1) + offset)
-    return held
+    return matched
 
 
 def fade(count: int, window: int) -> list[float]:
