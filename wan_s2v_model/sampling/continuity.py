@@ -13,7 +13,7 @@ from torch import Tensor
 
 BORDER_SHARE = 4  # the border is 1/4 of what the next clip sees
 GAIN_LIMIT = 1.25  # of contrast per clip, so that a scene that really changes is not torn
-LEAST_SPREAD = 1e-4  # a flat picture has none
+LEAST_STD = 1e-4  # a flat picture has none
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Statistics:
     """Mean and standard deviation of each channel, [C]."""
 
     mean: Tensor
-    spread: Tensor
+    std: Tensor
 
 
 def border_statistics(values: Tensor, window: int) -> Statistics:
@@ -30,12 +30,12 @@ def border_statistics(values: Tensor, window: int) -> Statistics:
     Args:
         values: [T, H, W, C], frames or latents. window: how many of the newest the next clip sees.
     """
-    spread, mean = torch.std_mean(values[-_border(len(values), window) :], dim=(0, 1, 2), correction=0)
-    return Statistics(mean, spread)
+    std, mean = torch.std_mean(values[-_border(len(values), window) :], dim=(0, 1, 2), correction=0)
+    return Statistics(mean, std)
 
 
 def match_statistics(values: Tensor, anchor: Statistics, strength: float, window: int) -> Tensor:
-    """Give the border of a clip the mean and the spread of the anchor, and fade this out towards its start.
+    """Give the border of a clip the mean and the standard deviation of the anchor, and fade this out towards its start.
 
     Args:
         values, window: as in `border_statistics`. strength: 0 changes nothing, 1 takes all of the drift back.
@@ -43,7 +43,7 @@ def match_statistics(values: Tensor, anchor: Statistics, strength: float, window
         [T, H, W, C]; all but the newest `window` as they were.
     """
     border = border_statistics(values, window)
-    limited = ((anchor.spread + LEAST_SPREAD) / (border.spread + LEAST_SPREAD)).clamp(1 / GAIN_LIMIT, GAIN_LIMIT)
+    limited = ((anchor.std + LEAST_STD) / (border.std + LEAST_STD)).clamp(1 / GAIN_LIMIT, GAIN_LIMIT)
     gain = 1 + strength * (limited - 1)
     offset = border.mean + strength * (anchor.mean - border.mean) - gain * border.mean
     matched = values.clone()

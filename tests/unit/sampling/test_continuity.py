@@ -48,7 +48,7 @@ def test_weights_of_a_clip_of_the_model():
 
 def test_border_is_the_newest_quarter_of_the_window():
     statistics = border_statistics(values(*[0] * 10, 5, 7), window=8)
-    assert (statistics.mean.item(), statistics.spread.item()) == (6, pytest.approx(2**0.5))
+    assert (statistics.mean.item(), statistics.std.item()) == (6, pytest.approx(2**0.5))
 
 
 def test_whole_strength_gives_the_border_the_statistics_of_the_anchor():
@@ -56,7 +56,7 @@ def test_whole_strength_gives_the_border_the_statistics_of_the_anchor():
     matched = match_statistics(values(*range(12)), anchor, 1.0, window=8)
     found = border_statistics(matched, window=8)
     assert found.mean.item() == pytest.approx(10, abs=1e-5)
-    assert found.spread.item() == pytest.approx(1.2, abs=1e-3)
+    assert found.std.item() == pytest.approx(1.2, abs=1e-3)
     assert torch.equal(matched[:4], values(0, 1, 2, 3))
 
 
@@ -72,14 +72,14 @@ def test_strength_is_the_share_that_is_taken_back(strength, mean, spread):
     anchor = Statistics(torch.tensor([7.0]), torch.tensor([1.1]))
     found = border_statistics(match_statistics(values(*[5] * 8), anchor, strength, window=8), window=8)
     assert found.mean.item() == pytest.approx(mean, abs=1e-5)
-    assert found.spread.item() == pytest.approx(spread, abs=1e-3)
+    assert found.std.item() == pytest.approx(spread, abs=1e-3)
 
 
 @pytest.mark.parametrize("spread", [1000.0, 0.0])
 def test_contrast_changes_by_a_quarter_at_most(spread):
     anchor = Statistics(torch.tensor([5.0]), torch.tensor([spread]))
     found = border_statistics(match_statistics(values(*[5] * 8), anchor, 1.0, window=8), window=8)
-    assert found.spread.item() == pytest.approx(GAIN_LIMIT if spread else 1 / GAIN_LIMIT)
+    assert found.std.item() == pytest.approx(GAIN_LIMIT if spread else 1 / GAIN_LIMIT)
 
 
 def test_flat_frames_only_get_another_level():
@@ -228,7 +228,7 @@ def test_colours_are_matched_to_the_picture_and_latents_stay_as_sampled():
     stage = DriftingStage(GAIN, OFFSET, ramp=True)
     plan = replace(make_plan(3), continuity=Continuity("colour transfer"))
     anchor = find_anchor(plan, torch.zeros(1, 16, 20, 2, 2), stage.decode)
-    assert torch.allclose(torch.cat([anchor.mean, anchor.spread]), colours(stage.decode(plan.ref_latents)))
+    assert torch.allclose(torch.cat([anchor.mean, anchor.std]), colours(stage.decode(plan.ref_latents)))
     free, matched = run(stage, Continuity(), plan), run(stage, Continuity("colour transfer"), plan)
     assert torch.equal(matched[0].latents, free[0].latents)
 
