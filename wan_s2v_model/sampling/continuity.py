@@ -1,9 +1,9 @@
-"""What passes from clip to clip beside the motion: seeds, and an anchor against drift of colour and contrast.
+"""Takes back the drift of colour and contrast from clip to clip.
 
-A clip continues from the end of the one before, so what each clip adds to brightness, contrast or colour is inherited and added to again.
-An anchor measures the border, the newest quarter of what the next clip will see, and leads the clip back to what the border should have
-been. The correction grows from nothing at the oldest of these frames to its full size at the border. So no two neighbouring frames of
-the video jump, and the next clip continues from exactly the frames that are shown.
+A clip continues from the end of the one before, so a small error in brightness, contrast or colour is inherited and grows. Here the
+border, the newest quarter of what the next clip will see, is given the statistics of an anchor. The correction rises evenly from nothing
+at the oldest of the frames that the next clip sees to its full size at the border. So no two neighbouring frames jump, and the next clip
+continues from exactly the frames that are shown.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def border_statistics(values: Tensor, window: int) -> Statistics:
 
 
 def match_statistics(values: Tensor, anchor: Statistics, strength: float, window: int) -> Tensor:
-    """Give the border of a clip the mean and the standard deviation of the anchor, and fade this out towards its start.
+    """Give the border of a clip the mean and standard deviation of the anchor, and the frames before it an even share of the correction.
 
     Args:
         values, window: as in `border_statistics`. strength: 0 changes nothing, 1 takes all of the drift back.
@@ -47,14 +47,14 @@ def match_statistics(values: Tensor, anchor: Statistics, strength: float, window
     gain = 1 + strength * (limited - 1)
     offset = border.mean + strength * (anchor.mean - border.mean) - gain * border.mean
     matched = values.clone()
-    weights = fade(len(values), window)
+    weights = correction_weights(len(values), window)
     for value, weight in zip(matched[-len(weights) :], weights, strict=True):  # one by one: a clip of pixels is large
         value += weight * (value * (gain - 1) + offset)
     return matched
 
 
-def fade(count: int, window: int) -> list[float]:
-    """Weight of the correction for each of the newest min(count, window) of `count`: rising evenly, then 1 on the border."""
+def correction_weights(count: int, window: int) -> list[float]:
+    """Share of the correction for each of the newest min(count, window) of `count` frames: rising evenly, then 1 on the border."""
     reach = min(count, window)
     rise = reach - _border(count, window) + 1
     return [min(1.0, (index + 1) / rise) for index in range(reach)]

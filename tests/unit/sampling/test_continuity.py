@@ -11,7 +11,7 @@ from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
 from wan_s2v_pack.wan_s2v_model.runs.finish import finish_run
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import clip_noise, clip_seed, find_anchor, first_state, run_clips
-from wan_s2v_pack.wan_s2v_model.sampling.continuity import GAIN_LIMIT, Statistics, border_statistics, fade, match_statistics
+from wan_s2v_pack.wan_s2v_model.sampling.continuity import GAIN_LIMIT, Statistics, border_statistics, correction_weights, match_statistics
 
 NUM_CLIPS, SIZE = 30, 16  # px: 2 latents
 ANCHORS = ("latent statistics", "colour transfer")
@@ -35,11 +35,11 @@ def values(*levels):
     ],
 )
 def test_weights_rise_evenly_to_the_border(count, window, expected):
-    assert fade(count, window) == pytest.approx(expected)
+    assert correction_weights(count, window) == pytest.approx(expected)
 
 
 def test_weights_of_a_clip_of_the_model():
-    weights = fade(77, 73)
+    weights = correction_weights(77, 73)
     assert len(weights) == 73
     assert weights[-18:] == [1.0] * 18
     assert weights[-19] < 1
