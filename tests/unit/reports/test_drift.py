@@ -19,14 +19,14 @@ def level(*values, num_frames=1):
 def test_mean_and_spread_of_each_colour():
     (clip,) = measure_clips([chequered([10, 20, 30], [30, 20, 50], num_frames=4)])
     assert clip.mean == pytest.approx((20, 20, 40))
-    assert clip.spread == pytest.approx((10, 0, 10))
+    assert clip.std == pytest.approx((10, 0, 10))
     assert clip.num_frames == 4
 
 
 def test_spread_counts_changes_over_time():
     (clip,) = measure_clips([level(10, 30)])
     assert clip.mean == pytest.approx((20, 20, 20))
-    assert clip.spread == pytest.approx((10, 10, 10))
+    assert clip.std == pytest.approx((10, 10, 10))
 
 
 def test_jump_is_over_the_border_and_step_inside():
