@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from wan_s2v_pack.wan_s2v_model.reports.sync import Measurement
 from wan_s2v_pack.wan_s2v_model.reports.sync_offset import LAGS_MS, Estimate, Offset
-from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import GRID, Picture, Playtime, Sound
+from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import GRID, Picture, Sound, StreamTiming
 
 FPS = 16
 RATE = 48_000
@@ -15,7 +15,7 @@ MOUTH = 10 * GRID + 7  # a cell
 
 
 def even(seconds, first_s=0.0, count=160):
-    return Playtime(first_s, first_s + seconds, count, seconds, seconds / count, seconds / count)
+    return StreamTiming(first_s, first_s + seconds, count, seconds, seconds / count, seconds / count)
 
 
 def offset(lead_ms=0.0, height=9.0, spread_ms=10.0, drift=None):

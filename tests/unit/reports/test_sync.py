@@ -12,7 +12,7 @@ from wan_s2v_pack.wan_s2v_model.reports.canvas import WIDTH
 from wan_s2v_pack.wan_s2v_model.reports.sync import LIMITS, fact_lines, findings, measure_sync, sync_text
 from wan_s2v_pack.wan_s2v_model.reports.sync_offset import Estimate
 from wan_s2v_pack.wan_s2v_model.reports.sync_plot import draw_sync
-from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import Playtime, Sound
+from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import Sound, StreamTiming
 
 
 def test_facts_are_the_measured_figures():
@@ -31,7 +31,7 @@ def test_facts_are_the_measured_figures():
     ("given", "line"),
     [
         (measurement(sound=None), "sound: none"),
-        (measurement(sound=Sound("aac", RATE, 2, Playtime(), np.zeros(0))), "length: 10.000 s, and no sound that can be decoded"),
+        (measurement(sound=Sound("aac", RATE, 2, StreamTiming(), np.zeros(0))), "length: 10.000 s, and no sound that can be decoded"),
         (measurement(offset=None), "lips: not measured"),
         (measurement(offset=offset(height=2.94)), "lips: not found; the best peak is 2.9, one that counts 4 or more and narrow"),
         (measurement(offset=offset(-80.0)), "lips: picture 80 ms late (95 %: -90 to -70 ms, + is early)"),
