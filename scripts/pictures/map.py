@@ -16,8 +16,8 @@ WAY = (  # of a sound to a frame, as docs/map.md tells it
     *("runs", "reports"),
 )
 COLUMNS = {  # where a room stands on its floor
-    **{"nodes": 1.0, "runs": 0.0, "comfy_bridge": 1.0, "reports": 2.0, "cost": 1.0, "sampling": 2.0, "conditioning": 2.0},
-    **{"checkpoints": 0.25, "audio": 2.0, "transformer": 0.25, "media": 2.0, "kernels": 0.25},
+    **{"nodes": 1.1, "runs": 0.0, "comfy_bridge": 1.1, "reports": 2.35, "cost": 0.7, "sampling": 1.65},
+    **{"conditioning": 2.15, "audio": 2.15, "media": 2.15, "checkpoints": 0.25, "transformer": 0.25, "kernels": 0.25},
 }
 BOX, STEP, MARGIN = (270, 62), (300, 104), 20  # px: width and height; from box to box
 LINE_CHARACTERS = 36
