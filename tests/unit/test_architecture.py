@@ -117,13 +117,14 @@ def complexity_problems(root) -> str:
 
 
 def misplaced_tests(root) -> list[str]:
-    """Modules of a room without tests/unit/<room>/test_<module>.py, and test files that name no module of their room."""
-    modules = {f"{path.parent.name}/{path.stem}" for path in (root / PACKAGE).glob("*/*.py") if path.stem != "__init__"}
-    modules = {module for module in modules if module.split("/")[0] not in TESTED_IN_COMFYUI}
-    rooms = {module.split("/")[0] for module in modules}
-    tests = {f"{room}/{path.stem.removeprefix('test_')}" for room in rooms for path in (root / "tests" / "unit" / room).glob("test_*.py")}
-    missing = [f"{module} has no test file" for module in sorted(modules - tests - WITHOUT_TEST_OF_ITS_OWN)]
-    return missing + [f"{test} tests no module" for test in sorted(tests) if not any(belongs(test, module) for module in modules)]
+    """Modules without tests/unit/<room>/test_<module>.py, and test files of a room that name no module there."""
+    package, unit = root / PACKAGE, root / "tests" / "unit"
+    modules = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py") if path.stem != "__init__"}
+    tests = {path.relative_to(unit).with_name(path.stem.removeprefix("test_")).as_posix() for path in unit.glob("**/test_*.py")}
+    rooms = {module.split("/")[0] for module in modules if "/" in module}
+    untested = {module for module in modules - tests - WITHOUT_TEST_OF_ITS_OWN if module.split("/")[0] not in TESTED_IN_COMFYUI}
+    strays = {test for test in tests if test.split("/")[0] in rooms and not any(belongs(test, module) for module in modules)}
+    return [*(f"{module} has no test file" for module in sorted(untested)), *(f"{test} tests no module" for test in sorted(strays))]
 
 
 def belongs(test, module) -> bool:
@@ -281,7 +282,7 @@ def test_checker_finds_a_complex_function(tmp_path):
 def test_checker_finds_tests_in_the_wrong_place(tmp_path):
     names = "kernels/test_fused", "kernels/test_fused_speed", "transformer/test_rope", "sampling/test_model"
     root = write_tree(tmp_path, {**GOOD, **{f"tests/unit/{name}.py": "" for name in names}})
-    missing = [f"{module} has no test file" for module in ("sampling/clip_loop", "transformer/model")]
+    missing = [f"{module} has no test file" for module in ("constants", "sampling/clip_loop", "transformer/model")]
     assert misplaced_tests(root) == [*missing, "sampling/model tests no module"]
 
 
