@@ -6,8 +6,8 @@
     COMFYUI_PATH=... python bench/full_size_forward.py --tiny --legacy --size 64x64 --pairs 1       (a trial on the CPU)
 
 All rows run in one process on one set of weights, alternating. The table gives the median seconds, TFLOP/s by the count of
-wan_s2v_model/estimate.py, torch's peak of GPU memory (with dynamic VRAM that leaves out the weights), and the median ratio of the first
-row to this one in the same round. With --parent the rows "parent of ..." run the code of another checkout of this pack.
+wan_s2v_model/cost/estimate.py, torch's peak of GPU memory (with dynamic VRAM that leaves out the weights), and the median ratio of the
+first row to this one in the same round. With --parent the rows "parent of ..." run the code of another checkout of this pack.
 With --error: four layers of full width against float64, on random and on outlier-injected activations (bench/forward_error.py).
 """
 

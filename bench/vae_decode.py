@@ -3,7 +3,7 @@
     COMFYUI_PATH=... python bench/vae_decode.py
 
 Each row is one run behind a short warm-up: seconds, torch's peak without what was allocated before (weights), the same per pixel in bytes
-and in values (the figures in wan_s2v_model/vae_memory.py), and the largest difference from the whole picture.
+and in values (the figures in wan_s2v_model/cost/vae_memory.py), and the largest difference from the whole picture.
 """
 
 import argparse

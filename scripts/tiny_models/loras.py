@@ -1,6 +1,6 @@
 """Tiny LoRA files in the dialects that people have, and the same changes merged into a checkpoint.
 
-Usage: tiny_loras.py CHECKPOINT OUT_DIR    (writes one file per dialect, named after it, for a tiny S2V checkpoint)
+Usage: loras.py CHECKPOINT OUT_DIR    (writes one file per dialect, named after it, for a tiny S2V checkpoint)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What workflow_set.py is made of: nodes, groups, and those that the workflows have in common."""
+"""What graphs.py is made of: nodes, groups, and those that the workflows have in common."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 from wan_s2v_pack.tests.crash import tiny_run
 from wan_s2v_pack.tests.crash.tiny_run import FPS, TinyRun, make_models
 from wan_s2v_pack.tests.golden.comfyui import pack_module
-from wan_s2v_pack.tests.unit.audio.test_hour import (
+from wan_s2v_pack.tests.unit.runs.test_finish_hour import (
     ALLOWED_FILES,
     ALLOWED_GROWTH_BYTES,
     EARLY,

@@ -8,7 +8,7 @@ import pytest
 
 from .tools import copy_checkout, run
 
-QUICK = ("tests/unit/test_rope.py", "tests/unit/test_help_pages.py")  # one with the pack, one with another module of tests
+QUICK = ("tests/unit/transformer/test_rope.py", "tests/unit/test_help_pages.py")  # one with the pack, one with another module of tests
 
 
 @pytest.mark.parametrize("name", ["ComfyUI-Wan-S2V", "my nodes"])

@@ -17,9 +17,16 @@ README = ROOT / "README.md"
 GUIDES = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *HELP.glob("*.md")])
 SOURCES = sorted(path for folder in ("nodes", "wan_s2v_model", "cli", "scripts") for path in (ROOT / folder).rglob("*.py"))
+PYTHON_FILES = sorted(
+    path
+    for folder in (".", "bench", "cli", "nodes", "scripts", "tests", "tts_worker", "wan_s2v_model")
+    for path in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
+)
 PRIVATE_PATH = re.compile(r"(?<![\w.])/(work|tmp|root|home|Users|mnt|opt)/")
 HEAD = re.compile(r"^\|.*\n\|[-:| ]+\|$", re.MULTILINE)  # of a table
 FIGURE = re.compile(r"\d+\.\d+")
+PYTHON_FILE = re.compile(r"(?<![\w.-])(?:[\w-]+/)*\w+\.py\b")
+FILES_OF_OTHERS = {"main.py", "folder_paths.py"}  # of ComfyUI
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LONGEST_DEFAULT = 60  # characters; longer ones are described in words
 
@@ -187,6 +194,19 @@ def test_relative_links_lead_somewhere(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_path_of_one_machine(path):
     assert PRIVATE_PATH.findall(path.read_text(encoding="utf-8")) == []
+
+
+def docstrings(path: Path) -> str:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return "\n".join(ast.get_docstring(item) or "" for item in ast.walk(parse(path)) if isinstance(item, documented))
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *PYTHON_FILES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_files_that_are_named_exist(path):
+    """Guards against names that a move has left behind."""
+    text = docstrings(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
+    known = {*FILES_OF_OTHERS, *(f"{file.relative_to(ROOT).as_posix()}" for file in PYTHON_FILES)}
+    assert [name for name in PYTHON_FILE.findall(text) if not any(f"/{file}".endswith(f"/{name}") for file in known)] == []
 
 
 # --- docs/api.md

@@ -5,15 +5,16 @@ import math
 
 import torch
 from torch import Tensor
+from torchaudio.functional import highpass_biquad, treble_biquad
 
 from ..media.sound import pieces
 
 logger = logging.getLogger("wan_s2v")
 
-# The two filters of the standard, as analog prototypes, so that they hold for every sample rate.
-SHELF_HZ, SHELF_GAIN_DB, SHELF_Q, SHELF_SLOPE = 1681.974450955533, 3.999843853973347, 0.7071752369554196, 0.4996667741545416
-HIGHPASS_HZ, HIGHPASS_Q = 38.13547087602444, 0.5003270373238773
 OFFSET_DB = -0.691  # of the standard: a 997 Hz sine at full scale in one channel reads -3.01
+SHELF_HZ, SHELF_GAIN_DB, SHELF_Q = 1500.0, 4.0, math.sqrt(0.5)  # of torchaudio.functional.loudness, within 0.05 LU of the standard's
+HIGHPASS_HZ, HIGHPASS_Q = 38.0, 0.5
+HEADROOM = 8  # torchaudio's filters clip at full scale
 HOPS_PER_SECOND, HOPS_PER_BLOCK = 10, 4  # blocks of 400 ms, every 100 ms
 ABSOLUTE_GATE = -70.0  # LUFS; quieter blocks do not count
 RELATIVE_GATE = -10.0  # LU below the mean of the blocks that passed the absolute gate
@@ -61,39 +62,16 @@ def _hop_energies(waveform: Tensor, sample_rate_hz: int) -> Tensor:
     energies = []
     for own in pieces(waveform.shape[1] // hop * hop, PIECE_HOPS * hop):
         before = min(own.start, settling)
-        filtered = _k_weighted(waveform[:, own.start - before : own.stop], sample_rate_hz, settling)[:, before:]
-        energies.append(filtered.unflatten(1, (-1, hop)).double().square().mean(dim=2).sum(dim=0))
+        filtered = _k_weighted(waveform[:, own.start - before : own.stop].double(), sample_rate_hz)[:, before:]
+        energies.append(filtered.unflatten(1, (-1, hop)).square().mean(dim=2).sum(dim=0))
     return torch.cat(energies) if energies else torch.zeros(0, dtype=torch.float64)
 
 
-def _k_weighted(waveform: Tensor, sample_rate_hz: int, settling: int) -> Tensor:
-    """Both filters at once on the spectrum; zeros behind the sound take up what rings on."""
-    length = waveform.shape[1] + settling
-    turn = torch.exp(-2j * math.pi * torch.arange(length // 2 + 1, dtype=torch.float64) / length)  # z^-1 on the unit circle
-    response = torch.ones_like(turn)
-    for numerator, denominator in k_weighting(sample_rate_hz):
-        response *= _polynomial(numerator, turn) / _polynomial(denominator, turn)
-    spectrum = torch.fft.rfft(waveform.float(), length) * response.to(torch.complex64)
-    return torch.fft.irfft(spectrum, length)[:, : waveform.shape[1]]
-
-
-def k_weighting(sample_rate_hz: int) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
-    """The standard's shelf and high-pass as (numerator, denominator) in powers of z^-1; its own tables are for 48 kHz."""
-    k = math.tan(math.pi * SHELF_HZ / sample_rate_hz)
-    high = 10 ** (SHELF_GAIN_DB / 20)
-    middle = high**SHELF_SLOPE * k / SHELF_Q
-    scale = 1 + k / SHELF_Q + k * k
-    shelf = (high + middle + k * k) / scale, 2 * (k * k - high) / scale, (high - middle + k * k) / scale
-    return (shelf, _poles(k, SHELF_Q)), ((1.0, -2.0, 1.0), _poles(math.tan(math.pi * HIGHPASS_HZ / sample_rate_hz), HIGHPASS_Q))
-
-
-def _poles(k: float, q: float) -> tuple[float, float, float]:
-    scale = 1 + k / q + k * k
-    return 1.0, 2 * (k * k - 1) / scale, (1 - k / q + k * k) / scale
-
-
-def _polynomial(coefficients: tuple[float, ...], turn: Tensor) -> Tensor:
-    return coefficients[0] + coefficients[1] * turn + coefficients[2] * turn.square()
+def _k_weighted(waveform: Tensor, sample_rate_hz: int) -> Tensor:
+    """[C, T] behind the standard's two filters: a shelf for what the head does to treble, and a high-pass."""
+    scale = HEADROOM * waveform.abs().max().clamp(min=1.0)
+    shelved = treble_biquad(waveform / scale, sample_rate_hz, SHELF_GAIN_DB, SHELF_HZ, SHELF_Q)
+    return highpass_biquad(shelved, sample_rate_hz, HIGHPASS_HZ, HIGHPASS_Q) * scale
 
 
 def _lufs(energy: float) -> float:

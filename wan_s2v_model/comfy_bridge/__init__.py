@@ -1,4 +1,4 @@
-"""The only door to ComfyUI's internals: no other module of the package imports `comfy`. Written against ComfyUI 0.30."""
+"""The only door to ComfyUI's internals: change here how they are called, for no other room imports `comfy`."""
 
 from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, vae_value_bytes

@@ -21,7 +21,7 @@ class ClipFigures:
     """What one clip looks like; levels are 0 to 255.
 
     Attributes:
-        num_frames: of the clip. mean, spread: of each colour, the spread being the standard deviation over pixels and frames.
+        num_frames: of the clip. mean, std: of each colour, over pixels and frames; std is the "spread" of the report.
         sharpness: standard deviation of the Laplacian of the luma in per cent of that of the luma; contrast alone does not move it.
         jump: mean difference of a pixel between the last frame of the clip before and the first of this one; None for the first clip.
         step: the same between neighbouring frames inside the clip.
@@ -29,7 +29,7 @@ class ClipFigures:
 
     num_frames: int
     mean: Colours
-    spread: Colours
+    std: Colours
     sharpness: float
     jump: float | None
     step: float
@@ -53,15 +53,15 @@ def _measure(frames: Tensor, before: Tensor | None) -> ClipFigures:
     means, squares, sharpness = torch.zeros(3), torch.zeros(3), 0.0
     for number in chosen:
         picture = frames[number].float()
-        spread, mean = torch.std_mean(picture, dim=(0, 1), correction=0)
+        std, mean = torch.std_mean(picture, dim=(0, 1), correction=0)
         means += mean / len(chosen)
-        squares += (spread**2 + mean**2) / len(chosen)
+        squares += (std**2 + mean**2) / len(chosen)
         sharpness += _sharpness(picture) / len(chosen)
     steps = [_difference(frames[number], frames[number + 1]) for number in chosen if number + 1 < len(frames)]
     return ClipFigures(
         num_frames=len(frames),
         mean=_colours(means),
-        spread=_colours((squares - means**2).clamp(min=0).sqrt()),
+        std=_colours((squares - means**2).clamp(min=0).sqrt()),
         sharpness=sharpness,
         jump=None if before is None else _difference(before, frames[0]),
         step=sum(steps) / len(steps) if steps else 0.0,
@@ -95,7 +95,7 @@ def describe_drift(figures: Sequence[ClipFigures]) -> str:
     rows = [_row("clip", "time s", "mean R", "G", "B", "spread R", "G", "B", "sharpness", "jump", "step")]
     frame = 0
     for number, clip in enumerate(figures):
-        levels = [f"{level:.1f}" for level in (*clip.mean, *clip.spread, clip.sharpness)]
+        levels = [f"{level:.1f}" for level in (*clip.mean, *clip.std, clip.sharpness)]
         jump = "-" if clip.jump is None else f"{clip.jump:.2f}"
         rows.append(_row(str(number), f"{frame / VIDEO_FPS:.2f}", *levels, jump, f"{clip.step:.2f}"))
         frame += clip.num_frames
@@ -110,7 +110,7 @@ def _summary(figures: Sequence[ClipFigures]) -> list[str]:
     lines = ["Levels are 0 to 255. jump: mean change of a pixel over the border before the clip; step: from frame to frame inside it."]
     if len(figures) < 2:
         return [*lines, "There is one clip, so nothing can drift."]
-    for name, of_clip in (("mean", lambda clip: clip.mean), ("spread", lambda clip: clip.spread)):
+    for name, of_clip in (("mean", lambda clip: clip.mean), ("spread", lambda clip: clip.std)):
         changes = [(colour, *_change([of_clip(clip)[index] for clip in figures])) for index, colour in enumerate(CHANNELS)]
         texts = ", ".join(f"{colour} {total:+.1f} ({slope:+.2f} per clip)" for colour, total, slope in changes)
         lines.append(f"Drift of the {name} from the first clip to the last: {texts}.")

@@ -40,7 +40,7 @@ def _panels(figures: Sequence[ClipFigures]) -> list[Panel]:
     names = list(zip(("red", "green", "blue"), COLOURS, range(3), strict=True))
     return [
         ("mean level", [(name, colour, [clip.mean[index] for clip in figures]) for name, colour, index in names]),
-        ("spread (contrast)", [(name, colour, [clip.spread[index] for clip in figures]) for name, colour, index in names]),
+        ("spread (contrast)", [(name, colour, [clip.std[index] for clip in figures]) for name, colour, index in names]),
         ("sharpness", [("", TEXT, [clip.sharpness for clip in figures])]),
         (
             "change from frame to frame",

@@ -1,4 +1,4 @@
-"""What a finished video file says about its sync, in words and as a picture."""
+"""The sync report: what a finished video file says about its sync, in words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..constants import DROPPED_FRAMES, VIDEO_FPS
 from .sync_offset import LEAST_HEIGHT, LEAST_WINDOWS, MAX_LAG_MS, WINDOW_S, Estimate, Offset, OffsetMeter
-from .sync_tracks import ENVELOPE_HZ, Picture, PictureReader, Playtime, Sound, Source, read_sound
+from .sync_tracks import ENVELOPE_HZ, Picture, PictureReader, Sound, Source, StreamTiming, read_sound
 
 NOTICED_EARLY_MS, NOTICED_LATE_MS = 125, -45  # ITU-R BT.1359: from here on viewers notice that the picture is early or late
 REFERENCE_LEAD_MS = 1000 * DROPPED_FRAMES / VIDEO_FPS
@@ -34,7 +34,7 @@ class Measurement:
     """
 
     picture: Picture
-    picture_time: Playtime
+    picture_time: StreamTiming
     sound: Sound | None
     offset: Offset | None
     thumbnail: Tensor
@@ -147,7 +147,7 @@ def _rate(fps: Fraction) -> str:
     return f"{float(fps):.3f}".rstrip("0").rstrip(".")
 
 
-def _steps(time: Playtime) -> str:
+def _steps(time: StreamTiming) -> str:
     if time.least_step_s is None or time.greatest_step_s is None:
         return "a single one"
     if time.greatest_step_s - time.least_step_s <= LEAST_UNEVEN_S:

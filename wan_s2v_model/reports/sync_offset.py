@@ -27,14 +27,14 @@ LEAST_WINDOWS = 4
 MAX_DRIFT_MS = 500
 DRIFTS_MS = np.arange(-MAX_DRIFT_MS, MAX_DRIFT_MS + 1, 20)
 LEAST_DRIFT_S = 15.0  # shorter videos say nothing about drift
-RESAMPLINGS = 200
+BOOTSTRAP_SAMPLES = 200
 PERCENTILES = (2.5, 97.5)
 SMALLEST = 1e-9  # keeps divisions by nothing at zero
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value in ms, and between what 95 % of the resamplings of the video's windows put it."""
+    """A value in ms and its 95 % confidence interval, from a bootstrap over the windows of the video."""
 
     value_ms: float
     low_ms: float
@@ -192,7 +192,7 @@ def _region_weights(windows: list[_Window], places: np.ndarray, drifts: np.ndarr
     best = np.zeros(len(scale))
     for drift in drifts:
         steps = _steps(places * drift)
-        correlations = sum(_moved(window.products, step) for window, step in zip(windows, steps, strict=True)) / scale
+        correlations = sum(_shifted(window.products, step) for window, step in zip(windows, steps, strict=True)) / scale
         peaks = np.take_along_axis(correlations, np.abs(correlations).argmax(axis=1)[:, None], axis=1)[:, 0]
         best = max(best, peaks, key=lambda values: np.abs(values).max())
     heights = np.abs(best)
@@ -201,16 +201,16 @@ def _region_weights(windows: list[_Window], places: np.ndarray, drifts: np.ndarr
 
 
 def _offset(curves: np.ndarray, places: np.ndarray, drifts: np.ndarray, region: np.ndarray) -> Offset:
-    """Find the peak of all curves together, moved apart by each drift."""
-    moved = np.array([[_moved(curve, step) for curve, step in zip(curves, _steps(places * drift), strict=True)] for drift in drifts])
-    draws = np.random.default_rng(0).multinomial(len(curves), np.full(len(curves), 1 / len(curves)), size=RESAMPLINGS)
+    """Find the peak of all curves together, shifted against each other by each drift."""
+    shifted = np.array([[_shifted(curve, step) for curve, step in zip(curves, _steps(places * drift), strict=True)] for drift in drifts])
+    draws = np.random.default_rng(0).multinomial(len(curves), np.full(len(curves), 1 / len(curves)), size=BOOTSTRAP_SAMPLES)
     drift, index = None, len(drifts) // 2
     if len(drifts) > 1:
-        resampled = np.einsum("rw,dwl->rdl", draws, moved, optimize=True).max(axis=2).argmax(axis=1)
-        best = int(moved.sum(axis=1).max(axis=1).argmax())
-        drift = _estimate(float(drifts[best]), drifts[resampled])
+        bootstrap = np.einsum("rw,dwl->rdl", draws, shifted, optimize=True).max(axis=2).argmax(axis=1)
+        best = int(shifted.sum(axis=1).max(axis=1).argmax())
+        drift = _estimate(float(drifts[best]), drifts[bootstrap])
         index = index if drift.low_ms <= 0 <= drift.high_ms else best
-    chosen = moved[index]
+    chosen = shifted[index]
     curve = chosen.sum(axis=0)
     lead = _estimate(_peak_ms(curve), LAGS_MS[(draws @ chosen).argmax(axis=1)])
     return Offset(lead, drift, _height(curve), curve, region)
@@ -220,15 +220,15 @@ def _steps(shifts_ms: np.ndarray) -> list[int]:
     return np.rint(shifts_ms / LAG_STEP_MS).astype(int).tolist()
 
 
-def _moved(values: np.ndarray, steps: int) -> np.ndarray:
+def _shifted(values: np.ndarray, steps: int) -> np.ndarray:
     """Values [..., lags] as they are seen from a lag that is `steps` further, 0 beyond their ends."""
-    moved, count = np.zeros_like(values), values.shape[-1]
-    moved[..., max(0, -steps) : count - max(0, steps)] = values[..., max(0, steps) : count + min(0, steps)]
-    return moved
+    shifted, count = np.zeros_like(values), values.shape[-1]
+    shifted[..., max(0, -steps) : count - max(0, steps)] = values[..., max(0, steps) : count + min(0, steps)]
+    return shifted
 
 
-def _estimate(value_ms: float, resampled_ms: np.ndarray) -> Estimate:
-    low, high = np.percentile(resampled_ms, PERCENTILES)
+def _estimate(value_ms: float, bootstrap_ms: np.ndarray) -> Estimate:
+    low, high = np.percentile(bootstrap_ms, PERCENTILES)
     return Estimate(value_ms, float(low), float(high))
 
 

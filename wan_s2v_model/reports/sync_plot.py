@@ -1,4 +1,4 @@
-"""What a finished video file says about its sync, in words and as a picture."""
+"""Draw the sync report: the correlation of picture and sound over their offset, the mouth region, and the words."""
 
 import textwrap
 

@@ -28,7 +28,7 @@ Source = Path | BytesIO
 
 
 @dataclass
-class Playtime:
+class StreamTiming:
     """When the frames of a stream play, in seconds of the file.
 
     Attributes:
@@ -81,7 +81,7 @@ class Sound:
     codec: str
     rate_hz: int
     channels: int
-    time: Playtime
+    time: StreamTiming
     loudness: np.ndarray
     loudness_start_s: float = 0.0
 
@@ -110,7 +110,7 @@ def read_sound(source: Source, on_frame: Callable[[], None]) -> Sound | None:
             return None
         stream = container.streams.audio[0]
         rate, channels, codec = stream.codec_context.sample_rate, stream.codec_context.channels, stream.codec_context.name
-        time, bins = Playtime(), _Bins()
+        time, bins = StreamTiming(), _Bins()
         for frame in _decoded(container, stream):
             start = time.end_s or 0.0 if frame.pts is None else float(frame.pts * frame.time_base)
             time.add(start, frame.samples / frame.sample_rate)
@@ -131,7 +131,7 @@ class PictureReader:
 
     def __init__(self, source: Source):
         self._source = source
-        self.time = Playtime()
+        self.time = StreamTiming()
         self.thumbnail: Tensor | None = None
         with _opened(source) as container:
             if not container.streams.video:

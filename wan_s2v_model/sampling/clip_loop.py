@@ -9,7 +9,7 @@ from torch import Tensor
 from ..conditioning.clip import ClipConditioning, append_history, first_history
 from ..conditioning.plan import Plan
 from ..constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
-from .continuity import Statistics, border_statistics, hold
+from .continuity import Statistics, border_statistics, match_statistics
 
 Encode = Callable[[Tensor], Tensor]  # [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents
 Decode = Callable[[Tensor], Tensor]  # the inverse, clamped; may leave out frames of the context in front of a clip
@@ -22,7 +22,7 @@ class MotionState:
 
     Attributes:
         history: [73, H, W, 3] newest frames in [0, 1]. motion_latents: [1, 16, 19, h, w], None before a free start.
-        anchor: what the borders of clips are held at, None where nothing is held and before clip 0.
+        anchor: the statistics to which the end of each clip is matched, None without an anchor and before clip 0.
     """
 
     clip: int
@@ -65,9 +65,9 @@ def clip_noise(plan: Plan, clip: int, seed: int) -> Tensor:
 
 
 def find_anchor(plan: Plan, first_latents: Tensor, decode: Decode) -> Statistics | None:
-    """What the borders of the clips are held at, None without an anchor.
+    """The statistics to which the end of each clip is matched, None without an anchor.
 
-    Latents are held at clip 0, which cannot have drifted. Colours are held at the picture, which the VAE passes on as it does a video.
+    For latents those of clip 0, which cannot have drifted. For colours those of the picture, decoded as a video is.
 
     Args:
         first_latents: [1, 16, F, h, w] of clip 0.
@@ -88,7 +88,7 @@ def decode_clip(
     frames = decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :]
     if anchor is None or not plan.continuity.colour_strength:
         return frames if len(frames) == len(decoded) else frames.clone()  # without the memory of what is left out
-    return hold(frames, anchor, plan.continuity.colour_strength, MOTION_FRAMES).clamp_(0, 1)
+    return match_statistics(frames, anchor, plan.continuity.colour_strength, MOTION_FRAMES).clamp_(0, 1)
 
 
 def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, encode: Encode, decode: Decode) -> ClipResult:
@@ -96,7 +96,7 @@ def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, e
     timeline, clip = plan.timeline, state.clip
     latents = sample(clip, plan.conditioning(clip, state.motion_latents), noise)
     anchor = find_anchor(plan, latents, decode) if clip == 0 else state.anchor
-    latents = _hold_latents(plan, latents, anchor)
+    latents = _match_latents(plan, latents, anchor)
     frames = decode_clip(plan, clip, latents, state.motion_latents, decode, anchor)
     after = replace(state, clip=clip + 1, history=append_history(state.history, frames), anchor=anchor)
     if after.clip < timeline.num_clips:
@@ -104,11 +104,11 @@ def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, e
     return ClipResult(clip, latents, frames[: timeline.clip_frames(clip)], after)
 
 
-def _hold_latents(plan: Plan, latents: Tensor, anchor: Statistics | None) -> Tensor:
+def _match_latents(plan: Plan, latents: Tensor, anchor: Statistics | None) -> Tensor:
     strength = plan.continuity.latent_strength
     if anchor is None or not strength:
         return latents
-    return hold(latents[0].movedim(0, -1), anchor, strength, MOTION_LATENTS).movedim(-1, 0)[None]  # channels last and back
+    return match_statistics(latents[0].movedim(0, -1), anchor, strength, MOTION_LATENTS).movedim(-1, 0)[None]  # channels last and back
 
 
 def clip_decoder(decode: Callable[..., Tensor], num_latent_frames: int, warmup: int) -> Decode:

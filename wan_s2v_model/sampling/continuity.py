@@ -1,9 +1,9 @@
-"""What passes from clip to clip beside the motion: seeds, and an anchor against drift of colour and contrast.
+"""Takes back the drift of colour and contrast from clip to clip.
 
-A clip continues from the end of the one before, so what each clip adds to brightness, contrast or colour is inherited and added to again.
-An anchor measures the border, the newest quarter of what the next clip will see, and leads the clip back to what the border should have
-been. The correction grows from nothing at the oldest of these frames to its full size at the border. So no two neighbouring frames of
-the video jump, and the next clip continues from exactly the frames that are shown.
+A clip continues from the end of the one before, so a small error in brightness, contrast or colour is inherited and grows. Here the
+border, the newest quarter of what the next clip will see, is given the statistics of an anchor. The correction rises evenly from nothing
+at the oldest of the frames that the next clip sees to its full size at the border. So no two neighbouring frames jump, and the next clip
+continues from exactly the frames that are shown.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 BORDER_SHARE = 4  # the border is 1/4 of what the next clip sees
 GAIN_LIMIT = 1.25  # of contrast per clip, so that a scene that really changes is not torn
-LEAST_SPREAD = 1e-4  # a flat picture has none
+LEAST_STD = 1e-4  # a flat picture has none
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Statistics:
     """Mean and standard deviation of each channel, [C]."""
 
     mean: Tensor
-    spread: Tensor
+    std: Tensor
 
 
 def border_statistics(values: Tensor, window: int) -> Statistics:
@@ -30,12 +30,12 @@ def border_statistics(values: Tensor, window: int) -> Statistics:
     Args:
         values: [T, H, W, C], frames or latents. window: how many of the newest the next clip sees.
     """
-    spread, mean = torch.std_mean(values[-_border(len(values), window) :], dim=(0, 1, 2), correction=0)
-    return Statistics(mean, spread)
+    std, mean = torch.std_mean(values[-_border(len(values), window) :], dim=(0, 1, 2), correction=0)
+    return Statistics(mean, std)
 
 
-def hold(values: Tensor, anchor: Statistics, strength: float, window: int) -> Tensor:
-    """Give the border of a clip the mean and the spread of the anchor, and fade this out towards its start.
+def match_statistics(values: Tensor, anchor: Statistics, strength: float, window: int) -> Tensor:
+    """Give the border of a clip the mean and standard deviation of the anchor, and the frames before it an even share of the correction.
 
     Args:
         values, window: as in `border_statistics`. strength: 0 changes nothing, 1 takes all of the drift back.
@@ -43,18 +43,18 @@ def hold(values: Tensor, anchor: Statistics, strength: float, window: int) -> Te
         [T, H, W, C]; all but the newest `window` as they were.
     """
     border = border_statistics(values, window)
-    limited = ((anchor.spread + LEAST_SPREAD) / (border.spread + LEAST_SPREAD)).clamp(1 / GAIN_LIMIT, GAIN_LIMIT)
+    limited = ((anchor.std + LEAST_STD) / (border.std + LEAST_STD)).clamp(1 / GAIN_LIMIT, GAIN_LIMIT)
     gain = 1 + strength * (limited - 1)
     offset = border.mean + strength * (anchor.mean - border.mean) - gain * border.mean
-    held = values.clone()
-    weights = fade(len(values), window)
-    for value, weight in zip(held[-len(weights) :], weights, strict=True):  # one by one: a clip of pixels is large
+    matched = values.clone()
+    weights = correction_weights(len(values), window)
+    for value, weight in zip(matched[-len(weights) :], weights, strict=True):  # one by one: a clip of pixels is large
         value += weight * (value * (gain - 1) + offset)
-    return held
+    return matched
 
 
-def fade(count: int, window: int) -> list[float]:
-    """Weight of the correction for each of the newest min(count, window) of `count`: rising evenly, then 1 on the border."""
+def correction_weights(count: int, window: int) -> list[float]:
+    """Share of the correction for each of the newest min(count, window) of `count` frames: rising evenly, then 1 on the border."""
     reach = min(count, window)
     rise = reach - _border(count, window) + 1
     return [min(1.0, (index + 1) / rise) for index in range(reach)]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.checkpoints.file_format import CheckpointError
-from wan_s2v_pack.wan_s2v_model.checkpoints.quantisation import fit_marks, is_quantisation
+from wan_s2v_pack.wan_s2v_model.checkpoints.quantisation import fit_marks, is_quantisation, require_marks
 
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "nvfp4")
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -102,3 +102,13 @@ def test_what_is_missing_is_said(tensors, message):
 def test_names_that_describe_others():
     names = ["a.weight", "a.comfy_quant", "a.weight_scale", "a.scale_weight", "scaled_fp8", "scaled_fp8.weight"]
     assert [name for name in names if is_quantisation(name)] == names[1:5]
+
+
+def test_marked_layers_may_have_scales():
+    require_marks(["a.weight", "a.weight_scale", "a.input_scale", "a.comfy_quant", "b.weight"], "file")
+
+
+@pytest.mark.parametrize("name", ["b.weight_scale", "b.scale_weight", "b.input_scale"])
+def test_scale_without_a_mark_is_refused(name):
+    with pytest.raises(CheckpointError, match=r"file does not say how .* 1 tensors without a mark \(b\)"):
+        require_marks(["a.weight_scale", "a.comfy_quant", "b.weight", name], "file")

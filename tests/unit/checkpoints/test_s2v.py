@@ -97,45 +97,12 @@ def test_tensors_that_tell_the_architecture_have_a_shape_to_read(key, shape):
         inspect({**expected_shapes(TINY), key: shape}, metadata_of(TINY))
 
 
-def test_part_of_a_folder_is_not_downloaded_again():
-    shapes = {name: shape for name, shape in expected_shapes(TINY).items() if not name.startswith("head.")}
-    with pytest.raises(CheckpointError, match=r"3 tensors missing.*It is one part of a model in several files; pick a single file"):
-        check_shapes(shapes, TINY, "model-00001-of-00002.safetensors")
-
-
 @pytest.mark.parametrize("name", expected_shapes(WanS2VConfig(128, 128, 1, 8, 8, (0,))))
 def test_any_missing_tensor_is_a_clear_error(name):
     config = WanS2VConfig(dim=128, ffn_dim=128, num_layers=1, text_dim=8, audio_dim=8, audio_inject_layers=(0,))
     shapes = {key: shape for key, shape in expected_shapes(config).items() if key != name}
     with pytest.raises(CheckpointError, match=rf"{FILE} .*(missing|audio injectors)"):
         inspect(shapes, metadata_of(config))
-
-
-def test_missing_tensors_are_counted_and_named():
-    shapes = {name: shape for name, shape in expected_shapes(TINY).items() if not name.startswith("blocks.1.self_attn.")}
-    with pytest.raises(CheckpointError) as caught:
-        inspect(shapes, metadata_of(TINY))
-    assert str(caught.value) == (
-        f"{FILE} does not fit Wan2.2-S2V: 10 tensors missing (blocks.1.self_attn.k.bias, blocks.1.self_attn.k.weight, "
-        "blocks.1.self_attn.norm_k.weight, ...). Download the file again or pick another one."
-    )
-
-
-def test_unexpected_tensors_are_named():
-    with pytest.raises(CheckpointError, match=r"1 tensors unexpected \(motioner.weight\)"):
-        inspect({**expected_shapes(TINY), "motioner.weight": (4, 4)}, metadata_of(TINY))
-
-
-def test_wrong_shapes_are_named_with_both_shapes():
-    with pytest.raises(CheckpointError, match=r"1 tensors of the wrong shape \(text_embedding.2.weight \(9, 256\) instead of \(256, 256"):
-        inspect({**expected_shapes(TINY), "text_embedding.2.weight": (9, 256)}, metadata_of(TINY))
-
-
-def test_all_problems_are_in_one_message():
-    shapes = {**expected_shapes(TINY), "extra.weight": (1,), "head.head.bias": (7,)}
-    del shapes["text_embedding.2.bias"]
-    with pytest.raises(CheckpointError, match=r"missing \(text_embedding.2.bias\); .*unexpected \(extra.weight\); .*head.head.bias \(7,\)"):
-        inspect(shapes, metadata_of(TINY))
 
 
 @pytest.mark.parametrize(
@@ -175,8 +142,3 @@ def test_width_that_is_no_multiple_of_a_head():
     config = WanS2VConfig(dim=200, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2, 3))
     with pytest.raises(CheckpointError, match="width 200 is not a multiple of 128"):
         infer_config(expected_shapes(config), metadata_of(config))
-
-
-def test_more_than_a_few_names_are_cut():
-    with pytest.raises(CheckpointError, match=r"4 tensors unexpected \(a0, a1, a2, \.\.\.\)"):
-        check_shapes({**expected_shapes(TINY), **{f"a{i}": (1,) for i in range(4)}}, TINY, FILE)

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.checkpoints.quantisation import require_marks
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import CheckpointError
 from wan_s2v_pack.wan_s2v_model.checkpoints.shards import collapse_shards, shard_files, with_folders
 
@@ -66,13 +65,3 @@ def test_something_else_is_not_an_index(tmp_path, text):
 def test_index_without_a_file_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="not the index"):
         shard_files(tmp_path / "model.safetensors.index.json")
-
-
-def test_marked_layers_may_have_scales():
-    require_marks(["a.weight", "a.weight_scale", "a.input_scale", "a.comfy_quant", "b.weight"], "file")
-
-
-@pytest.mark.parametrize("name", ["b.weight_scale", "b.scale_weight", "b.input_scale"])
-def test_scale_without_a_mark_is_refused(name):
-    with pytest.raises(CheckpointError, match=r"file does not say how .* 1 tensors without a mark \(b\)"):
-        require_marks(["a.weight_scale", "a.comfy_quant", "b.weight", name], "file")

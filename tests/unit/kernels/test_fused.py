@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.kernels import fused
-from wan_s2v_pack.wan_s2v_model.kernels.fused import add_gated, add_then_norm, layer_norm, modulated_norm, rms_norm_rope
+from wan_s2v_pack.wan_s2v_model.kernels.fused import add_gated, add_then_norm, apply_rope, layer_norm, modulated_norm, rms_norm_rope
 
 EPS = 1e-6
 LENGTH, DIM, HEAD_DIM = 12, 24, 8
@@ -162,3 +162,21 @@ def test_kernels_that_fail_or_disagree_are_not_used_and_the_log_says_so(monkeypa
 def test_self_test_compares_kernels_and_torch_code():
     pytest.importorskip("triton")
     assert fused._disagreement(torch.device("cpu")) <= fused.AGREEMENT
+
+
+def test_rotation_is_a_complex_product_of_neighbouring_channels(noise):
+    x = noise(2, 5, 3, 8)
+    angle = noise(5, 4, seed=1)
+    rotated = apply_rope(x, angle.cos(), angle.sin())
+    expected = torch.view_as_real(torch.view_as_complex(x.reshape(2, 5, 3, 4, 2)) * torch.polar(torch.ones(5, 1, 4), angle[:, None]))
+    torch.testing.assert_close(rotated, expected.flatten(3))
+
+
+def test_rotation_keeps_dtype_and_input(noise):
+    x = noise(1, 5, 2, 8, dtype=torch.bfloat16)
+    before = x.clone()
+    rotated = apply_rope(x, torch.zeros(5, 4), torch.ones(5, 4))
+    assert rotated.dtype == torch.bfloat16
+    assert torch.equal(x, before)
+    assert torch.equal(rotated[..., 1::2], x[..., ::2])
+    assert torch.equal(rotated[..., ::2], -x[..., 1::2])

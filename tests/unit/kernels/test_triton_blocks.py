@@ -1,4 +1,4 @@
-"""Every Triton kernel can be built for the GPUs it is used on; what they compute is tested in test_fused.py and test_quantised.py."""
+"""Every Triton kernel can be built for the GPUs it is used on; what they compute is tested in test_fused.py and test_float8.py."""
 
 from __future__ import annotations
 

@@ -1,44 +1,18 @@
-"""The sync report: what it says of which figures, what it draws, and the way from a file to both."""
+"""The sync report: what it says of which figures, and the way from a file to them."""
 
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from wan_s2v_pack.tests.sync_measurements import FPS, RATE, even, measurement, offset, with_sound
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
-from wan_s2v_pack.wan_s2v_model.reports.canvas import BACKGROUND, MARGIN, TEXT, WAVE, WIDTH
-from wan_s2v_pack.wan_s2v_model.reports.sync import LIMITS, Measurement, fact_lines, findings, measure_sync, sync_text
-from wan_s2v_pack.wan_s2v_model.reports.sync_offset import LAGS_MS, Estimate, Offset
-from wan_s2v_pack.wan_s2v_model.reports.sync_plot import HEADER_HEIGHT, PICTURE_BOX, PLOT_HEIGHT, PLOT_LEFT, PLOT_WIDTH, draw_sync
-from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import GRID, Picture, Playtime, Sound
-
-FPS = 16
-RATE = 48_000
-MOUTH = 10 * GRID + 7  # a cell
-
-
-def even(seconds, first_s=0.0, count=160):
-    return Playtime(first_s, first_s + seconds, count, seconds, seconds / count, seconds / count)
-
-
-def offset(lead_ms=0.0, height=9.0, spread_ms=10.0, drift=None):
-    region = np.zeros(GRID * GRID)
-    region[MOUTH] = 1
-    curve = 0.5 * np.exp(-(((LAGS_MS - lead_ms) / 80) ** 2))
-    return Offset(Estimate(lead_ms, lead_ms - spread_ms, lead_ms + spread_ms), drift, height, curve, region)
-
-
-def measurement(**changes):
-    picture = Picture("h264", 832, 480, Fraction(FPS), 10.0)
-    sound = Sound("aac", RATE, 1, even(10.005), np.zeros(2000))
-    usual = Measurement(picture, even(10.0), sound, offset(), torch.full((60, 104, 3), 100, dtype=torch.uint8))
-    return replace(usual, **changes)
-
-
-def with_sound(**changes):
-    return measurement(sound=Sound("aac", RATE, 2, replace(even(10.0), **changes), np.zeros(2000)))
+from wan_s2v_pack.wan_s2v_model.reports.canvas import WIDTH
+from wan_s2v_pack.wan_s2v_model.reports.sync import LIMITS, fact_lines, findings, measure_sync, sync_text
+from wan_s2v_pack.wan_s2v_model.reports.sync_offset import Estimate
+from wan_s2v_pack.wan_s2v_model.reports.sync_plot import draw_sync
+from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import Sound, StreamTiming
 
 
 def test_facts_are_the_measured_figures():
@@ -57,7 +31,7 @@ def test_facts_are_the_measured_figures():
     ("given", "line"),
     [
         (measurement(sound=None), "sound: none"),
-        (measurement(sound=Sound("aac", RATE, 2, Playtime(), np.zeros(0))), "length: 10.000 s, and no sound that can be decoded"),
+        (measurement(sound=Sound("aac", RATE, 2, StreamTiming(), np.zeros(0))), "length: 10.000 s, and no sound that can be decoded"),
         (measurement(offset=None), "lips: not measured"),
         (measurement(offset=offset(height=2.94)), "lips: not found; the best peak is 2.9, one that counts 4 or more and narrow"),
         (measurement(offset=offset(-80.0)), "lips: picture 80 ms late (95 %: -90 to -70 ms, + is early)"),
@@ -104,62 +78,6 @@ def test_report_has_the_name_the_figures_the_findings_and_its_limits():
     assert tuple(paragraphs[2:]) == LIMITS
 
 
-# The drawing
-
-
-def draw(given):
-    drawing = draw_sync(given)
-    assert drawing.dtype == torch.float32
-    assert drawing.shape[0] == 1
-    assert drawing.shape[2:] == (WIDTH, 3)
-    assert 0 <= drawing.min() <= drawing.max() <= 1
-    return (drawing[0] * 255).round().int().numpy()
-
-
-def where(drawing, colour, tolerance=40):
-    rgb = [int(colour[index : index + 2], 16) for index in (1, 3, 5)]
-    return (np.abs(drawing - rgb) <= tolerance).all(axis=-1)
-
-
-def curve_of(drawing):
-    top = MARGIN + HEADER_HEIGHT
-    return where(drawing[top : top + PLOT_HEIGHT, PLOT_LEFT : PLOT_LEFT + PLOT_WIDTH], WAVE)
-
-
-@pytest.mark.parametrize("lead_ms", [-600.0, 0.0, 187.5, 900.0])
-def test_curve_is_highest_at_the_lead_and_marked_there(lead_ms):
-    drawing = draw(measurement(offset=offset(lead_ms)))
-    rows, columns = np.nonzero(curve_of(drawing))
-    expected = (lead_ms + 1000) / 2000 * PLOT_WIDTH
-    assert np.mean(columns[rows <= rows.min() + 1]) == pytest.approx(expected, abs=6)
-    marked = where(drawing[MARGIN + HEADER_HEIGHT + 12, PLOT_LEFT : PLOT_LEFT + PLOT_WIDTH], TEXT)
-    assert np.flatnonzero(marked).mean() == pytest.approx(expected, abs=6)
-
-
-def test_uncertain_offset_has_a_curve_but_no_mark_and_no_region():
-    drawing = draw(measurement(offset=offset(300.0, height=2.0)))
-    assert curve_of(drawing).any()
-    assert not where(drawing[MARGIN + HEADER_HEIGHT + 12, PLOT_LEFT : PLOT_LEFT + PLOT_WIDTH], TEXT).any()
-    thumbnail = drawing[MARGIN : MARGIN + PICTURE_BOX[1], MARGIN : MARGIN + PICTURE_BOX[0]]
-    assert not (thumbnail[..., 2] > thumbnail[..., 0] + 20).any()
-
-
-def test_mouth_region_is_blue_on_the_picture():
-    drawing = draw(measurement())
-    thumbnail = drawing[MARGIN : MARGIN + PICTURE_BOX[1], MARGIN : MARGIN + PICTURE_BOX[0]]
-    is_picture = ~where(thumbnail, BACKGROUND, 20)
-    rows, columns = np.flatnonzero(is_picture.any(axis=1)), np.flatnonzero(is_picture.any(axis=0))
-    blue = np.argwhere(thumbnail[..., 2] > thumbnail[..., 0] + 40).mean(axis=0)
-    row, column = divmod(MOUTH, GRID)
-    assert blue[0] == pytest.approx(rows[0] + (row + 0.5) / GRID * len(rows), abs=3)
-    assert blue[1] == pytest.approx(columns[0] + (column + 0.5) / GRID * len(columns), abs=3)
-
-
-@pytest.mark.parametrize("given", [measurement(offset=None), measurement(sound=None, offset=None)])
-def test_without_an_offset_there_is_no_curve(given):
-    assert not curve_of(draw(given)).any()
-
-
 # From a file
 
 
@@ -199,7 +117,7 @@ def test_file_without_sound_has_a_report(tmp_path):
     measured = measure_sync(path, lambda share: None)
     assert findings(measured) == ["There is no sound, so there is nothing to compare."]
     assert "20 frames" in sync_text("video.mp4", measured)
-    draw(measured)
+    assert draw_sync(measured).shape[2:] == (WIDTH, 3)
 
 
 def test_reading_ends_with_what_the_progress_raises(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
-from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import ENVELOPE_HZ, GRID, PictureReader, Playtime, read_sound
+from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import ENVELOPE_HZ, GRID, PictureReader, StreamTiming, read_sound
 
 RATE = 48_000
 FPS = 16
@@ -183,7 +183,7 @@ def test_other_files_are_refused(read, tmp_path):
 
 
 def test_playtime_of_frames():
-    time = Playtime()
+    time = StreamTiming()
     assert (time.first_s, time.duration_s, time.drift_s, time.least_step_s) == (None, 0, 0, None)
     for start in (0.1, 0.2, 0.25, 0.35):
         time.add(start, 0.1)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio.features import Rest
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import MotionState, clip_decoder, clip_noise, first_state, run_clip, run_clips
@@ -197,25 +196,6 @@ def test_each_clip_hears_its_own_audio_and_sees_its_own_pose():
     assert second.audio_embedding[0, 1, 2].tolist() == list(range(78, 158))
     assert (values(first.pose_latents), values(second.pose_latents)) == ([0] * 20, [1] * 20)
     assert first.ref_latents is second.ref_latents is plan.ref_latents
-
-
-def test_each_clip_knows_the_steps_of_the_pose():
-    plan = replace(make_plan(2 * 80 - 3, pose=True), pose_steps=(0.2, 0.6))
-    assert [plan.conditioning(clip, None).pose_steps for clip in (0, 1)] == [(0.2, 0.6)] * 2
-
-
-def test_real_audio_history_follows_the_sound_of_a_clip():
-    plan = make_plan(100)
-    for clip in range(2):
-        heard = replace(plan, real_audio_history=True).conditioning(clip, None).audio_embedding
-        assert torch.equal(heard[..., :80], plan.conditioning(clip, None).audio_embedding)
-        assert heard[0, 0, 0, 80:].tolist() == [[1.0] * 73, list(range(5, 78))][clip]
-
-
-def test_rest_is_heard_in_pauses_and_past_the_end():
-    plan = replace(make_plan(100), rest=Rest(torch.full((2, 3), -1.0), frozenset(range(80, 84))))
-    heard = plan.conditioning(1, None).audio_embedding[0, 0, 0].tolist()
-    assert heard == [78, 79, 80, *[-1] * 4, *range(85, 101), *[-1] * 57]
 
 
 def test_no_pose_is_told_as_none():

@@ -11,7 +11,7 @@ from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
 from wan_s2v_pack.wan_s2v_model.runs.finish import finish_run
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import clip_noise, clip_seed, find_anchor, first_state, run_clips
-from wan_s2v_pack.wan_s2v_model.sampling.continuity import GAIN_LIMIT, Statistics, border_statistics, fade, hold
+from wan_s2v_pack.wan_s2v_model.sampling.continuity import GAIN_LIMIT, Statistics, border_statistics, correction_weights, match_statistics
 
 NUM_CLIPS, SIZE = 30, 16  # px: 2 latents
 ANCHORS = ("latent statistics", "colour transfer")
@@ -35,11 +35,11 @@ def values(*levels):
     ],
 )
 def test_weights_rise_evenly_to_the_border(count, window, expected):
-    assert fade(count, window) == pytest.approx(expected)
+    assert correction_weights(count, window) == pytest.approx(expected)
 
 
 def test_weights_of_a_clip_of_the_model():
-    weights = fade(77, 73)
+    weights = correction_weights(77, 73)
     assert len(weights) == 73
     assert weights[-18:] == [1.0] * 18
     assert weights[-19] < 1
@@ -48,60 +48,60 @@ def test_weights_of_a_clip_of_the_model():
 
 def test_border_is_the_newest_quarter_of_the_window():
     statistics = border_statistics(values(*[0] * 10, 5, 7), window=8)
-    assert (statistics.mean.item(), statistics.spread.item()) == (6, pytest.approx(2**0.5))
+    assert (statistics.mean.item(), statistics.std.item()) == (6, pytest.approx(2**0.5))
 
 
 def test_whole_strength_gives_the_border_the_statistics_of_the_anchor():
     anchor = Statistics(torch.tensor([10.0]), torch.tensor([1.2]))
-    held = hold(values(*range(12)), anchor, 1.0, window=8)
-    found = border_statistics(held, window=8)
+    matched = match_statistics(values(*range(12)), anchor, 1.0, window=8)
+    found = border_statistics(matched, window=8)
     assert found.mean.item() == pytest.approx(10, abs=1e-5)
-    assert found.spread.item() == pytest.approx(1.2, abs=1e-3)
-    assert torch.equal(held[:4], values(0, 1, 2, 3))
+    assert found.std.item() == pytest.approx(1.2, abs=1e-3)
+    assert torch.equal(matched[:4], values(0, 1, 2, 3))
 
 
 def test_correction_on_numbers():
     anchor = Statistics(torch.tensor([7.0]), torch.tensor([1.1]))
-    held = hold(values(*[5] * 4), anchor, 1.0, window=4)  # mean 5, spread 1 -> 7 and 1.1, in four steps
+    matched = match_statistics(values(*[5] * 4), anchor, 1.0, window=4)  # mean 5, spread 1 -> 7 and 1.1, in four steps
     expected = [[4 + w * 1.9, 6 + w * 2.1] for w in (0.25, 0.5, 0.75, 1)]
-    assert torch.allclose(held[:, 0, :, 0], torch.tensor(expected), atol=1e-3)
+    assert torch.allclose(matched[:, 0, :, 0], torch.tensor(expected), atol=1e-3)
 
 
 @pytest.mark.parametrize(("strength", "mean", "spread"), [(0.0, 5, 1.0), (0.5, 6, 1.05), (1.0, 7, 1.1)])
 def test_strength_is_the_share_that_is_taken_back(strength, mean, spread):
     anchor = Statistics(torch.tensor([7.0]), torch.tensor([1.1]))
-    found = border_statistics(hold(values(*[5] * 8), anchor, strength, window=8), window=8)
+    found = border_statistics(match_statistics(values(*[5] * 8), anchor, strength, window=8), window=8)
     assert found.mean.item() == pytest.approx(mean, abs=1e-5)
-    assert found.spread.item() == pytest.approx(spread, abs=1e-3)
+    assert found.std.item() == pytest.approx(spread, abs=1e-3)
 
 
 @pytest.mark.parametrize("spread", [1000.0, 0.0])
 def test_contrast_changes_by_a_quarter_at_most(spread):
     anchor = Statistics(torch.tensor([5.0]), torch.tensor([spread]))
-    found = border_statistics(hold(values(*[5] * 8), anchor, 1.0, window=8), window=8)
-    assert found.spread.item() == pytest.approx(GAIN_LIMIT if spread else 1 / GAIN_LIMIT)
+    found = border_statistics(match_statistics(values(*[5] * 8), anchor, 1.0, window=8), window=8)
+    assert found.std.item() == pytest.approx(GAIN_LIMIT if spread else 1 / GAIN_LIMIT)
 
 
 def test_flat_frames_only_get_another_level():
     anchor = Statistics(torch.tensor([0.5]), torch.tensor([0.0]))
-    held = hold(torch.full((8, 2, 2, 1), 0.25), anchor, 1.0, window=8)
-    assert torch.allclose(held[-2:], torch.tensor(0.5))
+    matched = match_statistics(torch.full((8, 2, 2, 1), 0.25), anchor, 1.0, window=8)
+    assert torch.allclose(matched[-2:], torch.tensor(0.5))
 
 
 def test_channels_are_corrected_apart():
     frames = torch.stack([values(*[5] * 8)[..., 0], values(*[3] * 8)[..., 0]], dim=-1)
     anchor = Statistics(torch.tensor([6.0, 3.0]), torch.tensor([1.0, 1.0]))
-    assert torch.allclose(border_statistics(hold(frames, anchor, 1.0, window=8), window=8).mean, torch.tensor([6.0, 3.0]))
+    assert torch.allclose(border_statistics(match_statistics(frames, anchor, 1.0, window=8), window=8).mean, torch.tensor([6.0, 3.0]))
 
 
-def test_held_at_itself_a_clip_does_not_change():
+def test_matched_to_itself_a_clip_does_not_change():
     clip = torch.rand(20, 4, 4, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(hold(clip, border_statistics(clip, 19), 1.0, 19), clip)
+    assert torch.equal(match_statistics(clip, border_statistics(clip, 19), 1.0, 19), clip)
 
 
 def test_given_frames_are_not_changed():
     clip = values(*range(8))
-    hold(clip, Statistics(torch.tensor([10.0]), torch.tensor([1.0])), 1.0, window=8)
+    match_statistics(clip, Statistics(torch.tensor([10.0]), torch.tensor([1.0])), 1.0, window=8)
     assert torch.equal(clip, values(*range(8)))
 
 
@@ -180,16 +180,16 @@ def jumps(results):
 @pytest.mark.parametrize("anchor", ANCHORS)
 def test_of_the_drift_of_thirty_clips_a_tenth_is_left_and_no_border_jumps_more(anchor, ramp):
     stage = DriftingStage(GAIN, OFFSET, ramp=ramp)
-    free, held = run(stage, Continuity()), run(stage, Continuity(anchor))
+    free, matched = run(stage, Continuity()), run(stage, Continuity(anchor))
     injected = (colours(free[-1].frames) - colours(free[0].frames)).abs()
-    left = (colours(held[-1].frames) - colours(held[0].frames)).abs()
+    left = (colours(matched[-1].frames) - colours(matched[0].frames)).abs()
     assert injected.min() > 0.01
     assert (left / injected).max() < 0.1
-    assert (jumps(held) <= jumps(free) * 1.1 + 1e-3).all()
+    assert (jumps(matched) <= jumps(free) * 1.1 + 1e-3).all()
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
-def test_half_the_strength_holds_less(anchor):
+def test_half_the_strength_corrects_less(anchor):
     stage = DriftingStage(GAIN, OFFSET, ramp=True)
     left = [
         (colours(results[-1].frames) - colours(results[0].frames)).abs()
@@ -201,11 +201,11 @@ def test_half_the_strength_holds_less(anchor):
 
 @pytest.mark.parametrize("frames_per_clip", [48, 16, 4])
 @pytest.mark.parametrize("anchor", ANCHORS)
-def test_short_clips_are_held_too(anchor, frames_per_clip):
+def test_short_clips_are_corrected_too(anchor, frames_per_clip):
     stage, plan = DriftingStage(GAIN, OFFSET, ramp=False), make_plan(frames_per_clip=frames_per_clip)
-    free, held = run(stage, Continuity(), plan), run(stage, Continuity(anchor), plan)
+    free, matched = run(stage, Continuity(), plan), run(stage, Continuity(anchor), plan)
     first = colours(free[0].frames)
-    assert ((colours(held[-1].frames) - first).abs() < 0.1 * (colours(free[-1].frames) - first).abs()).all()
+    assert ((colours(matched[-1].frames) - first).abs() < 0.1 * (colours(free[-1].frames) - first).abs()).all()
 
 
 @pytest.mark.parametrize("continuity", [Continuity(), *(Continuity(anchor, 0.0) for anchor in ANCHORS)])
@@ -217,20 +217,20 @@ def test_off_and_no_strength_change_nothing(continuity):
         assert result.state.anchor is None
 
 
-def test_latents_are_held_at_the_first_clip_which_stays_as_it_is():
+def test_latents_are_matched_to_the_first_clip_which_stays_as_it_is():
     stage, plan = DriftingStage(GAIN, OFFSET, ramp=True), make_plan(3)
-    free, held = run(stage, Continuity(), plan), run(stage, Continuity("latent statistics"), plan)
-    assert torch.equal(held[0].frames, free[0].frames)
-    assert not torch.equal(held[1].latents, free[1].latents)
+    free, matched = run(stage, Continuity(), plan), run(stage, Continuity("latent statistics"), plan)
+    assert torch.equal(matched[0].frames, free[0].frames)
+    assert not torch.equal(matched[1].latents, free[1].latents)
 
 
-def test_colours_are_held_at_the_picture_and_latents_stay_as_sampled():
+def test_colours_are_matched_to_the_picture_and_latents_stay_as_sampled():
     stage = DriftingStage(GAIN, OFFSET, ramp=True)
     plan = replace(make_plan(3), continuity=Continuity("colour transfer"))
     anchor = find_anchor(plan, torch.zeros(1, 16, 20, 2, 2), stage.decode)
-    assert torch.allclose(torch.cat([anchor.mean, anchor.spread]), colours(stage.decode(plan.ref_latents)))
-    free, held = run(stage, Continuity(), plan), run(stage, Continuity("colour transfer"), plan)
-    assert torch.equal(held[0].latents, free[0].latents)
+    assert torch.allclose(torch.cat([anchor.mean, anchor.std]), colours(stage.decode(plan.ref_latents)))
+    free, matched = run(stage, Continuity(), plan), run(stage, Continuity("colour transfer"), plan)
+    assert torch.equal(matched[0].latents, free[0].latents)
 
 
 def test_next_clip_continues_from_the_frames_that_are_shown():

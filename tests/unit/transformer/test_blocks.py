@@ -2,15 +2,11 @@
 
 import math
 
-import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from wan_s2v_pack.wan_s2v_model.kernels import linears
-from wan_s2v_pack.wan_s2v_model.kernels.casting import run_as_input
 from wan_s2v_pack.wan_s2v_model.kernels.row_chunks import CHUNK_ROWS_KEY, row_chunks
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import Block, Compute, Head, Residual, sdpa
-from wan_s2v_pack.wan_s2v_model.transformer.model import timestep_embedding
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
 
 SPLIT = 8  # of 12 tokens
@@ -29,54 +25,6 @@ def run_block(block, x, e, context, **options):
 
 def make_block(config, randomised):
     return randomised(Block(config, operations=nn))
-
-
-def test_time_sinusoid_has_cosines_first():
-    for timestep in (0.0, 1.0, 999.0, 731.5):
-        frequencies = [10_000 ** (-i / 128) for i in range(128)]
-        expected = [math.cos(timestep * f) for f in frequencies] + [math.sin(timestep * f) for f in frequencies]
-        embedded = timestep_embedding(torch.tensor([timestep]), 256)
-        assert embedded.dtype == torch.float32
-        torch.testing.assert_close(embedded[0], torch.tensor(expected), atol=1e-6, rtol=0)
-
-
-def test_layers_run_in_the_dtype_of_their_input(noise):
-    x = noise(2, 3, 8)
-    linear = nn.Linear(8, 4, dtype=torch.bfloat16).requires_grad_(False)
-    torch.testing.assert_close(run_as_input(linear, x), x @ linear.weight.float().T + linear.bias.float())
-    norm = nn.LayerNorm(8, eps=0.3, dtype=torch.bfloat16).requires_grad_(False)
-    torch.testing.assert_close(run_as_input(norm, x), plain_norm(x, 0.3))
-    conv = nn.Conv1d(3, 2, 3, stride=2, bias=False, dtype=torch.bfloat16).requires_grad_(False)
-    torch.testing.assert_close(run_as_input(conv, x), F.conv1d(x, conv.weight.float(), stride=2))
-
-
-def test_layer_that_was_changed_runs_as_it_is(noise):
-    x, linear = noise(2, 3, 8), nn.Linear(8, 4).requires_grad_(False)
-    plain = linear(x)
-    linear.forward = lambda x: nn.Linear.forward(linear, x) + 100
-    torch.testing.assert_close(run_as_input(linear, x), plain + 100)
-
-
-@pytest.mark.parametrize(("casts", "dtype"), [(False, torch.bfloat16), (True, torch.float32)])
-def test_changed_layer_gets_what_it_takes(noise, casts, dtype):
-    """ComfyUI's layers cast only where it has told them to."""
-    linear, seen = nn.Linear(8, 4, dtype=torch.bfloat16).requires_grad_(False), []
-    linear.comfy_cast_weights = casts
-    linear.forward = lambda x: seen.append(x.dtype) or x[..., :4]
-    assert run_as_input(linear, noise(2, 8)).dtype == torch.float32
-    assert seen == [dtype]
-
-
-def test_layers_use_the_given_cast(noise):
-    from contextlib import contextmanager
-
-    @contextmanager
-    def doubled(layer, x):
-        yield 2 * layer.weight, layer.bias
-
-    linear = nn.Linear(8, 4, bias=False).requires_grad_(False)
-    x = noise(2, 8)
-    torch.testing.assert_close(run_as_input(linear, x, doubled), 2 * linear(x))
 
 
 def test_block_follows_the_specification(tiny_config, randomised, noise):

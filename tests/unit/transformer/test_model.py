@@ -1,12 +1,14 @@
 """The assembled transformer: token order, segments, inputs that are absent, hooks, dtypes, and the size of the real model."""
 
+import math
+
 import pytest
 import torch
 from wan_s2v_pack.tests.forwards import call
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
-from wan_s2v_pack.wan_s2v_model.transformer.model import Conditions, WanS2VTransformer, share_layers
+from wan_s2v_pack.wan_s2v_model.transformer.model import Conditions, WanS2VTransformer, share_layers, timestep_embedding
 
 FRAME, VIDEO, MOTION = 24, 48, 24 + 6 + 4  # tokens of a frame, of the clip and of the history, at 8 x 12 latents
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -363,3 +365,12 @@ def test_hooked_last_block_keeps_all_tokens_and_gives_the_same_result(tiny_trans
     out = call(tiny_transformer, **clip_inputs, transformer_options=options)
     assert lengths == [VIDEO + FRAME + MOTION]
     torch.testing.assert_close(out, call(tiny_transformer, **clip_inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_time_sinusoid_has_cosines_first():
+    for timestep in (0.0, 1.0, 999.0, 731.5):
+        frequencies = [10_000 ** (-i / 128) for i in range(128)]
+        expected = [math.cos(timestep * f) for f in frequencies] + [math.sin(timestep * f) for f in frequencies]
+        embedded = timestep_embedding(torch.tensor([timestep]), 256)
+        assert embedded.dtype == torch.float32
+        torch.testing.assert_close(embedded[0], torch.tensor(expected), atol=1e-6, rtol=0)

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.kernels.fused import apply_rope
-from wan_s2v_pack.wan_s2v_model.kernels.row_chunks import row_chunks
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
 
 
@@ -74,31 +72,3 @@ def test_angles_split_a_head_into_22_time_21_row_21_column_channels():
 def test_angles_are_exact_far_away():
     cos, _ = rope_table(torch.tensor([[0, 12_345, 0]]), 128)
     assert cos[0, 22 + 1].item() == pytest.approx(math.cos(12_345 * 10_000 ** (-1 / 21)), abs=1e-7)
-
-
-def test_rotation_is_a_complex_product_of_neighbouring_channels(noise):
-    x = noise(2, 5, 3, 8)
-    angle = noise(5, 4, seed=1)
-    rotated = apply_rope(x, angle.cos(), angle.sin())
-    expected = torch.view_as_real(torch.view_as_complex(x.reshape(2, 5, 3, 4, 2)) * torch.polar(torch.ones(5, 1, 4), angle[:, None]))
-    torch.testing.assert_close(rotated, expected.flatten(3))
-
-
-def test_rotation_keeps_dtype_and_input(noise):
-    x = noise(1, 5, 2, 8, dtype=torch.bfloat16)
-    before = x.clone()
-    rotated = apply_rope(x, torch.zeros(5, 4), torch.ones(5, 4))
-    assert rotated.dtype == torch.bfloat16
-    assert torch.equal(x, before)
-    assert torch.equal(rotated[..., 1::2], x[..., ::2])
-    assert torch.equal(rotated[..., ::2], -x[..., 1::2])
-
-
-@pytest.mark.parametrize(("rows", "limit"), [(35_074, 17_664), (63_360, 17_664), (17_537, 2048), (5, 16), (0, 16)])
-def test_slices_are_about_equal_and_begin_at_multiples_of_16(rows, limit):
-    slices = list(row_chunks(rows, limit))
-    sizes = [part.stop - part.start for part in slices]
-    assert [row for part in slices for row in range(part.start, part.stop)] == list(range(rows))
-    assert all(part.start % 16 == 0 for part in slices)
-    assert all(size <= limit for size in sizes)
-    assert max(sizes, default=0) - min(sizes, default=0) <= 16 * len(sizes)
