@@ -15,8 +15,7 @@ from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.reports.drift import measure_clips
 from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
 from wan_s2v_pack.wan_s2v_model.runs.finish import Stopwatch, finish_run
-from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
-from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 
 class Cancel(BaseException):
@@ -183,13 +182,13 @@ def test_clip_that_adds_no_frame_is_stored_too(folder):
 def test_each_clip_is_handed_on_once_it_can_be_read(folder):
     seen = []
 
-    def consume(clip):
+    def on_stored(clip):
         seen.append((clip, (folder / f"clip_{clip:05d}.safetensors").is_file()))
 
     with pytest.raises(Cancel):
-        Stage("sample", 3, Cancel()).run(folder, consume=consume)
+        Stage("sample", 3, Cancel()).run(folder, on_stored=on_stored)
     assert seen == [(0, True), (1, True)]
-    Stage().run(folder, consume=consume)
+    Stage().run(folder, on_stored=on_stored)
     assert seen == [(clip, True) for clip in range(NUM_CLIPS)]
 
 
