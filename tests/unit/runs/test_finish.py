@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from wan_s2v_pack.tests.crash.stand_in_run import FINGERPRINT, HEIGHT, NUM_CLIPS, SEED, WIDTH, contents, decode, encode, make_plan, sample
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.reports.drift import measure_clips
 from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
@@ -215,3 +216,30 @@ def test_no_thread_is_left_behind(folder):
     with pytest.raises(Cancel):
         Stage("decode", 2, Cancel()).run(folder)
     assert threading.active_count() == before
+
+
+PLANS = {
+    "free start": lambda plan: plan,
+    "earlier frames": lambda plan: replace(
+        plan,
+        timeline=replace(plan.timeline, free_start=False),
+        history=torch.rand(73, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1)),
+    ),
+    "anchor of colours": lambda plan: replace(plan, continuity=Continuity("colour transfer")),
+    "anchor of latents": lambda plan: replace(plan, continuity=Continuity("latent statistics")),
+    "longer than the history": lambda plan: replace(plan, timeline=replace(plan.timeline, frames_per_clip=28, num_frames=137)),
+}
+
+
+@pytest.mark.parametrize("clip", range(1, NUM_CLIPS))
+@pytest.mark.parametrize("name", PLANS)
+def test_history_of_short_clips_is_made_again_to_the_bit(folder, name, clip):
+    """It is not stored: at 832x480 it would take 350 MB a clip."""
+    plan = PLANS[name](make_plan())
+    with RunStore.open(folder, FINGERPRINT) as store:
+        finish_run(store, plan, SEED, sample=sample, encode=encode, decode=decode)
+    whole = contents(folder)
+    with RunStore.open(folder, FINGERPRINT, redo_from=clip) as store:
+        assert store.num_finished == clip
+        finish_run(store, plan, SEED, sample=sample, encode=encode, decode=decode)
+    assert contents(folder) == whole
