@@ -88,14 +88,14 @@ def measure(folder: Path, width: int, height: int, num_clips: int) -> None:
     plan = make_plan(width, height, num_clips)
     stand_ins, stored_s, shown_s, handed_s = StandIns(width, height), [], [], []
 
-    hand_over = finish.Background.run
+    hand_over = finish.BackgroundWorker.submit
 
     def timed_run(background, task):
         start = time.perf_counter()
         hand_over(background, task)
         stand_ins.handing_over_s += time.perf_counter() - start
 
-    finish.Background.run = timed_run
+    finish.BackgroundWorker.submit = timed_run
 
     def decode(latents):
         frames = stand_ins.decode(latents)
@@ -110,11 +110,11 @@ def measure(folder: Path, width: int, height: int, num_clips: int) -> None:
         ) as live,
     ):
 
-        def consume(clip):
+        def on_stored(clip):
             stored_s.append(time.perf_counter())
             live.consume(clip)
 
-        finish.finish_run(store, plan, 1, sample=stand_ins.sample, encode=stand_ins.encode, decode=decode, consume=consume)
+        finish.finish_run(store, plan, 1, sample=stand_ins.sample, encode=stand_ins.encode, decode=decode, on_stored=on_stored)
         loop_s = time.perf_counter() - start
     cpu = time.process_time() - cpu
     handing_over_s = stand_ins.handing_over_s

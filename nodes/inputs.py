@@ -11,6 +11,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..wan_s2v_model.runs.manifest import RUNS_FOLDER
+
 OPTIONS_SHOWN = 10
 RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 
@@ -69,4 +71,4 @@ def run_name_problem(run_name: str | None) -> str | None:
 
 def run_folder(run_name: str) -> Path:
     """The folder of a named run, which may not exist yet."""
-    return Path(folder_paths.get_output_directory()) / "wan_s2v_runs" / run_name
+    return Path(folder_paths.get_output_directory()) / RUNS_FOLDER / run_name

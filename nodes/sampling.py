@@ -15,12 +15,12 @@ from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
-from ..wan_s2v_model.cost.estimate import Job, frame_bytes
+from ..wan_s2v_model.cost.estimate import Job
 from ..wan_s2v_model.cost.requirements import describe_job, refusal
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
-from ..wan_s2v_model.runs.finish import finish_run
-from ..wan_s2v_model.runs.live_video import LiveVideo
+from ..wan_s2v_model.runs.finish import Networks, finish_and_show
+from ..wan_s2v_model.runs.space import require_space, run_bytes
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.progress import Progress
@@ -30,7 +30,6 @@ from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS
 
 logger = logging.getLogger("wan_s2v")
 
-SPACE_MARGIN = 1.1
 # Of a run; a redo may change the rest. Decode Clips decodes all clips with one VAE, warm-up and colour anchor.
 FIXED = (
     *("width", "height", "frames_per_clip", "sync_mode", "clips"),
@@ -225,45 +224,29 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         logger.info("all %d clips are there already", total)
         return
 
-    _require_space(store, plan)
+    require_space(store, plan)
     _require_memory(store, plan, sample, vae)
     comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
     progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
     run_vae, device = RunVae(vae), sample.model.load_device
+    decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
     sample.report_to(progress, check=store.raise_failure)
 
-    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, comfy_bridge.file_shower()) as live:
-
-        def consume(clip: int) -> None:
-            progress.finish_clip(clip)
-            live.consume(clip)
-
-        finish_run(
-            store,
-            plan,
-            seed,
-            sample=sample,
-            encode=run_vae.encode,
-            decode=clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup),
-            consume=consume,
-            peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
-        )
+    finish_and_show(
+        store,
+        plan,
+        seed,
+        Networks(sample, run_vae.encode, decode),
+        progress=progress,
+        show=comfy_bridge.file_shower(),
+        peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
+    )
 
 
 def _run_folder(run_name: str) -> Path:
     if run_name:
         return run_folder(run_name)
     return Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
-
-
-def _require_space(store: RunStore, plan: Plan) -> None:
-    """Raise OSError before any GPU time is spent if the frames that are not stored yet will not fit on the disk."""
-    share_left = 1 - store.num_finished / plan.timeline.num_clips
-    needed = int(SPACE_MARGIN * share_left * frame_bytes(plan.timeline, plan.height, plan.width))
-    free = shutil.disk_usage(store.folder).free
-    if free < needed:
-        advice = "Make room or use a shorter sound." if store.num_finished == 0 else "Make room, then queue again to go on."
-        raise OSError(f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {store.folder}. {advice}")
 
 
 def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> None:
@@ -279,6 +262,7 @@ def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> No
         vae_value_bytes,
         sample.settings.vae_warmup,
         sample.num_conditionings,
+        run_bytes(plan, store.num_finished),
     )
     model, device = comfy_bridge.model_facts(sample.model), comfy_bridge.device_facts(sample.model, vae)
     logger.info("estimate: %s", describe_job(job, model, device))

@@ -4,15 +4,12 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from filelock import FileLock
 
 TEMPORARY_SUFFIX = ".tmp"
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)  # how network disks decline to flush a folder
+PATIENCE_S = 0.2  # somebody who only looks whether a lock is held has it for a moment
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -47,22 +44,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def lock_file(path: Path) -> BinaryIO:
-    """Lock a file, made if need be, until the returned handle is closed.
+def lock_file(path: Path) -> FileLock:
+    """Lock a file, made if need be and emptied, until `release` or the end of the process.
 
     Raises:
-        BlockingIOError: another process, or another handle of this one, holds it.
+        filelock.Timeout: another process, or another lock of this one, holds it.
         OSError: the file cannot be opened, or its disk knows no locks.
     """
-    file = path.open("ab")
+    lock = FileLock(path, timeout=PATIENCE_S, thread_local=False)
     try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if isinstance(error, PermissionError):  # what Windows says of a locked file
-            raise BlockingIOError(*error.args) from error
-        raise
-    return file
+        lock.acquire()
+    except NotImplementedError as error:  # of older versions of the library
+        raise OSError(errno.ENOTSUP, "the disk has no locks", str(path)) from error
+    return lock

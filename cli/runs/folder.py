@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..models.headers import HeaderError, read_header
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+try:
+    from ...wan_s2v_model.constants import VIDEO_FPS
+    from ...wan_s2v_model.files import TEMPORARY_SUFFIX, lock_file
+    from ...wan_s2v_model.runs import manifest as run_format
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.constants import VIDEO_FPS
+    from wan_s2v_model.files import TEMPORARY_SUFFIX, lock_file
+    from wan_s2v_model.runs import manifest as run_format
 
-RUNS_FOLDER = "wan_s2v_runs"  # in ComfyUI's output folder
-FORMAT = "wan_s2v_run"
-NEWEST_VERSION = 1
-MANIFEST_NAME = "manifest.json"
+FPS = VIDEO_FPS
+LIVE_VIDEO_NAME, LOCK_NAME, MANIFEST_NAME = run_format.LIVE_VIDEO_NAME, run_format.LOCK_NAME, run_format.MANIFEST_NAME
+RUNS_FOLDER = run_format.RUNS_FOLDER
 NO_MANIFEST = f"no {MANIFEST_NAME}"
-LOCK_NAME = "run.lock"
-LIVE_VIDEO_NAME = "in_progress.mp4"
-TEMPORARY_SUFFIX = ".tmp"
-PARTIAL_VIDEO = re.compile(r"\.part\.\w+$")
+NOTHING_READ = run_format.Manifest(version=None)
+PARTIAL_VIDEO = re.compile(r"\.part\.\w+(\.lock)?$")
 CLIP_NAME = re.compile(r"clip_\d{5,}\.safetensors")
-FPS = 16
-TENSORS = {"latents": ("F32", 4), "frames": ("U8", 4), "motion_latents": ("F32", 5), "history": ("F32", 4)}  # type, axes
-NEEDED_TENSORS = ("latents", "frames")
 
 
 class RunsError(Exception):
@@ -63,22 +59,6 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """The content of manifest.json.
-
-    Attributes:
-        settings: what decides the result, its "fingerprint".
-        clips: name and SHA-256 ("" where it is not given) of every finished clip.
-        made_with: versions of programs, each with `from_clip`, the first clip that was made with them.
-    """
-
-    version: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    clips: tuple[tuple[str, str], ...] = ()
-    made_with: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
 class Run:
     """A run folder.
 
@@ -94,7 +74,7 @@ class Run:
     size_bytes: int
     changed: float
     in_use: bool | None
-    manifest: Manifest = Manifest()
+    manifest: run_format.Manifest = NOTHING_READ
     clips: tuple[Clip, ...] = ()
     leftovers: tuple[Path, ...] = ()
     strange: tuple[str, ...] = ()
@@ -106,7 +86,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.manifest.settings
+        return self.manifest.fingerprint
 
     @property
     def num_finished(self) -> int:
@@ -166,11 +146,9 @@ def read_run(folder: Path) -> Run:
     files = [path for path in entries if path.is_file() and not path.is_symlink()]
     facts = {path: path.stat() for path in files}
     changed = max((fact.st_mtime for path, fact in facts.items() if path.name != LOCK_NAME), default=folder.stat().st_mtime)
-    try:
-        manifest, problem = read_manifest(folder), ""
-    except RunsError as error:
-        manifest, problem = Manifest(), str(error)
-    own = {MANIFEST_NAME, LOCK_NAME, LIVE_VIDEO_NAME, *(name for name, _ in manifest.clips)}
+    manifest, problem = _read_manifest(folder)
+    clips = [folder / run_format.clip_name(index) for index in range(manifest.num_clips)]
+    own = {MANIFEST_NAME, LOCK_NAME, LIVE_VIDEO_NAME, *(path.name for path in clips)}
     others = [path for path in entries if path.name not in own]
     leftovers = tuple(path for path in others if path in facts and _is_leftover(path, manifest_is_read=not problem))
     return Run(
@@ -179,43 +157,17 @@ def read_run(folder: Path) -> Run:
         changed=changed,
         in_use=in_use,
         manifest=manifest,
-        clips=tuple(_read_clip(index, folder / name, sha256) for index, (name, sha256) in enumerate(manifest.clips)),
+        clips=tuple(_read_clip(index, path, sha256) for index, (path, sha256) in enumerate(zip(clips, manifest.hashes, strict=True))),
         leftovers=leftovers,
         strange=tuple(path.name for path in others if path not in leftovers and not CLIP_NAME.fullmatch(path.name)),
         problem=problem,
     )
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """What a run folder says of itself.
-
-    Raises:
-        RunsError: if there is no manifest, it is damaged, or of a newer version.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
-        if manifest["format"] != FORMAT:
-            raise KeyError(FORMAT)
-        version = int(manifest["version"])
-        if version > NEWEST_VERSION:
-            raise RunsError(f"made by a newer version of this pack (run format {version}, this one reads up to {NEWEST_VERSION})")
-        names, hashes = manifest["clips"], manifest.get("sha256", [])
-        if names != [f"clip_{index:05d}.safetensors" for index in range(len(names))]:
-            raise KeyError("clips")
-        clips = tuple(zip(names, [*map(str, hashes), *[""] * len(names)], strict=False))
-        return Manifest(version, dict(manifest["fingerprint"]), clips, tuple(map(dict, manifest.get("made_with", ()))))
-    except FileNotFoundError:
-        raise RunsError(NO_MANIFEST) from None
-    except OSError as error:
-        raise RunsError(f"{MANIFEST_NAME} cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunsError(f"{MANIFEST_NAME} is damaged") from error
-
-
 def is_in_use(folder: Path) -> bool | None:
     """Whether a process holds the run; None where the disk has no locks."""
     try:
-        with locked(folder, shared=True):
+        with locked(folder):
             return False
     except InUseError:
         return True
@@ -225,29 +177,33 @@ def is_in_use(folder: Path) -> bool | None:
         return None
 
 
-@contextlib.contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the run, so that nobody starts to work on it.
+def locked(folder: Path) -> FileLock:
+    """Hold the run, so that nobody starts to work on it, until the end of a `with` block.
 
-    Args:
-        shared: others that only look may hold it at the same time.
     Raises:
         InUseError: another process holds it.
         OSError: there is no lock file, or the disk has no locks.
     """
-    with (folder / LOCK_NAME).open("r+b") as file:
-        _lock(file, shared, folder.name)
-        yield
-
-
-def _lock(file: BinaryIO, shared: bool, name: str) -> None:
+    path = folder / LOCK_NAME
+    path.stat()
     try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise InUseError(f"Run '{name}' is in use by another process. Wait for it to end, or cancel it.") from error
+        return lock_file(path)
+    except Timeout as error:
+        raise InUseError(f"Run '{folder.name}' is in use by another process. Wait for it to end, or cancel it.") from error
+
+
+def _read_manifest(folder: Path) -> tuple[run_format.Manifest, str]:
+    """The manifest, and what is wrong with it."""
+    try:
+        return run_format.read_manifest(folder), ""
+    except FileNotFoundError:
+        return NOTHING_READ, NO_MANIFEST
+    except OSError as error:
+        return NOTHING_READ, f"{MANIFEST_NAME} cannot be read ({error.strerror})"
+    except run_format.NewerManifestError as error:
+        return NOTHING_READ, str(error).removeprefix("was ")
+    except run_format.ManifestError as error:
+        return NOTHING_READ, f"{MANIFEST_NAME} {error}"
 
 
 def _is_leftover(path: Path, *, manifest_is_read: bool) -> bool:
@@ -263,24 +219,17 @@ def _read_clip(index: int, path: Path, sha256: str) -> Clip:
     try:
         facts = path.stat()
         clip = replace(clip, size_bytes=facts.st_size, changed=facts.st_mtime)
-        num_frames, height, width, _ = _frames_shape(read_header(path))
+        header = read_header(path)
     except FileNotFoundError:
         return replace(clip, problem="is missing")
     except HeaderError as error:
         return replace(clip, problem=f"is damaged ({error})")
     except OSError as error:
         return replace(clip, problem=f"cannot be read ({error.strerror})")
+    if problem := run_format.clip_problem(header):
+        return replace(clip, problem=f"is damaged ({problem})")
+    num_frames, height, width, _ = header["frames"]["shape"]
     return replace(clip, num_frames=num_frames, size_px=(width, height))
-
-
-def _frames_shape(header: dict[str, Any]) -> list[int]:
-    """[T, H, W, 3] of a clip file whose tensors are as they should be."""
-    if missing := [name for name in NEEDED_TENSORS if name not in header]:
-        raise HeaderError(f"no {', '.join(missing)}")
-    for name, (dtype, num_axes) in TENSORS.items():
-        if name in header and (header[name]["dtype"], len(header[name]["shape"])) != (dtype, num_axes):
-            raise HeaderError(f"{name} are {header[name]['dtype']} {header[name]['shape']}")
-    return header["frames"]["shape"]
 
 
 def _integer(value: Any) -> int | None:

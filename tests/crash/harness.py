@@ -25,8 +25,7 @@ from wan_s2v_pack.wan_s2v_model import files
 from wan_s2v_pack.wan_s2v_model.media import video_writer
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.runs import clips, finish, live_video, manifest, store
-from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
-from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 from wan_s2v_pack.wan_s2v_model.sampling import clip_loop
 
 REPEATABLE = [name for name, video_format in FORMATS.items() if video_format.video_codec != "hevc"]  # of so small pictures

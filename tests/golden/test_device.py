@@ -136,18 +136,6 @@ def test_sampler_refuses_what_does_not_fit(bridge, model, vae, memory):
         pack_module("nodes.sampling")._require_memory(SimpleNamespace(num_finished=0), plan(), sampler(bridge, model), vae)
 
 
-@pytest.mark.parametrize(("num_finished", "advice"), [(0, "Make room or use a shorter sound"), (1, "Make room, then queue again to go on")])
-def test_disk_must_hold_the_frames_that_are_left(num_finished, advice, monkeypatch, tmp_path):
-    sampling = pack_module("nodes.sampling")
-    store = SimpleNamespace(num_finished=num_finished, folder=tmp_path)
-    needed = 1.1 * (3 * 80 - 3) * 480 * 832 * 3 * (3 - num_finished) / 3
-    monkeypatch.setattr(sampling.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed + 1))
-    sampling._require_space(store, plan())
-    monkeypatch.setattr(sampling.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1e6))
-    with pytest.raises(OSError, match=rf"^The frames need {needed / 1e9:.2f} GB, but only .* {advice}"):
-        sampling._require_space(store, plan())
-
-
 def test_finished_run_is_not_refused(bridge, model, vae, memory):
     memory(0)
     finished = SimpleNamespace(num_finished=plan().timeline.num_clips)

@@ -36,6 +36,7 @@ class Job:
         first_clip: earlier ones are there already. vae_value_bytes: size of a value of the VAE.
         vae_warmup: latents of motion that are decoded in front of a later clip.
         conditionings: sets of constants that are kept for a clip; None: as many as the calls of a step.
+        disk_bytes: that the clips which are left will take.
     """
 
     timeline: Timeline
@@ -47,6 +48,7 @@ class Job:
     vae_value_bytes: int = 4
     vae_warmup: int = MOTION_LATENTS
     conditionings: int | None = None
+    disk_bytes: float = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Estimate:
     Attributes:
         tokens: of the largest clip. least_device_bytes: with which it runs at all, weights streaming unless they are resident.
         full_device_bytes: with which no step has to fetch weights and the VAE needs no detour. host_bytes: main memory with all
-        weights in it. clip_host_bytes: main memory for the frames of a clip. disk_bytes: for all frames of the video.
+        weights in it. clip_host_bytes: main memory for the frames of a clip.
         linear_flop, attention_flop: of one model call. seconds: for all clips that are left.
     """
 
@@ -94,7 +96,6 @@ class Estimate:
     full_device_bytes: float
     host_bytes: float
     clip_host_bytes: float
-    disk_bytes: float
     linear_flop: float
     attention_flop: float
     seconds: float
@@ -118,7 +119,6 @@ def estimate(job: Job, model: ModelFacts, rates: Rates) -> Estimate:
         full_device_bytes=max(resident if model.is_resident else _weights(model, _is_in_every_step) + working + constants, decode),
         host_bytes=model.weights_bytes + clip_host,
         clip_host_bytes=clip_host,
-        disk_bytes=frame_bytes(job.timeline, job.height, job.width),
         linear_flop=linear,
         attention_flop=attention,
         seconds=_seconds(job, model.config, rates),
@@ -165,11 +165,6 @@ def constant_bytes(tokens: int, job: Job, model: ModelFacts) -> float:
 def num_parameters(config: WanS2VConfig, is_counted: Callable[[str], bool] = bool) -> int:
     """Weights of a model; `is_counted` picks some of them by name."""
     return sum(math.prod(shape) for name, shape in expected_shapes(config).items() if is_counted(name))
-
-
-def frame_bytes(timeline: Timeline, height: int, width: int) -> int:
-    """Disk space of all frames."""
-    return timeline.num_generated_frames * height * width * 3
 
 
 def _tokens(job: Job, with_motion: bool) -> tuple[int, int]:

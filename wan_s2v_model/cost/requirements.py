@@ -77,7 +77,7 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     what = f"{num_clips} clip{'s' * (num_clips > 1)} of {job.width}x{job.height}, {cost.tokens:,} tokens"
     work = f"{job.steps} steps of {job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
     time = f"{_duration(cost.seconds)} on {device.name}"
-    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(cost.disk_bytes)} for all frames"])
+    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(job.disk_bytes)}"])
 
 
 def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:

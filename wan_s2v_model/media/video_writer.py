@@ -2,17 +2,16 @@
 
 The sound is fed to the muxer frame by frame beside the pictures, so memory does not grow with the length of the video. Until the file is
 complete it has the name `*.part.*`; a failed or cancelled video leaves nothing behind, and what a killed process leaves is known by its
-missing lock. The live format is the exception: fragments that play at any moment, under the file's own name, kept whatever happens. Equal
-frames and sound give equal bytes on one machine, with h265 from 96x96 pixels on.
+lock, a file `*.part.*.lock` that nobody holds. The live format is the exception: fragments that play at any moment, under the file's own
+name, kept whatever happens. Equal frames and sound give equal bytes on one machine, with h265 from 96x96 pixels on.
 """
 
 import contextlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -21,6 +20,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -29,6 +29,7 @@ from .video_formats import AUDIO_ENCODERS, CONTAINERS, LIVE_ENCODER, LIVE_OPTION
 
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
 LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
+LOCK_SUFFIX = ".lock"  # of the file that is locked while a video is unfinished
 MOST_UNTIMED_FRAMES = 2  # x265 leaves the decoding times of so few frames undefined; they are in order
 
 
@@ -76,15 +77,15 @@ class VideoWriter:
         self._fps = Fraction(fps)
         self._reformatter = VideoReformatter()
         self._container: OutputContainer | None = None
-        self._lock: BinaryIO | None = None
+        self._lock: FileLock | None = None
         with self._guarded():
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"the folder {self.path.parent} does not exist")
             name, options = CONTAINERS[video_format.container]
             options = LIVE_OPTIONS if video_format.is_live else options
+            self._lock = None if video_format.is_live else _hold(self.part_path)
             container = av.open(str(self.part_path), "w", format=name, container_options=options)
             self._container = container
-            self._lock = None if video_format.is_live else _hold(self.part_path)
             container.metadata.update(metadata or {})
             self._video = self._add_video(container, quality)
             self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], *audio) if audio else None
@@ -124,14 +125,13 @@ class VideoWriter:
 
     def abort(self) -> None:
         """Remove the unfinished file, or end the live one where it is; does nothing after `close`."""
-        if self._container is None:
-            return
         container, self._container = self._container, None
         try:
-            with contextlib.suppress(av.FFmpegError, OSError):
-                container.close()
+            if container is not None:
+                with contextlib.suppress(av.FFmpegError, OSError):
+                    container.close()
         finally:
-            if not self._format.is_live:
+            if container is not None and not self._format.is_live:
                 self.part_path.unlink(missing_ok=True)
             self._release()
 
@@ -146,7 +146,8 @@ class VideoWriter:
 
     def _release(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            _let_go(self._lock)
+            self._lock = None
 
     def _opened(self) -> OutputContainer:
         if self._container is None:
@@ -251,23 +252,36 @@ class _Sound:
         self._container.mux(self._stream.encode(None))
 
 
-def remove_abandoned(parts: Iterable[Path]) -> None:
-    """Remove unfinished files of processes that were killed; one that is being written is left alone."""
-    for path in parts:
-        with contextlib.suppress(OSError):  # in use, or gone already
-            if sys.platform != "win32":
-                lock_file(path).close()
-            path.unlink()
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove unfinished files of processes that were killed; one that is being written is left alone.
+
+    Args:
+        paths: of unfinished files, and of their locks.
+    """
+    for part in {path.with_suffix("") if path.suffix == LOCK_SUFFIX else path for path in paths}:
+        lock = _hold(part)
+        if lock is not None:
+            with contextlib.suppress(OSError):  # it stays until the next video
+                part.unlink(missing_ok=True)
+            _let_go(lock)
 
 
-def _hold(part: Path) -> BinaryIO | None:
-    """Lock an unfinished file, which tells it from an abandoned one. Windows does not remove open files anyway."""
-    if sys.platform == "win32":
-        return None
+def _hold(part: Path) -> FileLock | None:
+    """Lock an unfinished file, by a file beside it, which tells it from an abandoned one; None if another process writes it."""
+    path = part.with_name(part.name + LOCK_SUFFIX)
     try:
-        return lock_file(part)
-    except OSError:  # a disk without locks; there nothing counts as abandoned
+        return lock_file(path)
+    except Timeout:
         return None
+    except OSError:  # a disk without locks; there nothing counts as abandoned
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _let_go(lock: FileLock) -> None:
+    with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def _to_rgb(image: Tensor) -> np.ndarray:

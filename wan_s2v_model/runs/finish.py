@@ -5,21 +5,158 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..conditioning.clip import append_history
 from ..conditioning.plan import Plan
 from ..constants import MOTION_FRAMES
-from ..sampling.clip_loop import ClipResult, Decode, Encode, MotionState, Sample, find_anchor, first_state, run_clips
-from ..sampling.progress import clip_place
+from ..sampling.clip_loop import ClipResult, Decode, Encode, MotionState, Sample, decode_clip, find_anchor, first_state, run_clips
+from ..sampling.continuity import Statistics
+from ..sampling.progress import Progress, clip_place
+from .clips import Clips
+from .live_video import LiveVideo
 from .store import RunStore
 
 logger = logging.getLogger("wan_s2v")
 Result = TypeVar("Result")
 GIGABYTE = 1e9
+
+
+class Networks(NamedTuple):
+    """What makes a clip, as for `run_clips`."""
+
+    sample: Sample
+    encode: Encode
+    decode: Decode
+
+
+def finish_and_show(
+    store: RunStore,
+    plan: Plan,
+    seed: int,
+    networks: Networks,
+    *,
+    progress: Progress,
+    show: Callable[[Path], None],
+    peak_bytes: Callable[[], float | None],
+) -> None:
+    """Make the clips that the store does not have yet, with a video in progress.
+
+    Args:
+        progress: is told each clip that is stored. show: is given the file of the video in progress whenever it has grown.
+        peak_bytes: as for `finish_run`, which also says the errors.
+    """
+    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show) as live:
+
+        def on_stored(clip: int) -> None:
+            progress.finish_clip(clip)
+            live.consume(clip)
+
+        finish_run(store, plan, seed, **networks._asdict(), on_stored=on_stored, peak_bytes=peak_bytes)
+
+
+def finish_run(
+    store: RunStore,
+    plan: Plan,
+    seed: int,
+    *,
+    sample: Sample,
+    encode: Encode,
+    decode: Decode,
+    on_stored: Callable[[int], None] = lambda clip: None,
+    peak_bytes: Callable[[], float | None] = lambda: None,
+) -> None:
+    """Make the clips that the store does not have yet.
+
+    Args:
+        sample, encode, decode: as in `run_clips`.
+        on_stored: is called with the number of each new clip once it is safe on the disk, in the thread that wrote it while the next one is
+            sampled.
+        peak_bytes: most device memory taken since the last call, for the log; None where it is not known.
+    Raises:
+        ValueError: the model produced NaN or infinite latents; the clips before are kept.
+        RunStoreError: a clip could not be stored; the clips before are kept.
+    """
+    watch = Stopwatch()
+    work = {
+        "sample": watch.timed("sampled", sample),
+        "decode": watch.timed("decoded", lambda latents: decode(_require_finite(latents))),
+        "encode": watch.timed("encoded", encode),
+    }
+
+    def store_clip(result: ClipResult, spent: str, memory: str) -> None:
+        start = time.perf_counter()
+        _store(store, plan, result)
+        spent = f"{spent}, written {time.perf_counter() - start:.1f} s{memory}"
+        place = clip_place(result.clip, plan.timeline.num_clips)
+        logger.info("%s finished: %d frames; %s", place, result.frames.shape[0], spent)
+        on_stored(result.clip)
+
+    with BackgroundWorker("store") as writer:
+        for result in run_clips(plan, _next_state(store, plan, work["encode"], work["decode"]), seed, **work):  # type: ignore[arg-type]
+            peak = peak_bytes()
+            memory = "" if peak is None else f"; at most {peak / GIGABYTE:.1f} GB of device memory"
+            writer.submit(partial(store_clip, result, watch.report(), memory))
+
+
+def _next_state(store: RunStore, plan: Plan, encode: Encode, decode: Decode) -> MotionState:
+    """Where to go on: at the start, or behind the last finished clip."""
+    clip = store.num_finished
+    if clip == 0:
+        return first_state(plan, encode)
+    logger.info("continuing the run at clip %d of %d", clip + 1, plan.timeline.num_clips)
+    anchor = find_anchor(plan, store.read_latents(0)[None], decode)
+    return MotionState(clip, _history(store, plan, encode, decode, anchor), store.read_motion_latents(clip - 1), anchor)
+
+
+def _history(store: RunStore, plan: Plan, encode: Encode, decode: Decode, anchor: Statistics | None) -> Tensor:
+    """[73, H, W, 3]: the newest frames, decoded again as they were; black where whole clips replace them before anybody looks."""
+    end, frames_per_clip = store.num_finished, plan.timeline.frames_per_clip
+    unseen = torch.zeros(MOTION_FRAMES, plan.height, plan.width, 3)
+    if frames_per_clip >= MOTION_FRAMES:
+        return unseen
+    stored = store.read_history(end - 1)
+    if stored is not None:
+        return stored
+    first = max(0, end - -(-MOTION_FRAMES // frames_per_clip))
+    start = first_state(plan, encode) if first == 0 else MotionState(first, unseen, store.read_motion_latents(first - 1))
+    history, motion_latents = start.history, start.motion_latents
+    for clip in range(first, end):
+        frames = decode_clip(plan, clip, store.read_latents(clip)[None], motion_latents, decode, anchor)
+        history, motion_latents = append_history(history, frames), store.read_motion_latents(clip)
+    return history
+
+
+def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
+    has_next = result.state.clip < plan.timeline.num_clips
+    store.write_clip(
+        result.clip,
+        latents=result.latents[0],
+        motion_latents=result.state.motion_latents if has_next else None,
+        frames=_bytes_of(result.frames),
+    )
+
+
+def _bytes_of(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] -> uint8, truncated as the reference writes them; one after the other, which needs a third of the time."""
+    out = torch.empty(frames.shape, dtype=torch.uint8)
+    for done, frame in zip(out, frames, strict=True):
+        done.copy_(frame * 255)
+    return out
+
+
+def _require_finite(latents: Tensor) -> Tensor:
+    if not torch.isfinite(latents).all():
+        raise ValueError(
+            "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
+            "or set attention to comfyui and weight_dtype to bf16 in Load Wan S2V Model."
+        )
+    return latents
 
 
 class Stopwatch:
@@ -47,92 +184,8 @@ class Stopwatch:
         return text
 
 
-def finish_run(
-    store: RunStore,
-    plan: Plan,
-    seed: int,
-    *,
-    sample: Sample,
-    encode: Encode,
-    decode: Decode,
-    consume: Callable[[int], None] = lambda clip: None,
-    peak_bytes: Callable[[], float | None] = lambda: None,
-) -> None:
-    """Make the clips that the store does not have yet.
-
-    Args:
-        sample, encode, decode: as in `run_clips`.
-        consume: is told the number of each new clip once it is safe on the disk, in the thread that wrote it while the next one is sampled.
-        peak_bytes: most device memory taken since the last call, for the log; None where it is not known.
-    Raises:
-        ValueError: the model produced NaN or infinite latents; the clips before are kept.
-        RunStoreError: a clip could not be stored; the clips before are kept.
-    """
-    watch = Stopwatch()
-    work = {
-        "sample": watch.timed("sampled", sample),
-        "decode": watch.timed("decoded", lambda latents: decode(_require_finite(latents))),
-        "encode": watch.timed("encoded", encode),
-    }
-
-    def keep(result: ClipResult, spent: str, memory: str) -> None:
-        start = time.perf_counter()
-        _store(store, plan, result)
-        spent = f"{spent}, written {time.perf_counter() - start:.1f} s{memory}"
-        place = clip_place(result.clip, plan.timeline.num_clips)
-        logger.info("%s finished: %d frames; %s", place, result.frames.shape[0], spent)
-        consume(result.clip)
-
-    with Background("store") as writer:
-        for result in run_clips(plan, _next_state(store, plan, work["encode"], work["decode"]), seed, **work):  # type: ignore[arg-type]
-            peak = peak_bytes()
-            memory = "" if peak is None else f"; at most {peak / GIGABYTE:.1f} GB of device memory"
-            writer.run(partial(keep, result, watch.report(), memory))
-
-
-def _next_state(store: RunStore, plan: Plan, encode: Encode, decode: Decode) -> MotionState:
-    """Where to go on: at the start, or behind the last finished clip."""
-    clip = store.num_finished
-    if clip == 0:
-        return first_state(plan, encode)
-    logger.info("continuing the run at clip %d of %d", clip + 1, plan.timeline.num_clips)
-    history = store.read_history(clip - 1)
-    if history is None:  # whole clips replace the history, so its content no longer matters
-        history = torch.zeros(MOTION_FRAMES, plan.height, plan.width, 3)
-    anchor = find_anchor(plan, store.read_latents(0)[None], decode)
-    return MotionState(clip, history, store.read_motion_latents(clip - 1), anchor)
-
-
-def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
-    is_short = plan.timeline.frames_per_clip < MOTION_FRAMES
-    store.write_clip(
-        result.clip,
-        latents=result.latents[0],
-        motion_latents=result.state.motion_latents,
-        frames=_bytes_of(result.frames),
-        history=result.state.history if is_short else None,
-    )
-
-
-def _bytes_of(frames: Tensor) -> Tensor:
-    """Frames in [0, 1] -> uint8, truncated as the reference writes them; one after the other, which needs a third of the time."""
-    out = torch.empty(frames.shape, dtype=torch.uint8)
-    for done, frame in zip(out, frames, strict=True):
-        done.copy_(frame * 255)
-    return out
-
-
-def _require_finite(latents: Tensor) -> Tensor:
-    if not torch.isfinite(latents).all():
-        raise ValueError(
-            "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
-            "or set attention to comfyui and weight_dtype to bf16 in Load Wan S2V Model."
-        )
-    return latents
-
-
-class Background:
-    """A thread for tasks of which at most one runs.
+class BackgroundWorker:
+    """A thread that runs one task after the other; the next one waits for the one before.
 
     Leaving the context waits for it, after a cancel too, and raises what it raised, except in place of an interrupt (which is logged).
     """
@@ -141,12 +194,12 @@ class Background:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"wan_s2v_{name}")
         self._pending: Future[None] | None = None
 
-    def run(self, task: Callable[[], None]) -> None:
+    def submit(self, task: Callable[[], None]) -> None:
         """Start a task, once the one before it has ended; raise what that one raised."""
         self._wait()
         self._pending = self._thread.submit(task)
 
-    def __enter__(self) -> "Background":
+    def __enter__(self) -> "BackgroundWorker":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -1,98 +1,154 @@
-"""What differs between the inputs of a run and those it was begun with, in words."""
+"""The format of a run folder: names of its files, the manifest, and the tensors of a clip. Free of PyTorch, for the command line."""
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SHOWN_CHARACTERS = 80  # of a changed value in a message
-Value = str | int | float | bool | None
-Fingerprint = dict[str, Value]
+from ..constants import LATENT_CHANNELS, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+
+RUNS_FOLDER = "wan_s2v_runs"  # in ComfyUI's output folder
 FORMAT = "wan_s2v_run"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LOCK_NAME = "run.lock"
-FIRST_CLIP = "from_clip"
 LIVE_VIDEO_NAME = "in_progress.mp4"
+CLIP_PATTERN = "clip_*.safetensors"
+FIRST_CLIP = "from_clip"  # in `made_with`
+
+Value = str | int | float | bool | None
+Fingerprint = dict[str, Value]
 
 
-class RunChangedError(ValueError):
-    """The run was made with other inputs; `changes` maps each changed name to (old, new)."""
+class ClipTensor(NamedTuple):
+    """A tensor of a clip file: type as safetensors names it, number of axes, and whether every clip has it."""
 
-    def __init__(self, message: str, changes: Mapping[str, tuple[object, object]]) -> None:
-        super().__init__(message)
-        self.changes = dict(changes)
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "(absent)"
+    dtype: str
+    num_axes: int
+    is_needed: bool = False
 
 
-ABSENT = _Absent()
+CLIP_TENSORS = {
+    "latents": ClipTensor("F32", 4, is_needed=True),
+    "frames": ClipTensor("U8", 4, is_needed=True),
+    "motion_latents": ClipTensor("F32", 5),
+    "history": ClipTensor("F32", 4),  # of early versions
+}
+VALUE_BYTES = {"F32": 4, "U8": 1}
 
 
-def changes_of(old: Fingerprint, new: Fingerprint) -> dict[str, tuple[object, object]]:
-    """Old and new value of every name whose value or kind differs."""
-    names = [*old, *(name for name in new if name not in old)]
-    pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in names}
-    return {name: (a, b) for name, (a, b) in pairs.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
+class ManifestError(Exception):
+    """A manifest that cannot be used, with words that can follow its name."""
 
 
-def shown(old: object, new: object) -> str:
-    """Write "old -> new", long texts cut to the part where they begin to differ."""
-    texts = [repr(old), repr(new)]
-    if max(map(len, texts)) > SHOWN_CHARACTERS:
-        same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-        texts = [_excerpt(text, max(0, same - SHOWN_CHARACTERS // 4)) for text in texts]
-    return " -> ".join(texts)
+class NewerManifestError(ManifestError):
+    """The manifest is of a newer version of the pack."""
 
 
-def _excerpt(text: str, start: int) -> str:
-    end = start + SHOWN_CHARACTERS
-    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json.
+
+    Attributes:
+        version: of the format; None where there is no manifest.
+        fingerprint: what decides the result, by value or by hash.
+        hashes: SHA-256 of the file of each finished clip, "" for clips of early versions.
+        made_with: versions of programs, each with `from_clip`, the first clip that was made with them.
+        redone_from: the first clip of a redo that is not done yet.
+    """
+
+    version: int | None = FORMAT_VERSION
+    fingerprint: Fingerprint = field(default_factory=dict)
+    hashes: tuple[str, ...] = ()
+    made_with: tuple[dict[str, Any], ...] = ()
+    redone_from: int | None = None
+
+    @property
+    def num_clips(self) -> int:
+        """Finished clips."""
+        return len(self.hashes)
+
+    def encode(self) -> bytes:
+        """The text of the file."""
+        content = {
+            "format": FORMAT,
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "clips": [clip_name(index) for index in range(self.num_clips)],
+            **({"sha256": self.hashes} if any(self.hashes) else {}),
+            **({"made_with": self.made_with} if self.made_with else {}),
+            **({} if self.redone_from is None else {"redone_from": self.redone_from}),
+        }
+        return json.dumps(content, indent=1, allow_nan=False).encode()
 
 
-class RunStoreError(OSError):
-    """The run folder cannot be used or written; `errno` is that of the cause where there is one."""
+def read_manifest(folder: Path) -> Manifest:
+    """What a run folder says of itself.
+
+    Raises:
+        FileNotFoundError: there is no manifest. OSError: it cannot be read.
+        ManifestError: it is damaged, or no manifest of a run, or (NewerManifestError) of a newer version.
+    """
+    try:
+        content = json.loads((folder / MANIFEST_NAME).read_bytes())
+        version = content["version"]
+        if content["format"] != FORMAT or not isinstance(version, int):
+            raise KeyError(FORMAT)
+        if version > FORMAT_VERSION:
+            raise NewerManifestError(
+                f"was made by a newer version of this node pack (run format {version}, this one reads up to {FORMAT_VERSION})"
+            )
+        num_clips = len(content["clips"])
+        if content["clips"] != [clip_name(index) for index in range(num_clips)]:
+            raise KeyError("clips")
+        return Manifest(
+            version=version,
+            fingerprint=dict(content["fingerprint"]),
+            hashes=(*map(str, content.get("sha256", [])), *[""] * num_clips)[:num_clips],
+            made_with=tuple(dict(entry) for entry in content.get("made_with", []) if entry[FIRST_CLIP] >= 0),
+            redone_from=content.get("redone_from"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError("is damaged or no run manifest") from error
 
 
-class _Manifest(NamedTuple):
-    fingerprint: Fingerprint
-    num_clips: int
-    hashes: list[str]  # SHA-256 of each clip's file, "" for clips of early versions
-    made_with: list[dict[str, Any]]  # versions of programs, each with the first clip made with them
-    redone_from: int | None  # the first clip of a redo that is not done yet
-
-
-def _clip_name(index: int) -> str:
+def clip_name(index: int) -> str:
+    """Name of the file of a clip, which sorts as its number does."""
     return f"clip_{index:05d}.safetensors"
 
 
-def _clip_names(count: int) -> list[str]:
-    return [_clip_name(index) for index in range(count)]
+def clip_problem(tensors: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is wrong with the tensors of a clip file, "" if nothing.
+
+    Args:
+        tensors: `dtype` and `shape` of each, as in the header of a safetensors file.
+    """
+    missing = [name for name, tensor in CLIP_TENSORS.items() if tensor.is_needed and name not in tensors]
+    if missing:
+        return f"no {', '.join(missing)}"
+    for name, expected in CLIP_TENSORS.items():
+        if name in tensors and (tensors[name]["dtype"], len(tensors[name]["shape"])) != (expected.dtype, expected.num_axes):
+            return f"{name} are {tensors[name]['dtype']} {list(tensors[name]['shape'])}"
+    return ""
 
 
-def _read_manifest(folder: Path) -> _Manifest | None:
-    path = folder / MANIFEST_NAME
-    try:
-        manifest = json.loads(path.read_bytes())
-        if manifest["format"] != FORMAT or not isinstance(manifest["version"], int):
-            raise KeyError(FORMAT)
-        if manifest["version"] > FORMAT_VERSION:
-            raise RunStoreError(
-                f"run '{folder.name}' was made by a newer version of this node pack (run format {manifest['version']}, this one reads "
-                f"up to {FORMAT_VERSION}): update the pack or use another run name"
-            )
-        if manifest["clips"] != _clip_names(len(manifest["clips"])):
-            raise KeyError("clips")
-        made_with = [dict(entry) for entry in manifest.get("made_with", []) if entry[FIRST_CLIP] >= 0]
-        num_clips = len(manifest["clips"])
-        hashes = [*map(str, manifest.get("sha256", [])), *[""] * num_clips][:num_clips]
-        return _Manifest(dict(manifest["fingerprint"]), num_clips, hashes, made_with, manifest.get("redone_from"))
-    except FileNotFoundError:
-        if any(folder.glob("clip_*.safetensors")):
-            raise RunStoreError(f"{folder} holds clips but no {MANIFEST_NAME}: use another run name, or delete the folder") from None
-        return None
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunStoreError(f"{path} is damaged or no run manifest: use another run name, or delete the folder {folder}") from error
+def clip_shapes(num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that are stored of a clip.
+
+    Args:
+        num_frames: that the clip adds to the video. height, width: pixels.
+    """
+    size = height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
+    shapes: dict[str, tuple[int, ...]] = {
+        "latents": (LATENT_CHANNELS, frames_per_clip // TEMPORAL_STRIDE, *size),
+        "frames": (num_frames, height, width, 3),
+    }
+    return {**shapes, "motion_latents": (1, LATENT_CHANNELS, MOTION_LATENTS, *size)} if has_next else shapes
+
+
+def clip_bytes(num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool) -> int:
+    """Bytes that a clip takes on the disk, without the header of its file (under 1 kB); arguments as of `clip_shapes`."""
+    shapes = clip_shapes(num_frames, frames_per_clip, height, width, has_next=has_next)
+    return sum(math.prod(shape) * VALUE_BYTES[CLIP_TENSORS[name].dtype] for name, shape in shapes.items())

@@ -1,40 +1,44 @@
 """What other nodes attach, as text that is the same in every process: two runs are compared by it, and a run may go on after a restart."""
 
-import contextlib
-import dis
+import enum
 import functools
 import hashlib
 import re
 import types
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-PLAIN = (bool, int, float, str, type(None))
+FOLDERS = re.compile(r".*[/\\]")  # ComfyUI names the module of a node pack by its path
+_first_texts: dict[int, tuple[weakref.ref, str]] = {}  # by the id of the object
 
 
-def stable_text(value: Any) -> str:
-    """Numbers, texts and tensors by value, functions by name and what they remember, objects by class and public numbers and texts.
+def stable_text(value: Any, *, with_values: bool = True) -> str:
+    """Values by content; functions by name, defaults and what they enclose; objects by class and public values.
 
-    Objects that are called by class alone: they often count their calls.
+    A function or object keeps the text that it had when it was first seen: from then on it may count its calls or fill a cache.
+
+    Args:
+        with_values: else functions and objects are told by name alone, as those inside of others are: they lead on to whole models.
     """
-    if isinstance(value, PLAIN):
-        return repr(value)
+    tell = functools.partial(stable_text, with_values=with_values)
     if isinstance(value, torch.Tensor):
         return digest(value)
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{without_addresses(str(key))}: {stable_text(value[key])}' for key in sorted(value, key=str))}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(stable_text, value))}]"
+        return f"{{{', '.join(f'{without_addresses(str(key))}: {tell(value[key])}' for key in sorted(value, key=str))}}}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"[{', '.join(map(tell, sorted(value, key=str) if isinstance(value, set | frozenset) else value))}]"
     if isinstance(value, functools.partial):
-        return f"{stable_text(value.func)} {stable_text(value.args)} {stable_text(value.keywords)}"
-    if isinstance(value, types.FunctionType):
-        return f"{value.__qualname__} {_remembered(value)}"
+        return tell([value.func, value.args, value.keywords])
     if isinstance(value, types.MethodType):
-        return f"{stable_text(value.__self__)} {stable_text(value.__func__)}"
-    return getattr(value, "__qualname__", None) or _object_text(value)
+        return tell([value.__self__, value.__name__])
+    if isinstance(value, enum.Enum) or not hasattr(value, "__dict__"):  # numbers, texts, types of tensors
+        return without_addresses(repr(value))
+    return _first_text(value) if with_values and not isinstance(value, type | types.ModuleType) else _name(value)
 
 
 def without_addresses(text: str) -> str:
@@ -42,28 +46,32 @@ def without_addresses(text: str) -> str:
     return ADDRESS.sub("", text)
 
 
-def _remembered(function: types.FunctionType) -> dict[str, Any]:
-    """The plain values that a function was made with; what it changes itself, such as a running mean, differs from one call to the next."""
-    changed = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"}
-    kept = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # never set
-            if name not in changed and _is_setting(cell.cell_contents):
-                kept[name] = cell.cell_contents
-    return kept
+def _first_text(value: Any) -> str:
+    seen, text = _first_texts.get(id(value), (None, ""))
+    if seen is None or seen() is not value:
+        text = f"{_name(value)} {stable_text(_values(value), with_values=False)}"
+        with suppress(TypeError):  # nothing can refer weakly to some objects
+            _first_texts[id(value)] = weakref.ref(value), text
+    return text
 
 
-def _is_setting(value: Any) -> bool:
-    """Whether a value is one that somebody chose. None and an empty list may be filled later."""
-    if isinstance(value, list | tuple):
-        return len(value) > 0 and all(isinstance(item, PLAIN) for item in value)
-    return isinstance(value, PLAIN) and value is not None
+def _values(value: Any) -> dict[str, Any]:
+    """Public attributes of an object; defaults and enclosed variables of a function."""
+    if not isinstance(value, types.FunctionType):
+        return {name: item for name, item in vars(value).items() if not name.startswith("_")}
+    values = {"defaults": value.__defaults__, **(value.__kwdefaults__ or {})}
+    for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+        with suppress(ValueError):  # never set
+            values[name] = cell.cell_contents
+    return values
 
 
-def _object_text(value: Any) -> str:
-    public = {} if isinstance(value, torch.nn.Module) or callable(value) else getattr(value, "__dict__", {})
-    kept = {name: item for name, item in sorted(public.items()) if not name.startswith("_") and _is_setting(item)}
-    return f"{type(value).__qualname__} {kept}"
+def _name(value: Any) -> str:
+    """Module and name of a function or class, or of the class of an object, without the folder that holds a node pack."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    named = value if isinstance(value, type | types.FunctionType) else type(value)
+    return f"{FOLDERS.sub('', named.__module__)}.{named.__qualname__}"
 
 
 def digest(*tensors: torch.Tensor) -> str:

@@ -7,61 +7,59 @@ process, the folder describes a run that ended after some whole clip.
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ..files import TEMPORARY_SUFFIX, lock_file, sync_folder, write_atomically
+from .changes import RunChangedError, changes_of, shown
 from .manifest import (
+    CLIP_PATTERN,
+    CLIP_TENSORS,
     FIRST_CLIP,
-    FORMAT,
-    FORMAT_VERSION,
     LOCK_NAME,
     MANIFEST_NAME,
     Fingerprint,
-    RunChangedError,
-    RunStoreError,
+    Manifest,
+    ManifestError,
+    NewerManifestError,
     Value,
-    _clip_name,
-    _clip_names,
-    _Manifest,
-    _read_manifest,
-    changes_of,
-    shown,
+    clip_name,
+    clip_problem,
+    read_manifest,
 )
 
-LAYOUTS = {  # type and number of axes
-    "latents": (torch.float32, 4),
-    "motion_latents": (torch.float32, 5),
-    "frames": (torch.uint8, 4),
-    "history": (torch.float32, 4),
-}
+DTYPES = {"F32": torch.float32, "U8": torch.uint8}
 logger = logging.getLogger("wan_s2v")
+
+
+class RunStoreError(OSError):
+    """The run folder cannot be used or written; `errno` is that of the cause where there is one."""
 
 
 class RunStore:
     """Folder of one run, held by one process at a time. Reading works after `close` too, writing does not."""
 
-    def __init__(self, folder: Path, fingerprint: Fingerprint, lock: BinaryIO | None) -> None:
+    def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
         """Use `RunStore.open` or `RunStore.reading`."""
         self.folder = folder
         self.num_finished = 0
         self._failure: BaseException | None = None
         self._fingerprint = fingerprint
-        self._num_listed = 0
-        self._hashes: list[str] = []
+        self._hashes: list[str] = []  # of the clips that the manifest lists
         self._made_with: list[dict[str, Any]] = []
         self._versions: Fingerprint = {}
         self._redone_from: int | None = None
-        self._lock: BinaryIO | None = lock
+        self._is_open = False
+        self._lock: FileLock | None = None
 
     @classmethod
     def open(
@@ -93,7 +91,8 @@ class RunStore:
                 folder.mkdir(parents=True)
                 sync_folder(folder.parent)
             lock = _lock_folder(folder)
-        store = cls(folder, dict(fingerprint), lock)
+        store = cls(folder, dict(fingerprint))
+        store._is_open, store._lock = True, lock
         store._versions = dict(versions)
         try:
             store._load(redo_from, fixed, assumed)
@@ -105,36 +104,32 @@ class RunStore:
     @classmethod
     def reading(cls, folder: Path) -> "RunStore":
         """The clips that a run has by now, if any: to read them while another process may make more. Errors as in `open`."""
-        manifest = _read_manifest(folder)
-        store = cls(folder, {}, None)
+        manifest = _manifest_of(folder)
+        store = cls(folder, {})
         store.num_finished = 0 if manifest is None else manifest.num_clips
         return store
 
-    def write_clip(
-        self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor, history: Tensor | None = None
-    ) -> None:
+    def write_clip(self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> None:
         """Store the next clip; when this returns it survives a power cut.
 
         Args:
             latents: [16, F, h, w] float32.
             motion_latents: [1, 16, 19, h, w] float32, what the next clip continues from, if there is a next clip.
             frames: [T, H, W, 3] uint8.
-            history: [73, H, W, 3] float32, the newest frames, for clips too short to fill them.
         """
         self._check_open()
         if index != self.num_finished:
             raise ValueError(f"clip {index} of run '{self.name}' cannot be stored: clip {self.num_finished} is the next one")
-        tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames, history=history)
+        tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames)
         path = self._clip_path(index)
         with _reported(f"cannot store clip {index} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
             try:
-                if self._num_listed > index:
-                    self._list_clips(index)  # clips after a damaged one are stale from here on
+                if len(self._hashes) > index:
+                    self._list_clips(self._hashes[:index])  # clips after a damaged one are stale from here on
                 data = save(tensors)
                 write_atomically(path, data)
-                self._hashes[index:] = [hashlib.sha256(data).hexdigest()]
                 self._note_versions(index)
-                self._list_clips(index + 1)
+                self._list_clips([*self._hashes, hashlib.sha256(data).hexdigest()])
             except BaseException as error:
                 self._failure = error
                 path.unlink(missing_ok=True)
@@ -159,7 +154,7 @@ class RunStore:
         return self._read_optional(index, "motion_latents")
 
     def read_history(self, index: int) -> Tensor | None:
-        """Return the frames before the clip after this one, [73, H, W, 3] float32, or None if they were not stored."""
+        """Return the newest frames behind a clip, [73, H, W, 3] float32, which early versions stored of short clips; else None."""
         return self._read_optional(index, "history")
 
     def drop_from(self, index: int) -> None:
@@ -168,16 +163,17 @@ class RunStore:
         if index < 0:
             raise ValueError(f"redo must start at clip 0 or later, got {index}")
         with _reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
-            self._list_clips(min(index, self._num_listed))
+            self._list_clips(self._hashes[:index])
             self.num_finished = min(index, self.num_finished)
-            for path in sorted(self.folder.glob("clip_*.safetensors"), reverse=True):
-                if path.name >= _clip_name(index):
+            for path in sorted(self.folder.glob(CLIP_PATTERN), reverse=True):
+                if path.name >= clip_name(index):
                     path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes have the run."""
+        self._is_open = False
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> "RunStore":
@@ -194,19 +190,19 @@ class RunStore:
         with _reported(f"cannot open the run folder {self.folder}"):
             for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
                 leftover.unlink()
-            manifest, self._redone_from = _read_manifest(self.folder), redo_from
+            manifest, self._redone_from = _manifest_of(self.folder), redo_from
             if manifest is None or manifest.num_clips == 0:
-                self._list_clips(0)
+                self._list_clips([])
                 return
             self._check_unchanged({**assumed, **manifest.fingerprint}, redo_from, fixed)
-            self._num_listed, self._hashes, self._made_with = manifest.num_clips, manifest.hashes, manifest.made_with
-            self.num_finished = self._count_finished(self._num_listed)
+            self._hashes, self._made_with = list(manifest.hashes), list(manifest.made_with)
+            self.num_finished = self._count_finished(manifest.num_clips)
             if redo_from is None:
                 self._redone_from = manifest.redone_from
             elif not self._has_begun(redo_from, manifest):
                 self.drop_from(redo_from)
 
-    def _has_begun(self, redo_from: int, manifest: _Manifest) -> bool:
+    def _has_begun(self, redo_from: int, manifest: Manifest) -> bool:
         """Whether this very redo was cut off: what it has made by then is kept."""
         is_same = manifest.redone_from == redo_from and not changes_of(manifest.fingerprint, self._fingerprint)
         if not (is_same and all(map(self._is_as_written, range(redo_from, self.num_finished - 1)))):  # the last is compared already
@@ -230,7 +226,7 @@ class RunStore:
 
     def _count_finished(self, num_listed: int) -> int:
         """Clips up to the first one that is missing or damaged. The next one continues from the last, which is compared with its hash."""
-        problems = (_clip_problem(self._clip_path(index)) for index in range(num_listed))
+        problems = (_file_problem(self._clip_path(index)) for index in range(num_listed))
         count, problem = next(((index, problem) for index, problem in enumerate(problems) if problem), (num_listed, None))
         while count and not self._is_as_written(count - 1):
             count, problem = count - 1, "has changed since it was written"
@@ -251,21 +247,14 @@ class RunStore:
             logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
         self._made_with.append({FIRST_CLIP: index, **self._versions})
 
-    def _list_clips(self, count: int) -> None:
-        self._made_with = [entry for entry in self._made_with if entry[FIRST_CLIP] < count]
-        del self._hashes[count:]
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "fingerprint": self._fingerprint,
-            "clips": _clip_names(count),
-            **({"sha256": self._hashes} if any(self._hashes) else {}),
-            **({"made_with": self._made_with} if self._made_with else {}),
-        }
-        if self._redone_from is not None and count < int(self._fingerprint.get("clips") or 0):
-            manifest["redone_from"] = self._redone_from
-        write_atomically(self.folder / MANIFEST_NAME, json.dumps(manifest, indent=1, allow_nan=False).encode())
-        self._num_listed = count
+    def _list_clips(self, hashes: list[str]) -> None:
+        """Write the manifest with the finished clips, given by the hashes of their files."""
+        self._made_with = [entry for entry in self._made_with if entry[FIRST_CLIP] < len(hashes)]
+        is_done = len(hashes) >= int(self._fingerprint.get("clips") or 0)
+        redone_from = None if is_done else self._redone_from
+        manifest = Manifest(fingerprint=self._fingerprint, hashes=tuple(hashes), made_with=tuple(self._made_with), redone_from=redone_from)
+        write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
+        self._hashes = hashes
 
     def _read(self, index: int, key: str) -> Tensor:
         with self._clip_file(index) as file:
@@ -287,43 +276,61 @@ class RunStore:
             yield file
 
     def _clip_path(self, index: int) -> Path:
-        return self.folder / _clip_name(index)
+        return self.folder / clip_name(index)
 
     def _check_open(self) -> None:
-        if self._lock is None:
+        if not self._is_open:
             raise ValueError(f"run '{self.name}' is closed: open it again to write")
+
+
+def _manifest_of(folder: Path) -> Manifest | None:
+    """The manifest, None in a folder that holds no run yet."""
+    try:
+        return read_manifest(folder)
+    except FileNotFoundError:
+        if any(folder.glob(CLIP_PATTERN)):
+            raise RunStoreError(f"{folder} holds clips but no {MANIFEST_NAME}: use another run name, or delete the folder") from None
+        return None
+    except NewerManifestError as error:
+        raise RunStoreError(f"run '{folder.name}' {error}: update the pack or use another run name") from error
+    except ManifestError as error:
+        path = folder / MANIFEST_NAME
+        raise RunStoreError(f"{path} {error}: use another run name, or delete the folder {folder}") from error
 
 
 def _clip_tensors(**tensors: Tensor | None) -> dict[str, Tensor]:
     given = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
     for name, tensor in given.items():
-        dtype, num_axes = LAYOUTS[name]
+        dtype, num_axes = DTYPES[CLIP_TENSORS[name].dtype], CLIP_TENSORS[name].num_axes
         if tensor.dtype != dtype or tensor.ndim != num_axes:
             raise ValueError(f"{name} of a clip must be {dtype} with {num_axes} axes, got {tensor.dtype} {tuple(tensor.shape)}")
     return given
 
 
-def _clip_problem(path: Path) -> str | None:
+def _file_problem(path: Path) -> str | None:
+    """Why the file of a clip cannot be used, as far as its header tells."""
     try:
         with safe_open(path, framework="pt") as file:
-            missing = {"latents", "frames"}.difference(file.keys())
+            tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            problem = clip_problem({name: {"dtype": item.get_dtype(), "shape": item.get_shape()} for name, item in tensors.items()})
     except FileNotFoundError:
         return "is missing"
     except (SafetensorError, OSError) as error:
         return f"is damaged ({error})"
-    return f"has no {', '.join(sorted(missing))}" if missing else None
+    return f"is damaged ({problem})" if problem else None
 
 
-def _lock_folder(folder: Path) -> BinaryIO:
+def _lock_folder(folder: Path) -> FileLock | None:
+    """Hold the folder of a run; None where its disk has no locks."""
     path = folder / LOCK_NAME
     try:
         return lock_file(path)
-    except BlockingIOError as error:
+    except Timeout as error:
         raise RunStoreError(f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name") from error
     except OSError as error:
-        file = path.open("ab")  # raises, too, unless it is only the lock that fails
+        path.open("ab").close()  # raises, too, unless it is only the lock that fails
         logger.warning("run '%s' is on a disk without file locks (%s): do not run it twice at the same time", folder.name, error)
-        return file
+        return None
 
 
 @contextlib.contextmanager

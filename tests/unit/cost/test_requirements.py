@@ -128,7 +128,6 @@ def known_cost(monkeypatch):
         full_device_bytes=31e9,
         host_bytes=34.4e9,
         clip_host_bytes=1.8e9,
-        disk_bytes=0.18e9,
         linear_flop=0.9e15,
         attention_flop=1e15,
         seconds=11_400,
@@ -157,9 +156,9 @@ def test_preview_on_a_machine_that_is_too_small():
 
 @pytest.mark.usefixtures("known_cost")
 def test_log_line_counts_what_is_left():
-    assert describe_job(replace(JOB, steps=4, model_calls=1, first_clip=1), RESIDENT, GPU) == (
+    assert describe_job(replace(JOB, steps=4, model_calls=1, first_clip=1, disk_bytes=0.18e9), RESIDENT, GPU) == (
         "1 clip of 832x480, 35,074 tokens, 4 steps of 1 model call: about 3 h 10 min on Test GPU; "
-        "GPU memory: 5.9 GB at least, 31 GB for full speed, 8.0 GB free; RAM: 34 GB for full speed, 64 GB free; disk: 0.2 GB for all frames"
+        "GPU memory: 5.9 GB at least, 31 GB for full speed, 8.0 GB free; RAM: 34 GB for full speed, 64 GB free; disk: 0.2 GB"
     )
     assert describe_job(JOB, BF16, GPU).startswith("2 clips of 832x480, 35,074 tokens, 40 steps of 2 model calls:")
 

@@ -303,7 +303,7 @@ def test_an_exception_leaves_no_file_and_keeps_the_old_one(tmp_path, path, error
     def write_and_fail():
         with open_writer(path, audio=(speech_like(1, 48000), 48000)) as writer:
             writer.write(flat_frames([99] * 60))
-            assert sorted(os.listdir(tmp_path)) == ["song.mp4", "song.part.mp4"]
+            assert sorted(os.listdir(tmp_path)) == ["song.mp4", "song.part.mp4", "song.part.mp4.lock"]
             raise error
 
     with pytest.raises(error):

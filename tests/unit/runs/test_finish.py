@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from wan_s2v_pack.tests.crash.stand_in_run import FINGERPRINT, HEIGHT, NUM_CLIPS, SEED, WIDTH, contents, decode, encode, make_plan, sample
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.reports.drift import measure_clips
 from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
 from wan_s2v_pack.wan_s2v_model.runs.finish import Stopwatch, finish_run
-from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
-from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 
 class Cancel(BaseException):
@@ -183,13 +183,13 @@ def test_clip_that_adds_no_frame_is_stored_too(folder):
 def test_each_clip_is_handed_on_once_it_can_be_read(folder):
     seen = []
 
-    def consume(clip):
+    def on_stored(clip):
         seen.append((clip, (folder / f"clip_{clip:05d}.safetensors").is_file()))
 
     with pytest.raises(Cancel):
-        Stage("sample", 3, Cancel()).run(folder, consume=consume)
+        Stage("sample", 3, Cancel()).run(folder, on_stored=on_stored)
     assert seen == [(0, True), (1, True)]
-    Stage().run(folder, consume=consume)
+    Stage().run(folder, on_stored=on_stored)
     assert seen == [(clip, True) for clip in range(NUM_CLIPS)]
 
 
@@ -216,3 +216,30 @@ def test_no_thread_is_left_behind(folder):
     with pytest.raises(Cancel):
         Stage("decode", 2, Cancel()).run(folder)
     assert threading.active_count() == before
+
+
+PLANS = {
+    "free start": lambda plan: plan,
+    "earlier frames": lambda plan: replace(
+        plan,
+        timeline=replace(plan.timeline, free_start=False),
+        history=torch.rand(73, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1)),
+    ),
+    "anchor of colours": lambda plan: replace(plan, continuity=Continuity("colour transfer")),
+    "anchor of latents": lambda plan: replace(plan, continuity=Continuity("latent statistics")),
+    "longer than the history": lambda plan: replace(plan, timeline=replace(plan.timeline, frames_per_clip=28, num_frames=137)),
+}
+
+
+@pytest.mark.parametrize("clip", range(1, NUM_CLIPS))
+@pytest.mark.parametrize("name", PLANS)
+def test_history_of_short_clips_is_made_again_to_the_bit(folder, name, clip):
+    """It is not stored: at 832x480 it would take 350 MB a clip."""
+    plan = PLANS[name](make_plan())
+    with RunStore.open(folder, FINGERPRINT) as store:
+        finish_run(store, plan, SEED, sample=sample, encode=encode, decode=decode)
+    whole = contents(folder)
+    with RunStore.open(folder, FINGERPRINT, redo_from=clip) as store:
+        assert store.num_finished == clip
+        finish_run(store, plan, SEED, sample=sample, encode=encode, decode=decode)
+    assert contents(folder) == whole

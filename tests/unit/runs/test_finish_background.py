@@ -4,7 +4,7 @@ import logging
 import threading
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.runs.finish import Background
+from wan_s2v_pack.wan_s2v_model.runs.finish import BackgroundWorker
 
 
 def fail():
@@ -18,19 +18,19 @@ def test_a_task_runs_beside_the_caller_and_the_next_waits_for_it():
         go.wait(10)
         log.append("slow")
 
-    with Background("test") as background:
-        background.run(slow)
+    with BackgroundWorker("test") as background:
+        background.submit(slow)
         log.append("caller")
         go.set()
-        background.run(lambda: log.append("next"))
+        background.submit(lambda: log.append("next"))
         assert log[:2] == ["caller", "slow"]
     assert log == ["caller", "slow", "next"]
 
 
 def test_leaving_waits():
     log = []
-    with Background("test") as background:
-        background.run(lambda: log.append(threading.current_thread().name))
+    with BackgroundWorker("test") as background:
+        background.submit(lambda: log.append(threading.current_thread().name))
     assert log[0].startswith("wan_s2v_test")
 
 
@@ -38,9 +38,9 @@ def test_an_error_comes_out_at_the_next_task():
     log = []
 
     def run_two():
-        with Background("test") as background:
-            background.run(fail)
-            background.run(lambda: log.append("never"))
+        with BackgroundWorker("test") as background:
+            background.submit(fail)
+            background.submit(lambda: log.append("never"))
 
     with pytest.raises(OSError, match="disk full"):
         run_two()
@@ -48,8 +48,8 @@ def test_an_error_comes_out_at_the_next_task():
 
 
 def run_and_raise(error):
-    with Background("test") as background:
-        background.run(fail)
+    with BackgroundWorker("test") as background:
+        background.submit(fail)
         if error is not None:
             raise error
 

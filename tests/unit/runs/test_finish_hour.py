@@ -85,7 +85,7 @@ def test_memory_and_files_do_not_grow_and_the_file_is_exact(tmp_path):
     with RunStore.open(tmp_path / "run", {}) as store:
         clips = Clips(store, plan, delete_with_handle=False)
         with LiveVideo(clips, 0, measure) as live:
-            finish_run(store, plan, 1, sample=sample, encode=encode, decode=decode, consume=live.consume)
+            finish_run(store, plan, 1, sample=sample, encode=encode, decode=decode, on_stored=live.consume)
     with VideoWriter(
         tmp_path / "a.mp4",
         width=SIDE,

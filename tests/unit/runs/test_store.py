@@ -7,13 +7,14 @@ import logging
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model import files
-from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
-from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore
+from safetensors.torch import save_file
+from wan_s2v_pack.wan_s2v_model.files import lock_file
+from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "steps": 40, "cfg": 4.5, "prompt": "a woman sings", "audio": "sha256:ab", "pose": None, "official": False}
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"
@@ -86,11 +87,11 @@ def test_motion_latents_may_be_absent(folder):
         assert store.read_motion_latents(0) is None
 
 
-def test_history_comes_back_where_it_was_stored(folder):
-    history = torch.rand(73, 48, 64, 3)
+def test_history_comes_back_from_runs_of_early_versions(folder):
+    make_run(folder, 2)
+    path, history = folder / "clip_00000.safetensors", torch.rand(73, 48, 64, 3)
+    save_file({**clip(0), "history": history}, path)
     with RunStore.open(folder, FINGERPRINT) as store:
-        store.write_clip(0, **clip(0), history=history)
-        store.write_clip(1, **clip(1))
         assert torch.equal(store.read_history(0), history)
         assert store.read_history(1) is None
 
@@ -329,6 +330,13 @@ def test_second_process_is_refused_until_the_first_ends(folder):
     RunStore.open(folder, FINGERPRINT).close()
 
 
+def test_a_run_that_somebody_looks_at_for_a_moment_is_opened(folder):
+    make_run(folder, 0)
+    lock = lock_file(folder / "run.lock")
+    threading.Timer(0.05, lock.release).start()
+    RunStore.open(folder, FINGERPRINT).close()
+
+
 def test_second_store_of_the_same_process_is_refused(folder):
     with RunStore.open(folder, FINGERPRINT), pytest.raises(RunStoreError, match="in use"):
         RunStore.open(folder, FINGERPRINT)
@@ -339,7 +347,7 @@ def test_disk_without_locks_works_with_a_warning(folder, monkeypatch, caplog):
     def unsupported(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    monkeypatch.setattr("fcntl.flock", unsupported)
     with caplog.at_level(logging.WARNING, "wan_s2v"):
         make_run(folder, 1)
     assert "without file locks" in caplog.text

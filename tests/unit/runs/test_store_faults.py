@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
-from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "prompt": "a woman sings", "pose": None}
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"

@@ -9,8 +9,7 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import Timeline
 from wan_s2v_pack.wan_s2v_model.runs import tail
-from wan_s2v_pack.wan_s2v_model.runs.manifest import RunStoreError
-from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 from wan_s2v_pack.wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_images, tail_of_run, tail_pictures
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,12 +13,10 @@ import pytest
 import torch
 from wan_s2v_pack.cli import runs
 from wan_s2v_pack.cli.models.folders import FolderError
-from wan_s2v_pack.cli.runs import folder as run_folder
 from wan_s2v_pack.cli.runs import report
-from wan_s2v_pack.cli.runs.folder import RunsError, find_run, find_runs, locked, read_run
+from wan_s2v_pack.cli.runs.folder import RunsError, find_run, find_runs, is_in_use, read_run
 from wan_s2v_pack.cli.runs.verify import verify
 from wan_s2v_pack.tests.run_folders import DAY_S, SETTINGS, clip, clip_path, cut_off, flip_last_byte, make_run, names, without_hashes
-from wan_s2v_pack.wan_s2v_model import constants
 from wan_s2v_pack.wan_s2v_model.runs import manifest
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
@@ -26,16 +24,6 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 # Reading
-
-
-def test_names_are_those_of_the_run_store():
-    assert {name: getattr(run_folder, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "LIVE_VIDEO_NAME")} == {
-        name: getattr(manifest, name) for name in ("FORMAT", "MANIFEST_NAME", "LOCK_NAME", "LIVE_VIDEO_NAME")
-    }
-    assert run_folder.NEWEST_VERSION == manifest.FORMAT_VERSION
-    assert constants.VIDEO_FPS == run_folder.FPS
-    names = ast.parse((ROOT / "nodes" / "inputs.py").read_text(encoding="utf-8"))
-    assert run_folder.RUNS_FOLDER in {node.value for node in ast.walk(names) if isinstance(node, ast.Constant)}
 
 
 def test_facts_of_a_run(runs_folder):
@@ -99,7 +87,7 @@ def test_a_file_of_other_tensors_is_damaged(runs_folder):
         ("not JSON", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
         ('{"format": "wan_s2v_run", "version": 1, "fingerprint": {}, "clips": ["../x"]}', "manifest.json is damaged"),
-        ('{"format": "wan_s2v_run", "version": 99, "fingerprint": {}, "clips": []}', "made by a newer version of this pack"),
+        ('{"format": "wan_s2v_run", "version": 99, "fingerprint": {}, "clips": []}', "made by a newer version of this node pack"),
     ],
 )
 def test_manifest_that_cannot_be_read(runs_folder, runs_command, text, problem):
@@ -135,9 +123,21 @@ def test_run_in_use_is_said_to_be(runs_folder, runs_command):
 
 
 def test_looking_does_not_keep_others_from_looking(runs_folder):
-    folder = make_run(runs_folder, "song", 1)
-    with locked(folder, shared=True):
-        assert read_run(folder).in_use is (sys.platform == "win32")
+    folder, seen = make_run(runs_folder, "song", 1), []
+    threads = [threading.Thread(target=lambda: seen.extend(is_in_use(folder) for _ in range(50))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [False] * 200
+
+
+def test_looking_at_a_folder_without_a_lock_makes_none(runs_folder):
+    folder = runs_folder / "empty"
+    folder.mkdir()
+    assert is_in_use(folder) is False
+    assert is_in_use(runs_folder / "absent") is False
+    assert list(runs_folder.rglob("*")) == [folder]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock is not there")
@@ -147,7 +147,7 @@ def test_disk_without_locks(runs_folder, runs_command, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr("fcntl.flock", unsupported)
     assert "the disk has no locks" in runs_command("list")[1]
     assert runs_command("delete", "song", "--yes")[0] == 0
     assert names(runs_folder) == []

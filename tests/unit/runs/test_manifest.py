@@ -1,0 +1,82 @@
+"""The format of a run folder, and what a clip takes on the disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.runs.manifest import (
+    CLIP_TENSORS,
+    Manifest,
+    ManifestError,
+    NewerManifestError,
+    clip_bytes,
+    clip_problem,
+    clip_shapes,
+    read_manifest,
+)
+from wan_s2v_pack.wan_s2v_model.runs.store import DTYPES, RunStore
+
+ROOT = Path(__file__).resolve().parents[3]
+HEADER_BYTES = 1000  # at most
+MANIFEST = Manifest(
+    fingerprint={"seed": 42, "prompt": "a woman sings", "clips": 3},
+    hashes=("ab", ""),
+    made_with=({"from_clip": 0, "torch": "2.11"},),
+    redone_from=1,
+)
+
+
+def test_what_is_written_is_read(tmp_path):
+    (tmp_path / "manifest.json").write_bytes(MANIFEST.encode())
+    assert read_manifest(tmp_path) == MANIFEST
+    assert json.loads(MANIFEST.encode())["clips"] == ["clip_00000.safetensors", "clip_00001.safetensors"]
+
+
+def test_absent_and_unreadable_manifests_are_errors_of_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(OSError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": "other"}, {"version": "1"}, {"clips": ["clip_00001.safetensors"]}, {"clips": None}, {"fingerprint": 7}, {"made_with": [1]}],
+)
+def test_damaged_manifest(tmp_path, change):
+    (tmp_path / "manifest.json").write_text(json.dumps({**json.loads(MANIFEST.encode()), **change}))
+    with pytest.raises(ManifestError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_manifest_of_a_newer_version_is_told_whatever_else_it_holds(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": "wan_s2v_run", "version": 2}))
+    with pytest.raises(NewerManifestError, match="newer version"):
+        read_manifest(tmp_path)
+
+
+def test_tensors_of_a_clip():
+    header = {name: {"dtype": kind.dtype, "shape": [1] * kind.num_axes} for name, kind in CLIP_TENSORS.items()}
+    assert clip_problem(header) == ""
+    assert clip_problem({name: header[name] for name in ("latents", "frames")}) == ""
+    assert clip_problem({"latents": header["latents"]}) == "no frames"
+    assert clip_problem({**header, "frames": {"dtype": "F32", "shape": [1, 2, 3, 3]}}) == "frames are F32 [1, 2, 3, 3]"
+
+
+@pytest.mark.parametrize("has_next", [True, False])
+@pytest.mark.parametrize("frames", [4, 16, 48, 80, 120])
+def test_bytes_of_a_clip_are_those_of_its_file(tmp_path, frames, has_next):
+    size = {"num_frames": frames - 3, "frames_per_clip": frames, "height": 48, "width": 64, "has_next": has_next}
+    tensors = {name: torch.zeros(shape, dtype=DTYPES[CLIP_TENSORS[name].dtype]) for name, shape in clip_shapes(**size).items()}
+    with RunStore.open(tmp_path / "song", {}) as store:
+        store.write_clip(0, **{"motion_latents": None, **tensors})
+    header = (tmp_path / "song" / "clip_00000.safetensors").stat().st_size - clip_bytes(**size)
+    assert 0 < header < HEADER_BYTES
+
+
+@pytest.mark.parametrize("frames", [80, 48, 16])
+def test_figures_of_the_documentation(frames):
+    text = " ".join((ROOT / "docs" / "runs.md").read_text(encoding="utf-8").split())
+    assert f"{round(clip_bytes(frames, frames, 480, 832, has_next=True) / 1e6)} MB with {frames}" in text
