@@ -18,7 +18,7 @@ from ...wan_s2v_model.conditioning.picture import fit_frames, fit_image, size_wi
 from ...wan_s2v_model.conditioning.plan import Plan
 from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
 from ...wan_s2v_model.sampling.clip_loop import ClipResult, MotionState, first_state, run_clips
-from ...wan_s2v_model.sampling.schedule import SOLVERS
+from ...wan_s2v_model.sampling.solvers import SOLVERS
 from .case import EXACT, Case, Measured, Row, compare_column
 from .cases_audio import weights_file
 from .cases_forward import load_weights, read_config

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from ...wan_s2v_model.sampling.schedule import build_schedule
-from ...wan_s2v_model.sampling.solvers import sample_dpmpp, sample_unipc
+from ...wan_s2v_model.sampling.solvers import SOLVERS
 from .case import EXACT, Case, Measured, Row
 
 SAMPLE_TOLERANCE = 5e-6
 SIGMA_TOLERANCE = 1e-6
 DENOISER = "v = A @ x.flatten() + b*sin(pi*t/1000)"
-FUNCTIONS = {"unipc": sample_unipc, "dpm++": sample_dpmpp}
 NAME = re.compile(r"(?P<run>(?P<solver>.+)\.steps(?P<steps>\d+)\.shift(?P<shift>\d+(\.\d+)?))\.[^.]+")
 
 
@@ -26,7 +25,7 @@ def replay(case: Case) -> Iterator[Row]:
     runs = {match["run"]: match for match in map(NAME.fullmatch, case.tensors) if match}
     measured: dict[str, Measured] = {}
     for run, match in runs.items():
-        if match["solver"] not in FUNCTIONS:
+        if match["solver"] not in SOLVERS:
             raise ValueError(f"unknown solver {match['solver']}")
         measured |= _solve(run, match["solver"], int(match["steps"]), float(match["shift"]), toy, x_init)
     yield from case.compare(measured)
@@ -45,7 +44,7 @@ def _solve(run: str, solver: str, steps: int, shift: float, toy: tuple[Tensor, T
         velocities.append(velocity)
         return x - sigma[0] * velocity
 
-    samples.append(FUNCTIONS[solver](denoise, x_init, schedule.sigmas))
+    samples.append(SOLVERS[solver].sample(denoise, x_init, schedule.sigmas))
     return {
         f"{run}.sigmas": Measured(schedule.sigmas, SIGMA_TOLERANCE),
         f"{run}.timesteps": Measured(schedule.timesteps, EXACT),

@@ -20,8 +20,8 @@ from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
 from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..sampling.progress import Progress
-from ..sampling.schedule import SOLVERS, Schedule, build_schedule, guided_levels, guided_steps
-from ..sampling.solvers import sample_dpmpp, sample_unipc
+from ..sampling.schedule import Schedule, build_schedule, guided_levels, guided_steps
+from ..sampling.solvers import SOLVERS
 from ..transformer.config import WanS2VConfig
 from .display import step_reporter
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
@@ -204,8 +204,7 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
     if settings.solver not in SOLVERS:
         return comfy.samplers.sampler_object(settings.solver), sigmas, None
     state_dtype = model.model.get_dtype_inference() if settings.round_state else None
-    solver = FlowSolver(sample_unipc if settings.solver == "unipc" else sample_dpmpp, state_dtype)
-    return solver, sigmas, schedule if settings.sigmas is None else None
+    return FlowSolver(SOLVERS[settings.solver].sample, state_dtype), sigmas, schedule if settings.sigmas is None else None
 
 
 def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list, list]:

@@ -1,4 +1,4 @@
-"""Noise levels of the reference's solvers, and the steps that are guided."""
+"""Noise levels of the steps, and the steps that are guided."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..constants import TRAIN_TIMESTEPS
+from .solvers import SOLVERS
 
-UNIPC_SIGMA_MAX = float(np.float32(0.999))  # before shifting; the reference keeps it in float32
-SOLVERS = ("unipc", "dpm++")
+FIRST_SIGMA = 1.0  # before shifting, for samplers that are not in SOLVERS
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Schedule:
 
 
 def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
-    """Schedule of `unipc` (starts at sigma 0.999 before shifting) or `dpm++` and every other sampler (starts at 1)."""
-    start = UNIPC_SIGMA_MAX if solver == "unipc" else 1.0
-    base = np.linspace(start, 0.0, steps + 1)[:-1]
+    """The schedule of one of SOLVERS, or of another sampler by its name."""
+    first = SOLVERS[solver].first_sigma if solver in SOLVERS else FIRST_SIGMA
+    base = np.linspace(first, 0.0, steps + 1)[:-1]
     sigmas = shift * base / (1 + (shift - 1) * base)
     timesteps = (sigmas * TRAIN_TIMESTEPS).astype(np.int64)
     return Schedule(torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32)), torch.from_numpy(timesteps))

@@ -1,4 +1,4 @@
-"""The two flow solvers of the reference, with the call signature of k-diffusion samplers.
+"""The two flow solvers of the reference, with the call signature of k-diffusion samplers; `SOLVERS` at the end lists them.
 
 Source: UniPC (Zhao et al. 2023, order 2, bh2, corrector on) and DPM-Solver++ 2M midpoint (Lu et al. 2022), both for flow matching:
 alpha = 1 - sigma, lambda = log(alpha / sigma), and the model predicts x0 = x - sigma * velocity.
@@ -6,8 +6,9 @@ alpha = 1 - sigma, lambda = log(alpha / sigma), and the model predicts x0 = x - 
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,3 +112,20 @@ def _unipc_correct(x: Tensor, predictions: list[Tensor], levels: list[float], or
     rho_before = (first - second) / (1 - r)
     slope = (predictions[-3] - predictions[-2]) / r
     return base - weight * (rho_before * slope + (first - rho_before) * difference)
+
+
+class Solver(NamedTuple):
+    """A solver and its schedule.
+
+    Attributes:
+        sample: called as `sample_unipc` is. first_sigma: noise level of the first step, before shifting.
+    """
+
+    sample: Callable[..., Tensor]
+    first_sigma: float
+
+
+SOLVERS = {
+    "unipc": Solver(sample_unipc, first_sigma=float(np.float32(0.999))),  # in float32 in the reference
+    "dpm++": Solver(sample_dpmpp, first_sigma=1.0),
+}

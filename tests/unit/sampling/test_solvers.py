@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule
-from wan_s2v_pack.wan_s2v_model.sampling.solvers import sample_dpmpp, sample_unipc
+from wan_s2v_pack.wan_s2v_model.sampling.solvers import SOLVERS, sample_dpmpp, sample_unipc
 
-SOLVERS = {"unipc": sample_unipc, "dpm++": sample_dpmpp}
 SPREAD = 0.7  # standard deviation of the data of the solvable model
 
 
@@ -111,7 +110,7 @@ def test_solver_follows_its_formula(noise, solver, steps):
     x = noise(2, 3, seed=steps)
     sigmas = grid(steps)
     expected = FORMULAS[solver](bent_x0, x.double().numpy(), sigmas.double().tolist())
-    torch.testing.assert_close(SOLVERS[solver](Model(bent_x0), x, sigmas), torch.from_numpy(expected).float(), atol=3e-6, rtol=0)
+    torch.testing.assert_close(SOLVERS[solver].sample(Model(bent_x0), x, sigmas), torch.from_numpy(expected).float(), atol=3e-6, rtol=0)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -125,7 +124,7 @@ def test_unipc_follows_its_formula_down_to_zero(noise, shift):
 def test_error_falls_with_the_square_of_the_step(solver):
     x = torch.tensor([[1.0, -0.5]])
     exact = x * gaussian_scale(0.2) / gaussian_scale(0.8)
-    errors = [(SOLVERS[solver](Model(), x, grid(steps, 0.8, 0.2)) - exact).abs().max().item() for steps in (20, 40, 80)]
+    errors = [(SOLVERS[solver].sample(Model(), x, grid(steps, 0.8, 0.2)) - exact).abs().max().item() for steps in (20, 40, 80)]
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert orders == pytest.approx([2, 2], abs=0.3)
     assert errors[2] < 1e-4
@@ -135,7 +134,7 @@ def test_error_falls_with_the_square_of_the_step(solver):
 @pytest.mark.parametrize("sigmas", [grid(1), grid(3), grid(12), torch.linspace(1, 0, 6), torch.tensor([1.0, 0.0])], ids=len)
 def test_constant_x0_is_solved_exactly(noise, solver, sigmas):
     x, target = noise(2, 3, seed=1), noise(2, 3, seed=2)
-    result = SOLVERS[solver](Model(lambda *_: target.numpy()), x, sigmas)
+    result = SOLVERS[solver].sample(Model(lambda *_: target.numpy()), x, sigmas)
     direction = (x - (1 - sigmas[0]) * target) / sigmas[0]
     torch.testing.assert_close(result, (1 - sigmas[-1]) * target + sigmas[-1] * direction, atol=2e-6, rtol=0)
 
@@ -144,7 +143,7 @@ def test_constant_x0_is_solved_exactly(noise, solver, sigmas):
 @pytest.mark.parametrize("steps", [1, 2, 3, 40])
 def test_start_at_pure_noise_is_finite_and_close(solver, steps):
     x = torch.tensor([[1.0, -0.5]])
-    result = SOLVERS[solver](Model(), x, build_schedule("dpm++", steps, 3.0).sigmas)
+    result = SOLVERS[solver].sample(Model(), x, build_schedule("dpm++", steps, 3.0).sigmas)
     assert result.isfinite().all()
     if steps == 40:
         torch.testing.assert_close(result, x * SPREAD, atol=0.02, rtol=0)
@@ -154,7 +153,7 @@ def test_start_at_pure_noise_is_finite_and_close(solver, steps):
 def test_second_step_from_pure_noise_is_of_first_order(solver):
     """At sigma 1 the slope of x0 has no length in lambda, so step 2 must not use it."""
     seen = Model(bent_x0)
-    SOLVERS[solver](seen, torch.tensor([[0.3]]), torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0]))
+    SOLVERS[solver].sample(seen, torch.tensor([[0.3]]), torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0]))
     (x1, *_), (x2, *_) = seen.calls[1], seen.calls[2]
     first, second = (float(bent_x0(x.double().numpy(), level)[0, 0]) for x, level in ((torch.tensor([[0.3]]), 1.0), (x1, 0.8)))
     weight = -0.2  # (1 - 0.8) * expm1(-inf)
@@ -167,7 +166,7 @@ def test_second_step_from_pure_noise_is_of_first_order(solver):
 def test_one_step_to_zero_returns_the_prediction(noise, solver):
     x = noise(1, 4)
     model = Model(bent_x0)
-    result = SOLVERS[solver](model, x, build_schedule(solver, 1, 3.0).sigmas)
+    result = SOLVERS[solver].sample(model, x, build_schedule(solver, 1, 3.0).sigmas)
     torch.testing.assert_close(result, torch.from_numpy(bent_x0(x.double().numpy(), float(model.calls[0][1]))).float(), atol=1e-6, rtol=0)
     assert len(model.calls) == 1
 
@@ -177,7 +176,7 @@ def test_model_is_called_once_per_step_with_sigma_per_sample(noise, solver):
     model, sigmas = Model(), grid(5)
     x = noise(3, 2)
     before = x.clone()
-    SOLVERS[solver](model, x, sigmas, extra_args={"model_options": 1})
+    SOLVERS[solver].sample(model, x, sigmas, extra_args={"model_options": 1})
     assert len(model.calls) == 5
     for (_, sigma, extra_args), expected in zip(model.calls, sigmas, strict=False):
         assert torch.equal(sigma, expected.expand(3))
@@ -189,7 +188,7 @@ def test_model_is_called_once_per_step_with_sigma_per_sample(noise, solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_callback_reports_each_step(noise, solver):
     reports, sigmas = [], grid(4)
-    SOLVERS[solver](Model(lambda x, sigma: np.full_like(x, sigma)), noise(1, 2), sigmas, callback=reports.append)
+    SOLVERS[solver].sample(Model(lambda x, sigma: np.full_like(x, sigma)), noise(1, 2), sigmas, callback=reports.append)
     assert [report["i"] for report in reports] == [0, 1, 2, 3]
     for report, sigma in zip(reports, sigmas, strict=False):
         assert report["sigma"] == report["sigma_hat"] == sigma
@@ -208,7 +207,7 @@ def test_callback_can_stop_the_run(noise, solver):
 
     model = Model()
     with pytest.raises(Stop):
-        SOLVERS[solver](model, noise(1, 2), grid(4), callback=stop)
+        SOLVERS[solver].sample(model, noise(1, 2), grid(4), callback=stop)
     assert len(model.calls) == 2
 
 
