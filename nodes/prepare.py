@@ -241,7 +241,7 @@ class WanS2VPrepare(io.ComfyNode):
             pose_latents=poses,
             history=history,
             pose_steps=ALL_STEPS if poses is None else (pose_start_percent, pose_end_percent),
-            rest=audio.rest,
+            silence=audio.silence,
             real_audio_history=audio_history == "real",
         )
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture, vae))

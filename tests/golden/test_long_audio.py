@@ -119,12 +119,12 @@ def test_rest_is_the_middle_of_encoded_silence(encoder, waveform):
     node = pack_module("nodes.audio").WanS2VAudioEncode
     inputs = {"audio_encoder": encoder, "audio": {"waveform": waveform[None, None], "sample_rate": 16_000}, "start": 0.0, "duration": 0.0}
     plain, rested = (node.execute(**inputs, silence=silence).args[0] for silence in ("model", "rest"))
-    assert plain.rest is None
+    assert plain.silence is None
     assert torch.equal(rested.features, plain.features)
     silence = encoder.hidden_states(torch.zeros(80_000))
     resampled = pack_module("wan_s2v_model.audio.features").layer_at_16fps
-    assert torch.equal(rested.rest.features, torch.stack([resampled(layer)[:, 40] for layer in silence]))
-    assert rested.rest.pauses == frozenset()
+    assert torch.equal(rested.silence.features, torch.stack([resampled(layer)[:, 40] for layer in silence]))
+    assert rested.silence.pauses == frozenset()
 
 
 def test_a_louder_sound_has_the_same_features(encoder, waveform):

@@ -11,17 +11,15 @@ from ..media.sound import CHANNELS_PIECE, pieces
 from .wav2vec2 import hidden_layers
 
 WAV2VEC_WINDOW = 400  # samples under the first wav2vec2 frame
-
-
 WAV2VEC_HOP = SAMPLE_RATE_HZ // WAV2VEC_HZ
 
 
 @dataclass(frozen=True)
-class Rest:
-    """What is heard where nobody speaks.
+class SilenceFeatures:
+    """What the model hears where nobody speaks.
 
     Attributes:
-        features: [layers, channels] of real silence. pauses: frames at 16 fps within the sound that count as silence.
+        features: [layers, channels], the encoder's of digital silence. pauses: frames at 16 fps within the sound that count as silence.
     """
 
     features: Tensor
@@ -36,14 +34,14 @@ class EncodedAudio:
         features: [layers, channels, frames] at 16 fps; float32, or float16 in a mapped file when long.
         waveform: [C, T], the sound that will be played.
         num_samples_16khz: length of the sound that will be played, at 16 kHz; what is heard may end earlier.
-        rest: heard in pauses and past the end; None is zeros past the end, as in the reference.
+        silence: heard in pauses and past the end; None is zeros past the end, as in the reference.
     """
 
     features: Tensor
     waveform: Tensor
     sample_rate_hz: int
     num_samples_16khz: int
-    rest: Rest | None = None
+    silence: SilenceFeatures | None = None
 
 
 def normalise(waveform: Tensor) -> Tensor:
@@ -103,8 +101,8 @@ def layer_at_16fps(hidden: Tensor) -> Tensor:
     return out
 
 
-def gather_slots(features: Tensor, frames: list[int | None], rest: Rest | None = None) -> Tensor:
-    """Features of one clip; None, pauses and frames past the end give rest, or zeros, as the reference feeds past the end of the audio.
+def gather_slots(features: Tensor, frames: list[int | None], silence: SilenceFeatures | None = None) -> Tensor:
+    """Features of one clip; None, pauses and frames past the end take those of silence, or zeros, as in the reference.
 
     Args:
         features: [layers, channels, frames at 16 fps], float32 or float16.
@@ -112,9 +110,9 @@ def gather_slots(features: Tensor, frames: list[int | None], rest: Rest | None =
         [1, layers, channels, len(frames)] float32.
     """
     out = torch.zeros(*features.shape[:2], len(frames))
-    if rest is not None:
-        out += rest.features[..., None]
-    silent = frozenset() if rest is None else rest.pauses
-    heard = {slot: frame for slot, frame in enumerate(frames) if frame is not None and frame < features.shape[2] and frame not in silent}
+    if silence is not None:
+        out += silence.features[..., None]
+    pauses = frozenset() if silence is None else silence.pauses
+    heard = {slot: frame for slot, frame in enumerate(frames) if frame is not None and frame < features.shape[2] and frame not in pauses}
     out[..., list(heard)] = features[..., list(heard.values())].float()
     return out[None]

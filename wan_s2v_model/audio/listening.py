@@ -10,11 +10,11 @@ from torch import Tensor
 from ..constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from ..media.sound import to_mono_16khz
 from .feature_file import collect_features
-from .features import EncodedAudio, Rest, num_audio_frames, num_audio_rows, num_wav2vec_frames
+from .features import EncodedAudio, SilenceFeatures, num_audio_frames, num_audio_rows, num_wav2vec_frames
 from .preparation import find_pauses, length_at_16khz, prepare_heard
 from .selection import Sound
 
-REST_S = 5  # of silence; wav2vec2 looks 1.3 s around, so that the middle of it knows no beginning and no end
+SILENCE_S = 5  # of silence; wav2vec2 looks 1.3 s around, so that the middle of it knows no beginning and no end
 
 
 class Listener(NamedTuple):
@@ -42,7 +42,7 @@ def listen(listener: Listener, played: Sound, heard: Sound, *, normalisation: st
     num_samples = mono.shape[0] if heard is played else length_at_16khz(played.waveform.shape[1], played.sample_rate_hz)
     waveform = prepare_heard(mono, num_samples, normalisation=normalisation, delay_ms=delay_ms)
     features = _features(listener, waveform)
-    return EncodedAudio(features, *played, num_samples, _rest(listener, silence, waveform))
+    return EncodedAudio(features, *played, num_samples, _silence_features(listener, silence, waveform))
 
 
 def _features(listener: Listener, waveform: Tensor) -> Tensor:
@@ -57,9 +57,13 @@ def _features(listener: Listener, waveform: Tensor) -> Tensor:
     return listener.run(lambda: collect_features(listener.hidden_layers(waveform), num_frames, listener.folder))
 
 
-def _rest(listener: Listener, silence: str, waveform: Tensor) -> Rest | None:
-    """What the policy wants to be heard instead of nothing; one short pass of the encoder over digital silence."""
+def _silence_features(listener: Listener, silence: str, waveform: Tensor) -> SilenceFeatures | None:
+    """What is heard in silence, by one short pass of the encoder over digital silence; None where the model hears zeros.
+
+    Args:
+        silence: one of SILENCES. waveform: [T] at 16 kHz, in which pauses are looked for.
+    """
     if silence == "model":
         return None
-    features = _features(listener, torch.zeros(REST_S * SAMPLE_RATE_HZ))[..., REST_S * VIDEO_FPS // 2].clone()
-    return Rest(features, find_pauses(waveform) if silence == "rest in pauses" else frozenset())
+    features = _features(listener, torch.zeros(SILENCE_S * SAMPLE_RATE_HZ))[..., SILENCE_S * VIDEO_FPS // 2].clone()
+    return SilenceFeatures(features, find_pauses(waveform) if silence == "rest in pauses" else frozenset())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..audio.features import Rest, gather_slots
+from ..audio.features import SilenceFeatures, gather_slots
 from .clip import ALL_STEPS, ClipConditioning
 from .timeline import Timeline
 
@@ -50,7 +50,7 @@ class Plan:
         ref_latents: [1, 16, 1, h, w] normalised. pose_latents: one [1, 16, F, h, w] per clip, or None.
         history: [73, height, width, 3] frames before clip 0, or None when it starts freely.
         continuity: what the sampler sets beside: seeds and anchor.
-        rest: heard in pauses and past the end of the sound; None as in the reference.
+        silence: heard in pauses and past the end of the sound; None as in the reference.
         real_audio_history: the audio encoder is given the sound before a clip; otherwise the clip's first frame repeats.
         pose_steps: shares of the steps between which the model sees the pose.
     """
@@ -65,14 +65,14 @@ class Plan:
     pose_latents: tuple[Tensor, ...] | None = None
     history: Tensor | None = None
     continuity: Continuity = AS_REFERENCE
-    rest: Rest | None = None
+    silence: SilenceFeatures | None = None
     real_audio_history: bool = False
     pose_steps: tuple[float, float] = ALL_STEPS
 
     def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
         before = self.timeline.audio_history(clip) if self.real_audio_history else []
         return ClipConditioning(
-            audio_embedding=gather_slots(self.audio_features, self.timeline.audio_frames(clip) + before, self.rest),
+            audio_embedding=gather_slots(self.audio_features, self.timeline.audio_frames(clip) + before, self.silence),
             ref_latents=self.ref_latents,
             motion_latents=motion_latents,
             pose_latents=None if self.pose_latents is None else self.pose_latents[clip],

@@ -65,7 +65,7 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "latent_anchor": plan.continuity.latent_strength,
         "colour_anchor": plan.continuity.colour_strength,
         "seed_policy": plan.continuity.seed_policy,
-        "silence": "" if plan.rest is None else digest(plan.rest.features, torch.tensor(sorted(plan.rest.pauses))),
+        "silence": "" if plan.silence is None else digest(plan.silence.features, torch.tensor(sorted(plan.silence.pauses))),
         "audio_history": "real" if plan.real_audio_history else "first frame",
         "audio_guidance": _audio_guidance(settings),
         "audio_strength": 1.0 if settings.audio is None else settings.audio.strength,

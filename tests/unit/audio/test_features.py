@@ -133,7 +133,7 @@ def test_slots_of_half_precision_features_are_float32(noise):
 
 def test_slots_at_rest_hear_real_silence(noise):
     features, silence = noise(2, 3, 10), noise(2, 3, seed=1)
-    slots = af.gather_slots(features, [0, 4, 5, None, 9, 10, 99], af.Rest(silence, frozenset({4, 5})))
+    slots = af.gather_slots(features, [0, 4, 5, None, 9, 10, 99], af.SilenceFeatures(silence, frozenset({4, 5})))
     assert torch.equal(slots[0, :, :, [0, 4]], features[:, :, [0, 9]])
     assert torch.equal(slots[0, :, :, [1, 2, 3, 5, 6]], silence[:, :, None].expand(-1, -1, 5))
 

@@ -42,7 +42,7 @@ def sound(noise):
 def test_sound_is_heard_normalised_and_kept_as_it_is_played(encoder, sound):
     encoded = encoder.listen(sound, sound)
     assert encoded.waveform is sound.waveform
-    assert (encoded.sample_rate_hz, encoded.num_samples_16khz, encoded.rest) == (RATE_HZ, 3 * RATE_HZ, None)
+    assert (encoded.sample_rate_hz, encoded.num_samples_16khz, encoded.silence) == (RATE_HZ, 3 * RATE_HZ, None)
     (heard,) = encoder.heard
     torch.testing.assert_close(torch.stack(torch.std_mean(heard, correction=0)), torch.tensor([1.0, 0.0]), atol=1e-3, rtol=0)
     assert encoded.features.shape[:2] == (2, 3)
@@ -67,7 +67,7 @@ def test_delay_puts_silence_in_front(encoder, sound):
 @pytest.mark.parametrize(("silence", "has_pauses"), [("rest", False), ("rest in pauses", True)])
 def test_rest_is_what_the_encoder_makes_of_silence(encoder, sound, silence, has_pauses):
     sound.waveform[:, RATE_HZ : 2 * RATE_HZ] = 0
-    rest = encoder.listen(sound, sound, silence=silence).rest
+    rest = encoder.listen(sound, sound, silence=silence).silence
     assert len(encoder.heard[1]) == REST_S * RATE_HZ
     assert not encoder.heard[1].any()
     assert torch.equal(rest.features, torch.zeros(2, 3))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio.features import Rest
+from wan_s2v_pack.wan_s2v_model.audio.features import SilenceFeatures
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 
@@ -37,7 +37,7 @@ def test_real_audio_history_follows_the_sound_of_a_clip():
 
 
 def test_rest_is_heard_in_pauses_and_past_the_end():
-    plan = make_plan(100, rest=Rest(torch.full((2, 3), -1.0), frozenset(range(80, 84))))
+    plan = make_plan(100, silence=SilenceFeatures(torch.full((2, 3), -1.0), frozenset(range(80, 84))))
     heard = plan.conditioning(1, None).audio_embedding[0, 0, 0].tolist()
     assert heard == [78, 79, 80, *[-1] * 4, *range(85, 101), *[-1] * 57]
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio.features import Rest
+from wan_s2v_pack.wan_s2v_model.audio.features import SilenceFeatures
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.prompts import PROMPT_KEY, ScheduledPrompt
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
@@ -85,7 +85,7 @@ CHANGES = {
     "latent_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("latent statistics", 0.5))},
     "colour_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("colour transfer"))},
     "seed_policy": lambda i: {"plan": replace(i["plan"], continuity=Continuity(seed_policy="same seed"))},
-    "silence": lambda i: {"plan": replace(i["plan"], rest=Rest(torch.zeros(2, 3)))},
+    "silence": lambda i: {"plan": replace(i["plan"], silence=SilenceFeatures(torch.zeros(2, 3)))},
     "audio_history": lambda i: {"plan": replace(i["plan"], real_audio_history=True)},
     "pose_start": lambda i: {"plan": replace(i["plan"], pose_steps=(0.2, 1.0))},
     "pose_end": lambda i: {"plan": replace(i["plan"], pose_steps=(0.0, 0.6))},
@@ -121,14 +121,14 @@ def test_times_of_prompts_show(inputs):
 
 
 def test_pauses_and_what_is_heard_in_them_show(inputs):
-    rests = [
-        Rest(torch.zeros(2, 3)),
-        Rest(torch.ones(2, 3)),
-        Rest(torch.zeros(2, 3), frozenset({4})),
-        Rest(torch.zeros(2, 3), frozenset({5})),
+    silences = [
+        SilenceFeatures(torch.zeros(2, 3)),
+        SilenceFeatures(torch.ones(2, 3)),
+        SilenceFeatures(torch.zeros(2, 3), frozenset({4})),
+        SilenceFeatures(torch.zeros(2, 3), frozenset({5})),
     ]
-    seen = {run_fingerprint(**{**inputs, "plan": replace(inputs["plan"], rest=rest)})["silence"] for rest in rests}
-    assert len(seen) == len(rests)
+    seen = {run_fingerprint(**{**inputs, "plan": replace(inputs["plan"], silence=silence)})["silence"] for silence in silences}
+    assert len(seen) == len(silences)
 
 
 @pytest.mark.parametrize("part", ["audio_features", "waveform"])
