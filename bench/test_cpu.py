@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio.features import gather_slots, pick_frames, resample_rows
+from wan_s2v_pack.wan_s2v_model.audio.features import gather_frames, pick_frames, resample_rows
 from wan_s2v_pack.wan_s2v_model.conditioning.pose import PoseImages, pose_slots
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.constants import NUM_AUDIO_LAYERS, SAMPLE_RATE_HZ, VIDEO_FPS, WAV2VEC_HZ
@@ -91,7 +91,7 @@ def test_features_of_ten_seconds(benchmark):
 def test_slots_of_a_clip(benchmark):
     features = seeded(NUM_AUDIO_LAYERS, AUDIO_CHANNELS, 4 * FRAMES_PER_CLIP)
     slots = hour_timeline().audio_frames(1)
-    assert benchmark(gather_slots, features, slots).shape[-1] == FRAMES_PER_CLIP
+    assert benchmark(gather_frames, features, slots).shape[-1] == FRAMES_PER_CLIP
 
 
 # --- run store

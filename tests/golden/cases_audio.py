@@ -63,7 +63,7 @@ def _buckets(case: Case, num_samples: int, rows: Tensor) -> dict[str, Measured]:
     measured = {}
     for length in lengths:
         slots = _slots(_timeline(num_samples, length))
-        picked = features.gather_slots(features.pick_frames(rows), slots)[0]
+        picked = features.gather_frames(features.pick_frames(rows), slots)[0]
         picked = picked.permute(2, 0, 1)  # [25, C, slots] -> [slots, 25, C]
         index = [-1 if frame is None else features.row_of_frame(frame) for frame in slots]
         measured[f"bucket{length}.idx30"] = Measured(torch.tensor(index), EXACT)

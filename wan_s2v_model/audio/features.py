@@ -101,7 +101,7 @@ def layer_at_16fps(hidden: Tensor) -> Tensor:
     return out
 
 
-def gather_slots(features: Tensor, frames: list[int | None], silence: SilenceFeatures | None = None) -> Tensor:
+def gather_frames(features: Tensor, frames: list[int | None], silence: SilenceFeatures | None = None) -> Tensor:
     """Features of one clip; None, pauses and frames past the end take those of silence, or zeros, as in the reference.
 
     Args:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..audio.features import SilenceFeatures, gather_slots
+from ..audio.features import SilenceFeatures, gather_frames
 from .clip import ALL_STEPS, ClipConditioning
 from .timeline import Timeline
 
@@ -72,7 +72,7 @@ class Plan:
     def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
         before = self.timeline.audio_history(clip) if self.real_audio_history else []
         return ClipConditioning(
-            audio_embedding=gather_slots(self.audio_features, self.timeline.audio_frames(clip) + before, self.silence),
+            audio_embedding=gather_frames(self.audio_features, self.timeline.audio_frames(clip) + before, self.silence),
             ref_latents=self.ref_latents,
             motion_latents=motion_latents,
             pose_latents=None if self.pose_latents is None else self.pose_latents[clip],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.audio import feature_file
 from wan_s2v_pack.wan_s2v_model.audio.feature_file import collect_features
-from wan_s2v_pack.wan_s2v_model.audio.features import gather_slots, layer_at_16fps, num_audio_frames, num_audio_rows
+from wan_s2v_pack.wan_s2v_model.audio.features import gather_frames, layer_at_16fps, num_audio_frames, num_audio_rows
 
 NUM_HIDDEN = 500  # 10 s
 NUM_FRAMES = num_audio_frames(num_audio_rows(NUM_HIDDEN))
@@ -50,7 +50,7 @@ def test_long_sound_is_the_same_rounded_to_half(layers, expected, tmp_path, capl
     assert torch.equal(features, expected.half())
     assert "half precision" in caplog.text
     slots = [3, None, NUM_FRAMES - 1]
-    assert torch.equal(gather_slots(features, slots), gather_slots(expected.half().float(), slots))
+    assert torch.equal(gather_frames(features, slots), gather_frames(expected.half().float(), slots))
 
 
 @pytest.mark.usefixtures("all_are_long")

@@ -120,7 +120,7 @@ def test_half_precision_layer_is_resampled_in_float32(noise):
 
 def test_slots_without_sound_are_zero(noise):
     features = noise(2, 3, 10)
-    slots = af.gather_slots(features, [0, 0, 5, None, 9, None])
+    slots = af.gather_frames(features, [0, 0, 5, None, 9, None])
     assert slots.shape == (1, 2, 3, 6)
     assert torch.equal(slots[0, :, :, [0, 1, 2, 4]], features[:, :, [0, 0, 5, 9]])
     assert torch.equal(slots[0, :, :, [3, 5]], torch.zeros(2, 3, 2))
@@ -128,21 +128,21 @@ def test_slots_without_sound_are_zero(noise):
 
 def test_slots_of_half_precision_features_are_float32(noise):
     features = noise(2, 3, 10).half()
-    assert torch.equal(af.gather_slots(features, [1, None, 2]), af.gather_slots(features.float(), [1, None, 2]))
+    assert torch.equal(af.gather_frames(features, [1, None, 2]), af.gather_frames(features.float(), [1, None, 2]))
 
 
 def test_slots_at_rest_hear_real_silence(noise):
     features, silence = noise(2, 3, 10), noise(2, 3, seed=1)
-    slots = af.gather_slots(features, [0, 4, 5, None, 9, 10, 99], af.SilenceFeatures(silence, frozenset({4, 5})))
+    slots = af.gather_frames(features, [0, 4, 5, None, 9, 10, 99], af.SilenceFeatures(silence, frozenset({4, 5})))
     assert torch.equal(slots[0, :, :, [0, 4]], features[:, :, [0, 9]])
     assert torch.equal(slots[0, :, :, [1, 2, 3, 5, 6]], silence[:, :, None].expand(-1, -1, 5))
 
 
 def test_frames_behind_what_is_heard_are_slots_without_sound(noise):
     features = noise(2, 3, 10)
-    assert torch.equal(af.gather_slots(features, [9, 10, 99]), af.gather_slots(features, [9, None, None]))
+    assert torch.equal(af.gather_frames(features, [9, 10, 99]), af.gather_frames(features, [9, None, None]))
 
 
 def test_clip_without_any_sound(noise):
-    assert torch.equal(af.gather_slots(noise(2, 3, 10), [None] * 4), torch.zeros(1, 2, 3, 4))
-    assert torch.equal(af.gather_slots(noise(2, 3, 0), [None] * 4), torch.zeros(1, 2, 3, 4))
+    assert torch.equal(af.gather_frames(noise(2, 3, 10), [None] * 4), torch.zeros(1, 2, 3, 4))
+    assert torch.equal(af.gather_frames(noise(2, 3, 0), [None] * 4), torch.zeros(1, 2, 3, 4))
