@@ -20,6 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from wan_s2v_model.comfyui_version import OLDEST_COMFYUI, is_too_old  # noqa: E402
+
 CACHE = ROOT / ".cache"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -35,8 +39,6 @@ ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd46713
 ARCHIVE_FOLDER = "vendor/ComfyUI/"
 COMFYUI_DOWNLOAD = ROOT / ".comfyui"
 COMFYUI_STAMP = COMFYUI_DOWNLOAD / ".unpacked_from"
-OLDEST_COMFYUI = (0, 30, 0)
-
 OLDEST_PYTHON = (3, 10)
 NEEDED_DISK_BYTES = 10 * 2**30
 UNITS = {"kB": 1e-3, "MB": 1.0, "GB": 1e3}
@@ -207,17 +209,15 @@ def find_comfyui() -> Path:
     if missing:
         raise SetupError(f"COMFYUI_PATH is {path}, but there is no {', '.join(missing)}. Point it at a ComfyUI folder or unset it.")
     version = comfyui_version(path)
-    if version < OLDEST_COMFYUI:
-        raise SetupError(
-            f"COMFYUI_PATH has ComfyUI {dotted(version)}; at least {dotted(OLDEST_COMFYUI)} is needed. Update it or unset COMFYUI_PATH."
-        )
-    print(f"  reused   ComfyUI {dotted(version)} in {path} (COMFYUI_PATH)", flush=True)
+    if is_too_old(version):
+        raise SetupError(f"COMFYUI_PATH has ComfyUI {version}; at least {OLDEST_COMFYUI} is needed. Update it or unset COMFYUI_PATH.")
+    print(f"  reused   ComfyUI {version} in {path} (COMFYUI_PATH)", flush=True)
     return path
 
 
 def downloaded_comfyui() -> Path:
     if COMFYUI_STAMP.exists() and COMFYUI_STAMP.read_text(encoding="utf-8") == ARCHIVE_SHA256:
-        print(f"  reused   ComfyUI {dotted(comfyui_version(COMFYUI_DOWNLOAD))} in {COMFYUI_DOWNLOAD}", flush=True)
+        print(f"  reused   ComfyUI {comfyui_version(COMFYUI_DOWNLOAD)} in {COMFYUI_DOWNLOAD}", flush=True)
     else:
         timed("ComfyUI", lambda: unpack_comfyui(download_archive()))
     return COMFYUI_DOWNLOAD
@@ -259,15 +259,11 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def comfyui_version(path: Path) -> tuple[int, ...]:
-    """Read the version of a ComfyUI folder without importing it; (0,) if it has none."""
+def comfyui_version(path: Path) -> str:
+    """Read the version of a ComfyUI folder without importing it; 0 if it has none."""
     text = (path / "comfyui_version.py").read_text(encoding="utf-8")
     found = re.search(r"__version__ *= *[\"'](\d+(?:\.\d+)*)", text)
-    return tuple(int(number) for number in found[1].split(".")) if found else (0,)
-
-
-def dotted(version: tuple[int, ...]) -> str:
-    return ".".join(str(number) for number in version)
+    return found[1] if found else "0"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import re
 
-OLDEST_COMFYUI = "0.30.0"  # the same as requires-comfyui in pyproject.toml
+OLDEST_COMFYUI = "0.30.0"  # a test compares what other files say with it
 
 
 def require_comfyui() -> None:
@@ -15,11 +15,16 @@ def require_comfyui() -> None:
         from comfyui_version import __version__ as version
     except ImportError:  # before 0.3
         version = "0"
-    if _numbers(version) < _numbers(OLDEST_COMFYUI):
+    if is_too_old(version):
         raise ImportError(
             f"Wan S2V needs ComfyUI {OLDEST_COMFYUI} or newer, this is {'an older one' if version == '0' else version}. "
             "Update ComfyUI and restart it."
         )
+
+
+def is_too_old(version: str) -> bool:
+    """Whether the pack needs a newer ComfyUI."""
+    return _numbers(version) < _numbers(OLDEST_COMFYUI)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 from .models import ModelFound, model_findings
 
-OLDEST_COMFYUI = (0, 30)
+try:
+    from ...wan_s2v_model.comfyui_version import OLDEST_COMFYUI, is_too_old
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.comfyui_version import OLDEST_COMFYUI, is_too_old
+
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH_DYNAMIC = (2, 8)  # ComfyUI's dynamic VRAM
 TORCHVISION_OFFSET = 15  # torch 2.11 belongs to torchvision 0.26
@@ -137,9 +141,9 @@ def check_comfyui(facts: Facts) -> Iterator[Finding]:
         advice = "Give its folder with --comfyui, or set COMFYUI_PATH."
         yield Finding(PROBLEM, topic, facts.comfyui_error or "not found", advice)
     elif not facts.comfyui_version:
-        yield Finding(WARNING, topic, f"unknown version in {facts.comfyui}", f"This pack needs {_dotted(OLDEST_COMFYUI)} or newer.")
-    elif numbers(facts.comfyui_version) < OLDEST_COMFYUI:
-        yield Finding(PROBLEM, topic, f"{facts.comfyui_version} in {facts.comfyui}", f"Update it to {_dotted(OLDEST_COMFYUI)} or newer.")
+        yield Finding(WARNING, topic, f"unknown version in {facts.comfyui}", f"This pack needs {OLDEST_COMFYUI} or newer.")
+    elif is_too_old(facts.comfyui_version):
+        yield Finding(PROBLEM, topic, f"{facts.comfyui_version} in {facts.comfyui}", f"Update it to {OLDEST_COMFYUI} or newer.")
     else:
         yield Finding(OK, topic, f"{facts.comfyui_version} in {facts.comfyui}")
 
