@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model.conditioning.plan import ANCHORS, SEED_POLICIES, Continuity
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE
+from ..wan_s2v_model.limits import share_problem
 from ..wan_s2v_model.sampling.guidance import AudioGuidance
 from .inputs import checks_inputs
 from .sockets import WanS2VContinuitySettings, WanS2VGuidance
@@ -104,12 +105,8 @@ class WanS2VAudioGuidance(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        if start_percent is not None and end_percent is not None and not 0 <= start_percent < end_percent <= 1:
-            return (
-                f"Audio guidance must begin before it ends, both between 0 and 1: got start_percent {start_percent} and "
-                f"end_percent {end_percent}. To sample without it set audio_cfg to 1."
-            )
-        return True
+        advice = "To sample without it set audio_cfg to 1."
+        return share_problem("Audio guidance", "", start_percent, end_percent, advice) or True
 
     @classmethod
     @checks_inputs

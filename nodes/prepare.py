@@ -13,9 +13,10 @@ from ..wan_s2v_model.conditioning.picture import AREAS, fit_frames, fit_image, s
 from ..wan_s2v_model.conditioning.plan import Plan
 from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseImages, PoseVideo, pose_latents, warn_if_short
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES, plan_timeline
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, DEFAULT_STEPS, PIXELS_PER_TOKEN, SIZE_MULTIPLE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, DEFAULT_STEPS, SIZE_MULTIPLE, VIDEO_FPS
 from ..wan_s2v_model.cost.estimate import Job
 from ..wan_s2v_model.cost.requirements import describe_plan
+from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
 from ..wan_s2v_model.media.video_reader import VideoReader
 from ..wan_s2v_model.reports.plan_picture import draw_plan
 from .inputs import checks_inputs
@@ -23,8 +24,6 @@ from .sockets import WanS2VAudio, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
 
-MIN_SIDE, MAX_SIDE = 64, 2048  # px
-MIN_FRAMES, MAX_FRAMES = 4, 120  # per clip; from 124 on the video would reach the RoPE time of the reference picture
 CUSTOM_SIZE = "custom"
 FIRST_FRAME = ("free", "from picture")
 AUDIO_HISTORY = ("first frame", "real")
@@ -52,25 +51,25 @@ class WanS2VPrepare(io.ComfyNode):
                 io.Int.Input(
                     "width",
                     default=832,
-                    min=MIN_SIDE,
-                    max=MAX_SIDE,
-                    step=PIXELS_PER_TOKEN,
+                    min=SIDES_PX.lowest,
+                    max=SIDES_PX.highest,
+                    step=SIDES_PX.step,
                     tooltip="Pixels, a multiple of 16; only used with size custom. Multiples of 64 keep all of the far motion history.",
                 ),
                 io.Int.Input(
                     "height",
                     default=480,
-                    min=MIN_SIDE,
-                    max=MAX_SIDE,
-                    step=PIXELS_PER_TOKEN,
+                    min=SIDES_PX.lowest,
+                    max=SIDES_PX.highest,
+                    step=SIDES_PX.step,
                     tooltip="Pixels, a multiple of 16; only used with size custom. Multiples of 64 keep all of the far motion history.",
                 ),
                 io.Int.Input(
                     "frames_per_clip",
                     default=DEFAULT_FRAMES_PER_CLIP,
-                    min=MIN_FRAMES,
-                    max=MAX_FRAMES,
-                    step=TEMPORAL_STRIDE,
+                    min=FRAMES_PER_CLIP.lowest,
+                    max=FRAMES_PER_CLIP.highest,
+                    step=FRAMES_PER_CLIP.step,
                     tooltip="Frames (1/16 s) sampled at once, a multiple of 4. The model was trained with 80; fewer need less memory.",
                 ),
                 io.Int.Input(
@@ -165,19 +164,14 @@ class WanS2VPrepare(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width, height, frames_per_clip, pose_start_percent=0.0, pose_end_percent=1.0) -> bool | str:
-        for name, value, step, low, high in (
-            ("width", width, PIXELS_PER_TOKEN, MIN_SIDE, MAX_SIDE),
-            ("height", height, PIXELS_PER_TOKEN, MIN_SIDE, MAX_SIDE),
-            ("frames_per_clip", frames_per_clip, TEMPORAL_STRIDE, MIN_FRAMES, MAX_FRAMES),
-        ):
-            if value is not None and (value % step or not low <= value <= high):
-                return f"{name} must be a multiple of {step} from {low} to {high}, got {value}; try {_nearest(value, step, low, high)}."
-        if pose_start_percent is not None and pose_end_percent is not None and not 0 <= pose_start_percent < pose_end_percent <= 1:
-            return (
-                f"The pose must begin before it ends, both between 0 and 1: got pose_start_percent {pose_start_percent} and "
-                f"pose_end_percent {pose_end_percent}. To sample without the pose set pose_strength to 0."
-            )
-        return True
+        advice = "To sample without the pose set pose_strength to 0."
+        problems = (
+            SIDES_PX.problem("width", width),
+            SIDES_PX.problem("height", height),
+            FRAMES_PER_CLIP.problem("frames_per_clip", frames_per_clip),
+            share_problem("The pose", "pose_", pose_start_percent, pose_end_percent, advice),
+        )
+        return next(filter(None, problems), True)
 
     @classmethod
     @checks_inputs
@@ -245,10 +239,6 @@ class WanS2VPrepare(io.ComfyNode):
             real_audio_history=audio_history == "real",
         )
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture, vae))
-
-
-def _nearest(value: int, step: int, low: int, high: int) -> int:
-    return min(max(round(value / step) * step, low), high)
 
 
 def _require_pixels(name: str, pixels: torch.Tensor | None) -> None:

@@ -17,6 +17,7 @@ from ..wan_s2v_model.conditioning.prompts import place_on_clips
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
 from ..wan_s2v_model.cost.estimate import Job
 from ..wan_s2v_model.cost.requirements import describe_job, refusal
+from ..wan_s2v_model.limits import share_problem
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
 from ..wan_s2v_model.runs.finish import Networks, finish_and_show
@@ -160,12 +161,8 @@ class WanS2VSampler(io.ComfyNode):
             return f"redo_from_clip must be -1 or the number of a clip, got {redo_from_clip}."
         if redo_from_clip is not None and redo_from_clip >= 0 and run_name == "":
             return "redo_from_clip needs the run_name of an earlier run."
-        if cfg_start_percent is not None and cfg_end_percent is not None and not 0 <= cfg_start_percent < cfg_end_percent <= 1:
-            return (
-                f"Guidance must begin before it ends, both between 0 and 1: got cfg_start_percent {cfg_start_percent} and "
-                f"cfg_end_percent {cfg_end_percent}. To sample without guidance set cfg to 1."
-            )
-        return True
+        advice = "To sample without guidance set cfg to 1."
+        return share_problem("Guidance", "cfg_", cfg_start_percent, cfg_end_percent, advice) or True
 
     @classmethod
     @checks_inputs

@@ -13,19 +13,22 @@ from ..models.files import PARTS
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
 from .graph import AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
 
+try:
+    from ...wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
+
 PICTURE = ROOT / "samples" / "sample_portrait.png"
 SOUND = ROOT / "samples" / "sample_speech.wav"
 OUTPUT = Path("outputs") / "output.mp4"
 SIZES = {"480p": "480P", "720p": "720P"}
-PIXELS_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 2048
-FRAMES_STEP, MIN_FRAMES, MAX_FRAMES = 4, 4, 120
 LONGEST_DEFAULT = 30  # characters in the help
 
 
 def number_of_frames(text: str) -> int:
     frames = int(text)
-    if frames % FRAMES_STEP or not MIN_FRAMES <= frames <= MAX_FRAMES:
-        raise argparse.ArgumentTypeError(f"must be a multiple of {FRAMES_STEP} from {MIN_FRAMES} to {MAX_FRAMES}, got {frames}")
+    if not FRAMES_PER_CLIP.allow(frames):
+        raise argparse.ArgumentTypeError(f"must be a multiple of {FRAMES_PER_CLIP}, got {frames}")
     return frames
 
 
@@ -127,8 +130,8 @@ def size(text: str) -> dict[str, Any]:
     if not sides:
         raise argparse.ArgumentTypeError(f"must be 480p, 720p or WxH such as 832x480, got {text!r}")
     width, height = int(sides[1]), int(sides[2])
-    if width % PIXELS_STEP or height % PIXELS_STEP or not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
-        raise argparse.ArgumentTypeError(f"sides must be multiples of {PIXELS_STEP} from {MIN_SIDE} to {MAX_SIDE}, got {text}")
+    if not (SIDES_PX.allow(width) and SIDES_PX.allow(height)):
+        raise argparse.ArgumentTypeError(f"sides must be multiples of {SIDES_PX}, got {text}")
     return {"size": "custom", "width": width, "height": height}
 
 

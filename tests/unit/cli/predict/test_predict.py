@@ -16,7 +16,7 @@ from wan_s2v_pack.cli.comfyui.server import ServerError
 from wan_s2v_pack.cli.models.folders import FolderError
 from wan_s2v_pack.cli.predict import connection, job
 from wan_s2v_pack.cli.predict.graph import AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
-from wan_s2v_pack.cli.predict.options import MAX_FRAMES, MAX_SIDE, MIN_FRAMES, MIN_SIDE, PICTURE, SOUND, request_from
+from wan_s2v_pack.cli.predict.options import PICTURE, SOUND, request_from
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -111,12 +111,6 @@ def test_wrong_option(arguments, message, capsys):
         parse(*arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_limits_are_those_of_the_node():
-    source = (ROOT / "nodes" / "prepare.py").read_text(encoding="utf-8")
-    assert re.search(r"^MIN_SIDE, MAX_SIDE = (\d+), (\d+)", source, re.MULTILINE).groups() == (str(MIN_SIDE), str(MAX_SIDE))
-    assert re.search(r"^MIN_FRAMES, MAX_FRAMES = (\d+), (\d+)", source, re.MULTILINE).groups() == (str(MIN_FRAMES), str(MAX_FRAMES))
 
 
 @pytest.mark.parametrize(("text", "url"), [("127.0.0.1:8188", "http://127.0.0.1:8188"), ("https://gpu:1", "https://gpu:1")])
