@@ -14,9 +14,11 @@ from ..comfyui.client import Progress, Stage
 from .graph import SAMPLER, Prompt
 
 try:
-    from ...wan_s2v_model.sampling.progress import clip_place, duration
+    from ...wan_s2v_model.sampling.progress import clip_place
+    from ...wan_s2v_model.time_text import duration
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.sampling.progress import clip_place, duration
+    from wan_s2v_model.sampling.progress import clip_place
+    from wan_s2v_model.time_text import duration
 
 BAR_CELLS = 24
 REDRAW_S = 1.0

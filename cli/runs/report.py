@@ -13,6 +13,11 @@ from .folder import FPS, Clip, Run
 from .removal import Removal
 from .verify import Verification, advice_for
 
+try:
+    from ...wan_s2v_model.time_text import duration, short_duration
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.time_text import duration, short_duration
+
 WIDTH = 120
 INDENT = 14
 SECOND_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
@@ -56,18 +61,9 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def length_text(seconds: float) -> str:
-    """4.8 s, 1:05 or 1:02:03; a minute and more in whole seconds."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 def position_text(frame: int) -> str:
     """Where in the video a frame is: 1:04.812."""
-    minutes, milliseconds = divmod(frame * 1000 // FPS, 60_000)
-    return f"{minutes}:{milliseconds / 1000:06.3f}"
+    return duration(frame * 1000 // FPS / 1000, decimals=3)
 
 
 def age_text(changed: float, now: float) -> str:
@@ -122,7 +118,7 @@ def list_text(runs: Sequence[Run], place: str, free_bytes: int | None, now: floa
         (
             run.name,
             clips_text(run),
-            length_text(run.num_frames / FPS),
+            short_duration(run.num_frames / FPS),
             picture_text(run),
             size_text(run.size_bytes),
             age_text(run.changed, now),
@@ -206,7 +202,7 @@ def _video_text(run: Run) -> str:
     planned = settings.get("frames_per_clip")
     clips = f"{clips_text(run)} clips" + (f" of {planned} frames ({planned / FPS:g} s)" if isinstance(planned, int) else "")
     sync = f", sync {settings['sync_mode']}" if "sync_mode" in settings else ""
-    return f"{picture_text(run)}, {clips}, {length_text(run.num_frames / FPS)} finished{sync}"
+    return f"{picture_text(run)}, {clips}, {short_duration(run.num_frames / FPS)} finished{sync}"
 
 
 def _settings_entries(settings: dict[str, Any]) -> dict[str, str]:
@@ -340,7 +336,7 @@ def _removal_line(removal: Removal) -> str:
     if not removal.whole:
         return f"run '{run.name}': {_count(len(removal.paths), 'leftover')}: {', '.join(path.name for path in removal.paths)}"
     keeps = f"; its folder stays, with {', '.join(removal.keeps)}" if removal.keeps else ""
-    return f"run '{run.name}': {clips_text(run)} clips, {length_text(run.num_frames / FPS)}, {size_text(removal.size_bytes)}{keeps}"
+    return f"run '{run.name}': {clips_text(run)} clips, {short_duration(run.num_frames / FPS)}, {size_text(removal.size_bytes)}{keeps}"
 
 
 # --- layout

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from ..conditioning.picture import size_within_area
 from ..constants import TEMPORAL_STRIDE, VIDEO_FPS
+from ..time_text import rough_duration
 from .estimate import Estimate, Job, ModelFacts, Rates, estimate, num_parameters
 
 REFUSED_SHARE = 0.8  # of what is needed must be there; trying in vain costs less than a wrong refusal
@@ -76,7 +77,7 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     num_clips = job.timeline.num_clips - job.first_clip
     what = f"{num_clips} clip{'s' * (num_clips > 1)} of {job.width}x{job.height}, {cost.tokens:,} tokens"
     work = f"{job.steps} steps of {job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
-    time = f"{_duration(cost.seconds)} on {device.name}"
+    time = f"{rough_duration(cost.seconds)} on {device.name}"
     return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(job.disk_bytes)}"])
 
 
@@ -89,7 +90,7 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
     lines = [
         f"{size}   {timeline.num_clips} clips of {timeline.frames_per_clip}",
         f"sync: {timeline.sync_mode}   {cost.tokens:,} tokens   {petaflop:.2f} PFLOP per model call",
-        f"time: {_duration(cost.seconds)} on {device.name}",
+        f"time: {rough_duration(cost.seconds)} on {device.name}",
         *_memory(cost, model, device),
         f"assumed: 14B model in {8 * model.value_bytes} bits, {job.steps} steps {guidance} guidance",
     ]
@@ -153,16 +154,3 @@ def _shorter_clips(job: Job) -> Iterator[Job]:
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.0f} GB" if size >= 20e9 else f"{size / 1e9:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    """About how long, in the two largest units that matter."""
-    if seconds < 1:
-        return "under 1 s"
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"about {minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"about {hours} h {rest} min" if hours < 48 else f"about {round(hours / 24)} days"

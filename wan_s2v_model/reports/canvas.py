@@ -5,6 +5,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..time_text import duration
+
 WIDTH = 1024  # of a finished drawing; all lengths below are its pixels
 MARGIN = 24
 LINE_HEIGHT = 26
@@ -83,12 +85,11 @@ def tick_step(seconds: float, width: float) -> float:
     return next((tick for tick in TICKS_S if tick * width / max(seconds, 1e-3) >= LEAST_TICK_GAP), TICKS_S[-1])
 
 
-def clock(time_s: float, step_s: float) -> str:
+def time_label(time_s: float, step_s: float) -> str:
     """The label of a mark: tenths of seconds, or minutes and seconds where the marks are a second or more apart."""
     if step_s < 1:
         return f"{time_s:.1f} s"
-    minutes, rest = divmod(round(time_s), 60)
-    return f"{minutes}:{rest:02d}"
+    return duration(time_s)
 
 
 def _scaled(*lengths: float) -> tuple[float, ...]:

@@ -18,8 +18,8 @@ from .canvas import (
     WAVE,
     WIDTH,
     Canvas,
-    clock,
     tick_step,
+    time_label,
     to_picture,
 )
 
@@ -106,4 +106,4 @@ def _draw_axis(canvas: Canvas, seconds: float) -> None:
     for index in range(int(seconds / step + 1e-6) + 1):
         x = PLOT_LEFT + index * step / seconds * PLOT_WIDTH
         canvas.box(x, top, 1, 4, BORDER)
-        canvas.text(x, top + AXIS_HEIGHT / 2 + 2, clock(index * step, step), colour=DIM_TEXT, size=SMALL_FONT_SIZE, anchor="mm")
+        canvas.text(x, top + AXIS_HEIGHT / 2 + 2, time_label(index * step, step), colour=DIM_TEXT, size=SMALL_FONT_SIZE, anchor="mm")

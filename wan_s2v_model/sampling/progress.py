@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
+from ..time_text import duration
+
 
 class Progress:
     """Counts the steps of the clips that are still to be made.
@@ -60,10 +62,3 @@ class Progress:
 def clip_place(clip: int, num_clips: int) -> str:
     """A clip by the number that `redo_from_clip` takes, and how far it is: clip 7 (8 of 12)."""
     return f"clip {clip} ({clip + 1} of {num_clips})"
-
-
-def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours from one hour on: 4:05, 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -7,7 +7,7 @@ import pytest
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.cost import requirements as resources
 from wan_s2v_pack.wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
-from wan_s2v_pack.wan_s2v_model.cost.requirements import REFUSED_SHARE, DeviceFacts, _duration, _fits, describe_job, describe_plan, refusal
+from wan_s2v_pack.wan_s2v_model.cost.requirements import REFUSED_SHARE, DeviceFacts, _fits, describe_job, describe_plan, refusal
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
 
 RATES = Rates(linear=4e14, attention=6e14, vae=8e13)
@@ -172,20 +172,3 @@ def test_preview_notes_a_nearly_empty_last_clip(num_frames, is_noted):
 def test_note_says_how_much_sound_saves_a_clip():
     lines = describe_plan(replace(JOB, timeline=plan(160)), BF16, GPU)
     assert lines[-1] == "the last clip shows only 3 frames: 0.19 s less sound saves one clip"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "under 1 s"),
-        (7.4, "about 7 s"),
-        (99, "about 99 s"),
-        (119, "about 2 min"),
-        (5_990, "about 1 h 40 min"),
-        (5_900, "about 98 min"),
-        (11_400, "about 3 h 10 min"),
-        (200_000, "about 2 days"),
-    ],
-)
-def test_durations(seconds, text):
-    assert _duration(seconds) == text

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.reports.canvas import BACKGROUND, BORDER, DIM_TEXT, MARGIN, PANEL, TEXT, WAVE, WIDTH, clock
+from wan_s2v_pack.wan_s2v_model.reports.canvas import BACKGROUND, BORDER, DIM_TEXT, MARGIN, PANEL, TEXT, WAVE, WIDTH, time_label
 from wan_s2v_pack.wan_s2v_model.reports.plan_picture import HEADER_HEIGHT, PICTURE_BOX, PLOT_HEIGHT, PLOT_LEFT, PLOT_WIDTH, draw_plan
 
 RATE = 16000
@@ -136,5 +136,5 @@ def test_unusual_times_are_drawn(starts, seconds):
     assert where(drawing[PLOT_TOP : PLOT_TOP + PLOT_HEIGHT, PLOT_LEFT + PLOT_WIDTH + 1 :], BACKGROUND).all()
 
 
-def test_clock():
-    assert [clock(0, 1), clock(65, 5), clock(3600, 600), clock(0.3, 0.1)] == ["0:00", "1:05", "60:00", "0.3 s"]
+def test_time_label():
+    assert [time_label(0, 1), time_label(65, 5), time_label(3600, 600), time_label(0.3, 0.1)] == ["0:00", "1:05", "1:00:00", "0.3 s"]

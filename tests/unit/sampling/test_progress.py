@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.sampling.progress import Progress, duration
+from wan_s2v_pack.wan_s2v_model.sampling.progress import Progress
 
 
 class Clock:
@@ -17,11 +17,6 @@ class Clock:
 @pytest.fixture
 def clock():
     return Clock()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (245, "4:05"), (3600, "1:00:00"), (86_399, "23:59:59")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_line_names_clip_step_and_times(clock):

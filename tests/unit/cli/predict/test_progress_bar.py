@@ -7,7 +7,7 @@ import io
 import pytest
 from wan_s2v_pack.cli.comfyui.client import Progress, Stage
 from wan_s2v_pack.cli.predict.graph import SAMPLER, add_node, quick_start
-from wan_s2v_pack.cli.predict.progress_bar import LOG_EVERY_S, ProgressBar, duration
+from wan_s2v_pack.cli.predict.progress_bar import LOG_EVERY_S, ProgressBar
 
 SAMPLER_ID = next(key for key, node in quick_start().items() if node["class_type"] == SAMPLER)
 STEPS = 40
@@ -111,11 +111,6 @@ def test_terminal_has_one_line_that_is_drawn_over(clock):
         bar.on_stage(Stage("12"))
         bar.on_stage(Stage("5"))
     assert terminal.getvalue() == "\rSave Video (Wan S2V)\rPortrait            \n"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (245, "4:05"), (3723, "1:02:03")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_node_whose_start_was_not_heard(bar, clock):

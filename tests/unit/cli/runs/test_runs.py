@@ -298,11 +298,8 @@ def test_show_says_what_comes_next(runs_folder, runs_command, num_clips, text):
         (report.size_text, 1_234_567, "1.23 MB"),
         (report.size_text, 331_000_000, "331 MB"),
         (report.size_text, 1_234_000_000_000, "1,234 GB"),
-        (report.length_text, 4.8125, "4.8 s"),
-        (report.length_text, 59.99, "1:00"),
-        (report.length_text, 3_723, "1:02:03"),
         (report.position_text, 77, "0:04.812"),
-        (report.position_text, 16 * 3661, "61:01.000"),
+        (report.position_text, 16 * 3661, "1:01:01.000"),
     ],
 )
 def test_figures_in_words(function, value, text):
