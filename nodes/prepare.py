@@ -13,8 +13,8 @@ from ..wan_s2v_model.conditioning.picture import AREAS, fit_frames, fit_image, s
 from ..wan_s2v_model.conditioning.plan import Plan
 from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseImages, PoseVideo, pose_latents, warn_if_short
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES, plan_timeline
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, DEFAULT_STEPS, SIZE_MULTIPLE, VIDEO_FPS
-from ..wan_s2v_model.cost.estimate import Job
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, SIZE_MULTIPLE, VIDEO_FPS
+from ..wan_s2v_model.cost.estimate import default_job
 from ..wan_s2v_model.cost.requirements import describe_plan
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
 from ..wan_s2v_model.media.video_reader import VideoReader
@@ -277,7 +277,7 @@ def _history(picture: torch.Tensor, first_frame: str, previous_frames: torch.Ten
 def _preview(plan: Plan, picture: torch.Tensor, vae) -> torch.Tensor:
     """The plan with its cost for the 14B model at the sampler's defaults: which model it will be is not known here."""
     timeline = plan.timeline
-    job = Job(timeline, plan.height, plan.width, DEFAULT_STEPS, model_calls=2, vae_value_bytes=comfy_bridge.vae_value_bytes(vae))
+    job = default_job(timeline, plan.height, plan.width, comfy_bridge.vae_value_bytes(vae))
     return draw_plan(
         plan.waveform,
         plan.sample_rate_hz,

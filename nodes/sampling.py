@@ -15,8 +15,6 @@ from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
-from ..wan_s2v_model.cost.estimate import Job
-from ..wan_s2v_model.cost.requirements import describe_job, refusal
 from ..wan_s2v_model.limits import share_problem
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
@@ -222,7 +220,7 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         return
 
     require_space(store, plan)
-    _require_memory(store, plan, sample, vae)
+    comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
     comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
     progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
     run_vae, device = RunVae(vae), sample.model.load_device
@@ -246,26 +244,6 @@ def _run_folder(run_name: str) -> Path:
     return Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
 
 
-def _require_memory(store: RunStore, plan: Plan, sample: ClipSampler, vae) -> None:
-    """Log what the clips that are left cost; raise ValueError if they clearly do not fit."""
-    vae_value_bytes = comfy_bridge.vae_value_bytes(vae)
-    job = Job(
-        plan.timeline,
-        plan.height,
-        plan.width,
-        sample.num_steps,
-        sample.calls_per_step,
-        store.num_finished,
-        vae_value_bytes,
-        sample.settings.vae_warmup,
-        sample.num_conditionings,
-        run_bytes(plan, store.num_finished),
-    )
-    model, device = comfy_bridge.model_facts(sample.model), comfy_bridge.device_facts(sample.model, vae)
-    logger.info("estimate: %s", describe_job(job, model, device))
-    reason = refusal(job, model, device)
-    if reason is not None:
-        raise ValueError(reason)
 
 
 def _require_finite_text(positive: list, negative: list) -> None:

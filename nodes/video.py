@@ -14,6 +14,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
+from ..wan_s2v_model.cost.requirements import require_image_memory
 from ..wan_s2v_model.media.frame_rate import convert, exact_rate
 from ..wan_s2v_model.media.sound import fold_down
 from ..wan_s2v_model.media.video_formats import FORMATS
@@ -25,9 +26,7 @@ from ..wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_image
 from .inputs import checks_inputs, run_folder, run_name_problem
 from .sockets import WanS2VClips
 
-BYTES_PER_PIXEL = 3 * 4  # float32 RGB
 FRAMES_AT_ONCE = 8  # between two looks at the cancel button
-MEMORY_SHARE = 0.8  # of the free memory that one IMAGE may take
 logger = logging.getLogger("wan_s2v")
 RATES = ("16", "24", "25", "30", "48", "50", "60")
 MAX_FRAMES = 1000
@@ -62,8 +61,11 @@ class WanS2VDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clips, exact=True) -> io.NodeOutput:
-        _require_memory(clips)
-        images = torch.empty(clips.num_frames, clips.height, clips.width, 3)
+        shape = clips.num_frames, clips.height, clips.width, 3
+        require_image_memory(
+            shape, comfy_bridge.free_host_memory(), "Connect the clips to Save Video (Wan S2V), which writes them one by one."
+        )
+        images = torch.empty(shape)
         start = 0
         for frames in _exact_frames(clips) if exact else clips.frames():
             comfy_bridge.raise_if_interrupted()
@@ -214,16 +216,6 @@ def _require_frames(images: torch.Tensor) -> None:
         raise ValueError("images contains NaN or infinite pixels. Check the node that made it.")
 
 
-def _require_memory(clips: Clips) -> None:
-    needed = clips.num_frames * clips.height * clips.width * BYTES_PER_PIXEL
-    free = comfy_bridge.free_host_memory()
-    if needed > MEMORY_SHARE * free:
-        raise MemoryError(
-            f"{clips.num_frames} frames of {clips.width}x{clips.height} need {needed / 1e9:.1f} GB as IMAGE, "
-            f"but only {free / 1e9:.1f} GB of memory are free. Connect the clips to Save Video (Wan S2V), which writes them one by one."
-        )
-
-
 class WanS2VFrameRate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -267,18 +259,10 @@ class WanS2VFrameRate(io.ComfyNode):
         report = conversion.describe()
         logger.log(logging.WARNING if conversion.num_repeated else logging.INFO, "%s", report)
         if conversion.pictures != list(range(images.shape[0])):
-            _require_memory_for(images, len(conversion.pictures))
+            shape, advice = (len(conversion.pictures), *images.shape[1:]), "Choose a lower target_fps, or work on the video in parts."
+            require_image_memory(shape, comfy_bridge.free_host_memory(), advice, images.itemsize)
             images = images[conversion.pictures]
         return io.NodeOutput(images, float(target_fps), report)
-
-
-def _require_memory_for(images: torch.Tensor, count: int) -> None:
-    needed, free = count * images[0].nbytes, comfy_bridge.free_host_memory()
-    if needed > MEMORY_SHARE * free:
-        raise MemoryError(
-            f"{count} frames of {images.shape[2]}x{images.shape[1]} need {needed / 1e9:.1f} GB as IMAGE, "
-            f"but only {free / 1e9:.1f} GB of memory are free. Choose a lower target_fps, or work on the video in parts."
-        )
 
 
 class WanS2VTail(io.ComfyNode):

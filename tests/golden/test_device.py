@@ -122,7 +122,7 @@ def test_assumed_model_is_the_14b_model(bridge, vae):
 def test_sampler_logs_the_estimate(bridge, model, vae, memory, caplog, cfg, calls):
     memory(64 * GIGABYTE)
     with caplog.at_level(logging.INFO, "wan_s2v"):
-        pack_module("nodes.sampling")._require_memory(SimpleNamespace(num_finished=1), plan(), sampler(bridge, model, cfg), vae)
+        bridge.require_memory(sampler(bridge, model, cfg), plan(), 1, vae)
     (message,) = (record.getMessage() for record in caplog.records if record.name == "wan_s2v")
     assert message.startswith("estimate: 2 clips of 832x480, 35,074 tokens, 3 steps of " + calls)
     assert "64 GB free" in message
@@ -133,7 +133,7 @@ def test_sampler_refuses_what_does_not_fit(bridge, model, vae, memory):
     with pytest.raises(
         ValueError, match=r"^832x480 with 80 frames per clip needs at least .* GB of main memory, but only 1\.\d GB can be had"
     ):
-        pack_module("nodes.sampling")._require_memory(SimpleNamespace(num_finished=0), plan(), sampler(bridge, model), vae)
+        bridge.require_memory(sampler(bridge, model), plan(), 0, vae)
 
 
 def test_finished_run_is_not_refused(bridge, model, vae, memory):

@@ -1,7 +1,7 @@
 """The only door to ComfyUI's internals: change here how they are called, for no other room imports `comfy`."""
 
 from .audio_encoder import AudioEncoder
-from .device import assumed_facts, device_facts, model_facts, vae_value_bytes
+from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
 from .display import file_shower
 from .kernels import ATTENTIONS, SPEEDS
 from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
@@ -35,6 +35,7 @@ __all__ = [
     "metadata_enabled",
     "model_facts",
     "raise_if_interrupted",
+    "require_memory",
     "require_wan_vae",
     "run_encoder",
     "take_memory_peak",

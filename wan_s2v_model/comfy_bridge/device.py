@@ -8,8 +8,9 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..cost.estimate import ModelFacts, Rates, num_parameters
-from ..cost.requirements import DeviceFacts
+from ..conditioning.plan import Plan
+from ..cost.estimate import Job, ModelFacts, Rates, num_parameters
+from ..cost.requirements import DeviceFacts, require_fit
 from ..kernels.fused import kernels_work
 from ..kernels.linears import EXACT
 from ..transformer.blocks import FLOAT8_BEYOND
@@ -17,6 +18,7 @@ from ..transformer.config import S2V_14B
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
+from .sampling import ClipSampler
 
 # Shares of the rate of a large product that are reached. Measured on one H100 in bf16, where that is 784 TFLOP/s.
 LINEAR_SHARE = 0.84  # with the element-wise work between the layers
@@ -91,6 +93,27 @@ def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
         has_kernels=comfy.model_management.is_nvidia(),
     )
     return model, _device_facts(device, dtype, vae)
+
+
+def require_memory(sample: ClipSampler, plan: Plan, first_clip: int, vae: comfy.sd.VAE, disk_bytes: float = 0) -> None:
+    """Log what the clips of a plan from `first_clip` on cost; `disk_bytes` is what they take on the disk.
+
+    Raises:
+        ValueError: they clearly do not fit.
+    """
+    job = Job(
+        plan.timeline,
+        plan.height,
+        plan.width,
+        steps=sample.num_steps,
+        model_calls=sample.calls_per_step,
+        first_clip=first_clip,
+        vae_value_bytes=vae_value_bytes(vae),
+        vae_warmup=sample.settings.vae_warmup,
+        conditionings=sample.num_conditionings,
+        disk_bytes=disk_bytes,
+    )
+    require_fit(job, model_facts(sample.model), device_facts(sample.model, vae))
 
 
 def _loaded_bytes() -> int:

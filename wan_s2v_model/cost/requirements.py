@@ -1,14 +1,19 @@
-"""What a job needs against what the device has: lines for the preview and the log, and a refusal with advice."""
+"""What a job needs against what the device has: lines for the preview and the log, and refusals with advice."""
 
-from collections.abc import Iterator
+import logging
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..conditioning.picture import size_within_area
 from ..constants import TEMPORAL_STRIDE, VIDEO_FPS
 from ..time_text import rough_duration
-from .estimate import Estimate, Job, ModelFacts, Rates, estimate, num_parameters
+from .estimate import FLOAT32_BYTES, Estimate, Job, ModelFacts, Rates, estimate, num_parameters
+
+logger = logging.getLogger("wan_s2v")
 
 REFUSED_SHARE = 0.8  # of what is needed must be there; trying in vain costs less than a wrong refusal
+IMAGE_SHARE = 0.8  # of the free main memory that one IMAGE may take
 EIGHT_BIT = 1.5  # bytes per weight below which a file counts as fp8; some of its layers have more bits
 SIXTEEN_BIT = 2
 
@@ -69,6 +74,34 @@ def refusal(job: Job, model: ModelFacts, device: DeviceFacts) -> str | None:
         f"{short.kind}, but only {_gigabytes(short.free_bytes)} can be had. "
         f"What helps, best first: {'; '.join(_advice(job, model, device, short))}."
     )
+
+
+def require_fit(job: Job, model: ModelFacts, device: DeviceFacts) -> None:
+    """Log what a job costs.
+
+    Raises:
+        ValueError: it clearly does not fit.
+    """
+    logger.info("estimate: %s", describe_job(job, model, device))
+    reason = refusal(job, model, device)
+    if reason is not None:
+        raise ValueError(reason)
+
+
+def require_image_memory(shape: Sequence[int], free_bytes: float, advice: str, value_bytes: int = FLOAT32_BYTES) -> None:
+    """Check that an IMAGE fits into main memory before it is made.
+
+    Args:
+        shape: [T, H, W, C]. free_bytes: of main memory. advice: what helps, the end of the message. value_bytes: size of a value.
+    Raises:
+        MemoryError: it would take more than its share of what is free.
+    """
+    needed = math.prod(shape) * value_bytes
+    if needed > IMAGE_SHARE * free_bytes:
+        raise MemoryError(
+            f"{shape[0]} frames of {shape[2]}x{shape[1]} need {needed / 1e9:.1f} GB as IMAGE, "
+            f"but only {free_bytes / 1e9:.1f} GB of memory are free. {advice}"
+        )
 
 
 def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:

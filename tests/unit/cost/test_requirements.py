@@ -7,7 +7,16 @@ import pytest
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.cost import requirements as resources
 from wan_s2v_pack.wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
-from wan_s2v_pack.wan_s2v_model.cost.requirements import REFUSED_SHARE, DeviceFacts, _fits, describe_job, describe_plan, refusal
+from wan_s2v_pack.wan_s2v_model.cost.requirements import (
+    REFUSED_SHARE,
+    DeviceFacts,
+    _fits,
+    describe_job,
+    describe_plan,
+    refusal,
+    require_fit,
+    require_image_memory,
+)
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
 
 RATES = Rates(linear=4e14, attention=6e14, vae=8e13)
@@ -172,3 +181,29 @@ def test_preview_notes_a_nearly_empty_last_clip(num_frames, is_noted):
 def test_note_says_how_much_sound_saves_a_clip():
     lines = describe_plan(replace(JOB, timeline=plan(160)), BF16, GPU)
     assert lines[-1] == "the last clip shows only 3 frames: 0.19 s less sound saves one clip"
+
+
+def test_job_that_fits_is_logged(caplog):
+    with caplog.at_level("INFO", "wan_s2v"):
+        require_fit(JOB, BF16, GPU)
+    assert [record.getMessage() for record in caplog.records] == [f"estimate: {describe_job(JOB, BF16, GPU)}"]
+
+
+def test_job_that_does_not_fit_is_refused():
+    tiny = replace(GPU, free_bytes=1e9)
+    with pytest.raises(ValueError, match=r"needs at least .* of GPU memory on Test GPU") as caught:
+        require_fit(JOB, BF16, tiny)
+    assert str(caught.value) == refusal(JOB, BF16, tiny)
+
+
+def test_images_that_fit_are_let_through():
+    require_image_memory((100, 480, 832, 3), free_bytes=0.48e9 / 0.8, advice="", value_bytes=4)
+    require_image_memory((200, 480, 832, 3), free_bytes=0.48e9 / 0.8, advice="", value_bytes=2)
+
+
+def test_images_that_do_not_fit_are_refused_in_words():
+    with pytest.raises(
+        MemoryError,
+        match=r"^101 frames of 832x480 need 0\.5 GB as IMAGE, but only 0\.6 GB of memory are free\. Cut it\.$",
+    ):
+        require_image_memory((101, 480, 832, 3), free_bytes=0.48e9 / 0.8, advice="Cut it.")
