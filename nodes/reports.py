@@ -1,13 +1,12 @@
 """Checking a finished video."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import folder_paths
 import torch
-from comfy_api.latest import ComfyAPISync, io, ui
+from comfy_api.latest import io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.reports.drift import describe_drift, measure_clips
@@ -19,7 +18,6 @@ from .inputs import checks_inputs
 from .sockets import WanS2VClips
 
 logger = logging.getLogger("wan_s2v")
-PROGRESS_STEPS = 100
 
 
 class WanS2VSyncReport(io.ComfyNode):
@@ -53,7 +51,7 @@ class WanS2VSyncReport(io.ComfyNode):
         """A file that was written again is read again; a linked path is not known yet."""
         if path is None:
             return float("nan")
-        file = _find(path) if path else None
+        file = comfy_bridge.find_file(path) if path else None
         return "" if file is None else f"{file.stat().st_mtime_ns} {file.stat().st_size}"
 
     @classmethod
@@ -61,9 +59,9 @@ class WanS2VSyncReport(io.ComfyNode):
     def execute(cls, video=None, path="") -> io.NodeOutput:
         if (video is None) == (not path):
             raise ValueError(f"Give either video or path; got {'neither' if video is None else 'both'}.")
-        source = _source(video) if video is not None else _require_file(path)
+        source = _source(video) if video is not None else comfy_bridge.require_file(path)
         name = source.name if isinstance(source, Path) else "a VIDEO without a file: the timestamps are those of ComfyUI's own encoding"
-        measurement = measure_sync(source, _progress())
+        measurement = measure_sync(source, comfy_bridge.share_reporter())
         report, plot = sync_text(name, measurement), draw_sync(measurement)
         return io.NodeOutput(report, plot, ui={**ui.PreviewImage(plot).as_dict(), **ui.PreviewText(report).as_dict()})
 
@@ -73,38 +71,6 @@ def _source(video) -> Path | BytesIO:
         logger.warning("the VIDEO is a part of its file; the sync report reads the whole file")
     source = video.get_stream_source()
     return source if isinstance(source, BytesIO) else Path(source)
-
-
-def _find(path: str) -> Path | None:
-    """The file, if it is there and in one of ComfyUI's folders."""
-    folders = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory()), Path(folder_paths.get_temp_directory())]
-    file = (folders[0] / path).resolve()
-    is_inside = any(file.is_relative_to(folder.resolve()) for folder in folders)
-    return file if is_inside and file.is_file() else None
-
-
-def _require_file(path: str) -> Path:
-    file = _find(path)
-    if file is None:
-        raise ValueError(
-            f"There is no file {path!r} in ComfyUI's output, input or temp folder. "
-            "Give the path of Save Video (Wan S2V), or connect Load Video to video."
-        )
-    return file
-
-
-def _progress() -> Callable[[float], None]:
-    """Moves the node's bar, and stops where the user cancels."""
-    execution, shown = ComfyAPISync().execution, 0
-
-    def report(share: float) -> None:
-        nonlocal shown
-        comfy_bridge.raise_if_interrupted()
-        if int(share * PROGRESS_STEPS) > shown:
-            shown = int(share * PROGRESS_STEPS)
-            execution.set_progress(shown, PROGRESS_STEPS)
-
-    return report
 
 
 class WanS2VDriftReport(io.ComfyNode):

@@ -1,24 +1,21 @@
 """Frames and sound out: as IMAGE and AUDIO, or as a video file."""
 
-import glob
 import json
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
-import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
 from ..wan_s2v_model.cost.requirements import require_image_memory
-from ..wan_s2v_model.media.frame_rate import convert, exact_rate
-from ..wan_s2v_model.media.sound import fold_down
+from ..wan_s2v_model.media.frame_rate import convert
 from ..wan_s2v_model.media.video_formats import FORMATS
-from ..wan_s2v_model.media.video_writer import VideoWriter, remove_abandoned
+from ..wan_s2v_model.media.video_source import VideoSource, source_of_images
+from ..wan_s2v_model.media.video_writer import write_video
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.manifest import MANIFEST_NAME
 from ..wan_s2v_model.runs.store import RunStore
@@ -26,7 +23,6 @@ from ..wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_image
 from .inputs import checks_inputs, run_folder, run_name_problem
 from .sockets import WanS2VClips
 
-FRAMES_AT_ONCE = 8  # between two looks at the cancel button
 logger = logging.getLogger("wan_s2v")
 RATES = ("16", "24", "25", "30", "48", "50", "60")
 MAX_FRAMES = 1000
@@ -132,33 +128,17 @@ class WanS2VSaveVideo(io.ComfyNode):
         if len(connected) != 1:
             raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
         if clips is not None:
-            source = _from_clips(clips)
+            sound = clips.waveform, clips.sample_rate_hz
+            source = VideoSource(clips.width, clips.height, Fraction(clips.fps), clips.frames(), sound)
         elif video is not None:
-            source = _from_video(video)
+            parts = video.get_components()
+            source = source_of_images(parts.images, parts.audio, parts.frame_rate)
         else:
-            source = _from_images(images, audio, fps)
+            source = source_of_images(images, audio, fps)
 
-        video_format = FORMATS[format]
-        output = folder_paths.get_output_directory()
-        folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, source.width, source.height)
-        remove_abandoned(Path(folder).glob(f"{glob.escape(name)}_*_.part.*"))
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, source.width, source.height)
-        file = f"{name}_{counter:05}_.{video_format.container}"
-        path = Path(folder) / file
-        with VideoWriter(
-            path,
-            width=source.width,
-            height=source.height,
-            fps=source.fps,
-            video_format=video_format,
-            quality=quality,
-            audio=source.sound,
-            metadata=cls._metadata(),
-        ) as writer:
-            for frames in (few for batch in source.frames for few in batch.split(FRAMES_AT_ONCE)):
-                comfy_bridge.raise_if_interrupted()
-                writer.write(frames)
-        preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+        path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, FORMATS[format].container)
+        write_video(path, source, FORMATS[format], quality, cls._metadata(), comfy_bridge.raise_if_interrupted)
+        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=preview)
 
     @classmethod
@@ -173,47 +153,6 @@ class WanS2VSaveVideo(io.ComfyNode):
 def _exact_frames(clips: Clips) -> Iterator[torch.Tensor]:
     vae = comfy_bridge.RunVae(clips.vae)
     return clips.exact_frames(vae.encode, vae.decode)
-
-
-class _Source(NamedTuple):
-    """What is written: frames in batches, and their sound as [C, T] and rate."""
-
-    width: int
-    height: int
-    fps: Fraction
-    frames: Iterator[torch.Tensor]
-    sound: tuple[torch.Tensor, int] | None
-
-
-def _from_clips(clips: Clips) -> _Source:
-    return _Source(clips.width, clips.height, Fraction(clips.fps), clips.frames(), (clips.waveform, clips.sample_rate_hz))
-
-
-def _from_video(video) -> _Source:
-    parts = video.get_components()
-    return _from_images(parts.images, parts.audio, parts.frame_rate)
-
-
-def _from_images(images: torch.Tensor, audio: dict | None, fps: float | Fraction) -> _Source:
-    _require_frames(images)
-    height, width = images.shape[1:3]
-    return _Source(width, height, exact_rate(fps), iter([images[..., :3]]), _sound(audio))
-
-
-def _sound(audio: dict | None) -> tuple[torch.Tensor, int] | None:
-    if audio is None:
-        return None
-    waveform = audio["waveform"][0].float().cpu()
-    if not torch.isfinite(waveform).all():
-        raise ValueError("The audio contains NaN or infinite samples. Check the node that made it.")
-    return fold_down(waveform), int(audio["sample_rate"])
-
-
-def _require_frames(images: torch.Tensor) -> None:
-    if images.ndim != 4 or images.shape[0] == 0 or images.shape[-1] < 3:
-        raise ValueError(f"images must hold at least one colour picture, got shape {tuple(images.shape)}.")
-    if not torch.isfinite(images).all():
-        raise ValueError("images contains NaN or infinite pixels. Check the node that made it.")
 
 
 class WanS2VFrameRate(io.ComfyNode):
@@ -325,16 +264,17 @@ class WanS2VTail(io.ComfyNode):
             run_vae = comfy_bridge.RunVae(clips.vae)
             images = tail_of_clips(clips, frames, run_vae.encode, run_vae.decode)
         elif video is not None:
-            images = _tail_of_video(video, frames)
+            images = cls._of_video(video, frames)
         else:
             images = tail_of_run(RunStore.reading(run_folder(run_name)), frames)
         if len(images) < frames:
             logger.info("the video has only %d frames at %d fps, not %d", len(images), VIDEO_FPS, frames)
         return io.NodeOutput(images)
 
-
-def _tail_of_video(video, frames: int):
-    if isinstance(video, InputImpl.VideoFromFile):
-        return tail_of_file(video.get_stream_source(), *video.get_active_trim_window(), frames)
-    parts = video.get_components()
-    return tail_of_images(parts.images, parts.frame_rate, frames)
+    @classmethod
+    def _of_video(cls, video, frames: int) -> torch.Tensor:
+        file = comfy_bridge.file_of_video(video)
+        if file is not None:
+            return tail_of_file(*file, frames)
+        parts = video.get_components()
+        return tail_of_images(parts.images, parts.frame_rate, frames)

@@ -2,13 +2,22 @@
 
 from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
-from .display import file_shower
+from .display import file_shower, share_reporter
 from .kernels import ATTENTIONS, SPEEDS
 from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
 from .loras import apply_lora
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
-from .runtime import free_host_memory, metadata_enabled, raise_if_interrupted, versions
+from .runtime import (
+    file_of_video,
+    find_file,
+    free_host_memory,
+    metadata_enabled,
+    new_output_file,
+    raise_if_interrupted,
+    require_file,
+    versions,
+)
 from .sampling import SAMPLER_NAMES, ClipSampler, SamplerSettings
 from .vae import RunVae, decode_latents, encode_pixels, require_wan_vae
 
@@ -27,17 +36,22 @@ __all__ = [
     "decode_latents",
     "device_facts",
     "encode_pixels",
+    "file_of_video",
     "file_shower",
+    "find_file",
     "free_host_memory",
     "load_diffusion_model",
     "load_text_encoder",
     "load_vae",
     "metadata_enabled",
     "model_facts",
+    "new_output_file",
     "raise_if_interrupted",
+    "require_file",
     "require_memory",
     "require_wan_vae",
     "run_encoder",
+    "share_reporter",
     "take_memory_peak",
     "take_others_off_gpu",
     "vae_value_bytes",

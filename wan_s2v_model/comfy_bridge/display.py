@@ -7,11 +7,14 @@ from pathlib import Path
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
+from comfy_api.latest import ComfyAPISync
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..sampling.progress import Progress
-from .runtime import LATENT_FORMAT
+from .runtime import LATENT_FORMAT, raise_if_interrupted
+
+SHARE_STEPS = 100  # into which the bar of `share_reporter` is divided
 
 
 def step_reporter(model: comfy.model_patcher.ModelPatcher, progress: Progress) -> Callable[[int, Tensor], None]:
@@ -26,6 +29,20 @@ def step_reporter(model: comfy.model_patcher.ModelPatcher, progress: Progress) -
         preview = None if previewer is None else previewer.decode_latent_to_preview_image("JPEG", x0)
         bar.update_absolute(done, total, preview)
         show_text(progress.line(done))
+
+    return report
+
+
+def share_reporter() -> Callable[[float], None]:
+    """A callback (share of the work that is done) that moves the bar of the node that is running, and stops where the user cancels."""
+    execution, shown = ComfyAPISync().execution, 0
+
+    def report(share: float) -> None:
+        nonlocal shown
+        raise_if_interrupted()
+        if int(share * SHARE_STEPS) > shown:
+            shown = int(share * SHARE_STEPS)
+            execution.set_progress(shown, SHARE_STEPS)
 
     return report
 

@@ -1,13 +1,20 @@
-"""The small things that nodes ask ComfyUI for."""
+"""What nodes ask ComfyUI for: cancelling, free memory, versions, its files and folders."""
 
+import glob
 import re
+from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import comfy.cli_args
 import comfy.latent_formats
 import comfy.model_management
 import comfyui_version
+import folder_paths
 import torch
+from comfy_api.latest import InputImpl
+
+from ..media.video_writer import remove_abandoned
 
 LATENT_FORMAT = comfy.latent_formats.Wan21()
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -36,3 +43,50 @@ def versions() -> dict[str, str]:
 def _pack_version() -> str:
     found = re.search(r'^version = "(.+)"$', PROJECT.read_text(encoding="utf-8"), re.MULTILINE) if PROJECT.is_file() else None
     return found[1] if found else "unknown"
+
+
+class FilePart(NamedTuple):
+    """A video file, and the part of it that is used; a length of 0 reaches to the end."""
+
+    source: str | BytesIO
+    start_s: float
+    length_s: float
+
+
+def file_of_video(video: Any) -> FilePart | None:
+    """The file behind a VIDEO; None where there is none, and its pictures are in memory."""
+    if isinstance(video, InputImpl.VideoFromFile):
+        return FilePart(video.get_stream_source(), *video.get_active_trim_window())
+    return None
+
+
+def new_output_file(filename_prefix: str, width: int, height: int, suffix: str) -> tuple[Path, str]:
+    """The next free file name in the output folder, and its folder below that; abandoned parts of such files are removed."""
+    output = folder_paths.get_output_directory()
+    folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
+    remove_abandoned(Path(folder).glob(f"{glob.escape(name)}_*_.part.*"))
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
+    return Path(folder) / f"{name}_{counter:05}_.{suffix}", subfolder
+
+
+def find_file(path: str) -> Path | None:
+    """A file in ComfyUI's output, input or temp folder, None if it is not there; a relative path starts in output."""
+    folders = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory()), Path(folder_paths.get_temp_directory())]
+    file = (folders[0] / path).resolve()
+    is_inside = any(file.is_relative_to(folder.resolve()) for folder in folders)
+    return file if is_inside and file.is_file() else None
+
+
+def require_file(path: str) -> Path:
+    """As `find_file`.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    file = find_file(path)
+    if file is None:
+        raise ValueError(
+            f"There is no file {path!r} in ComfyUI's output, input or temp folder. "
+            "Give the path of Save Video (Wan S2V), or connect Load Video to video."
+        )
+    return file

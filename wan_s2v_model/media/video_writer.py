@@ -7,7 +7,7 @@ name, kept whatever happens. Equal frames and sound give equal bytes on one mach
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +26,13 @@ from torch.nn.functional import pad
 
 from ..files import lock_file
 from .video_formats import AUDIO_ENCODERS, CONTAINERS, LIVE_ENCODER, LIVE_OPTIONS, RGB_FORMATS, VIDEO_ENCODERS, VideoFormat, _AudioEncoder
+from .video_source import VideoSource
 
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
 LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
 LOCK_SUFFIX = ".lock"  # of the file that is locked while a video is unfinished
 MOST_UNTIMED_FRAMES = 2  # x265 leaves the decoding times of so few frames undefined; they are in order
-
-
+FRAMES_AT_ONCE = 8  # that `write_video` writes between two looks at the cancel button
 BT709 = 1  # its code in H.273, for primaries, transfer and matrix alike
 
 
@@ -215,6 +215,31 @@ class VideoWriter:
             if isinstance(error, (av.FFmpegError, OSError)):
                 raise VideoWriterError(f"cannot write {self.path}: {error.strerror or error}") from error
             raise
+
+
+def write_video(
+    path: Path,
+    source: VideoSource,
+    video_format: VideoFormat,
+    quality: int,
+    metadata: Mapping[str, str],
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a whole video; `check_cancelled` is called between frames and may raise. For the other arguments see `VideoWriter`."""
+    writer = VideoWriter(
+        path,
+        width=source.width,
+        height=source.height,
+        fps=source.fps,
+        video_format=video_format,
+        quality=quality,
+        audio=source.sound,
+        metadata=metadata,
+    )
+    with writer:
+        for frames in (few for batch in source.frames for few in batch.split(FRAMES_AT_ONCE)):
+            check_cancelled()
+            writer.write(frames)
 
 
 class _Sound:
