@@ -1,30 +1,22 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.conditioning.clip import ALL_STEPS, first_history, start_from_picture
-from ..wan_s2v_model.conditioning.picture import AREAS, fit_frames, fit_image, size_within_area
-from ..wan_s2v_model.conditioning.plan import Plan
-from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseImages, PoseVideo, pose_latents, warn_if_short
-from ..wan_s2v_model.conditioning.timeline import SYNC_MODES, plan_timeline
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, SIZE_MULTIPLE, VIDEO_FPS
+from ..wan_s2v_model.conditioning.clip import start_history
+from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_image
+from ..wan_s2v_model.conditioning.plan import VideoShape, plan_video
+from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseGuide
+from ..wan_s2v_model.conditioning.timeline import SYNC_MODES
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP
 from ..wan_s2v_model.cost.estimate import default_job
 from ..wan_s2v_model.cost.requirements import describe_plan
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
-from ..wan_s2v_model.media.video_reader import VideoReader
-from ..wan_s2v_model.reports.plan_picture import draw_plan
+from ..wan_s2v_model.media.pictures import require_pictures
+from ..wan_s2v_model.reports.plan_picture import draw_video_plan
 from .inputs import checks_inputs
 from .sockets import WanS2VAudio, WanS2VPlan
 
-logger = logging.getLogger("wan_s2v")
-
-CUSTOM_SIZE = "custom"
 FIRST_FRAME = ("free", "from picture")
 AUDIO_HISTORY = ("first frame", "real")
 
@@ -44,7 +36,7 @@ class WanS2VPrepare(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The Wan2.1 VAE."),
                 io.Combo.Input(
                     "size",
-                    options=["480P", "720P", "1024x704", CUSTOM_SIZE],
+                    options=[*AREAS, CUSTOM_SIZE],
                     default="480P",
                     tooltip="Area of the video; the picture decides its aspect (sides: multiples of 64). custom: width and height below.",
                 ),
@@ -198,91 +190,15 @@ class WanS2VPrepare(io.ComfyNode):
         audio_history=AUDIO_HISTORY[0],
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
-        for name, pixels in (("image", image), ("pose", pose), ("previous_frames", previous_frames)):
-            _require_pixels(name, pixels)
-        if size != CUSTOM_SIZE:
-            height, width = size_within_area(image.shape[1], image.shape[2], AREAS[size])
-        elif width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
-            logger.info(
-                "%dx%d is not a multiple of %d: the far motion history loses its last rows or columns", width, height, SIZE_MULTIPLE
-            )
-        timeline = plan_timeline(
-            audio.waveform.shape[1],
-            audio.sample_rate_hz,
-            audio.num_samples_16khz,
-            sync_mode=sync_mode,
-            frames_per_clip=frames_per_clip,
-            free_start=previous_frames is None and first_frame == "free",
-            max_clips=max_clips,
-        )
-        cover = sync_mode == "aligned"
-        picture = fit_image(image[0], height, width, cover=cover)
-        history = None if timeline.free_start else _history(picture, first_frame, previous_frames, cover)
+        require_pictures(image=image, pose=pose, previous_frames=previous_frames)
+        height, width = choose_size(size, image, height, width)
+        shape = VideoShape(height, width, frames_per_clip, max_clips, sync_mode)
+        picture = fit_image(image[0], height, width, cover=shape.covers)
+        history = start_history(picture, previous_frames, from_picture=first_frame == "from picture", cover=shape.covers)
         encode = comfy_bridge.RunVae(vae).encode
-        with _pose_source(pose, pose_fps, pose_video) as source:
-            poses = None
-            if source is not None:
-                warn_if_short(timeline, source, pose_end)
-                poses = tuple(pose_latents(timeline, source, height, width, end=pose_end, strength=pose_strength, encode=encode))
-        plan = Plan(
-            timeline=timeline,
-            height=height,
-            width=width,
-            audio_features=audio.features,
-            waveform=audio.waveform,
-            sample_rate_hz=audio.sample_rate_hz,
-            ref_latents=encode(picture[None]),
-            pose_latents=poses,
-            history=history,
-            pose_steps=ALL_STEPS if poses is None else (pose_start_percent, pose_end_percent),
-            silence=audio.silence,
-            real_audio_history=audio_history == "real",
-        )
-        return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, _preview(plan, picture, vae))
-
-
-def _require_pixels(name: str, pixels: torch.Tensor | None) -> None:
-    if pixels is None:
-        return
-    if pixels.ndim != 4 or pixels.shape[-1] < 3 or pixels.numel() == 0:
-        raise ValueError(f"{name} must be an IMAGE with at least one colour picture, got shape {tuple(pixels.shape)}.")
-    if not torch.isfinite(pixels).all():
-        raise ValueError(f"{name} contains NaN or infinite pixels. Check the node that made it.")
-
-
-@contextmanager
-def _pose_source(pose: torch.Tensor | None, pose_fps: float, pose_video) -> Iterator[PoseVideo | None]:
-    """The pose, whichever way it is connected; a file is read as its pictures are needed."""
-    if pose is not None and pose_video is not None:
-        raise ValueError("Connect either pose or pose_video, not both.")
-    if pose_video is None:
-        yield None if pose is None else PoseImages(pose, pose_fps)
-    elif isinstance(pose_video, InputImpl.VideoFromFile):
-        start_s, length_s = pose_video.get_active_trim_window()
-        with VideoReader(pose_video.get_stream_source(), start_s, length_s) as reader:
-            yield reader
-    else:
-        parts = pose_video.get_components()
-        _require_pixels("pose_video", parts.images)
-        yield PoseImages(parts.images, parts.frame_rate)
-
-
-def _history(picture: torch.Tensor, first_frame: str, previous_frames: torch.Tensor | None, cover: bool) -> torch.Tensor:
-    height, width = picture.shape[:2]
-    previous = None if previous_frames is None else fit_frames(previous_frames[-73:], height, width, cover=cover)
-    history = first_history(height, width, previous)
-    return history if first_frame == "free" else start_from_picture(history, picture)
-
-
-def _preview(plan: Plan, picture: torch.Tensor, vae) -> torch.Tensor:
-    """The plan with its cost for the 14B model at the sampler's defaults: which model it will be is not known here."""
-    timeline = plan.timeline
-    job = default_job(timeline, plan.height, plan.width, comfy_bridge.vae_value_bytes(vae))
-    return draw_plan(
-        plan.waveform,
-        plan.sample_rate_hz,
-        image=picture,
-        clip_starts_s=[timeline.first_frame(clip) / VIDEO_FPS for clip in range(timeline.num_clips)],
-        seconds=timeline.num_frames / VIDEO_FPS,
-        lines=describe_plan(job, *comfy_bridge.assumed_facts(vae)),
-    )
+        with comfy_bridge.open_pose(pose, pose_fps, pose_video) as video:
+            guide = None if video is None else PoseGuide(video, pose_strength, (pose_start_percent, pose_end_percent), pose_end)
+            plan = plan_video(audio, shape, picture, history, guide, encode=encode, real_audio_history=audio_history == "real")
+        job = default_job(plan.timeline, height, width, comfy_bridge.vae_value_bytes(vae))
+        preview = draw_video_plan(plan, picture, describe_plan(job, *comfy_bridge.assumed_facts(vae)))
+        return io.NodeOutput(plan, width, height, plan.timeline.num_frames, plan.timeline.num_clips, preview)

@@ -2,6 +2,7 @@
 
 import glob
 import re
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ import folder_paths
 import torch
 from comfy_api.latest import InputImpl
 
+from ..conditioning.pose import PoseImages, PoseVideo
+from ..media.pictures import require_pictures
+from ..media.video_reader import VideoReader
 from ..media.video_writer import remove_abandoned
 
 LATENT_FORMAT = comfy.latent_formats.Wan21()
@@ -58,6 +62,24 @@ def file_of_video(video: Any) -> FilePart | None:
     if isinstance(video, InputImpl.VideoFromFile):
         return FilePart(video.get_stream_source(), *video.get_active_trim_window())
     return None
+
+
+def open_pose(images: torch.Tensor | None, fps: float, video: Any) -> AbstractContextManager[PoseVideo | None]:
+    """A pose, whichever way it is connected: as IMAGE with a rate, or as VIDEO, of which a file is read as its pictures are needed.
+
+    Raises:
+        ValueError: both are connected, or a VIDEO cannot be read.
+    """
+    if images is not None and video is not None:
+        raise ValueError("Connect either pose or pose_video, not both.")
+    if video is None:
+        return nullcontext(None if images is None else PoseImages(images, fps))
+    file = file_of_video(video)
+    if file is not None:
+        return VideoReader(*file)
+    parts = video.get_components()
+    require_pictures(pose_video=parts.images)
+    return nullcontext(PoseImages(parts.images, parts.frame_rate))
 
 
 def new_output_file(filename_prefix: str, width: int, height: int, suffix: str) -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""Picture size, picture and pose fitting, and the frames of history a clip starts from.
+"""What the transformer is told about a clip, and the frames of history that a clip starts from.
 
 Pixels are [T, H, W, 3] float in [0, 1], as ComfyUI passes them; 0.5 is the reference's value 0 (mid-grey).
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..constants import MOTION_FRAMES, START_FRAMES
+from .picture import GREY, fit_frames
 
-GREY = 0.5
 ALL_STEPS = 0.0, 1.0  # shares of the steps
 
 
@@ -45,6 +45,21 @@ def start_from_picture(history: Tensor, picture: Tensor) -> Tensor:
     history = history.clone()
     history[-START_FRAMES:] = picture
     return history
+
+
+def start_history(picture: Tensor, previous: Tensor | None, *, from_picture: bool, cover: bool) -> Tensor | None:
+    """The frames before clip 0, [73, H, W, 3]; None where it starts freely.
+
+    Args:
+        picture: [H, W, 3], of the video's size. previous: [T, H', W', C], the end of another video to continue, or None.
+        from_picture: the newest frames are the picture. cover: as in `fit_frames`.
+    """
+    if previous is None and not from_picture:
+        return None
+    height, width = picture.shape[:2]
+    fitted = None if previous is None else fit_frames(previous[-MOTION_FRAMES:], height, width, cover=cover)
+    history = first_history(height, width, fitted)
+    return start_from_picture(history, picture) if from_picture else history
 
 
 def append_history(history: Tensor, frames: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Picture size, picture and pose fitting, and the frames of history a clip starts from.
+"""The size of a video, and how pictures are fitted to it.
 
 Pixels are [T, H, W, 3] float in [0, 1], as ComfyUI passes them; 0.5 is the reference's value 0 (mid-grey).
 """
 
+import logging
 import math
 
 import numpy as np
@@ -12,10 +13,27 @@ from PIL import Image
 from torch import Tensor
 
 from ..constants import SIZE_MULTIPLE
-from .clip import GREY
 
+logger = logging.getLogger("wan_s2v")
+
+GREY = 0.5
 AREAS = {"480P": 480 * 832, "720P": 720 * 1280, "1024x704": 1024 * 704}  # px
+CUSTOM_SIZE = "custom"
 CANDIDATES = 100  # sizes that the reference tries
+
+
+def choose_size(size: str, image: Tensor, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of a video in pixels.
+
+    Args:
+        size: one of AREAS, for that area with about the aspect of the image, or CUSTOM_SIZE, for the height and width given.
+        image: [T, H, W, C].
+    """
+    if size != CUSTOM_SIZE:
+        return size_within_area(image.shape[1], image.shape[2], AREAS[size])
+    if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
+        logger.info("%dx%d is not a multiple of %d: the far motion history loses its last rows or columns", width, height, SIZE_MULTIPLE)
+    return height, width
 
 
 def size_within_area(height: int, width: int, max_area: int) -> tuple[int, int]:

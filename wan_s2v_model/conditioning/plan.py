@@ -1,12 +1,14 @@
 """The plan of a video: everything that decides it except the model, the prompt and the sampler, and what each clip is told of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..audio.features import SilenceFeatures, gather_frames
+from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
 from .clip import ALL_STEPS, ClipConditioning
-from .timeline import Timeline
+from .pose import PoseGuide
+from .timeline import Timeline, plan_timeline
 
 ANCHORS = ("off", "latent statistics", "colour transfer")
 SEED_POLICIES = ("seed + clip", "same seed")
@@ -39,6 +41,26 @@ class Continuity:
 
 
 AS_REFERENCE = Continuity()
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """Size, clips and sync of a video.
+
+    Attributes:
+        height, width: pixels. max_clips: 0 means as many as the sound needs. sync_mode: one of SYNC_MODES.
+    """
+
+    height: int
+    width: int
+    frames_per_clip: int
+    max_clips: int
+    sync_mode: str
+
+    @property
+    def covers(self) -> bool:
+        """Whether pictures fill the whole video; in mode `official` some of it stays black, as in the reference."""
+        return self.sync_mode == "aligned"
 
 
 @dataclass(frozen=True)
@@ -78,3 +100,44 @@ class Plan:
             pose_latents=None if self.pose_latents is None else self.pose_latents[clip],
             pose_steps=self.pose_steps,
         )
+
+
+def plan_video(
+    audio: EncodedAudio,
+    shape: VideoShape,
+    picture: Tensor,
+    history: Tensor | None,
+    pose: PoseGuide | None,
+    *,
+    encode: Callable[[Tensor], Tensor],
+    real_audio_history: bool = False,
+) -> Plan:
+    """Divide the sound into clips, and encode what they are told.
+
+    Args:
+        picture: [height, width, 3] in [0, 1]. history: of `start_history`.
+        encode: [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents. real_audio_history: see `Plan`.
+    """
+    timeline = plan_timeline(
+        audio.waveform.shape[1],
+        audio.sample_rate_hz,
+        audio.num_samples_16khz,
+        sync_mode=shape.sync_mode,
+        frames_per_clip=shape.frames_per_clip,
+        free_start=history is None,
+        max_clips=shape.max_clips,
+    )
+    return Plan(
+        timeline=timeline,
+        height=shape.height,
+        width=shape.width,
+        audio_features=audio.features,
+        waveform=audio.waveform,
+        sample_rate_hz=audio.sample_rate_hz,
+        ref_latents=encode(picture[None]),
+        pose_latents=None if pose is None else pose.latents(timeline, shape.height, shape.width, encode),
+        history=history,
+        pose_steps=ALL_STEPS if pose is None else pose.steps,
+        silence=audio.silence,
+        real_audio_history=real_audio_history,
+    )

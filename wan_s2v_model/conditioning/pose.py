@@ -3,6 +3,7 @@
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
 from ..media.frame_rate import exact_rate
+from .clip import ALL_STEPS
 from .picture import fit_frames
 from .timeline import Timeline
 
@@ -47,6 +49,26 @@ class PoseImages:
 
     def read(self, pictures: Sequence[int]) -> Tensor:
         return self._images[list(pictures)]
+
+
+@dataclass(frozen=True)
+class PoseGuide:
+    """A pose video, and how it counts.
+
+    Attributes:
+        strength: 1 as in the reference, 0 as without a pose. steps: shares of the steps between which the model sees it.
+        end: what is shown behind its last picture, one of POSE_ENDS.
+    """
+
+    video: PoseVideo
+    strength: float = 1.0
+    steps: tuple[float, float] = ALL_STEPS
+    end: str = POSE_ENDS[0]
+
+    def latents(self, timeline: Timeline, height: int, width: int, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        """Those of every clip, as `pose_latents` gives them; says in the log where the pose is too short."""
+        warn_if_short(timeline, self.video, self.end)
+        return tuple(pose_latents(timeline, self.video, height, width, end=self.end, strength=self.strength, encode=encode))
 
 
 def pose_slots(timeline: Timeline, clip: int, pose: PoseVideo, end: str = "hold") -> list[int | None]:
