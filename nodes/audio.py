@@ -11,8 +11,8 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.audio.listening import Listener, listen
 from ..wan_s2v_model.audio.preparation import NORMALISATIONS, SILENCES
 from ..wan_s2v_model.audio.selection import select_sounds
-from ..wan_s2v_model.media import espeak, speech_worker
-from ..wan_s2v_model.media.speech_worker import SpeechRequest
+from ..wan_s2v_model.media.espeak import espeak_problem, require_reference, speak_with_espeak
+from ..wan_s2v_model.media.speech_worker import DEFAULT_ADDRESS, SpeechRequest, parse_address, speak_with_worker
 from .inputs import checks_inputs
 from .sockets import WanS2VAudio
 
@@ -20,7 +20,6 @@ logger = logging.getLogger("wan_s2v")
 MEMORY_ADVICE = "Close other programs that use the GPU, or set dtype to fp16 in Load Wan S2V Audio Encoder."
 ESPEAK, COSYVOICE = "espeak-ng", "cosyvoice"
 LANGUAGE = "en"
-WORKER_ADDRESS = "127.0.0.1:8190"
 
 
 class WanS2VAudioEncode(io.ComfyNode):
@@ -160,7 +159,7 @@ class WanS2VTextToSpeech(io.ComfyNode):
                 io.String.Input(
                     "worker_address",
                     optional=True,
-                    default=WORKER_ADDRESS,
+                    default=DEFAULT_ADDRESS,
                     tooltip="host:port of the cosyvoice worker, on this machine only. Not used by espeak-ng.",
                 ),
                 io.Int.Input(
@@ -177,15 +176,15 @@ class WanS2VTextToSpeech(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text, voice, worker_address=WORKER_ADDRESS) -> bool | str:
+    def validate_inputs(cls, text, voice, worker_address=DEFAULT_ADDRESS) -> bool | str:
         if text is not None and not text.strip():
             return "text is empty. Write what shall be said."
         if voice == ESPEAK:
-            return espeak.espeak_problem() or True
+            return espeak_problem() or True
         if voice not in (COSYVOICE, None):
             return f"voice must be {ESPEAK} or {COSYVOICE}; got {voice!r}."
         try:
-            speech_worker.parse_address(WORKER_ADDRESS if worker_address is None else worker_address)
+            parse_address(DEFAULT_ADDRESS if worker_address is None else worker_address)
         except ValueError as error:
             return str(error)
         return True
@@ -193,28 +192,14 @@ class WanS2VTextToSpeech(io.ComfyNode):
     @classmethod
     @checks_inputs
     def execute(
-        cls, text, voice, reference_audio=None, reference_text="", language=LANGUAGE, speed=1.0, worker_address=WORKER_ADDRESS, seed=0
+        cls, text, voice, reference_audio=None, reference_text="", language=LANGUAGE, speed=1.0, worker_address=DEFAULT_ADDRESS, seed=0
     ) -> io.NodeOutput:
         if voice == ESPEAK:
             if reference_audio is not None:
                 logger.warning("espeak-ng cannot imitate a voice: reference_audio is not used. Choose the voice cosyvoice for that.")
-            waveform, sample_rate = espeak.speak_with_espeak(text, language.strip() or LANGUAGE, speed)
+            waveform, sample_rate = speak_with_espeak(text, language.strip() or LANGUAGE, speed)
         else:
-            request = SpeechRequest(text, _reference(reference_audio), reference_text, language, speed, seed)
-            waveform, sample_rate = _ask(worker_address, request)
+            request = SpeechRequest(text, require_reference(reference_audio), reference_text, language, speed, seed)
+            waveform, sample_rate = speak_with_worker(worker_address, request, comfy_bridge.raise_if_interrupted)
         logger.info("spoke %d characters in %.1f s of sound", len(text), waveform.shape[1] / sample_rate)
         return io.NodeOutput({"waveform": waveform[None], "sample_rate": sample_rate})
-
-
-def _reference(audio) -> bytes:
-    if audio is None:
-        raise ValueError("The voice cosyvoice needs reference_audio: connect 3 to 30 s of the voice to imitate, or choose espeak-ng.")
-    return espeak.reference_wav(audio["waveform"], int(audio["sample_rate"]))
-
-
-def _ask(worker_address: str, request: SpeechRequest):
-    address = speech_worker.parse_address(worker_address)
-    check_cancelled = comfy_bridge.raise_if_interrupted
-    worker = speech_worker.wait_until_ready(address, check_cancelled)
-    logger.info("%s speaks at %s", worker.get("engine", "a speech worker"), address)
-    return speech_worker.ask_worker(address, request, check_cancelled)

@@ -1,10 +1,13 @@
-"""Values that come over a link: ComfyUI knows them only when a node runs, and checks neither their limits nor `validate_inputs` then."""
+"""Checks of what comes over a link, which ComfyUI knows only when a node runs and then does not check; names and folders of runs."""
 
 import functools
 import inspect
 import numbers
 import re
-from collections.abc import Callable, Mapping
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +75,16 @@ def run_name_problem(run_name: str | None) -> str | None:
 def run_folder(run_name: str) -> Path:
     """The folder of a named run, which may not exist yet."""
     return Path(folder_paths.get_output_directory()) / RUNS_FOLDER / run_name
+
+
+@contextmanager
+def folder_of_run(run_name: str) -> Iterator[Path]:
+    """The folder in which a run is kept; one without a name gets a temporary one, which goes if the run is not finished."""
+    if run_name:
+        yield run_folder(run_name)
+        return
+    folder = Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
+    with ExitStack() as if_it_fails:
+        if_it_fails.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+        if_it_fails.pop_all()

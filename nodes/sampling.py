@@ -1,19 +1,14 @@
 """The clip loop."""
 
 import logging
-import shutil
-import uuid
 from dataclasses import replace
-from pathlib import Path
 
-import folder_paths
-import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
-from ..wan_s2v_model.conditioning.prompts import place_on_clips
+from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite, require_width
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
 from ..wan_s2v_model.limits import share_problem
 from ..wan_s2v_model.runs.clips import Clips
@@ -23,8 +18,7 @@ from ..wan_s2v_model.runs.space import require_space, run_bytes
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.progress import Progress
-from ..wan_s2v_model.transformer.config import WanS2VConfig
-from .inputs import checks_inputs, run_folder, run_name_problem
+from .inputs import checks_inputs, folder_of_run, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
@@ -187,28 +181,34 @@ class WanS2VSampler(io.ComfyNode):
         continuity=AS_REFERENCE,
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
-        _require_finite_text(positive, negative)
+        require_finite(positive, negative)
         positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
         plan = replace(plan, continuity=continuity)
-        rounded = plan.timeline.sync_mode == "official"
-        fast = {"cfg_start": cfg_start_percent, "cfg_end": cfg_end_percent, "vae_warmup": vae_warmup, "audio": audio_guidance}
-        settings = SamplerSettings(steps, cfg, shift, solver, sampler, sigmas, round_state=rounded, **fast)
+        settings = SamplerSettings(
+            steps,
+            cfg,
+            shift,
+            solver,
+            sampler=sampler,
+            sigmas=sigmas,
+            round_state=plan.timeline.sync_mode == "official",
+            cfg_start=cfg_start_percent,
+            cfg_end=cfg_end_percent,
+            vae_warmup=vae_warmup,
+            audio=audio_guidance,
+        )
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
-        _require_text_width(sample.config, positive=positive, negative=negative)
-        _require_audio_width(sample.config, plan.audio_features)
-        folder = _run_folder(run_name)
+        require_width(sample.config.text_dim, positive=positive, negative=negative)
+        plan.require_audio(sample.config.num_audio_layers, sample.config.audio_dim)
         fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
-        finished = False
-        try:
-            redo_from = None if redo_from_clip < 0 else redo_from_clip
-            older = {"assumed": assumed_in_older_runs(fingerprint), "versions": comfy_bridge.versions()}
-            with RunStore.open(folder, fingerprint, redo_from=redo_from, fixed=FIXED, **older) as store:
-                _run(store, plan, seed, sample, vae)
-                clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
-            finished = True
-        finally:
-            if not finished and not run_name:
-                shutil.rmtree(folder, ignore_errors=True)
+        redo_from = None if redo_from_clip < 0 else redo_from_clip
+        older = {"assumed": assumed_in_older_runs(fingerprint), "versions": comfy_bridge.versions()}
+        with (
+            folder_of_run(run_name) as folder,
+            RunStore.open(folder, fingerprint, redo_from=redo_from, fixed=FIXED, **older) as store,
+        ):
+            _run(store, plan, seed, sample, vae)
+            clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
         return io.NodeOutput(clips)
 
 
@@ -236,38 +236,3 @@ def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> No
         show=comfy_bridge.file_shower(),
         peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
     )
-
-
-def _run_folder(run_name: str) -> Path:
-    if run_name:
-        return run_folder(run_name)
-    return Path(folder_paths.get_temp_directory()) / f"wan_s2v_{uuid.uuid4().hex}"
-
-
-
-
-def _require_finite_text(positive: list, negative: list) -> None:
-    if not all(torch.isfinite(item[0]).all() for item in (*positive, *negative)):
-        raise ValueError("The encoded prompt contains NaN or infinite values. Load the text encoder again or use another file.")
-
-
-def _require_text_width(config: WanS2VConfig, **prompts: list) -> None:
-    """Raise ValueError if the text encoder of a prompt is of another size than that of the MODEL."""
-    for name, prompt in prompts.items():
-        for tensor, _ in prompt:
-            if tensor.shape[-1] != config.text_dim:
-                raise ValueError(
-                    f"The {name} prompt has {tensor.shape[-1]} values per token, and this MODEL needs {config.text_dim}: "
-                    "it comes from another text encoder. Use Load Wan S2V Text Encoder with umt5_xxl_fp16.safetensors."
-                )
-
-
-def _require_audio_width(config: WanS2VConfig, features: torch.Tensor) -> None:
-    """Raise ValueError if the audio encoder of a plan is of another size than that of the MODEL."""
-    layers, channels = features.shape[:2]
-    if (layers, channels) != (config.num_audio_layers, config.audio_dim):
-        raise ValueError(
-            f"The sound of the plan has {layers} layers of {channels} values, and this MODEL needs {config.num_audio_layers} of "
-            f"{config.audio_dim}: it comes from another audio encoder. Use Load Wan S2V Audio Encoder with "
-            "wav2vec2_large_english_fp16.safetensors."
-        )

@@ -1,11 +1,11 @@
 """Prompt encoding."""
 
-from dataclasses import replace
+from functools import partial
 
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.conditioning.prompts import PROMPT_KEY, encode_prompt, parse_schedule
+from ..wan_s2v_model.conditioning.prompts import encode_prompt, parse_schedule, schedule_prompts
 from ..wan_s2v_model.constants import NEGATIVE_PROMPT
 from .inputs import checks_inputs
 
@@ -50,7 +50,7 @@ class WanS2VTextEncode(io.ComfyNode):
     @classmethod
     @checks_inputs
     def execute(cls, clip, prompt, negative_prompt) -> io.NodeOutput:
-        return io.NodeOutput(_encode(clip, prompt), _encode_negative(clip, negative_prompt))
+        return io.NodeOutput(_encode(clip, prompt), _encode(clip, negative_prompt, NEGATIVE_PROMPT))
 
 
 class WanS2VPromptSchedule(io.ComfyNode):
@@ -110,16 +110,10 @@ class WanS2VPromptSchedule(io.ComfyNode):
     @checks_inputs
     def execute(cls, clip, schedule, negative_prompt, transition, blend_clips) -> io.NodeOutput:
         prompts = parse_schedule(schedule)
-        if len(prompts) == 1:
-            return io.NodeOutput(_encode(clip, prompts[0].text), _encode_negative(clip, negative_prompt))
-        scheduled = [replace(prompt, blend_clips=blend_clips if transition == "blend" else 0) for prompt in prompts]
-        positive = [[tensor, {**options, PROMPT_KEY: prompt}] for prompt in scheduled for tensor, options in _encode(clip, prompt.text)]
-        return io.NodeOutput(positive, _encode_negative(clip, negative_prompt))
+        positive = schedule_prompts(partial(_encode, clip), prompts, blend_clips if transition == "blend" else 0)
+        return io.NodeOutput(positive, _encode(clip, negative_prompt, NEGATIVE_PROMPT))
 
 
-def _encode(clip, prompt: str) -> list:
-    return comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, prompt), MEMORY_ADVICE)
-
-
-def _encode_negative(clip, negative_prompt: str) -> list:
-    return _encode(clip, negative_prompt if negative_prompt.strip() else NEGATIVE_PROMPT)
+def _encode(clip, prompt: str, if_empty: str = "") -> list:
+    text = prompt if prompt.strip() else if_empty
+    return comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, text), MEMORY_ADVICE)

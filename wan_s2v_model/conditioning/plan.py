@@ -91,7 +91,17 @@ class Plan:
     real_audio_history: bool = False
     pose_steps: tuple[float, float] = ALL_STEPS
 
+    def require_audio(self, num_layers: int, audio_dim: int) -> None:
+        """Raise ValueError if the plan's audio encoder has another size than the MODEL needs: so many layers of so many values."""
+        layers, channels = self.audio_features.shape[:2]
+        if (layers, channels) != (num_layers, audio_dim):
+            raise ValueError(
+                f"The sound of the plan has {layers} layers of {channels} values, and this MODEL needs {num_layers} of {audio_dim}: "
+                "it comes from another audio encoder. Use Load Wan S2V Audio Encoder with wav2vec2_large_english_fp16.safetensors."
+            )
+
     def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
+        """What the transformer is told about a clip, beside the text; `motion_latents` as there."""
         before = self.timeline.audio_history(clip) if self.real_audio_history else []
         return ClipConditioning(
             audio_embedding=gather_frames(self.audio_features, self.timeline.audio_frames(clip) + before, self.silence),

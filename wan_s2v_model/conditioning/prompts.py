@@ -7,10 +7,11 @@ import html
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -159,6 +160,35 @@ def _mix(weights: list[float], entries: Sequence[list]) -> list:
     padded: list[Tensor] = [F.pad(tensor, (0, 0, 0, length - tensor.shape[1])) for tensor, _ in entries]
     total = sum(weight * tensor for weight, tensor in zip(weights, padded, strict=True))
     return [total, options]
+
+
+def require_finite(*prompts: Conditioning) -> None:
+    """Raise ValueError if a prompt holds NaN or infinite values."""
+    if not all(torch.isfinite(tensor).all() for prompt in prompts for tensor, _ in prompt):
+        raise ValueError("The encoded prompt contains NaN or infinite values. Load the text encoder again or use another file.")
+
+
+def require_width(text_dim: int, **prompts: Conditioning) -> None:
+    """Raise ValueError if the text encoder of a prompt is of another size than that of the MODEL, which has `text_dim` values per token."""
+    for name, prompt in prompts.items():
+        for tensor, _ in prompt:
+            if tensor.shape[-1] != text_dim:
+                raise ValueError(
+                    f"The {name} prompt has {tensor.shape[-1]} values per token, and this MODEL needs {text_dim}: "
+                    "it comes from another text encoder. Use Load Wan S2V Text Encoder with umt5_xxl_fp16.safetensors."
+                )
+
+
+def schedule_prompts(encode: Callable[[str], Conditioning], prompts: Sequence[ScheduledPrompt], blend_clips: int) -> Conditioning:
+    """Encode prompts with their times, for `place_on_clips`; one alone holds in every clip and needs none.
+
+    Args:
+        blend_clips: clips in which each is mixed with the one before; 0 switches.
+    """
+    if len(prompts) == 1:
+        return encode(prompts[0].text)
+    scheduled = [replace(prompt, blend_clips=blend_clips) for prompt in prompts]
+    return [[tensor, {**options, PROMPT_KEY: prompt}] for prompt in scheduled for tensor, options in encode(prompt.text)]
 
 
 def clean_prompt(text: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import shutil
 import subprocess
 import wave
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,17 @@ def speak_with_espeak(text: str, language: str, speed: float) -> tuple[Tensor, i
     if not result.stdout:
         raise RuntimeError(f"espeak-ng found nothing to speak in the text {text[:60]!r}. Write words.")
     return read_wav(result.stdout)
+
+
+def require_reference(audio: dict[str, Any] | None) -> bytes:
+    """The AUDIO of a voice to imitate, as `reference_wav`.
+
+    Raises:
+        ValueError: there is none, or it is refused there.
+    """
+    if audio is None:
+        raise ValueError("The voice cosyvoice needs reference_audio: connect 3 to 30 s of the voice to imitate, or choose espeak-ng.")
+    return reference_wav(audio["waveform"], int(audio["sample_rate"]))
 
 
 def reference_wav(waveform: Tensor, sample_rate: int) -> bytes:

@@ -22,6 +22,7 @@ logger = logging.getLogger("wan_s2v")
 
 SERVICE = "wan-s2v-speech"
 PROTOCOL = 1
+DEFAULT_ADDRESS = "127.0.0.1:8190"
 TIMEOUT_S = 10.0  # for everything but the synthesis itself, which takes as long as it takes
 POLL_S = 0.25
 START = "Start it in CosyVoice's own environment (the help page of Text to Speech says how)"
@@ -66,7 +67,7 @@ def parse_address(text: str) -> Address:
     except ValueError:
         host = port = None
     if not host or not port or parts.path:
-        raise ValueError(f"worker_address must be host:port, such as 127.0.0.1:8190; got {text!r}.")
+        raise ValueError(f"worker_address must be host:port, such as {DEFAULT_ADDRESS}; got {text!r}.")
     if not is_loopback(host):
         raise ValueError(f"worker_address must be on this machine, such as 127.0.0.1:{port}; got {text!r}.")
     return Address(host, port)
@@ -78,6 +79,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def speak_with_worker(worker_address: str, request: SpeechRequest, check_cancelled: Callable[[], None]) -> tuple[Tensor, int]:
+    """Have a text spoken, once the worker is ready; for arguments and errors see `ask_worker` and `parse_address`."""
+    address = parse_address(worker_address)
+    worker = wait_until_ready(address, check_cancelled)
+    logger.info("%s speaks at %s", worker.get("engine", "a speech worker"), address)
+    return ask_worker(address, request, check_cancelled)
 
 
 def wait_until_ready(address: Address, check_cancelled: Callable[[], None]) -> dict[str, Any]:
