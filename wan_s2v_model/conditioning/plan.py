@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
 from .clip import ALL_STEPS, ClipConditioning
-from .pose import PoseGuide
+from .pose import PoseGuide, pose_latents, warn_if_short
 from .timeline import Timeline, plan_timeline
 
 ANCHORS = ("off", "latent statistics", "colour transfer")
@@ -137,6 +137,10 @@ def plan_video(
         free_start=history is None,
         max_clips=shape.max_clips,
     )
+    poses = None
+    if pose is not None:
+        warn_if_short(timeline, pose.video, pose.end)
+        poses = tuple(pose_latents(timeline, pose, shape.height, shape.width, encode))
     return Plan(
         timeline=timeline,
         height=shape.height,
@@ -145,7 +149,7 @@ def plan_video(
         waveform=audio.waveform,
         sample_rate_hz=audio.sample_rate_hz,
         ref_latents=encode(picture[None]),
-        pose_latents=None if pose is None else pose.latents(timeline, shape.height, shape.width, encode),
+        pose_latents=poses,
         history=history,
         pose_steps=ALL_STEPS if pose is None else pose.steps,
         silence=audio.silence,

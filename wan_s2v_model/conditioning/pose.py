@@ -65,11 +65,6 @@ class PoseGuide:
     steps: tuple[float, float] = ALL_STEPS
     end: str = POSE_ENDS[0]
 
-    def latents(self, timeline: Timeline, height: int, width: int, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-        """Those of every clip, as `pose_latents` gives them; says in the log where the pose is too short."""
-        warn_if_short(timeline, self.video, self.end)
-        return tuple(pose_latents(timeline, self.video, height, width, end=self.end, strength=self.strength, encode=encode))
-
 
 def pose_slots(timeline: Timeline, clip: int, pose: PoseVideo, end: str = "hold") -> list[int | None]:
     """Picture of each slot of a clip; None where the pose has run out.
@@ -108,28 +103,19 @@ def warn_if_short(timeline: Timeline, pose: PoseVideo, end: str) -> None:
         logger.warning("the pose lasts %.2f s and the video %.2f s: %s (pose_end: %s)", length_s, video_s, what, end)
 
 
-def pose_latents(
-    timeline: Timeline,
-    pose: PoseVideo,
-    height: int,
-    width: int,
-    *,
-    end: str,
-    strength: float,
-    encode: Callable[[Tensor], Tensor],
-) -> Iterator[Tensor]:
+def pose_latents(timeline: Timeline, guide: PoseGuide, height: int, width: int, encode: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     """Latents of each clip, [1, 16, F, h, w]; only the pictures of one clip are in memory.
 
     Latents of 0 are no pose to the model, and its pose layer is linear: latents times a number are the pose with that strength.
 
     Args:
-        strength: 1 as in the reference. encode: [T, height, width, 3] pixels in [0, 1] -> [1, 16, (T + 3) / 4, h, w].
+        encode: [T, height, width, 3] pixels in [0, 1] -> [1, 16, (T + 3) / 4, h, w].
     """
     before: list[int | None] = []
     for clip in range(timeline.num_clips):
-        slots = pose_slots(timeline, clip, pose, end)
+        slots = pose_slots(timeline, clip, guide.video, guide.end)
         if slots != before:  # a picture that is held fills clip after clip
-            latents = _clip_latents(timeline, pose, slots, height, width, encode) * strength
+            latents = _clip_latents(timeline, guide.video, slots, height, width, encode) * guide.strength
             before = slots
         yield latents
 

@@ -10,7 +10,10 @@ from ..constants import VIDEO_FPS
 
 MEASURED_FRAMES = 16  # per clip, evenly spread
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
-COLUMN_WIDTHS = (5, 9, 8, 7, 7, 10, 7, 7, 11, 8, 8)  # characters of the table
+COLUMNS = (  # of the table: heading, width in characters
+    *(("clip", 5), ("time s", 9), ("mean R", 8), ("G", 7), ("B", 7), ("spread R", 10), ("G", 7), ("B", 7)),
+    *(("sharpness", 11), ("jump", 8), ("step", 8)),
+)
 CHANNELS = ("red", "green", "blue")
 
 Colours = tuple[float, float, float]  # red, green, blue
@@ -92,18 +95,18 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 def describe_drift(figures: Sequence[ClipFigures]) -> str:
     """The figures as a table, and what they come to."""
-    rows = [_row("clip", "time s", "mean R", "G", "B", "spread R", "G", "B", "sharpness", "jump", "step")]
+    rows = [_row([heading for heading, _ in COLUMNS])]
     frame = 0
     for number, clip in enumerate(figures):
         levels = [f"{level:.1f}" for level in (*clip.mean, *clip.std, clip.sharpness)]
         jump = "-" if clip.jump is None else f"{clip.jump:.2f}"
-        rows.append(_row(str(number), f"{frame / VIDEO_FPS:.2f}", *levels, jump, f"{clip.step:.2f}"))
+        rows.append(_row([str(number), f"{frame / VIDEO_FPS:.2f}", *levels, jump, f"{clip.step:.2f}"]))
         frame += clip.num_frames
     return "\n".join([*rows, "", *_summary(figures)])
 
 
-def _row(*cells: str) -> str:
-    return "".join(cell.rjust(width) for cell, width in zip(cells, COLUMN_WIDTHS, strict=True))
+def _row(cells: Sequence[str]) -> str:
+    return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
 
 
 def _summary(figures: Sequence[ClipFigures]) -> list[str]:

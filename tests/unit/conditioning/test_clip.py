@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.conditioning.clip import append_history, first_history, start_from_picture
+from wan_s2v_pack.wan_s2v_model.conditioning.clip import append_history, first_history, start_from_picture, start_history
 
 
 def numbered(count, start=0):
@@ -29,6 +29,27 @@ def test_start_from_picture_replaces_the_last_six_frames():
     history = start_from_picture(grey, numbered(1, start=7)[0])
     assert numbers(history) == [0.5] * 67 + [7.0] * 6
     assert numbers(grey) == [0.5] * 73
+
+
+def test_free_start_has_no_history():
+    assert start_history(numbered(1)[0], None, from_picture=False, cover=True) is None
+
+
+def test_video_starts_from_its_picture():
+    history = start_history(numbered(1, start=7)[0], None, from_picture=True, cover=True)
+    assert numbers(history) == [0.5] * 67 + [7.0] * 6
+
+
+@pytest.mark.parametrize(("from_picture", "newest"), [(False, [1.0] * 20), (True, [1.0] * 14 + [7.0] * 6)])
+def test_video_goes_on_from_earlier_frames_of_another_size(from_picture, newest):
+    previous = torch.ones(20, 16, 24, 4)
+    history = start_history(numbered(1, start=7)[0], previous, from_picture=from_picture, cover=True)
+    assert numbers(history) == pytest.approx([0.5] * 53 + newest)
+
+
+def test_only_the_newest_earlier_frames_are_fitted():
+    previous = torch.cat([torch.full((1000, 1, 1, 3), float("nan")), torch.ones(73, 1, 1, 3)])
+    assert numbers(start_history(numbered(1)[0], previous, from_picture=False, cover=True)) == [1.0] * 73
 
 
 @pytest.mark.parametrize("count", [1, 13, 45, 73, 77, 80])

@@ -1,8 +1,8 @@
-"""Picture sizes, fitting of pictures and pose, and the history of a clip."""
+"""Picture sizes, and how pictures and pose are fitted to them."""
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.conditioning.picture import AREAS, fit_frames, fit_image, size_within_area
+from wan_s2v_pack.wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_frames, fit_image, size_within_area
 
 PRESETS = ("480P", "720P", "1024x704")
 
@@ -65,6 +65,16 @@ def test_size_stays_within_the_area_for_any_picture(preset):
             assert size[0] % 64 == size[1] % 64 == 0
             assert min(size) >= 64
             assert size[0] * size[1] <= AREAS[preset]
+
+
+def test_size_follows_the_picture_or_is_the_one_given(caplog):
+    picture = torch.zeros(1, 720, 1280, 3)
+    with caplog.at_level("INFO", "wan_s2v"):
+        assert choose_size("480P", picture, 64, 64) == (448, 832)
+        assert choose_size(CUSTOM_SIZE, picture, 128, 64) == (128, 64)
+        assert caplog.messages == []
+        assert choose_size(CUSTOM_SIZE, picture, 128, 80) == (128, 80)
+    assert caplog.messages == ["80x128 is not a multiple of 64: the far motion history loses its last rows or columns"]
 
 
 # Picture
@@ -154,6 +164,3 @@ def test_frames_are_fitted_one_by_one(noise):
     frames = noise(3, 90, 70, 3)
     together = fit_frames(frames, 64, 128, cover=True)
     assert torch.equal(together, torch.cat([fit_frames(frame[None], 64, 128, cover=True) for frame in frames]))
-
-
-# History

@@ -1,12 +1,20 @@
-"""What the plan tells each clip."""
+"""What sound, picture, history and pose come to as a plan, and what the plan tells each clip."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio.features import SilenceFeatures
-from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
+from wan_s2v_pack.wan_s2v_model.audio.features import EncodedAudio, SilenceFeatures
+from wan_s2v_pack.wan_s2v_model.conditioning.clip import ALL_STEPS, first_history
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan, VideoShape, plan_video
+from wan_s2v_pack.wan_s2v_model.conditioning.pose import PoseGuide, PoseImages
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.reports.plan_picture import draw_plan, draw_video_plan
+
+RATE_HZ, SIDE = 16_000, 64
+SILENCE = SilenceFeatures(torch.zeros(2, 3), frozenset({5}))
+PICTURE = torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
+NUM_FRAMES = 30
 
 
 def make_plan(num_frames, **settings):
@@ -51,3 +59,71 @@ def test_seed_policy_says_whose_seed_a_clip_takes(policy, clips):
 def test_strength_is_that_of_the_chosen_anchor(anchor, strengths):
     continuity = Continuity(anchor, 0.5)
     assert (continuity.latent_strength, continuity.colour_strength) == strengths
+
+
+# Planning
+
+
+def audio():
+    samples = NUM_FRAMES * RATE_HZ // 16
+    return EncodedAudio(torch.rand(2, 3, NUM_FRAMES), torch.rand(1, samples), RATE_HZ, samples, SILENCE)
+
+
+def encode(pixels):
+    """Each latent is the mean of all."""
+    return pixels.mean().expand(1, 16, (pixels.shape[0] + 3) // 4, SIDE // 8, SIDE // 8)
+
+
+def plan(history=None, pose=None, sync_mode="aligned", max_clips=0, **options):
+    shape = VideoShape(SIDE, SIDE, frames_per_clip=16, max_clips=max_clips, sync_mode=sync_mode)
+    return plan_video(audio(), shape, PICTURE, history, pose, encode=encode, **options)
+
+
+def test_plan_has_what_it_was_given():
+    made = plan(real_audio_history=True)
+    assert (made.height, made.width, made.sample_rate_hz, made.silence) == (SIDE, SIDE, RATE_HZ, SILENCE)
+    assert (made.timeline.num_frames, made.timeline.num_clips, made.timeline.frames_per_clip) == (NUM_FRAMES, 3, 16)
+    assert torch.equal(made.ref_latents, encode(PICTURE[None]))
+    assert made.pose_latents is None
+    assert made.pose_steps == ALL_STEPS
+    assert made.real_audio_history
+    assert made.timeline.free_start
+
+
+def test_plan_stops_after_the_clips_that_are_allowed():
+    assert plan(max_clips=1).timeline.num_clips == 1
+
+
+def test_video_with_a_history_does_not_start_freely():
+    history = first_history(SIDE, SIDE)
+    made = plan(history)
+    assert made.history is history
+    assert not made.timeline.free_start
+    assert made.timeline.num_clips == 2
+
+
+def test_every_clip_has_its_pose(caplog):
+    pose = PoseGuide(PoseImages(torch.ones(NUM_FRAMES // 2, SIDE, SIDE, 3), 16.0), 0.5, (0.0, 0.3), "hold")
+    made = plan(pose=pose)
+    assert [latents.mean().item() for latents in made.pose_latents] == [0.5] * 3
+    assert made.pose_steps == (0.0, 0.3)
+    assert "the pose lasts 0.94 s and the video 1.88 s: its last picture stays" in caplog.text
+
+
+@pytest.mark.parametrize(("sync_mode", "covers"), [("aligned", True), ("official", False)])
+def test_only_the_reference_leaves_black_borders(sync_mode, covers):
+    assert VideoShape(SIDE, SIDE, 16, 0, sync_mode).covers is covers
+
+
+def test_sound_of_another_encoder_is_refused():
+    plan().require_audio(2, 3)
+    with pytest.raises(ValueError, match="The sound of the plan has 2 layers of 3 values, and this MODEL needs 25 of 3"):
+        plan().require_audio(25, 3)
+
+
+def test_picture_of_a_plan_shows_its_clips_and_length():
+    made = plan()
+    expected = draw_plan(
+        made.waveform, RATE_HZ, image=PICTURE, clip_starts_s=[0, 13 / 16, 29 / 16], seconds=NUM_FRAMES / 16, lines=["size: 64"]
+    )
+    assert torch.equal(draw_video_plan(made, PICTURE, ["size: 64"]), expected)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.conditioning.picture import fit_frames
-from wan_s2v_pack.wan_s2v_model.conditioning.pose import AT_ONCE, PoseImages, pose_latents, pose_slots, warn_if_short
+from wan_s2v_pack.wan_s2v_model.conditioning.pose import AT_ONCE, PoseGuide, PoseImages, pose_latents, pose_slots, warn_if_short
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import Timeline
 
 RATES = [16.0, 24.0, 25.0, 29.97, 30000 / 1001, 30.0, 60.0]
@@ -55,7 +55,7 @@ class Encoder:
 def latents_of(timeline, pose, end="hold", strength=1.0):
     """Latents of each clip by their first value, and the encoder that made them."""
     encoder = Encoder()
-    clips = list(pose_latents(timeline, pose, SIZE, SIZE, end=end, strength=strength, encode=encoder))
+    clips = list(pose_latents(timeline, PoseGuide(pose, strength, end=end), SIZE, SIZE, encoder))
     assert {tuple(clip.shape) for clip in clips} == {(1, 16, timeline.num_latent_frames, SIZE // 8, SIZE // 8)}
     return [clip[0, 0, :, 0, 0] for clip in clips], encoder
 
@@ -208,5 +208,5 @@ def test_pictures_are_fitted_a_few_at_a_time_to_the_same_bits(cover):
     pictures = torch.rand(2 * AT_ONCE + 3, 40, 23, 3, generator=torch.Generator().manual_seed(0))
     timeline = Timeline("aligned" if cover else "official", 2 * AT_ONCE + 4, 1, 20, 20, free_start=False)
     encoder = Encoder()
-    list(pose_latents(timeline, PoseImages(pictures, 16.0), SIZE, SIZE, end="hold", strength=1.0, encode=encoder))
+    list(pose_latents(timeline, PoseGuide(PoseImages(pictures, 16.0)), SIZE, SIZE, encoder))
     assert torch.equal(encoder.calls[0][1:-1], fit_frames(pictures, SIZE, SIZE, cover=cover))

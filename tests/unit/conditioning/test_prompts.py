@@ -12,6 +12,9 @@ from wan_s2v_pack.wan_s2v_model.conditioning.prompts import (
     parse_schedule,
     place_on_clips,
     prompt_weights,
+    require_finite,
+    require_width,
+    schedule_prompts,
 )
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 
@@ -204,3 +207,36 @@ def test_shorter_embedding_is_padded_with_zeros():
     placed = place_on_clips([[short[:, :1], options], long], timeline(2))
     ((tensor, _),) = conditioning_of_clip(placed, 1)
     assert tensor[0, :, 0].tolist() == [1.5, 1.0, 1.0]
+
+
+# Encoding
+
+
+def encode(text):
+    return [[torch.full((1, 2, 4), float(len(text))), {"pooled": text}]]
+
+
+def test_one_prompt_needs_no_schedule():
+    assert schedule_prompts(encode, [ScheduledPrompt("a fox")], blend_clips=2)[0][1] == {"pooled": "a fox"}
+
+
+def test_prompts_are_encoded_with_their_times():
+    prompts = [ScheduledPrompt("a fox"), ScheduledPrompt("a dog", start_clip=3)]
+    options = [entry[1] for entry in schedule_prompts(encode, prompts, blend_clips=2)]
+    assert options == [
+        {"pooled": "a fox", PROMPT_KEY: ScheduledPrompt("a fox", blend_clips=2)},
+        {"pooled": "a dog", PROMPT_KEY: ScheduledPrompt("a dog", start_clip=3, blend_clips=2)},
+    ]
+
+
+def test_prompt_of_another_encoder_is_refused():
+    require_width(4, positive=encode("a"), negative=encode("b"))
+    with pytest.raises(ValueError, match="The negative prompt has 4 values per token, and this MODEL needs 8"):
+        require_width(8, negative=encode("b"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_prompt_is_refused(value):
+    require_finite(encode("a"), encode("b"))
+    with pytest.raises(ValueError, match="The encoded prompt contains NaN or infinite values"):
+        require_finite(encode("a"), [[torch.full((1, 2, 4), value), {}]])
