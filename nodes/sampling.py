@@ -207,32 +207,32 @@ class WanS2VSampler(io.ComfyNode):
             folder_of_run(run_name) as folder,
             RunStore.open(folder, fingerprint, redo_from=redo_from, fixed=FIXED, **older) as store,
         ):
-            _run(store, plan, seed, sample, vae)
+            cls._run(store, plan, seed, sample, vae)
             clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
         return io.NodeOutput(clips)
 
+    @classmethod
+    def _run(cls, store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> None:
+        """Sample the clips that the store does not have yet."""
+        total = plan.timeline.num_clips
+        if store.num_finished >= total:
+            logger.info("all %d clips are there already", total)
+            return
 
-def _run(store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> None:
-    """Sample the clips that the store does not have yet."""
-    total = plan.timeline.num_clips
-    if store.num_finished >= total:
-        logger.info("all %d clips are there already", total)
-        return
+        require_space(store, plan)
+        comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
+        comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
+        progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
+        run_vae, device = RunVae(vae), sample.model.load_device
+        decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
+        sample.report_to(progress, check=store.raise_failure)
 
-    require_space(store, plan)
-    comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
-    comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
-    progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
-    run_vae, device = RunVae(vae), sample.model.load_device
-    decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
-    sample.report_to(progress, check=store.raise_failure)
-
-    finish_and_show(
-        store,
-        plan,
-        seed,
-        Networks(sample, run_vae.encode, decode),
-        progress=progress,
-        show=comfy_bridge.file_shower(),
-        peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
-    )
+        finish_and_show(
+            store,
+            plan,
+            seed,
+            Networks(sample, run_vae.encode, decode),
+            progress=progress,
+            show=comfy_bridge.file_shower(),
+            peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
+        )
