@@ -11,6 +11,7 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.audio.listening import Listener, listen
 from ..wan_s2v_model.audio.preparation import NORMALISATIONS, SILENCES
 from ..wan_s2v_model.audio.selection import select_sounds
+from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.media.espeak import espeak_problem, require_reference, speak_with_espeak
 from ..wan_s2v_model.media.speech_worker import DEFAULT_ADDRESS, SpeechRequest, parse_address, speak_with_worker
 from .inputs import checks_inputs
@@ -167,7 +168,7 @@ class WanS2VTextToSpeech(io.ComfyNode):
                     optional=True,
                     default=0,
                     min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    max=LARGEST_SEED,
                     control_after_generate=io.ControlAfterGenerate.fixed,  # a new number makes a new video
                     tooltip="Another number gives another reading by cosyvoice. espeak-ng has only one.",
                 ),

@@ -8,7 +8,7 @@ from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size
 from ..wan_s2v_model.conditioning.plan import VideoShape, plan_video
 from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseGuide
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, VIDEO_FPS
 from ..wan_s2v_model.cost.estimate import default_job
 from ..wan_s2v_model.cost.requirements import describe_plan
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
@@ -81,7 +81,9 @@ class WanS2VPrepare(io.ComfyNode):
                     tooltip="free: the model chooses the first pose. from picture: the video starts from the picture itself.",
                 ),
                 io.Image.Input("pose", optional=True, tooltip="Pose video (for example DWPose), as frames; its rate is pose_fps."),
-                io.Float.Input("pose_fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the frames in pose."),
+                io.Float.Input(
+                    "pose_fps", default=float(VIDEO_FPS), min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the frames in pose."
+                ),
                 io.Image.Input(
                     "previous_frames",
                     optional=True,

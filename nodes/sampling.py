@@ -10,7 +10,7 @@ from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite, require_width
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
-from ..wan_s2v_model.limits import share_problem
+from ..wan_s2v_model.limits import LARGEST_SEED, share_problem
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
 from ..wan_s2v_model.runs.finish import Networks, finish_and_show
@@ -49,7 +49,7 @@ class WanS2VSampler(io.ComfyNode):
                     "seed",
                     default=DEFAULT_SEED,
                     min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    max=LARGEST_SEED,
                     control_after_generate=True,
                     tooltip="Noise of clip 0; each later clip uses the next number.",
                 ),

@@ -104,7 +104,12 @@ class WanS2VSaveVideo(io.ComfyNode):
                 io.Image.Input("images", optional=True, tooltip="Frames of any node, at fps."),
                 io.Audio.Input("audio", optional=True, tooltip="Sound for images; cut to their duration."),
                 io.Float.Input(
-                    "fps", default=16.0, min=1.0, max=240.0, step=0.001, tooltip="Frame rate of images; clips and video bring their own."
+                    "fps",
+                    default=float(VIDEO_FPS),
+                    min=1.0,
+                    max=240.0,
+                    step=0.001,
+                    tooltip="Frame rate of images; clips and video bring their own.",
                 ),
             ],
             outputs=[
@@ -169,7 +174,7 @@ class WanS2VFrameRate(io.ComfyNode):
                 io.Image.Input("images", tooltip="From Decode Clips (Wan S2V), or from an interpolation node behind it."),
                 io.Float.Input(
                     "source_fps",
-                    default=16.0,
+                    default=float(VIDEO_FPS),
                     min=1.0,
                     max=1000.0,
                     step=0.001,

@@ -31,6 +31,7 @@ class Multiples(NamedTuple):
 
 
 SIDES_PX = Multiples(PIXELS_PER_TOKEN, 64, 2048)
+LARGEST_SEED = 2**64 - 1  # that PyTorch takes
 FRAMES_PER_CLIP = Multiples(TEMPORAL_STRIDE, 4, 120)  # from 124 on the video would reach the RoPE time of the reference picture
 
 

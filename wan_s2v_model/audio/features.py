@@ -12,6 +12,7 @@ from .wav2vec2 import hidden_layers
 
 WAV2VEC_WINDOW = 400  # samples under the first wav2vec2 frame
 WAV2VEC_HOP = SAMPLE_RATE_HZ // WAV2VEC_HZ
+SHORTEST_SOUND_S = 0.05  # from which features come: two frames of wav2vec2, rounded up
 
 
 @dataclass(frozen=True)

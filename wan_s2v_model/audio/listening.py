@@ -10,7 +10,7 @@ from torch import Tensor
 from ..constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from ..media.sound import to_mono_16khz
 from .feature_file import collect_features
-from .features import EncodedAudio, SilenceFeatures, num_audio_frames, num_audio_rows, num_wav2vec_frames
+from .features import SHORTEST_SOUND_S, EncodedAudio, SilenceFeatures, num_audio_frames, num_audio_rows, num_wav2vec_frames
 from .preparation import find_pauses, length_at_16khz, prepare_heard
 from .selection import Sound
 
@@ -50,8 +50,8 @@ def _features(listener: Listener, waveform: Tensor) -> Tensor:
     num_rows = num_audio_rows(num_wav2vec_frames(waveform.shape[0]))
     if num_rows == 0:
         raise ValueError(
-            f"The selected sound lasts {waveform.shape[0] / SAMPLE_RATE_HZ:.3f} s as the model hears it; at least 0.05 s is needed. "
-            "Choose a longer duration, or a smaller sync_offset."
+            f"The selected sound lasts {waveform.shape[0] / SAMPLE_RATE_HZ:.3f} s as the model hears it; at least {SHORTEST_SOUND_S} s is "
+            "needed. Choose a longer duration, or a smaller sync_offset."
         )
     num_frames = num_audio_frames(num_rows)
     return listener.run(lambda: collect_features(listener.hidden_layers(waveform), num_frames, listener.folder))

@@ -8,6 +8,7 @@ import torch
 
 from ..constants import VIDEO_FPS
 from ..media.sound import fold_down
+from .features import SHORTEST_SOUND_S
 from .loudness import bring_to_loudness
 
 logger = logging.getLogger("wan_s2v")
@@ -50,7 +51,7 @@ def select(name: str, audio: dict[str, Any] | None, start: float, duration: floa
         logger.warning("%s holds %d sounds; only the first one is used", name, waveform.shape[0])
     whole = waveform[0].float().cpu()
     if whole.numel() == 0:
-        raise ValueError(f"The {name} is empty. Connect a sound that lasts at least 0.05 s.")
+        raise ValueError(f"The {name} is empty. Connect a sound that lasts at least {SHORTEST_SOUND_S} s.")
     first = round(start * sample_rate)
     part = whole[:, first : first + round(duration * sample_rate)] if duration > 0 else whole[:, first:]
     if part.shape[1] == 0:

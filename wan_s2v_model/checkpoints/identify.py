@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..constants import NUM_AUDIO_LAYERS
+from ..constants import LATENT_CHANNELS, NUM_AUDIO_LAYERS
 from .file_format import CheckpointError, require_no_stand_in
 
 Shapes = Mapping[str, Sequence[int]]
@@ -143,7 +143,7 @@ def _wan_model(shapes: Shapes) -> str:
     channels = patch[1] if len(patch) > 1 else None
     if head[:1] == (192,):  # 48 channels in patches of 2 x 2
         return "the Wan2.2 5B model (TI2V)"
-    if channels == 16:
+    if channels == LATENT_CHANNELS:
         return "a Wan text-to-video model"
     if channels == 36:  # noise, mask and picture
         return "a Wan image-to-video model"

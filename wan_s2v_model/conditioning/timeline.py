@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..audio.features import num_audio_frames, num_audio_rows, num_wav2vec_frames
-from ..constants import AUDIO_HZ, DROPPED_FRAMES, MOTION_FRAMES, TEMPORAL_STRIDE, VIDEO_FPS
+from ..constants import AUDIO_HZ, DEFAULT_FRAMES_PER_CLIP, DROPPED_FRAMES, MOTION_FRAMES, TEMPORAL_STRIDE, VIDEO_FPS
 
 SYNC_MODES = ("aligned", "official")
 
@@ -79,7 +79,7 @@ def plan_timeline(
     num_samples_16khz: int,
     *,
     sync_mode: str = "aligned",
-    frames_per_clip: int = 80,
+    frames_per_clip: int = DEFAULT_FRAMES_PER_CLIP,
     free_start: bool = True,
     max_clips: int = 0,
 ) -> Timeline:

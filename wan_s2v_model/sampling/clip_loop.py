@@ -9,6 +9,7 @@ from torch import Tensor
 from ..conditioning.clip import ClipConditioning, append_history, first_history
 from ..conditioning.plan import Plan
 from ..constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..limits import LARGEST_SEED
 from .continuity import Statistics, border_statistics, match_statistics
 
 Encode = Callable[[Tensor], Tensor]  # [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents
@@ -55,7 +56,7 @@ def first_state(plan: Plan, encode: Encode) -> MotionState:
 
 def clip_seed(seed: int, clip: int) -> int:
     """Seed of a clip; it wraps round behind the largest one that torch takes."""
-    return (seed + clip) % 2**64
+    return (seed + clip) % (LARGEST_SEED + 1)
 
 
 def clip_noise(plan: Plan, clip: int, seed: int) -> Tensor:
