@@ -13,7 +13,7 @@ from ..wan_s2v_model.cost.estimate import default_job
 from ..wan_s2v_model.cost.requirements import describe_plan
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
 from ..wan_s2v_model.media.pictures import require_pictures
-from ..wan_s2v_model.reports.plan_picture import draw_video_plan
+from ..wan_s2v_model.reports.plan_picture import draw_plan
 from .inputs import checks_inputs
 from .sockets import WanS2VAudio, WanS2VPlan
 
@@ -201,6 +201,14 @@ class WanS2VPrepare(io.ComfyNode):
         with comfy_bridge.open_pose(pose, pose_fps, pose_video) as video:
             guide = None if video is None else PoseGuide(video, pose_strength, (pose_start_percent, pose_end_percent), pose_end)
             plan = plan_video(audio, shape, picture, history, guide, encode=encode, real_audio_history=audio_history == "real")
-        job = default_job(plan.timeline, height, width, comfy_bridge.vae_value_bytes(vae))
-        preview = draw_video_plan(plan, picture, describe_plan(job, *comfy_bridge.assumed_facts(vae)))
-        return io.NodeOutput(plan, width, height, plan.timeline.num_frames, plan.timeline.num_clips, preview)
+        timeline = plan.timeline
+        job = default_job(timeline, height, width, comfy_bridge.vae_value_bytes(vae))
+        preview = draw_plan(
+            plan.waveform,
+            plan.sample_rate_hz,
+            image=picture,
+            clip_starts_s=timeline.clip_starts_s,
+            seconds=timeline.seconds,
+            lines=describe_plan(job, *comfy_bridge.assumed_facts(vae)),
+        )
+        return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)

@@ -99,7 +99,7 @@ def warn_if_short(timeline: Timeline, pose: PoseVideo, end: str) -> None:
     """Say in the log what happens where the pose ends before the video."""
     if timeline.sync_mode == "aligned" and middle_of_frame(timeline.num_frames - 1) >= pose.duration_s:
         what = {"hold": "its last picture stays", "loop": "it starts again", "release": "the model moves freely from there"}[end]
-        length_s, video_s = float(pose.duration_s), timeline.num_frames / VIDEO_FPS
+        length_s, video_s = float(pose.duration_s), timeline.seconds
         logger.warning("the pose lasts %.2f s and the video %.2f s: %s (pose_end: %s)", length_s, video_s, what, end)
 
 

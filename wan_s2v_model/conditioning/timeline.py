@@ -50,6 +50,16 @@ class Timeline:
         """Frames that leave the decoder, before the last clip is cut to the length of the video."""
         return self.num_clips * self.frames_per_clip - self.dropped_frames
 
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return self.num_frames / VIDEO_FPS
+
+    @property
+    def clip_starts_s(self) -> list[float]:
+        """When each clip begins."""
+        return [self.first_frame(clip) / VIDEO_FPS for clip in range(self.num_clips)]
+
     def first_frame(self, clip: int) -> int:
         """Index in the video of the first frame of a clip."""
         return max(0, clip * self.frames_per_clip - self.dropped_frames)

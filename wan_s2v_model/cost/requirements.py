@@ -117,7 +117,7 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
 def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:
     """Lines for the preview picture: what will be made, and what it costs with a model that is not known yet."""
     timeline, cost = job.timeline, estimate(job, model, device.rates)
-    size = f"{job.width} x {job.height}   {timeline.num_frames} frames   {timeline.num_frames / VIDEO_FPS:.2f} s"
+    size = f"{job.width} x {job.height}   {timeline.num_frames} frames   {timeline.seconds:.2f} s"
     petaflop = (cost.linear_flop + cost.attention_flop) / 1e15
     guidance = "with" if job.model_calls > 1 else "without"
     lines = [

@@ -7,8 +7,6 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from ..conditioning.plan import Plan
-from ..constants import VIDEO_FPS
 from .canvas import (
     BORDER,
     DIM_TEXT,
@@ -62,19 +60,6 @@ def draw_plan(
     for row, line in enumerate(lines):
         canvas.labelled_text(PLOT_LEFT, text_top + LINE_HEIGHT * row, line)
     return canvas.to_tensor()
-
-
-def draw_video_plan(plan: Plan, picture: Tensor, lines: Sequence[str]) -> Tensor:
-    """A plan with its picture [H, W, 3] and some lines of text, as `draw_plan` draws it."""
-    timeline = plan.timeline
-    return draw_plan(
-        plan.waveform,
-        plan.sample_rate_hz,
-        image=picture,
-        clip_starts_s=[timeline.first_frame(clip) / VIDEO_FPS for clip in range(timeline.num_clips)],
-        seconds=timeline.num_frames / VIDEO_FPS,
-        lines=lines,
-    )
 
 
 def _draw_clips(canvas: Canvas, starts: Sequence[float]) -> None:

@@ -9,7 +9,6 @@ from wan_s2v_pack.wan_s2v_model.conditioning.clip import ALL_STEPS, first_histor
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan, VideoShape, plan_video
 from wan_s2v_pack.wan_s2v_model.conditioning.pose import PoseGuide, PoseImages
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.reports.plan_picture import draw_plan, draw_video_plan
 
 RATE_HZ, SIDE = 16_000, 64
 SILENCE = SilenceFeatures(torch.zeros(2, 3), frozenset({5}))
@@ -119,11 +118,3 @@ def test_sound_of_another_encoder_is_refused():
     plan().require_audio(2, 3)
     with pytest.raises(ValueError, match="The sound of the plan has 2 layers of 3 values, and this MODEL needs 25 of 3"):
         plan().require_audio(25, 3)
-
-
-def test_picture_of_a_plan_shows_its_clips_and_length():
-    made = plan()
-    expected = draw_plan(
-        made.waveform, RATE_HZ, image=PICTURE, clip_starts_s=[0, 13 / 16, 29 / 16], seconds=NUM_FRAMES / 16, lines=["size: 64"]
-    )
-    assert torch.equal(draw_video_plan(made, PICTURE, ["size: 64"]), expected)

@@ -250,3 +250,9 @@ def test_past_the_end_there_is_no_sound():
 
 def test_latent_frames():
     assert [plan(16_000, frames_per_clip=n).num_latent_frames for n in (80, 48, 12)] == [20, 12, 3]
+
+
+def test_clips_begin_where_the_one_before_ends():
+    assert plan(160_000).clip_starts_s == [0, 77 / 16, 157 / 16]
+    assert plan(160_000, free_start=False).clip_starts_s == [0, 5]
+    assert plan(160_000).seconds == 10

@@ -1,31 +1,15 @@
-"""What other nodes hand over as IMAGE and AUDIO, checked and as a source of a video file."""
+"""IMAGE and AUDIO of other nodes as the source of a video file."""
 
 from fractions import Fraction
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.media.pictures import require_pictures
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_source import source_of_images
 from wan_s2v_pack.wan_s2v_model.media.video_writer import write_video
 
 PICTURES = torch.rand(20, 32, 48, 4, generator=torch.Generator().manual_seed(0))
 SURROUND = {"waveform": torch.full((1, 6, 20_000), 0.1), "sample_rate": 16_000}
-
-
-@pytest.mark.parametrize(
-    ("pixels", "problem"),
-    [
-        (torch.zeros(32, 48, 3), r"pose must be an IMAGE with at least one colour picture, got shape \(32, 48, 3\)"),
-        (torch.zeros(1, 32, 48, 1), "pose must be an IMAGE"),
-        (torch.zeros(0, 32, 48, 3), "pose must be an IMAGE"),
-        (torch.full((1, 2, 2, 3), float("nan")), "pose contains NaN or infinite pixels"),
-        (torch.full((1, 2, 2, 3), float("inf")), "pose contains NaN or infinite pixels"),
-    ],
-)
-def test_pictures_that_are_refused(pixels, problem):
-    with pytest.raises(ValueError, match=problem):
-        require_pictures(image=PICTURES, previous_frames=None, pose=pixels)
 
 
 def test_source_of_images_has_three_colours_an_exact_rate_and_a_sound_in_stereo():
