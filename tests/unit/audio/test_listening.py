@@ -3,7 +3,7 @@
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.audio.features import num_wav2vec_frames
-from wan_s2v_pack.wan_s2v_model.audio.listening import REST_S, Listener, listen
+from wan_s2v_pack.wan_s2v_model.audio.listening import SILENCE_S, Listener, listen
 from wan_s2v_pack.wan_s2v_model.audio.selection import Sound
 
 RATE_HZ = 16_000
@@ -68,7 +68,7 @@ def test_delay_puts_silence_in_front(encoder, sound):
 def test_rest_is_what_the_encoder_makes_of_silence(encoder, sound, silence, has_pauses):
     sound.waveform[:, RATE_HZ : 2 * RATE_HZ] = 0
     rest = encoder.listen(sound, sound, silence=silence).silence
-    assert len(encoder.heard[1]) == REST_S * RATE_HZ
+    assert len(encoder.heard[1]) == SILENCE_S * RATE_HZ
     assert not encoder.heard[1].any()
     assert torch.equal(rest.features, torch.zeros(2, 3))
     assert bool(rest.pauses) == has_pauses
