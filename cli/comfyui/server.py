@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from ..models.folders import ModelFolders
+from .errors import ComfyError
+from .transport import Transport
 
 PACK_NAME = "wan_s2v"
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae", "loras")
@@ -27,9 +27,6 @@ COPY_IGNORE = shutil.ignore_patterns(".*", "__pycache__", "tests", "models", "ou
 LOG_TAIL_LINES = 40
 STOP_TIMEOUT_S = 15
 POLL_S = 0.2
-
-# Loopback must not go through a proxy named in the environment.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
@@ -216,9 +213,8 @@ class ComfyServer:
 
     def _answers(self) -> bool:
         try:
-            with _DIRECT.open(f"{self.url}/system_stats", timeout=5) as response:
-                return response.status == 200
-        except (urllib.error.URLError, OSError):
+            return bool(Transport(self.url, timeout_s=5).get("/system_stats"))
+        except ComfyError:
             return False
 
     def __enter__(self) -> ComfyServer:

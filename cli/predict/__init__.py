@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..comfyui.client import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
+from ..comfyui.errors import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
 from ..models.folders import FolderError
 from .graph import PackMissing, PromptError
 from .options import SAMPLER, add_options, inputs_of, request_from

@@ -2,120 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
-import json
 import threading
-from collections import Counter
-from types import SimpleNamespace
 
 import pytest
-from aiohttp import WSCloseCode, web
 from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, PromptInterrupted, PromptRefused, Stage
 from wan_s2v_pack.cli.comfyui.server import free_port
-
-JOB = "00000000-0000-0000-0000-000000000001"
-FILE = OutputFile("a b.mp4", "video", "output")
-DONE = {"status": {"messages": []}, "outputs": {"12": {}}}
-HANG_UP_AFTER = 3
-
-
-class Server:
-    """What a test sets here is what the server answers; `asked` counts the requests by path."""
-
-    def __init__(self):
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.asked = Counter()
-        self.upload_limit = 2**20
-        self.uploads = []
-        self.queue = {"queue_running": [], "queue_pending": []}
-        self.record_after = 10**9  # looks at the history
-        self.truncate = False
-        self.connections_when_queued = []
-
-    def application(self):
-        application = web.Application(middlewares=[self.count])
-        application.add_routes(
-            [
-                web.get("/features", self.features),
-                web.get("/queue", self.show_queue),
-                web.get("/history/{id}", self.history),
-                web.get("/ws", self.socket),
-                web.get("/view", self.view),
-                web.post("/upload/image", self.upload),
-                web.post("/prompt", self.prompt),
-            ]
-        )
-        return application
-
-    @web.middleware
-    async def count(self, request, handler):
-        self.asked[request.path] += 1
-        return await handler(request)
-
-    async def features(self, _request):
-        return web.json_response({"max_upload_size": self.upload_limit})
-
-    async def show_queue(self, _request):
-        return web.json_response(self.queue)
-
-    async def history(self, request):
-        finished = self.asked[request.path] > self.record_after
-        return web.json_response({JOB: DONE} if finished else {})
-
-    async def socket(self, request):
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        if self.asked["/ws"] < HANG_UP_AFTER:
-            await socket.close(code=WSCloseCode.GOING_AWAY)
-        else:
-            await socket.send_str(json.dumps({"type": "executing", "data": {"node": "11", "prompt_id": JOB}}))
-            await socket.send_str(json.dumps({"type": "executing", "data": {"node": None, "prompt_id": JOB}}))
-            await asyncio.sleep(0.2)
-        return socket
-
-    async def view(self, request):
-        if request.query["filename"] != FILE.filename:
-            raise web.HTTPNotFound
-        response = web.StreamResponse(headers={"Content-Length": "100"})
-        await response.prepare(request)
-        await response.write(b"x" * (50 if self.truncate else 100))
-        if self.truncate:
-            request.transport.close()
-        return response
-
-    async def prompt(self, request):
-        self.connections_when_queued.append(self.asked["/ws"])
-        return web.json_response({"prompt_id": (await request.json())["prompt_id"], "node_errors": {}})
-
-    async def upload(self, request):
-        form = await request.post()
-        self.uploads.append({key: value for key, value in form.items() if key != "image"} | {"bytes": form["image"].file.read()})
-        return web.json_response({"name": f"{form['image'].filename} (1)", "subfolder": "deep"})
+from wan_s2v_pack.tests.fake_comfyui import DONE, FILE, HANG_UP_AFTER, JOB, Server, serving
 
 
 @pytest.fixture
 def server():
-    """Runs in a thread of its own."""
-    server, loop = Server(), asyncio.new_event_loop()
-    runner = web.AppRunner(server.application())
-    ready = threading.Event()
-
-    def serve():
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(runner.setup())
-        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", int(server.url.rsplit(":", 1)[1])).start())
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    ready.wait(10)
-    yield server
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with serving(Server()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -190,16 +89,8 @@ def test_download_that_fails_keeps_the_older_file(change, file, message, server,
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
 
-def test_queue_with_an_id_of_ours(client, monkeypatch):
-    sent = SimpleNamespace(body=None)
-
-    def post(_path, body):
-        sent.body = body
-        return {"prompt_id": JOB, "node_errors": {}}
-
-    monkeypatch.setattr(client, "_post", post)
+def test_queue_with_an_id_of_ours(client):
     assert client.queue({}, prompt_id=JOB) == JOB
-    assert sent.body["prompt_id"] == JOB
 
 
 def test_no_server(tmp_path):
