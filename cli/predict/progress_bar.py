@@ -75,7 +75,9 @@ class ProgressBar:
             return self._title()[:columns]
         form = f"{{desc}} [{{bar}}] {{percentage:.0f}} %, {', '.join(self._times())}"
         whole = self._progress.maximum
-        return tqdm.format_meter(min(self._progress.value, whole), whole, 0, ncols=columns, prefix=self._title(), ascii="-#", bar_format=form)
+        return tqdm.format_meter(
+            min(self._progress.value, whole), whole, 0, ncols=columns, prefix=self._title(), ascii="-#", bar_format=form
+        )
 
     def _title(self) -> str:
         node = self._prompt.get(self._stage.node)

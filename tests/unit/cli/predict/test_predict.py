@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -270,6 +273,18 @@ def test_ignored_signals_stay_ignored():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_python_without_the_packages_of_comfyui(tmp_path):
+    """It ended with a traceback: the errors stood in a module that needs aiohttp."""
+    lacking = (
+        "import sys; sys.modules.update(aiohttp=None, requests=None, tqdm=None); from cli.__main__ import main; sys.exit(main(['predict']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lacking], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(r"predict no server: import of \w+ halted.*\. Use the Python that runs ComfyUI, which has it\.\n", done.stderr)
 
 
 # --- a server of its own
