@@ -78,7 +78,7 @@ class ComfyClient:
         """Forget cached results and unload models before the next prompt."""
         self._http.post("/free", {"unload_models": True, "free_memory": True})
 
-    def upload(self, path: Path, *, name: str | None = None) -> str:
+    def upload(self, path: Path) -> str:
         """Copy a picture, sound or video into the server's input folder; return the name to give to a load node.
 
         Another file of that name stays as it is: this one then gets a number behind its name.
@@ -89,7 +89,7 @@ class ComfyClient:
         path = Path(path)
         self._require_upload_size(path)
         with path.open("rb") as stream:
-            answer = self._http.post("/upload/image", Multipart({"type": "input"}, "image", stream, name or path.name))
+            answer = self._http.post("/upload/image", Multipart({"type": "input"}, "image", stream, path.name))
         return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
 
     def _require_upload_size(self, path: Path) -> None:
@@ -148,7 +148,8 @@ class ComfyClient:
     ) -> dict[str, Any]:
         """Queue a prompt, wait for its end and return its outputs; arguments and errors are those of `queue` and `wait`.
 
-        The server is listened to before the prompt is queued, so that no step of it goes unheard.
+        The server is listened to before the prompt is queued, so that no step of it goes unheard: `on_progress` is called for every one
+        and may call `interrupt`.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         listener = Listener(prompt_id, on_progress or ignore, on_stage or ignore)
@@ -157,7 +158,6 @@ class ComfyClient:
     def wait(
         self,
         prompt_id: str,
-        on_progress: Callable[[Progress], None] | None = None,
         *,
         on_stage: Callable[[Stage], None] | None = None,
         timeout_s: float | None = None,
@@ -165,7 +165,6 @@ class ComfyClient:
         """Wait for the end of a prompt that is queued.
 
         Args:
-            on_progress: called for every step from now on; may call `interrupt`.
             on_stage: called now and then while the prompt waits in the queue, and when a node starts.
         Returns:
             Node id -> what that output node shows.
@@ -173,7 +172,7 @@ class ComfyClient:
             PromptFailed, PromptInterrupted: with node id, node type and message.
             TimeoutError: the prompt goes on, only the waiting ends.
         """
-        return self._outputs(Listener(prompt_id, on_progress or ignore, on_stage or ignore), timeout_s=timeout_s)
+        return self._outputs(Listener(prompt_id, ignore, on_stage or ignore), timeout_s=timeout_s)
 
     def _outputs(
         self, listener: Listener, on_connect: Callable[[], object] | None = None, timeout_s: float | None = None

@@ -98,7 +98,6 @@ class ComfyServer:
         base_directory: made by `prepare_base_directory`.
         cpu: run without a GPU.
         extra_args: further ComfyUI command line arguments.
-        log_file: receives all output of the process; default <base_directory>/server.log.
         timeout_s: longest wait for the server to answer.
         own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then.
     """
@@ -110,13 +109,12 @@ class ComfyServer:
         *,
         cpu: bool = False,
         extra_args: Sequence[str] = (),
-        log_file: Path | None = None,
         timeout_s: float = 240.0,
         own_session: bool = False,
     ) -> None:
         self.comfyui = Path(comfyui).resolve()
         self.base_directory = Path(base_directory).resolve()
-        self.log_file = Path(log_file or self.base_directory / "server.log").resolve()
+        self.log_file = self.base_directory / "server.log"  # receives all output of the process
         self.timeout_s = timeout_s
         self.own_session = own_session
         self.port = free_port()
