@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from contextlib import contextmanager
 from aiohttp import WSCloseCode, web
 from wan_s2v_pack.cli.comfyui.client import OutputFile
 from wan_s2v_pack.cli.comfyui.server import free_port
+from wan_s2v_pack.cli.predict.graph import quick_start
 
 JOB = "00000000-0000-0000-0000-000000000001"
 FILE = OutputFile("a b.mp4", "video", "output")
-DONE = {"status": {"messages": []}, "outputs": {"12": {}}}
+DONE = {"status": {"messages": []}, "outputs": {"12": {"images": [{"filename": "a b.mp4", "subfolder": "video", "type": "output"}]}}}
 HANG_UP_AFTER = 3
 
 
@@ -36,6 +38,7 @@ class Server:
         application = web.Application(middlewares=[self.count])
         application.add_routes(
             [
+                web.get("/object_info", self.object_info),
                 web.get("/features", self.features),
                 web.get("/queue", self.show_queue),
                 web.get("/history/{id}", self.history),
@@ -52,6 +55,13 @@ class Server:
         self.asked[request.path] += 1
         return await handler(request)
 
+    async def object_info(self, _request):
+        """The nodes of the quick start, each with the inputs and the choices that the quick start needs."""
+        nodes = {node["class_type"]: node["inputs"] for node in quick_start().values()}
+        return web.json_response(
+            {name: {"input": {"required": {key: [[value], {}] for key, value in inputs.items()}}} for name, inputs in nodes.items()}
+        )
+
     async def features(self, _request):
         return web.json_response({"max_upload_size": self.upload_limit})
 
@@ -60,7 +70,7 @@ class Server:
 
     async def history(self, request):
         finished = self.asked[request.path] > self.record_after
-        return web.json_response({JOB: DONE} if finished else {})
+        return web.json_response({request.match_info["id"]: DONE} if finished else {})
 
     async def socket(self, request):
         socket = web.WebSocketResponse()
@@ -85,7 +95,9 @@ class Server:
 
     async def prompt(self, request):
         self.connections_when_queued.append(self.asked["/ws"])
-        return web.json_response({"prompt_id": (await request.json())["prompt_id"], "node_errors": {}})
+        prompt_id = (await request.json())["prompt_id"]
+        self.queue["queue_running"].append([0, prompt_id])
+        return web.json_response({"prompt_id": prompt_id, "node_errors": {}})
 
     async def upload(self, request):
         form = await request.post()
@@ -94,7 +106,7 @@ class Server:
 
 
 @contextmanager
-def serving(server: Server) -> Iterator[Server]:
+def serving(server: Server, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Runs the server in a thread of its own."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(server.application())
@@ -103,7 +115,7 @@ def serving(server: Server) -> Iterator[Server]:
     def serve():
         asyncio.set_event_loop(loop)
         loop.run_until_complete(runner.setup())
-        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", int(server.url.rsplit(":", 1)[1])).start())
+        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", int(server.url.rsplit(":", 1)[1]), ssl_context=tls).start())
         ready.set()
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())

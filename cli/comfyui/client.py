@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import requests
 
-from .errors import ComfyError, NoAnswer, PromptFailed, PromptInterrupted, PromptRefused, failure, refusal
-from .following import Listener, Progress, Stage, ignore
+from .address import Headers
+from .errors import (
+    ComfyError,
+    CutOff,
+    NoAnswer,
+    PromptFailed,
+    PromptInterrupted,
+    PromptRefused,
+    Unavailable,
+    failure,
+    refusal,
+)
+from .following import Listener, NoSocket, Progress, Stage, ignore, listening
 from .transport import BLOCK_BYTES, OBJECT_INFO, Multipart, Transport, root_cause
 
 __all__ = ["ComfyClient", "ComfyError", "NoAnswer", "OutputFile", "Progress", "PromptFailed", "PromptInterrupted", "PromptRefused", "Stage"]
 
 UPLOAD_MARGIN_BYTES = 2**14  # of a request around the file
+RETRY_S = 3.0
 AS_IT_IS = {"Accept-Encoding": "identity"}  # a compressed answer would not say how long the file is
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,10 +63,15 @@ class ComfyClient:
 
     Args:
         url: e.g. http://127.0.0.1:8188
+        headers: sent with every request, such as a login.
+        patience_s: how long to try again when the server does not answer while a file is on its way or a prompt runs.
+    Raises:
+        ValueError: if the URL is none of a server.
     """
 
-    def __init__(self, url: str) -> None:
-        self._http = Transport(url)
+    def __init__(self, url: str, headers: Headers = (), patience_s: float = 0.0) -> None:
+        self._http = Transport(url, headers)
+        self._patience_s = patience_s
         self.url = self._http.url
         self.client_id = uuid.uuid4().hex
 
@@ -88,9 +109,12 @@ class ComfyClient:
         """
         path = Path(path)
         self._require_upload_size(path)
-        with path.open("rb") as stream:
-            answer = self._http.post("/upload/image", Multipart({"type": "input"}, "image", stream, path.name))
+        answer = self._patiently(lambda: self._send(path))  # again it gets the same name: ComfyUI compares the bytes
         return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
+
+    def _send(self, path: Path) -> Any:
+        with path.open("rb") as stream:
+            return self._http.post("/upload/image", Multipart({"type": "input"}, "image", stream, path.name))
 
     def _require_upload_size(self, path: Path) -> None:
         size, largest = path.stat().st_size, self._http.get("/features")["max_upload_size"]
@@ -125,15 +149,20 @@ class ComfyClient:
         Raises:
             ComfyError: if the server does not have it any more, or the connection breaks; an older `destination` is kept then.
         """
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         partial = destination.with_name(f"{destination.name}.part")
         try:
-            with self._http.open("GET", "/view", params=query, headers=AS_IT_IS) as response, partial.open("wb") as stream:
-                stream.writelines(_received(response, file))
+            self._patiently(lambda: self._receive(file, partial))
             os.replace(partial, destination)
         finally:
             partial.unlink(missing_ok=True)
         return destination
+
+    def _receive(self, file: OutputFile, destination: Path) -> None:
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        with self._http.open("GET", "/view", params=query, headers=AS_IT_IS) as response, destination.open("wb") as stream:
+            if "html" in response.headers.get("Content-Type", ""):
+                raise self._http.not_comfyui(response)
+            stream.writelines(_received(response, file))
 
     # --- following a prompt
 
@@ -152,8 +181,14 @@ class ComfyClient:
         and may call `interrupt`.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
-        listener = Listener(prompt_id, on_progress or ignore, on_stage or ignore)
-        return self._outputs(listener, lambda: self.queue(prompt, workflow=workflow, prompt_id=prompt_id))
+        tries = itertools.count()
+
+        def queue() -> None:
+            if next(tries) and self._knows(prompt_id):
+                return  # it had arrived, only the answer was lost
+            self.queue(prompt, workflow=workflow, prompt_id=prompt_id)
+
+        return self._outputs(Listener(prompt_id, on_progress or ignore, on_stage or ignore), queue)
 
     def wait(
         self,
@@ -174,16 +209,12 @@ class ComfyClient:
         """
         return self._outputs(Listener(prompt_id, ignore, on_stage or ignore), timeout_s=timeout_s)
 
-    def _outputs(
-        self, listener: Listener, on_connect: Callable[[], object] | None = None, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Follow a prompt to its end; the first thing once the server is listened to is `on_connect`."""
+    def _outputs(self, listener: Listener, queue: Callable[[], object] | None = None, timeout_s: float | None = None) -> dict[str, Any]:
+        """Follow a prompt to its end; the first thing once the server is listened to is `queue`, again until it has worked."""
         try:
-            record = asyncio.run(asyncio.wait_for(self._follow(listener, on_connect), timeout_s))
+            record = asyncio.run(asyncio.wait_for(self._follow(listener, queue), timeout_s))
         except asyncio.TimeoutError as error:  # not the built-in class before Python 3.11
             raise TimeoutError(f"The prompt {listener.prompt_id} has not ended after {timeout_s:g} s.") from error
-        except aiohttp.ClientError as error:
-            raise self._http.no_answer(error) from error
         for event, data in record["status"]["messages"]:
             if event == "execution_error":
                 raise failure(data)
@@ -192,40 +223,66 @@ class ComfyClient:
                 raise PromptInterrupted("The prompt was cancelled.", details=data, **node)
         return record["outputs"]
 
-    async def _follow(self, listener: Listener, on_connect: Callable[[], object] | None) -> dict[str, Any]:
-        address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={self.client_id}"
-        async with aiohttp.ClientSession() as session:
+    async def _follow(self, listener: Listener, queue: Callable[[], object] | None) -> dict[str, Any]:
+        answered_s = time.monotonic()
+        async with aiohttp.ClientSession(headers=self._http.headers) as session:
             while True:  # a lost connection is made again as long as the server answers
-                async with session.ws_connect(address, max_msg_size=0) as socket:
-                    if on_connect is not None:
-                        on_connect()
-                        on_connect = None
+                async with listening(session, self._http, self.client_id) as socket:
                     while not socket.closed:
-                        # Asking only after connecting leaves no gap in which the end could be missed.
-                        if record := self._ended(listener):
-                            return record
+                        try:
+                            if queue is not None:
+                                queue()
+                                queue = None
+                            # Asking only after connecting leaves no gap in which the end could be missed.
+                            if record := self._ended(listener, heard=not isinstance(socket, NoSocket)):
+                                return record
+                            answered_s = time.monotonic()
+                        except Unavailable:
+                            if time.monotonic() - answered_s >= self._patience_s:
+                                raise
+                            listener.on_stage(Stage(words="the server does not answer; trying again"))
                         await listener.hear(socket)
 
-    def _ended(self, listener: Listener) -> dict[str, Any] | None:
-        """The record of the prompt once it has ended; else tell how long the queue before it is."""
+    def _ended(self, listener: Listener, heard: bool) -> dict[str, Any] | None:
+        """The record of the prompt once it has ended; else tell how long the queue before it is, or that its steps are not heard of."""
         if record := self.history(listener.prompt_id):
             return record
         running, waiting = self.queue_state()
         if listener.prompt_id in waiting:
             listener.on_stage(Stage(jobs_before=len(running) + waiting.index(listener.prompt_id)))
         elif listener.prompt_id not in running and not self.history(listener.prompt_id):
-            raise PromptInterrupted(f"The prompt {listener.prompt_id} is no longer in the queue: it was cancelled before it started.")
+            why = "it was cancelled before it started, or ComfyUI was started again"
+            raise PromptInterrupted(f"The prompt {listener.prompt_id} is no longer in the queue: {why}.")
+        elif not heard:
+            listener.on_stage(Stage(words="running; its steps are not shown, as no websocket gets through"))
         return None
+
+    def _knows(self, prompt_id: str) -> bool:
+        running, waiting = self.queue_state()
+        return prompt_id in (*running, *waiting) or self.history(prompt_id) is not None
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Try again while nothing answers or answers are cut off, as long as patience lasts."""
+        last_try_s = None
+        while True:
+            try:
+                return action()
+            except (Unavailable, CutOff):
+                last_try_s = last_try_s or time.monotonic() + self._patience_s
+                if time.monotonic() >= last_try_s:
+                    raise
+            time.sleep(RETRY_S)
 
 
 def _received(response: requests.Response, file: OutputFile) -> Iterator[bytes]:
-    """The bytes of a file, all of them or a ComfyError."""
-    missing, reason = int(response.headers["Content-Length"]), "it is cut off"
+    """The bytes of a file, all of them or an error; what comes in chunks or compressed does not say how many there are."""
+    length = None if "Content-Encoding" in response.headers else response.headers.get("Content-Length")
+    received, reason = 0, "" if length is None else "it is cut off"
     try:
         for block in response.iter_content(BLOCK_BYTES):
-            missing -= len(block)
+            received += len(block)
             yield block
     except requests.RequestException as error:
-        reason = root_cause(error)
-    if missing:
-        raise ComfyError(f"{file.name} could not be fetched whole: {reason}. It lies in the server's {file.type} folder.")
+        length, reason = None, root_cause(error)
+    if reason and str(received) != length:
+        raise CutOff(f"{file.name} could not be fetched whole: {reason}. It lies in the server's {file.type} folder.")

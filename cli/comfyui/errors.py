@@ -27,6 +27,14 @@ class NoAnswer(ComfyError):
     """Nothing answers at the server's address."""
 
 
+class Unavailable(NoAnswer):
+    """Nothing answers just now: it may after a while."""
+
+
+class CutOff(ComfyError):
+    """A file did not come whole."""
+
+
 class PromptRefused(ComfyError):
     """The prompt did not pass validation; nothing ran."""
 

@@ -1,16 +1,21 @@
-"""What ComfyUI's websocket tells of one prompt."""
+"""What ComfyUI's websocket tells of one prompt, where there is one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
+from .transport import Transport
+
 QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been silent for this long
+CONNECT_TIMEOUT_S = 10.0
+ENDED = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,38 @@ class Progress:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a prompt is: in the queue behind `jobs_before` others, or at a node."""
+    """Where a prompt is: in the queue behind `jobs_before` others, or at a node; else `words` say what is known."""
 
     node: str = ""
     jobs_before: int = 0
+    words: str = ""
+
+
+class NoSocket:
+    """In place of a websocket that cannot be had: it is silent once, then closed."""
+
+    closed = False
+
+    async def receive(self, timeout_s: float) -> aiohttp.WSMessage:
+        await asyncio.sleep(timeout_s)
+        self.closed = True
+        raise TimeoutError
+
+
+@asynccontextmanager
+async def listening(
+    session: aiohttp.ClientSession, transport: Transport, client_id: str
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse[Any] | NoSocket]:
+    """The websocket of ComfyUI; many proxies let none through."""
+    address = f"{transport.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+    connecting = session.ws_connect(address, max_msg_size=0, ssl=transport.certificates or True, proxy=transport.proxy)
+    try:
+        socket = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+        yield NoSocket()
+        return
+    async with socket:
+        yield socket
 
 
 @dataclass(frozen=True)
@@ -38,14 +71,14 @@ class Listener:
     on_progress: Callable[[Progress], None]
     on_stage: Callable[[Stage], None]
 
-    async def hear(self, socket: aiohttp.ClientWebSocketResponse[Any]) -> None:
+    async def hear(self, socket: aiohttp.ClientWebSocketResponse[Any] | NoSocket) -> None:
         """Listen until the prompt may have ended: its last message, silence, or a closed connection."""
         while True:
             try:
                 message = await socket.receive(QUIET_CHECK_S)
             except (asyncio.TimeoutError, TimeoutError):  # two classes until Python 3.11
                 return
-            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+            if message.type in ENDED:
                 return
             if message.type == aiohttp.WSMsgType.TEXT and self._is_last(json.loads(message.data)):  # else a preview picture
                 return

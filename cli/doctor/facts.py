@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.address import without_login
 from ..comfyui.errors import ComfyError
 from ..models.files import PARTS
 from ..models.folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
@@ -207,18 +208,18 @@ def _run_probe(*arguments: str) -> tuple[dict[str, Any], str]:
 
 def ask_server(url: str) -> tuple[ServerFacts, Sequence[str]]:
     """A running ComfyUI and the arguments of its command line."""
-    url = url.rstrip("/")
+    shown = without_login(url)[0]
     try:
         from ..comfyui.transport import Transport  # needs requests, which the Python of the doctor may lack
 
-        http = Transport(url, HTTP_TIMEOUT_S)
+        http = Transport(url, timeout_s=HTTP_TIMEOUT_S)
         system = http.get("/system_stats")["system"]
         has_pack = NODE in http.get(f"/object_info/{NODE}")
     except (ImportError, ComfyError, KeyError, TypeError) as error:
-        return ServerFacts(url, error=f"no answer of a ComfyUI ({error})"), ()
+        return ServerFacts(shown, error=f"no answer of a ComfyUI ({error})"), ()
     arguments = system.get("argv", [])[1:]
     flags = tuple(argument for argument in arguments if SWITCH.fullmatch(argument))
-    return ServerFacts(url, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
+    return ServerFacts(shown, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
 
 
 def _models_dir_of(arguments: Sequence[str]) -> Path | None:

@@ -37,7 +37,7 @@ EXIT_CODES = """exit codes:
   0    the video is there
   1    a node failed while it was made, or the video could not be written; the message says which and why
   2    an option is wrong
-  3    no ComfyUI: not found, not started, ended, does not answer, or has no such pack
+  3    no ComfyUI: not found, not started, ended, does not answer, is behind a login, or has no such pack
   4    refused before anything ran: a model file is missing, or an input does not fit
   5    somebody else cancelled the job on the server
   130  interrupted with Ctrl-C or a signal; the job was cancelled"""

@@ -83,7 +83,7 @@ class ProgressBar:
         node = self._prompt.get(self._stage.node)
         if node is None:
             jobs = self._stage.jobs_before
-            return f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued"
+            return self._stage.words or (f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued")
         if node["class_type"] != SAMPLER or self._progress is None:
             return node["_meta"]["title"]
         steps = node["inputs"]["steps"]

@@ -6,9 +6,14 @@ import http.server
 import threading
 
 import pytest
+from wan_s2v_pack.cli.comfyui import client as client_module
+from wan_s2v_pack.cli.comfyui import following
+from wan_s2v_pack.cli.comfyui.address import login
 from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, PromptInterrupted, PromptRefused, Stage
+from wan_s2v_pack.cli.comfyui.errors import Unavailable
 from wan_s2v_pack.cli.comfyui.server import free_port
 from wan_s2v_pack.tests.fake_comfyui import DONE, FILE, HANG_UP_AFTER, JOB, Server, serving
+from wan_s2v_pack.tests.fake_gateway import Gateway
 
 
 @pytest.fixture
@@ -133,9 +138,100 @@ def test_another_service_at_the_address(other_service, answer):
         client.queue({})
 
 
-@pytest.mark.parametrize("answer", [(500, b"[1]"), (502, b"bad gateway"), (500, b'{"detail": "broken node"}')])
+@pytest.mark.parametrize("answer", [(500, b"[1]"), (505, b"no"), (500, b'{"detail": "broken node"}')])
 def test_server_in_trouble(other_service, answer):
     other_service.answer = answer
     with pytest.raises(ComfyError, match=f"answered /object_info with status {answer[0]}. Look at the server's log.") as caught:
         ComfyClient(f"http://127.0.0.1:{other_service.server_port}").object_info()
     assert not isinstance(caught.value, NoAnswer)
+
+
+# --- behind a proxy
+
+
+@pytest.fixture
+def gateway(monkeypatch):
+    monkeypatch.setattr(client_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(following, "QUIET_CHECK_S", 0.05)
+    with serving(Gateway()) as gateway:
+        gateway.record_after = HANG_UP_AFTER
+        yield gateway
+
+
+@pytest.fixture
+def patient(gateway):
+    return ComfyClient(gateway.url, patience_s=10)
+
+
+def test_file_in_chunks_says_no_length(gateway, patient, tmp_path):
+    """The download ended with a TypeError, after hours of sampling."""
+    gateway.chunked = True
+    assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
+
+
+def test_bad_gateways_while_a_prompt_runs(gateway, patient, tmp_path):
+    """One of them ended the command, and the result of the job was never fetched."""
+    gateway.outages = {"/history": [502, 503], "/queue": [504], "/view": [502, 429], "/upload": [524]}
+    (tmp_path / "me.wav").write_bytes(b"sound")
+    assert patient.upload(tmp_path / "me.wav") == "deep/me.wav (1)"
+    stages = []
+    assert patient.run({}, prompt_id=JOB, on_stage=stages.append) == DONE["outputs"]
+    assert Stage(words="the server does not answer; trying again") in stages
+    assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
+
+
+def test_patience_ends(gateway, tmp_path):
+    gateway.outages = {"/": [502] * 1000}
+    impatient = ComfyClient(gateway.url, patience_s=0.2)
+    for call in (lambda: impatient.run({}, prompt_id=JOB), lambda: impatient.download(FILE, tmp_path / "v.mp4")):
+        with pytest.raises(Unavailable, match=r"Something at .* answers, but cannot reach ComfyUI behind it now \(status 502\)"):
+            call()
+
+
+@pytest.mark.parametrize("lost", [[], ["/prompt"]], ids=["did not arrive", "arrived"])
+def test_prompt_whose_answer_is_lost_is_queued_once(lost, gateway, patient):
+    gateway.lost, gateway.outages = lost, {} if lost else {"/prompt": [502]}
+    assert patient.run({}, prompt_id=JOB) == DONE["outputs"]
+    assert gateway.queue["queue_running"] == [[0, JOB]]
+
+
+def test_without_websockets_the_history_is_asked(gateway, patient):
+    gateway.websockets = False
+    stages = []
+    assert patient.run({}, prompt_id=JOB, on_stage=stages.append) == DONE["outputs"]
+    assert set(stages) == {Stage(words="running; its steps are not shown, as no websocket gets through")}
+    assert len(gateway.connections_when_queued) == 1
+
+
+def test_websocket_that_hangs_is_given_up(gateway, patient, monkeypatch):
+    monkeypatch.setattr(following, "CONNECT_TIMEOUT_S", 0.1)
+    gateway.hangs_s = 1
+    assert patient.run({}, prompt_id=JOB) == DONE["outputs"]
+    assert (gateway.asked["/ws"] > 1, gateway.lets_in) == (True, [])
+
+
+def test_download_that_breaks_is_begun_again(gateway, patient, tmp_path, monkeypatch):
+    gateway.truncate = True
+
+    def mend(_seconds):
+        gateway.truncate = False
+
+    monkeypatch.setattr(client_module.time, "sleep", mend)
+    assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
+
+
+def test_page_of_a_login_is_no_video(gateway, patient, tmp_path):
+    gateway.answer = 200, {"Content-Type": "text/html"}, b"<html>Your session has ended</html>"
+    with pytest.raises(NoAnswer, match=r"is not ComfyUI\. .* It shows a web page: is there a login in between\?"):
+        patient.download(FILE, tmp_path / "v.mp4")
+    assert not (tmp_path / "v.mp4").exists()
+
+
+@pytest.mark.parametrize("way", ["in the address", "as a header"])
+def test_login(way, gateway):
+    gateway.login = "Basic bWU6c2VjcmV0OndvcmQ="
+    address = gateway.url.replace("http://", "http://me:secret%3Aword@") if way == "in the address" else gateway.url
+    client = ComfyClient(address, login("me:secret:word") if way == "as a header" else ())
+    assert client.url == gateway.url
+    assert client.run({}, prompt_id=JOB) == DONE["outputs"]
+    assert {headers["Authorization"] for headers in gateway.lets_in} == {gateway.login}

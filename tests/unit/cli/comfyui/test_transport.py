@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import http.server
+import re
+import socket
+import ssl
+import struct
 import threading
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from wan_s2v_pack.cli.comfyui.client import ComfyClient, OutputFile
-from wan_s2v_pack.cli.comfyui.errors import NoAnswer
+from wan_s2v_pack.cli.comfyui.errors import ComfyError, NoAnswer, PromptRefused, Unavailable
 from wan_s2v_pack.cli.comfyui.transport import BLOCK_BYTES, Multipart, Transport, is_near
+from wan_s2v_pack.tests.fake_comfyui import DONE, HANG_UP_AFTER, JOB, serving
+from wan_s2v_pack.tests.fake_gateway import Gateway
 
 LARGE_BYTES = 64 * 2**20
 BLOCK = bytes(2**16)
+CERTIFICATE = Path(__file__).with_name("self_signed.pem")  # for localhost, with its key; nobody trusts it
 
 
 class Sink(http.server.BaseHTTPRequestHandler):
@@ -101,8 +109,99 @@ def test_proxy_of_the_environment_is_for_machines_elsewhere(sink, monkeypatch):
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     assert Transport(f"http://127.0.0.1:{sink.server_port}").get("/features") == {"max_upload_size": 10**9}
-    with pytest.raises(NoAnswer, match=r"does not answer at http://gpu\.example\.org"):
+    with pytest.raises(NoAnswer, match=r"HTTP_PROXY .* has no way to http://gpu\.example\.org .*refused.*NO_PROXY=gpu\.example\.org"):
         Transport("http://gpu.example.org").get("/features")
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{sink.server_port}")
     Transport("http://gpu.example.org").get("/features")
     assert sink.asked == ["/features", "http://gpu.example.org/features"]
+
+
+# --- who refuses, and why
+
+
+@pytest.fixture
+def gateway():
+    with serving(Gateway()) as gateway:
+        yield gateway
+
+
+REFUSALS = {
+    401: (NoAnswer, "asks for a login, or does not accept the given one (status 401). Give --auth USER:PASSWORD"),
+    403: (NoAnswer, "lets nobody through without the right to it (status 403). Give --auth USER:PASSWORD"),
+    407: (NoAnswer, "asks for a login (status 407). Put it into HTTP_PROXY or HTTPS_PROXY."),
+    413: (PromptRefused, "does not take a request of 0.5 MB (status 413). Raise the limit of what stands in front of ComfyUI"),
+    429: (Unavailable, "cannot reach ComfyUI behind it now (status 429)"),
+    502: (Unavailable, "cannot reach ComfyUI behind it now (status 502)"),
+    504: (Unavailable, "cannot reach ComfyUI behind it now (status 504)"),
+    524: (Unavailable, "cannot reach ComfyUI behind it now (status 524)"),
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_refusal_names_its_cause(status, gateway):
+    """All of them said `answered /upload/image with status ...` and sent the person to ComfyUI's log, where nothing stands."""
+    kind, words = REFUSALS[status]
+    gateway.answer = status, {}, b"<html>no</html>"
+    with pytest.raises(ComfyError, match=re.escape(words)) as caught:
+        Transport(gateway.url).post("/prompt", {"big": "x" * 2**19})
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("target", ["https://login.example.org/start?state=secret", "https://me:secret@login.example.org/x"])
+def test_redirection_is_named_and_not_followed(target, gateway):
+    """A POST came back as a GET, and a token would go to whoever the redirection names."""
+    gateway.answer = 302, {"Location": target}, b""
+    with pytest.raises(NoAnswer, match=r"sends requests on to https://login\.example\.org\. Give that address") as caught:
+        Transport(gateway.url, (("X-Token", "secret"),)).get("/queue")
+    assert "secret" not in str(caught.value)
+
+
+def test_connection_that_breaks_while_much_is_sent(tmp_path):
+    class Rude(Sink):
+        def do_POST(self):
+            self.rfile.read(1000)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            self.connection.close()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rude) as server:
+        server.asked = []
+        server.handle_error = lambda *_: None
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with (tmp_path / "long.wav").open("wb") as file:
+            file.truncate(LARGE_BYTES)
+        with pytest.raises(Unavailable, match=r"broke while 64 MB were sent .*Does something in front of ComfyUI limit the size"):
+            ComfyClient(f"http://127.0.0.1:{server.server_port}").upload(tmp_path / "long.wav")
+        server.shutdown()
+
+
+@pytest.fixture
+def safe(monkeypatch):
+    """A server whose certificate nobody knows."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    with serving(Gateway(), context) as gateway:
+        gateway.url = gateway.url.replace("http://", "https://")
+        yield gateway
+
+
+def test_certificate_that_nobody_knows(safe):
+    with pytest.raises(NoAnswer, match=r"No safe connection to https://.*self.signed certificate.*\(PEM\) in SSL_CERT_FILE") as caught:
+        Transport(safe.url).get("/queue")
+    assert not isinstance(caught.value, Unavailable), "trying again does not help"
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_certificate_of_the_environment(name, safe, monkeypatch):
+    """For the requests and for the websocket."""
+    monkeypatch.setenv(name, str(CERTIFICATE))
+    safe.record_after = HANG_UP_AFTER
+    assert ComfyClient(safe.url).run({}, prompt_id=JOB) == DONE["outputs"]
+    assert len(safe.lets_in) == HANG_UP_AFTER
+
+
+def test_certificates_that_cannot_be_read(monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "gone.pem")
+    with pytest.raises(NoAnswer, match=r"REQUESTS_CA_BUNDLE names gone\.pem, which holds no certificates that can be read"):
+        Transport("https://127.0.0.1:9")
