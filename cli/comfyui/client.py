@@ -149,7 +149,7 @@ class ComfyClient:
         Raises:
             ComfyError: if the server does not have it any more, or the connection breaks; an older `destination` is kept then.
         """
-        partial = destination.with_name(f"{destination.name}.part")
+        partial = partial_file(destination)
         try:
             self._patiently(lambda: self._receive(file, partial))
             os.replace(partial, destination)
@@ -272,6 +272,11 @@ class ComfyClient:
                 if time.monotonic() >= last_try_s:
                     raise
             time.sleep(RETRY_S)
+
+
+def partial_file(destination: Path) -> Path:
+    """Where a download is collected."""
+    return destination.with_name(f"{destination.name}.part")
 
 
 def _received(response: requests.Response, file: OutputFile) -> Iterator[bytes]:

@@ -70,11 +70,11 @@ def attempt(options: argparse.Namespace) -> dict[str, Any]:
     """Make the video and return what `--json` prints."""
     try:
         from .connection import ServerError, connect
-        from .job import make_video
+        from .job import make_video, require_writable
     except ImportError as error:
         return failed(NO_SERVER, f"{error}. Use the Python that runs ComfyUI, which has it.")
     try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(options.output)
         with connect(options, say) as client:
             made = make_video(client, request_from(options), say)
             fetch(client, made, options.output)

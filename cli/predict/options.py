@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,14 +112,14 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
 
 def existing_file(text: str) -> Path:
     path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise argparse.ArgumentTypeError(f"there is no file {path}")
     return path
 
 
 def output_file(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or not path.suffix:
+    if os.path.isdir(path) or not path.suffix:
         raise argparse.ArgumentTypeError(f"must be the name of a file such as {OUTPUT.as_posix()}, got {text!r}")
     return path
 
