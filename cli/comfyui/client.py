@@ -29,7 +29,7 @@ from .errors import (
     refusal,
 )
 from .following import Listener, NoSocket, Progress, Stage, ignore, listening
-from .transport import BLOCK_BYTES, OBJECT_INFO, Multipart, Transport, root_cause
+from .transport import BLOCK_BYTES, OBJECT_INFO, Multipart, Transport, is_page, root_cause
 
 __all__ = ["ComfyClient", "ComfyError", "NoAnswer", "OutputFile", "Progress", "PromptFailed", "PromptInterrupted", "PromptRefused", "Stage"]
 
@@ -160,7 +160,7 @@ class ComfyClient:
     def _receive(self, file: OutputFile, destination: Path) -> None:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         with self._http.open("GET", "/view", params=query, headers=AS_IT_IS) as response, destination.open("wb") as stream:
-            if "html" in response.headers.get("Content-Type", ""):
+            if is_page(response):
                 raise self._http.not_comfyui(response)
             stream.writelines(_received(response, file))
 
@@ -288,6 +288,6 @@ def _received(response: requests.Response, file: OutputFile) -> Iterator[bytes]:
             received += len(block)
             yield block
     except requests.RequestException as error:
-        length, reason = None, root_cause(error)
+        length, reason = None, str(root_cause(error))
     if reason and str(received) != length:
         raise CutOff(f"{file.name} could not be fetched whole: {reason}. It lies in the server's {file.type} folder.")

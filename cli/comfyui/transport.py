@@ -104,14 +104,15 @@ class Transport:
 
     def not_comfyui(self, response: requests.Response) -> NoAnswer:
         """The error for an answer that ComfyUI would not give."""
-        page = " It shows a web page: is there a login in between?" if "html" in response.headers.get("Content-Type", "") else ""
+        page = f" It shows a web page with status {response.status_code}: is there a login in between?" if is_page(response) else ""
         return NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?{page}")
 
     def _no_answer(self, error: requests.RequestException, sent_bytes: int = 0) -> NoAnswer:
         cause = root_cause(error)
         if isinstance(error, requests.exceptions.SSLError):
-            advice = "If it is a certificate of your own, name its file (PEM) in SSL_CERT_FILE, and check the host name in the address."
-            return NoAnswer(f"No safe connection to {self.url} ({cause}). {advice}")
+            is_known = not isinstance(cause, ssl.SSLCertVerificationError)
+            own = "If it is a certificate of your own, name its file (PEM) in SSL_CERT_FILE, and check the host name in the address."
+            return NoAnswer(f"No safe connection to {self.url} ({cause}). {'Is it an http:// address?' if is_known else own}")
         if isinstance(error, requests.exceptions.ProxyError):
             host = urlsplit(self.url).hostname
             return Unavailable(f"The proxy that HTTP_PROXY or HTTPS_PROXY names has no way to {self.url} ({cause}). Set NO_PROXY={host}?")
@@ -124,12 +125,12 @@ class Transport:
         status = response.status_code
         if response.is_redirect:
             return NoAnswer(f"{self.url} sends requests on to {_origin(response)}. Give that address, or what it takes to log in there.")
-        if status == http.HTTPStatus.NOT_FOUND and path == OBJECT_INFO:  # every ComfyUI has it
-            return self.not_comfyui(response)
         if status in REFUSALS:
             kind, words = REFUSALS[status]
             size_mb = int(response.request.headers.get("Content-Length", 0)) / MB
             return kind(words.format(url=self.url, status=status, size_mb=size_mb))
+        if is_page(response) or (status == http.HTTPStatus.NOT_FOUND and path == OBJECT_INFO):  # every ComfyUI has that
+            return self.not_comfyui(response)
         try:
             answer = json.loads(self._content(response))
         except (ValueError, NoAnswer):
@@ -197,6 +198,11 @@ def _headers(field: RequestField, content_type: str | None = None) -> str:
     return field.render_headers()
 
 
+def is_page(response: requests.Response) -> bool:
+    """Whether it is a web page, which ComfyUI's API never gives."""
+    return "html" in response.headers.get("Content-Type", "")
+
+
 def trusted_certificates() -> ssl.SSLContext:
     """Those of the system, and those that the environment names."""
     context = ssl.create_default_context()
@@ -218,11 +224,11 @@ def is_near(url: str) -> bool:
         return host == "localhost"
 
 
-def root_cause(error: BaseException) -> str:
-    """What is behind the errors of several layers of network code, in words."""
+def root_cause(error: BaseException) -> BaseException:
+    """What is behind the errors of several layers of network code."""
     while isinstance(inner := error.__cause__ or error.__context__, OSError | http.client.HTTPException | HTTPError):
         error = inner
-    return str(error) or type(error).__name__
+    return error
 
 
 def _origin(response: requests.Response) -> str:

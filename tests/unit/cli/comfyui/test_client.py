@@ -222,7 +222,7 @@ def test_download_that_breaks_is_begun_again(gateway, patient, tmp_path, monkeyp
 
 def test_page_of_a_login_is_no_video(gateway, patient, tmp_path):
     gateway.answer = 200, {"Content-Type": "text/html"}, b"<html>Your session has ended</html>"
-    with pytest.raises(NoAnswer, match=r"is not ComfyUI\. .* It shows a web page: is there a login in between\?"):
+    with pytest.raises(NoAnswer, match=r"is not ComfyUI\. .* It shows a web page with status 200: is there a login in between\?"):
         patient.download(FILE, tmp_path / "v.mp4")
     assert not (tmp_path / "v.mp4").exists()
 

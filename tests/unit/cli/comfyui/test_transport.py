@@ -147,6 +147,13 @@ def test_refusal_names_its_cause(status, gateway):
     assert type(caught.value) is kind
 
 
+def test_page_of_a_proxy_about_an_error(gateway):
+    """As nginx answers where TLS is wanted; it said to look at the log of ComfyUI."""
+    gateway.answer = 400, {"Content-Type": "text/html"}, b"<html>The plain HTTP request was sent to HTTPS port</html>"
+    with pytest.raises(NoAnswer, match=r"is not ComfyUI\. Is the address right\? It shows a web page with status 400"):
+        Transport(gateway.url).get("/queue")
+
+
 @pytest.mark.parametrize("target", ["https://login.example.org/start?state=secret", "https://me:secret@login.example.org/x"])
 def test_redirection_is_named_and_not_followed(target, gateway):
     """A POST came back as a GET, and a token would go to whoever the redirection names."""
@@ -190,6 +197,11 @@ def test_certificate_that_nobody_knows(safe):
     with pytest.raises(NoAnswer, match=r"No safe connection to https://.*self.signed certificate.*\(PEM\) in SSL_CERT_FILE") as caught:
         Transport(safe.url).get("/queue")
     assert not isinstance(caught.value, Unavailable), "trying again does not help"
+
+
+def test_server_without_tls(gateway):
+    with pytest.raises(NoAnswer, match=r"No safe connection to https://.*Is it an http:// address\?"):
+        Transport(gateway.url.replace("http://", "https://")).get("/queue")
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])

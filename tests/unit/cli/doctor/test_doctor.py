@@ -254,6 +254,12 @@ def test_server_that_does_not_answer_is_a_finding():
     assert "no answer of a ComfyUI" in server.error
 
 
+def test_password_in_the_address_is_not_shown():
+    server, _ = facts.ask_server("http://me:secret@127.0.0.1:9/")
+    assert server.url == "http://127.0.0.1:9"
+    assert "secret" not in server.error
+
+
 def test_flags_and_models_folder_of_a_server(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     arguments = ["--cpu", "--base-directory", str(tmp_path), "--port", "1", "--use-sage-attention"]
