@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
 import uuid
@@ -181,12 +180,14 @@ class ComfyClient:
         and may call `interrupt`.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
-        tries = itertools.count()
+        tried = queued = False
 
         def queue() -> None:
-            if next(tries) and self._knows(prompt_id):
-                return  # it had arrived, only the answer was lost
-            self.queue(prompt, workflow=workflow, prompt_id=prompt_id)
+            nonlocal tried, queued
+            if not queued and not (tried and self._knows(prompt_id)):  # it may have arrived, and only the answer was lost
+                tried = True
+                self.queue(prompt, workflow=workflow, prompt_id=prompt_id)
+            queued = True
 
         return self._outputs(Listener(prompt_id, on_progress or ignore, on_stage or ignore), queue)
 
@@ -207,10 +208,10 @@ class ComfyClient:
             PromptFailed, PromptInterrupted: with node id, node type and message.
             TimeoutError: the prompt goes on, only the waiting ends.
         """
-        return self._outputs(Listener(prompt_id, ignore, on_stage or ignore), timeout_s=timeout_s)
+        return self._outputs(Listener(prompt_id, ignore, on_stage or ignore), lambda: None, timeout_s)
 
-    def _outputs(self, listener: Listener, queue: Callable[[], object] | None = None, timeout_s: float | None = None) -> dict[str, Any]:
-        """Follow a prompt to its end; the first thing once the server is listened to is `queue`, again until it has worked."""
+    def _outputs(self, listener: Listener, queue: Callable[[], None], timeout_s: float | None = None) -> dict[str, Any]:
+        """Follow a prompt to its end; `queue` sees to it, once the server is listened to, that the prompt is in the queue."""
         try:
             record = asyncio.run(asyncio.wait_for(self._follow(listener, queue), timeout_s))
         except asyncio.TimeoutError as error:  # not the built-in class before Python 3.11
@@ -223,16 +224,14 @@ class ComfyClient:
                 raise PromptInterrupted("The prompt was cancelled.", details=data, **node)
         return record["outputs"]
 
-    async def _follow(self, listener: Listener, queue: Callable[[], object] | None) -> dict[str, Any]:
+    async def _follow(self, listener: Listener, queue: Callable[[], None]) -> dict[str, Any]:
         answered_s = time.monotonic()
         async with aiohttp.ClientSession(headers=self._http.headers) as session:
             while True:  # a lost connection is made again as long as the server answers
                 async with listening(session, self._http, self.client_id) as socket:
                     while not socket.closed:
                         try:
-                            if queue is not None:
-                                queue()
-                                queue = None
+                            queue()
                             # Asking only after connecting leaves no gap in which the end could be missed.
                             if record := self._ended(listener, heard=not isinstance(socket, NoSocket)):
                                 return record

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..comfyui.client import ComfyClient, ComfyError, OutputFile, partial_file
+from ..comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, partial_file
 from .graph import SAVE, Prompt, Request, build_prompt
 from .progress_bar import ProgressBar
 from .sound import readable
@@ -58,6 +58,8 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
     except KeyboardInterrupt:
         cancel(client, prompt_id, say)
         raise
+    except NoAnswer as error:
+        raise NoAnswer(f"{error} A job that is queued goes on there: the same command fetches its video later.") from error
     return Made(find_video(outputs, prompt), prompt, prompt_id, time.monotonic() - start_s)
 
 

@@ -66,6 +66,14 @@ def test_login_is_sent_and_never_printed(known, arguments, in_address, gateway, 
     assert known or "does not accept the given one (status 401)" in outcome["error"]
 
 
+def test_login_that_ends_while_the_job_runs(gateway, run):
+    gateway.outages = {"/history": [401]}
+    code, outcome, _ = run()
+    assert code == 3
+    assert outcome["error"].endswith("A job that is queued goes on there: the same command fetches its video later.")
+    assert run()[0] == 0
+
+
 def test_headers_of_a_file(gateway, run, tmp_path):
     gateway.login = "Bearer secret"
     (tmp_path / "headers.txt").write_text("Authorization: Bearer secret\n\nX-Other: 1\n")
