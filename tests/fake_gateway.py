@@ -14,7 +14,7 @@ class Gateway(Server):
 
     Attributes:
         login: the only value of the header Authorization that is let through.
-        outages: beginning of a path -> statuses of the next answers to it, instead of ComfyUI's.
+        outages: beginning of a path -> statuses of the next answers to it, web pages instead of ComfyUI's.
         lost: paths whose next answer is lost behind ComfyUI: it has done what it was asked for, the client gets a 504.
         answer: status, headers and body of every answer, instead of ComfyUI's.
         websockets: they are let through.

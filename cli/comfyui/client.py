@@ -28,7 +28,7 @@ from .errors import (
     refusal,
 )
 from .following import Listener, NoSocket, Progress, Stage, ignore, listening
-from .transport import BLOCK_BYTES, OBJECT_INFO, Multipart, Transport, is_page, root_cause
+from .transport import BLOCK_BYTES, VIEW, Multipart, Transport, is_page, root_cause
 
 __all__ = ["ComfyClient", "ComfyError", "NoAnswer", "OutputFile", "Progress", "PromptFailed", "PromptInterrupted", "PromptRefused", "Stage"]
 
@@ -78,7 +78,7 @@ class ComfyClient:
 
     def object_info(self) -> dict[str, Any]:
         """Return the description of every node type the server knows."""
-        return self._http.get(OBJECT_INFO)
+        return self._http.get("/object_info")
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the record of a finished prompt, None before it has finished."""
@@ -158,7 +158,7 @@ class ComfyClient:
 
     def _receive(self, file: OutputFile, destination: Path) -> None:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
-        with self._http.open("GET", "/view", params=query, headers=AS_IT_IS) as response, destination.open("wb") as stream:
+        with self._http.open("GET", VIEW, params=query, headers=AS_IT_IS) as response, destination.open("wb") as stream:
             if is_page(response):
                 raise self._http.not_comfyui(response)
             stream.writelines(_received(response, file))

@@ -25,7 +25,7 @@ from .errors import ComfyError, NoAnswer, PromptRefused, Unavailable, refusal
 TIMEOUT_S = 60.0
 BLOCK_BYTES = 2**20
 MB = 2**20
-OBJECT_INFO = "/object_info"
+VIEW = "/view"
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # beside SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads itself
 LOGIN = "--auth USER:PASSWORD, or a token with --header"
 # What stands in front of ComfyUI answers so; ComfyUI itself does not.
@@ -102,10 +102,10 @@ class Transport:
                 raise self._refusal(path, response)
         return response
 
-    def not_comfyui(self, response: requests.Response) -> NoAnswer:
-        """The error for an answer that ComfyUI would not give."""
+    def not_comfyui(self, response: requests.Response) -> Unavailable:
+        """The error for an answer that ComfyUI would not give: from elsewhere, or from a proxy while ComfyUI is away."""
         page = f" It shows a web page with status {response.status_code}: is there a login in between?" if is_page(response) else ""
-        return NoAnswer(f"What answers at {self.url} is not ComfyUI. Is the address right?{page}")
+        return Unavailable(f"What answers at {self.url} is not ComfyUI. Is the address right?{page}")
 
     def _no_answer(self, error: requests.RequestException, sent_bytes: int = 0) -> NoAnswer:
         cause = root_cause(error)
@@ -129,7 +129,7 @@ class Transport:
             kind, words = REFUSALS[status]
             size_mb = int(response.request.headers.get("Content-Length", 0)) / MB
             return kind(words.format(url=self.url, status=status, size_mb=size_mb))
-        if is_page(response) or (status == http.HTTPStatus.NOT_FOUND and path == OBJECT_INFO):  # every ComfyUI has that
+        if is_page(response) or (status == http.HTTPStatus.NOT_FOUND and path != VIEW):  # every ComfyUI has the other paths
             return self.not_comfyui(response)
         try:
             answer = json.loads(self._content(response))
@@ -219,9 +219,9 @@ def is_near(url: str) -> bool:
     """Whether a server is on this machine or in its own network, where no proxy that the environment names is in between."""
     host = urlsplit(url).hostname or ""
     try:
-        return ipaddress.ip_address(host).is_private
+        return not ipaddress.ip_address(host).is_global
     except ValueError:
-        return host == "localhost"
+        return "." not in host or host.endswith(".local")
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -171,7 +171,8 @@ def test_file_in_chunks_says_no_length(gateway, patient, tmp_path):
 
 def test_bad_gateways_while_a_prompt_runs(gateway, patient, tmp_path):
     """One of them ended the command, and the result of the job was never fetched."""
-    gateway.outages = {"/history": [502, 503], "/queue": [504], "/view": [502, 429], "/upload": [524]}
+    gateway.outages = {"/history": [502, 503, 404, 200], "/queue": [504, 500], "/view": [502, 429, 200], "/upload": [524]}
+    gateway.record_after = 8
     (tmp_path / "me.wav").write_bytes(b"sound")
     assert patient.upload(tmp_path / "me.wav") == "deep/me.wav (1)"
     stages = []
@@ -220,10 +221,10 @@ def test_download_that_breaks_is_begun_again(gateway, patient, tmp_path, monkeyp
     assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
 
 
-def test_page_of_a_login_is_no_video(gateway, patient, tmp_path):
+def test_page_of_a_login_is_no_video(gateway, tmp_path):
     gateway.answer = 200, {"Content-Type": "text/html"}, b"<html>Your session has ended</html>"
     with pytest.raises(NoAnswer, match=r"is not ComfyUI\. .* It shows a web page with status 200: is there a login in between\?"):
-        patient.download(FILE, tmp_path / "v.mp4")
+        ComfyClient(gateway.url).download(FILE, tmp_path / "v.mp4")
     assert not (tmp_path / "v.mp4").exists()
 
 

@@ -94,12 +94,23 @@ def test_form_is_as_long_as_it_says(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("url", ["http://localhost:1", "http://127.0.0.1:8188", "http://[::1]:8188", "http://192.168.0.7:8188"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:1",
+        "http://127.0.0.1:8188",
+        "http://[::1]:8188",
+        "http://192.168.0.7:8188",
+        "http://100.101.102.103",
+        "http://box",
+        "http://box.local",
+    ],
+)
 def test_machines_at_hand(url):
     assert is_near(url)
 
 
-@pytest.mark.parametrize("url", ["https://gpu.example.org", "http://8.8.8.8", "nonsense"])
+@pytest.mark.parametrize("url", ["https://gpu.example.org", "http://8.8.8.8"])
 def test_machines_elsewhere(url):
     assert not is_near(url)
 
