@@ -1,1 +1,1 @@
-"""Command-line side of the pack: a headless ComfyUI, a client for its queue, and a workflow converter."""
+"""The command line of the pack: make a video, fetch model files, look after runs, find out what is wrong. No node imports it."""

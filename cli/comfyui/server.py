@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from ..models.folders import ModelFolders
+from .errors import ComfyError
+from .transport import Transport
 
 PACK_NAME = "wan_s2v"
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae", "loras")
@@ -27,9 +27,6 @@ COPY_IGNORE = shutil.ignore_patterns(".*", "__pycache__", "tests", "models", "ou
 LOG_TAIL_LINES = 40
 STOP_TIMEOUT_S = 15
 POLL_S = 0.2
-
-# Loopback must not go through a proxy named in the environment.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
@@ -101,7 +98,6 @@ class ComfyServer:
         base_directory: made by `prepare_base_directory`.
         cpu: run without a GPU.
         extra_args: further ComfyUI command line arguments.
-        log_file: receives all output of the process; default <base_directory>/server.log.
         timeout_s: longest wait for the server to answer.
         own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then.
     """
@@ -113,13 +109,12 @@ class ComfyServer:
         *,
         cpu: bool = False,
         extra_args: Sequence[str] = (),
-        log_file: Path | None = None,
         timeout_s: float = 240.0,
         own_session: bool = False,
     ) -> None:
         self.comfyui = Path(comfyui).resolve()
         self.base_directory = Path(base_directory).resolve()
-        self.log_file = Path(log_file or self.base_directory / "server.log").resolve()
+        self.log_file = self.base_directory / "server.log"  # receives all output of the process
         self.timeout_s = timeout_s
         self.own_session = own_session
         self.port = free_port()
@@ -216,9 +211,8 @@ class ComfyServer:
 
     def _answers(self) -> bool:
         try:
-            with _DIRECT.open(f"{self.url}/system_stats", timeout=5) as response:
-                return response.status == 200
-        except (urllib.error.URLError, OSError):
+            return bool(Transport(self.url, timeout_s=5).get("/system_stats"))
+        except ComfyError:
             return False
 
     def __enter__(self) -> ComfyServer:

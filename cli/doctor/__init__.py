@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..comfyui.address import address
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
 from .checks import examine
 from .facts import collect
@@ -25,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("doctor", help="check ComfyUI, PyTorch, GPU, memory and model files", description=text)
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
-    parser.add_argument("--url", help="also look at a running ComfyUI, e.g. http://127.0.0.1:8188; its flags count then")
+    parser.add_argument("--url", type=address, help="also look at a running ComfyUI, e.g. http://127.0.0.1:8188; its flags count then")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)
 

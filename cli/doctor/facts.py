@@ -9,12 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.address import without_login
+from ..comfyui.errors import ComfyError
 from ..models.files import PARTS
 from ..models.folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
 from ..models.headers import SAFETENSORS, HeaderError, describe, find_candidates
@@ -28,9 +28,6 @@ HTTP_TIMEOUT_S = 10
 NODE = "WanS2VSampler"  # stands for all nodes of the pack
 # Switches of ComfyUI that decide about memory and attention; the probe starts with those of the running server.
 SWITCH = re.compile(r"--(cpu|gpu-only|(high|normal|low|no)vram|(enable|disable)-dynamic-vram|disable-(pinned-memory|xformers)|use-.+)")
-
-# A local server must not be asked through a proxy named in the environment.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url: str | None = None) -> Facts:
@@ -211,20 +208,18 @@ def _run_probe(*arguments: str) -> tuple[dict[str, Any], str]:
 
 def ask_server(url: str) -> tuple[ServerFacts, Sequence[str]]:
     """A running ComfyUI and the arguments of its command line."""
-    url = url.rstrip("/")
+    shown = without_login(url)[0]
     try:
-        system = _get(f"{url}/system_stats")["system"]
-        has_pack = NODE in _get(f"{url}/object_info/{NODE}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return ServerFacts(url, error=f"no answer of a ComfyUI ({error})"), ()
+        from ..comfyui.transport import Transport  # needs requests, which the Python of the doctor may lack
+
+        http = Transport(url, timeout_s=HTTP_TIMEOUT_S)
+        system = http.get("/system_stats")["system"]
+        has_pack = NODE in http.get(f"/object_info/{NODE}")
+    except (ImportError, ComfyError, KeyError, TypeError) as error:
+        return ServerFacts(shown, error=f"no answer of a ComfyUI ({error})"), ()
     arguments = system.get("argv", [])[1:]
     flags = tuple(argument for argument in arguments if SWITCH.fullmatch(argument))
-    return ServerFacts(url, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
-
-
-def _get(address: str) -> Any:
-    with _DIRECT.open(address, timeout=HTTP_TIMEOUT_S) as response:
-        return json.loads(response.read())
+    return ServerFacts(shown, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
 
 
 def _models_dir_of(arguments: Sequence[str]) -> Path | None:

@@ -1,1 +1,1 @@
-"""Model files: which there are, where they lie, what they hold, and fetching them."""
+"""Model files: which there are, where they lie, what they hold, and fetching them. Add a published file in `files.py`."""

@@ -14,61 +14,16 @@ from typing import Any
 from .files import PARTS
 
 try:
-    from ...wan_s2v_model.checkpoints.file_format import (
-        AGAIN,
-        FORMAT_ERRORS,
-        INDEX_SUFFIX,
-        LONGEST_HEADER,
-        SAFETENSORS,
-        CheckpointError,
-        problem_of,
-    )
-    from ...wan_s2v_model.checkpoints.identify import (
-        LORA_FILE,
-        S2V,
-        SHARD,
-        TOKENIZER,
-        UMT5,
-        WAN_VAE,
-        WAV2VEC2,
-        Kind,
-        count_layers,
-        find_tokenizer,
-        identify,
-        is_official_umt5,
-        require_audio_layers,
-    )
+    from ...wan_s2v_model.checkpoints import file_format, identify
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.checkpoints.file_format import (
-        AGAIN,
-        FORMAT_ERRORS,
-        INDEX_SUFFIX,
-        LONGEST_HEADER,
-        SAFETENSORS,
-        CheckpointError,
-        problem_of,
-    )
-    from wan_s2v_model.checkpoints.identify import (
-        LORA_FILE,
-        S2V,
-        SHARD,
-        TOKENIZER,
-        UMT5,
-        WAN_VAE,
-        WAV2VEC2,
-        Kind,
-        count_layers,
-        find_tokenizer,
-        identify,
-        is_official_umt5,
-        require_audio_layers,
-    )
+    from wan_s2v_model.checkpoints import file_format, identify
 
+SAFETENSORS, INDEX_SUFFIX = file_format.SAFETENSORS, file_format.INDEX_SUFFIX
 GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"
 WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
 AUDIO_LAYER = r"(?:wav2vec2\.)?encoder\.layers"
-KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE, "lora": LORA_FILE}
+KINDS = {"model": identify.S2V, "text": identify.UMT5, "audio": identify.WAV2VEC2, "vae": identify.WAN_VAE, "lora": identify.LORA_FILE}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
 
 DOWNLOAD = "{download}"  # in an advice: the command that fetches the file
@@ -105,7 +60,7 @@ def find_candidates(folders: Sequence[Path], pattern: str) -> list[tuple[str, Pa
     for folder in folders:
         for path in sorted(_files(folder)):
             name = path.relative_to(folder).as_posix()
-            is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not SHARD.fullmatch(name)
+            is_weights = name.lower().endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and not identify.SHARD.fullmatch(name)
             if is_weights and re.search(pattern, name, re.IGNORECASE) and path.is_file():
                 found.append((name, path))
     return found
@@ -148,12 +103,12 @@ def describe(path: Path, part: str) -> tuple[int, str]:
 
 def _require_weights(path: Path) -> None:
     try:
-        problem = problem_of(path)
-    except FORMAT_ERRORS as error:
+        problem = file_format.problem_of(path)
+    except file_format.FORMAT_ERRORS as error:
         raise HeaderError("its contents cannot be read") from error
     if problem is not None:
         words, advice = problem
-        raise HeaderError(words) if advice == AGAIN else HeaderError(words, advice, mendable=False)
+        raise HeaderError(words) if advice == file_format.AGAIN else HeaderError(words, advice, mendable=False)
 
 
 def _describe_index(path: Path, part: str) -> tuple[int, str]:
@@ -195,7 +150,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, LONGEST_HEADER):
+        if length > min(size - 8, file_format.LONGEST_HEADER):
             raise HeaderError("cut off, or no safetensors file")
         try:
             header = json.loads(stream.read(length))
@@ -220,35 +175,35 @@ def _is_tensor(entry: Any) -> bool:
 def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
     if not header:
         raise HeaderError("it holds no tensors")
-    found = identify({name: tensor["shape"] for name, tensor in header.items()})
-    is_other = isinstance(found, Kind) if part == "lora" else found is not KINDS[part]  # LoRAs have more names than are known here
+    found = identify.identify({name: tensor["shape"] for name, tensor in header.items()})
+    is_other = isinstance(found, identify.Kind) if part == "lora" else found is not KINDS[part]  # LoRAs have more names than are known here
     if is_other:
-        words = found.words if isinstance(found, Kind) else found
+        words = found.words if isinstance(found, identify.Kind) else found
         raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))
     if part == "audio":
         _require_layers(header)
-    if part == "text" and is_official_umt5(header):
+    if part == "text" and identify.is_official_umt5(header):
         _require_tokenizer(folder)
-    elif part == "text" and TOKENIZER not in header:
+    elif part == "text" and identify.TOKENIZER not in header:
         raise OtherModelError("it is a umT5 without its tokenizer")
     return _stored_type(header)
 
 
-def _way_to_its_folder(found: Kind | str) -> str:
+def _way_to_its_folder(found: identify.Kind | str) -> str:
     return next((f"Move it to models/{PARTS[part].folder}." for part, kind in KINDS.items() if kind == found), LEAVE)
 
 
 def _require_layers(names: Collection[str]) -> None:
     try:
-        require_audio_layers(count_layers(names, AUDIO_LAYER), "it")
-    except CheckpointError as error:
+        identify.require_audio_layers(identify.count_layers(names, AUDIO_LAYER), "it")
+    except file_format.CheckpointError as error:
         raise OtherModelError(str(error)) from error
 
 
 def _require_tokenizer(folder: Path) -> None:
     try:
-        find_tokenizer(folder, "it")
-    except CheckpointError as error:
+        identify.find_tokenizer(folder, "it")
+    except file_format.CheckpointError as error:
         raise HeaderError(str(error), DOWNLOAD) from error
 
 
@@ -256,6 +211,6 @@ def _stored_type(header: Mapping[str, Any]) -> str:
     sizes: Counter[str] = Counter()
     for name, tensor in header.items():
         begin, end = tensor["data_offsets"]
-        sizes[tensor["dtype"]] += 0 if name == TOKENIZER else end - begin
+        sizes[tensor["dtype"]] += 0 if name == identify.TOKENIZER else end - begin
     main = sizes.most_common(1)[0][0]
     return TYPES.get(main, main.lower())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..comfyui.client import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
+from ..comfyui.errors import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
 from ..models.folders import FolderError
 from .graph import PackMissing, PromptError
 from .options import SAMPLER, add_options, inputs_of, request_from
@@ -37,7 +37,7 @@ EXIT_CODES = """exit codes:
   0    the video is there
   1    a node failed while it was made, or the video could not be written; the message says which and why
   2    an option is wrong
-  3    no ComfyUI: not found, not started, ended, does not answer, or has no such pack
+  3    no ComfyUI: not found, not started, ended, does not answer, is behind a login, or has no such pack
   4    refused before anything ran: a model file is missing, or an input does not fit
   5    somebody else cancelled the job on the server
   130  interrupted with Ctrl-C or a signal; the job was cancelled"""
@@ -70,11 +70,11 @@ def attempt(options: argparse.Namespace) -> dict[str, Any]:
     """Make the video and return what `--json` prints."""
     try:
         from .connection import ServerError, connect
-        from .job import make_video
+        from .job import make_video, require_writable
     except ImportError as error:
         return failed(NO_SERVER, f"{error}. Use the Python that runs ComfyUI, which has it.")
     try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(options.output)
         with connect(options, say) as client:
             made = make_video(client, request_from(options), say)
             fetch(client, made, options.output)

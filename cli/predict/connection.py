@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from pathlib import Path
 from ..comfyui.client import ComfyClient, NoAnswer
 from ..comfyui.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths
 from ..models.folders import ROOT, FolderError, find_comfyui, find_model_folders
-from .graph import PackMissing
+from .graph import PackMissing, PromptError
 
 LARGEST_UPLOAD_MB = 100_000
+PATIENCE_S = 300.0  # proxies and networks fail for a while; the job goes on without us
 
 
 @contextmanager
@@ -21,11 +23,14 @@ def connect(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator
     """Give a client of the server that the options name, or of one that lives as long as this block.
 
     Raises:
+        PromptError: if there is a login without a server.
         FolderError, ServerError: if there is no ComfyUI to start, or it does not come up or ends while it is needed.
     """
     if options.server:
-        yield ComfyClient(options.server)
+        yield ComfyClient(options.server, (*options.auth, *itertools.chain(*options.headers)), PATIENCE_S)
         return
+    if options.auth or options.headers:
+        raise PromptError("--auth and --header are for --server; a ComfyUI that is started here needs none.")
     comfyui = find_comfyui(options.comfyui)
     if comfyui is None:
         raise FolderError("No ComfyUI was found. Name a running one with --server, or its folder with --comfyui.")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..comfyui.client import ComfyClient, ComfyError, OutputFile
+from ..comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, partial_file
 from .graph import SAVE, Prompt, Request, build_prompt
 from .progress_bar import ProgressBar
+from .sound import readable
 
 CANCEL_TIMEOUT_S = 30.0
 
@@ -40,7 +45,12 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
         PromptError, ComfyError: with what is wrong.
         KeyboardInterrupt: after the prompt was cancelled on the server.
     """
-    prompt = build_prompt(request, client.object_info(), client.upload)
+    with tempfile.TemporaryDirectory(prefix="wan_s2v_") as folder:
+
+        def upload(path: Path) -> str:
+            return client.upload(readable(path, Path(folder), say) if path == request.audio else path)
+
+        prompt = build_prompt(request, client.object_info(), upload)
     prompt_id, start_s = str(uuid.uuid4()), time.monotonic()
     try:
         with ProgressBar(prompt) as bar:
@@ -48,7 +58,22 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
     except KeyboardInterrupt:
         cancel(client, prompt_id, say)
         raise
+    except NoAnswer as error:
+        raise NoAnswer(f"{error} A job that is queued goes on there: the same command fetches its video later.") from error
     return Made(find_video(outputs, prompt), prompt, prompt_id, time.monotonic() - start_s)
+
+
+def require_writable(video: Path) -> None:
+    """Make the folder of the video, and find out now whether it can be written there.
+
+    Raises:
+        OSError: if not.
+    """
+    video.parent.mkdir(parents=True, exist_ok=True)
+    if video.exists() and not os.access(video, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is write-protected", str(video))
+    partial_file(video).touch()
+    partial_file(video).unlink()
 
 
 def cancel(client: ComfyClient, prompt_id: str, say: Callable[[str], None]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.address import address, headers, login
 from ..models.files import PARTS
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
 from .graph import AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
@@ -98,6 +100,9 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--server", type=address, metavar="URL", help="a running ComfyUI, e.g. http://127.0.0.1:8188 (default: start one)")
+    group.add_argument("--auth", type=login, metavar="USER:PASSWORD", default=(), help="login of the proxy in front of --server")
+    group.add_argument("--header", action="append", type=headers, metavar="NAME: VALUE", default=[], dest="headers",
+                       help="sent to --server with every request, such as a token; @FILE: one header a line; can be repeated")  # fmt: skip
     group.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
     group.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
     group.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for runs and videos of the server that is started "
@@ -110,14 +115,14 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
 
 def existing_file(text: str) -> Path:
     path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise argparse.ArgumentTypeError(f"there is no file {path}")
     return path
 
 
 def output_file(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or not path.suffix:
+    if os.path.isdir(path) or not path.suffix:
         raise argparse.ArgumentTypeError(f"must be the name of a file such as {OUTPUT.as_posix()}, got {text!r}")
     return path
 
@@ -148,10 +153,6 @@ def lora_choice(text: str) -> Lora:
         return Lora(name, float(strength)) if name else Lora(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be NAME or NAME:STRENGTH with a number, got {text!r}") from error
-
-
-def address(text: str) -> str:
-    return text if "://" in text else f"http://{text}"
 
 
 # --- in the words of the graph

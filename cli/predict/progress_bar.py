@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TextIO
 
-from ..comfyui.client import Progress, Stage
+from tqdm import tqdm
+
+from ..comfyui.following import Progress, Stage
 from .graph import SAMPLER, Prompt
 
 try:
@@ -20,7 +21,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.sampling.progress import clip_place
     from wan_s2v_model.time_text import duration
 
-BAR_CELLS = 24
+MAX_COLUMNS = 80
 REDRAW_S = 1.0
 LOG_EVERY_S = 30.0
 
@@ -39,12 +40,12 @@ class ProgressBar:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._is_terminal = self._stream.isatty()
+        self._draw = tqdm.status_printer(self._stream)
         self._stage = Stage()
         self._progress: Progress | None = None
         self._first: tuple[float, float] | None = None  # when the first step of this node was reported, and which
         self._latest_s = self._stage_start_s = clock()
         self._logged: tuple[str, float] = "", float("-inf")
-        self._shown = ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._redraw_again, daemon=True)
@@ -70,19 +71,21 @@ class ProgressBar:
             self._stage_start_s = self._clock()
 
     def line(self) -> str:
-        """The present state in words."""
+        """The present state in words, no longer than a line of the terminal."""
+        columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS) - 1
         if self._progress is None or not self._progress.maximum:
-            return self._title()
-        done = self._progress.value / self._progress.maximum
-        bar = "#" * round(BAR_CELLS * done)
-        times = "".join(f", {text}" for text in self._times())
-        return f"{self._title()} [{bar:-<{BAR_CELLS}}] {100 * done:.0f} %{times}"
+            return self._title()[:columns]
+        form = f"{{desc}} [{{bar}}] {{percentage:.0f}} %, {', '.join(self._times())}"
+        whole = self._progress.maximum
+        return tqdm.format_meter(
+            min(self._progress.value, whole), whole, 0, ncols=columns, prefix=self._title(), ascii="-#", bar_format=form
+        )
 
     def _title(self) -> str:
         node = self._prompt.get(self._stage.node)
         if node is None:
             jobs = self._stage.jobs_before
-            return f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued"
+            return self._stage.words or (f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued")
         if node["class_type"] != SAMPLER or self._progress is None:
             return node["_meta"]["title"]
         steps = node["inputs"]["steps"]
@@ -106,15 +109,9 @@ class ProgressBar:
 
     def _show(self) -> None:
         if self._is_terminal:
-            self._redraw()
+            self._draw(self.line())
         else:
             self._log()
-
-    def _redraw(self) -> None:
-        line = self.line()[: shutil.get_terminal_size().columns - 1]
-        self._stream.write("\r" + line.ljust(len(self._shown)))
-        self._stream.flush()
-        self._shown = line
 
     def _log(self) -> None:
         """A line for each node and clip, and between them now and then."""
@@ -126,16 +123,16 @@ class ProgressBar:
     def _redraw_again(self) -> None:
         while not self._stop.wait(REDRAW_S):
             with self._lock:
-                self._redraw()
+                self._draw(self.line())
 
     def __enter__(self) -> ProgressBar:
         if self._is_terminal:
+            self._draw(self.line())
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._is_terminal:
             self._thread.join()
-            self._stream.write("\n" if self._shown else "")
-            self._stream.flush()
+            print(file=self._stream, flush=True)

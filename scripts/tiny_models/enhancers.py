@@ -4,14 +4,15 @@ from __future__ import annotations
 
 UPSCALER = "upscale_models/tiny_compact_x4.safetensors"
 INTERPOLATION = "frame_interpolation/tiny_rife.safetensors"
+SCALE = 4
 WIDTH = 8  # channels
 HEAD = 4  # channels of the features of a frame
 
 
-def compact_shapes(scale: int = 4) -> dict[str, tuple[int, ...]]:
+def compact_shapes() -> dict[str, tuple[int, ...]]:
     """A Real-ESRGAN "compact" network: convolutions with PReLU between them, then pixels out of channels."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for index, (before, after) in enumerate(((3, WIDTH), (WIDTH, WIDTH), (WIDTH, 3 * scale**2))):
+    for index, (before, after) in enumerate(((3, WIDTH), (WIDTH, WIDTH), (WIDTH, 3 * SCALE**2))):
         shapes |= {f"body.{2 * index}.weight": (after, before, 3, 3), f"body.{2 * index}.bias": (after,)}
     return shapes | {f"body.{index}.weight": (WIDTH,) for index in (1, 3)}
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+import wave
 
 import psutil
 import pytest
@@ -146,6 +147,17 @@ def test_same_command_again_gives_the_same_file(predict, workplace):
     assert (workplace.folder / "same0.mp4").read_bytes() == (workplace.folder / "same1.mp4").read_bytes()
 
 
+def test_sound_that_load_audio_does_not_read_is_converted(predict, workplace):
+    """The job failed with "Unsupported wav dtype: torch.uint8"."""
+    with wave.open(str(workplace.folder / "me.wav")) as source, wave.open(str(workplace.folder / "8 bit.wav"), "wb") as target:
+        target.setparams((source.getnchannels(), 1, source.getframerate(), 0, "NONE", ""))
+        target.writeframes(bytes((high + 128) % 256 for high in source.readframes(source.getnframes())[1::2]))
+    code, outcome, said = predict("--audio", "8 bit.wav", "--output", "8 bit.mp4")
+    assert code == 0, outcome
+    assert "8 bit.wav: ComfyUI reads no samples of the type u8, so a FLAC of it is uploaded" in said
+    check_video(workplace.folder / "8 bit.mp4")
+
+
 def test_upload_leaves_another_file_of_that_name_alone(predict, workplace, server):
     theirs = server.input_directory / "me.png"
     theirs.write_bytes(b"another picture")
@@ -185,8 +197,9 @@ def test_exit_codes(arguments, code, message, predict):
 
 
 def test_sound_that_is_too_large_for_the_server(predict, workplace):
-    with (workplace.folder / "long.wav").open("wb") as file:
-        file.truncate(101 * 2**20)
+    with wave.open(str(workplace.folder / "long.wav"), "wb") as file:
+        file.setparams((2, 2, 48_000, 0, "NONE", ""))
+        file.writeframes(bytes(101 * 2**20))
     code, outcome, _ = predict("--audio", "long.wav")
     assert code == 4
     assert outcome["error"].startswith("long.wav has 101 MB, but the server takes at most 100 MB.")

@@ -2,120 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
-import json
 import threading
-from collections import Counter
-from types import SimpleNamespace
 
 import pytest
-from aiohttp import WSCloseCode, web
+from wan_s2v_pack.cli.comfyui import client as client_module
+from wan_s2v_pack.cli.comfyui import following
+from wan_s2v_pack.cli.comfyui.address import login
 from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, PromptInterrupted, PromptRefused, Stage
+from wan_s2v_pack.cli.comfyui.errors import Unavailable
 from wan_s2v_pack.cli.comfyui.server import free_port
-
-JOB = "00000000-0000-0000-0000-000000000001"
-FILE = OutputFile("a b.mp4", "video", "output")
-DONE = {"status": {"messages": []}, "outputs": {"12": {}}}
-HANG_UP_AFTER = 3
-
-
-class Server:
-    """What a test sets here is what the server answers; `asked` counts the requests by path."""
-
-    def __init__(self):
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.asked = Counter()
-        self.upload_limit = 2**20
-        self.uploads = []
-        self.queue = {"queue_running": [], "queue_pending": []}
-        self.record_after = 10**9  # looks at the history
-        self.truncate = False
-        self.connections_when_queued = []
-
-    def application(self):
-        application = web.Application(middlewares=[self.count])
-        application.add_routes(
-            [
-                web.get("/features", self.features),
-                web.get("/queue", self.show_queue),
-                web.get("/history/{id}", self.history),
-                web.get("/ws", self.socket),
-                web.get("/view", self.view),
-                web.post("/upload/image", self.upload),
-                web.post("/prompt", self.prompt),
-            ]
-        )
-        return application
-
-    @web.middleware
-    async def count(self, request, handler):
-        self.asked[request.path] += 1
-        return await handler(request)
-
-    async def features(self, _request):
-        return web.json_response({"max_upload_size": self.upload_limit})
-
-    async def show_queue(self, _request):
-        return web.json_response(self.queue)
-
-    async def history(self, request):
-        finished = self.asked[request.path] > self.record_after
-        return web.json_response({JOB: DONE} if finished else {})
-
-    async def socket(self, request):
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        if self.asked["/ws"] < HANG_UP_AFTER:
-            await socket.close(code=WSCloseCode.GOING_AWAY)
-        else:
-            await socket.send_str(json.dumps({"type": "executing", "data": {"node": "11", "prompt_id": JOB}}))
-            await socket.send_str(json.dumps({"type": "executing", "data": {"node": None, "prompt_id": JOB}}))
-            await asyncio.sleep(0.2)
-        return socket
-
-    async def view(self, request):
-        if request.query["filename"] != FILE.filename:
-            raise web.HTTPNotFound
-        response = web.StreamResponse(headers={"Content-Length": "100"})
-        await response.prepare(request)
-        await response.write(b"x" * (50 if self.truncate else 100))
-        if self.truncate:
-            request.transport.close()
-        return response
-
-    async def prompt(self, request):
-        self.connections_when_queued.append(self.asked["/ws"])
-        return web.json_response({"prompt_id": (await request.json())["prompt_id"], "node_errors": {}})
-
-    async def upload(self, request):
-        form = await request.post()
-        self.uploads.append({key: value for key, value in form.items() if key != "image"} | {"bytes": form["image"].file.read()})
-        return web.json_response({"name": f"{form['image'].filename} (1)", "subfolder": "deep"})
+from wan_s2v_pack.tests.fake_comfyui import DONE, FILE, HANG_UP_AFTER, JOB, Server, serving
+from wan_s2v_pack.tests.fake_gateway import Gateway
 
 
 @pytest.fixture
 def server():
-    """Runs in a thread of its own."""
-    server, loop = Server(), asyncio.new_event_loop()
-    runner = web.AppRunner(server.application())
-    ready = threading.Event()
-
-    def serve():
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(runner.setup())
-        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", int(server.url.rsplit(":", 1)[1])).start())
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    ready.wait(10)
-    yield server
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with serving(Server()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -190,16 +94,8 @@ def test_download_that_fails_keeps_the_older_file(change, file, message, server,
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
 
-def test_queue_with_an_id_of_ours(client, monkeypatch):
-    sent = SimpleNamespace(body=None)
-
-    def post(_path, body):
-        sent.body = body
-        return {"prompt_id": JOB, "node_errors": {}}
-
-    monkeypatch.setattr(client, "_post", post)
+def test_queue_with_an_id_of_ours(client):
     assert client.queue({}, prompt_id=JOB) == JOB
-    assert sent.body["prompt_id"] == JOB
 
 
 def test_no_server(tmp_path):
@@ -242,9 +138,101 @@ def test_another_service_at_the_address(other_service, answer):
         client.queue({})
 
 
-@pytest.mark.parametrize("answer", [(500, b"[1]"), (502, b"bad gateway"), (500, b'{"detail": "broken node"}')])
+@pytest.mark.parametrize("answer", [(500, b"[1]"), (505, b"no"), (500, b'{"detail": "broken node"}')])
 def test_server_in_trouble(other_service, answer):
     other_service.answer = answer
     with pytest.raises(ComfyError, match=f"answered /object_info with status {answer[0]}. Look at the server's log.") as caught:
         ComfyClient(f"http://127.0.0.1:{other_service.server_port}").object_info()
     assert not isinstance(caught.value, NoAnswer)
+
+
+# --- behind a proxy
+
+
+@pytest.fixture
+def gateway(monkeypatch):
+    monkeypatch.setattr(client_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(following, "QUIET_CHECK_S", 0.05)
+    with serving(Gateway()) as gateway:
+        gateway.record_after = HANG_UP_AFTER
+        yield gateway
+
+
+@pytest.fixture
+def patient(gateway):
+    return ComfyClient(gateway.url, patience_s=10)
+
+
+def test_file_in_chunks_says_no_length(gateway, patient, tmp_path):
+    """The download ended with a TypeError, after hours of sampling."""
+    gateway.chunked = True
+    assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
+
+
+def test_bad_gateways_while_a_prompt_runs(gateway, patient, tmp_path):
+    """One of them ended the command, and the result of the job was never fetched."""
+    gateway.outages = {"/history": [502, 503, 404, 200], "/queue": [504, 500], "/view": [502, 429, 200], "/upload": [524]}
+    gateway.record_after = 8
+    (tmp_path / "me.wav").write_bytes(b"sound")
+    assert patient.upload(tmp_path / "me.wav") == "deep/me.wav (1)"
+    stages = []
+    assert patient.run({}, prompt_id=JOB, on_stage=stages.append) == DONE["outputs"]
+    assert Stage(words="the server does not answer; trying again") in stages
+    assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
+
+
+def test_patience_ends(gateway, tmp_path):
+    gateway.outages = {"/": [502] * 1000}
+    impatient = ComfyClient(gateway.url, patience_s=0.2)
+    for call in (lambda: impatient.run({}, prompt_id=JOB), lambda: impatient.download(FILE, tmp_path / "v.mp4")):
+        with pytest.raises(Unavailable, match=r"Something at .* answers, but cannot reach ComfyUI behind it now \(status 502\)"):
+            call()
+
+
+@pytest.mark.parametrize("lost", [[], ["/prompt"]], ids=["did not arrive", "arrived"])
+def test_prompt_whose_answer_is_lost_is_queued_once(lost, gateway, patient):
+    gateway.lost, gateway.outages = lost, {} if lost else {"/prompt": [502]}
+    assert patient.run({}, prompt_id=JOB) == DONE["outputs"]
+    assert gateway.queue["queue_running"] == [[0, JOB]]
+
+
+def test_without_websockets_the_history_is_asked(gateway, patient):
+    gateway.websockets = False
+    stages = []
+    assert patient.run({}, prompt_id=JOB, on_stage=stages.append) == DONE["outputs"]
+    assert set(stages) == {Stage(words="running; its steps are not shown, as no websocket gets through")}
+    assert len(gateway.connections_when_queued) == 1
+
+
+def test_websocket_that_hangs_is_given_up(gateway, patient, monkeypatch):
+    monkeypatch.setattr(following, "CONNECT_TIMEOUT_S", 0.1)
+    gateway.hangs_s = 1
+    assert patient.run({}, prompt_id=JOB) == DONE["outputs"]
+    assert (gateway.asked["/ws"] > 1, gateway.lets_in) == (True, [])
+
+
+def test_download_that_breaks_is_begun_again(gateway, patient, tmp_path, monkeypatch):
+    gateway.truncate = True
+
+    def mend(_seconds):
+        gateway.truncate = False
+
+    monkeypatch.setattr(client_module.time, "sleep", mend)
+    assert patient.download(FILE, tmp_path / "v.mp4").read_bytes() == b"x" * 100
+
+
+def test_page_of_a_login_is_no_video(gateway, tmp_path):
+    gateway.answer = 200, {"Content-Type": "text/html"}, b"<html>Your session has ended</html>"
+    with pytest.raises(NoAnswer, match=r"is not ComfyUI\. .* It shows a web page with status 200: is there a login in between\?"):
+        ComfyClient(gateway.url).download(FILE, tmp_path / "v.mp4")
+    assert not (tmp_path / "v.mp4").exists()
+
+
+@pytest.mark.parametrize("way", ["in the address", "as a header"])
+def test_login(way, gateway):
+    gateway.login = "Basic bWU6c2VjcmV0OndvcmQ="
+    address = gateway.url.replace("http://", "http://me:secret%3Aword@") if way == "in the address" else gateway.url
+    client = ComfyClient(address, login("me:secret:word") if way == "as a header" else ())
+    assert client.url == gateway.url
+    assert client.run({}, prompt_id=JOB) == DONE["outputs"]
+    assert {headers["Authorization"] for headers in gateway.lets_in} == {gateway.login}

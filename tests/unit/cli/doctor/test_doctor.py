@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.cli import doctor
+from wan_s2v_pack.cli.comfyui import transport
 from wan_s2v_pack.cli.doctor import checks, facts, probe
 from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
 from wan_s2v_pack.cli.doctor.finding import Finding
@@ -253,12 +254,18 @@ def test_server_that_does_not_answer_is_a_finding():
     assert "no answer of a ComfyUI" in server.error
 
 
+def test_password_in_the_address_is_not_shown():
+    server, _ = facts.ask_server("http://me:secret@127.0.0.1:9/")
+    assert server.url == "http://127.0.0.1:9"
+    assert "secret" not in server.error
+
+
 def test_flags_and_models_folder_of_a_server(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     arguments = ["--cpu", "--base-directory", str(tmp_path), "--port", "1", "--use-sage-attention"]
     system = {"argv": ["main.py", *arguments], "comfyui_version": "0.30.0", "python_version": "3.12.4 (main)"}
-    answers = {"system_stats": {"system": system}, f"object_info/{facts.NODE}": {facts.NODE: {}}}
-    monkeypatch.setattr(facts, "_get", lambda address: answers[address.removeprefix("http://here/")])
+    answers = {"/system_stats": {"system": system}, f"/object_info/{facts.NODE}": {facts.NODE: {}}}
+    monkeypatch.setattr(transport.Transport, "get", lambda _transport, path: answers[path])
     server, given = facts.ask_server("http://here")
     assert server == ServerFacts("http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True)
     assert facts._models_dir_of(given) == tmp_path / "models"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from wan_s2v_pack.cli import predict
@@ -237,6 +241,24 @@ def test_folder_that_cannot_be_made(server, capsys, tmp_path):
     assert (code, printed["error"]) == (1, "file cannot be used: File exists.")
 
 
+@pytest.mark.parametrize("obstacle", ["folder", "file", "name"])
+def test_video_that_cannot_be_written_is_noticed_before_anything_is_made(obstacle, capsys, monkeypatch, tmp_path):
+    """It was noticed when the video was there, after hours."""
+    name = f"{'x' * 300}.mp4" if obstacle == "name" else "talk.mp4"
+    if obstacle == "file":
+        (tmp_path / name).write_bytes(b"older")
+        monkeypatch.setattr(job.os, "access", lambda path, _mode: path != tmp_path / name)  # root may write everything
+    if obstacle == "folder":
+        monkeypatch.setattr(Path, "touch", Mock(side_effect=PermissionError(13, "Permission denied", str(tmp_path / f"{name}.part"))))
+    monkeypatch.setattr(connection, "connect", Mock(side_effect=AssertionError("it began")))
+    code, printed, _ = outcome(capsys, "--output", str(tmp_path / name))
+    reason = {"folder": "Permission denied", "file": "it is write-protected", "name": "File name too long"}[obstacle]
+    assert (code, printed["status"]) == (1, "failed")
+    assert printed["error"].startswith(str(tmp_path / name)[:250])
+    assert printed["error"].endswith(f" cannot be used: {reason}.")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == ([b"older"] if obstacle == "file" else [])
+
+
 def test_video_that_cannot_be_written_is_still_on_the_server(server, capsys, monkeypatch):
     def full_disk(_self, _file, _destination):
         raise OSError(28, "No space left on device")
@@ -264,6 +286,18 @@ def test_ignored_signals_stay_ignored():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_python_without_the_packages_of_comfyui(tmp_path):
+    """It ended with a traceback: the errors stood in a module that needs aiohttp."""
+    lacking = (
+        "import sys; sys.modules.update(aiohttp=None, requests=None, tqdm=None); from cli.__main__ import main; sys.exit(main(['predict']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lacking], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(r"predict no server: import of \w+ halted.*\. Use the Python that runs ComfyUI, which has it\.\n", done.stderr)
 
 
 # --- a server of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from wan_s2v_pack.cli.comfyui.client import Progress, Stage
@@ -23,6 +24,11 @@ class Clock:
 
     def __call__(self):
         return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture
@@ -64,9 +70,9 @@ def test_sampling_says_clip_step_time_so_far_and_time_left(bar, clock):
     clock.now_s = 100.0
     bar.on_stage(Stage(SAMPLER_ID))
     step(bar, clock, 1, 120.0)
-    assert bar.line() == "clip 0 (1 of 3), step 1/40 [------------------------] 1 %, 0:20 elapsed"
+    assert bar.line() == "clip 0 (1 of 3), step 1/40 [--------------------------------] 1 %, 0:20 elapsed"
     step(bar, clock, 60, 120.0 + 59 * 65)
-    assert bar.line() == "clip 1 (2 of 3), step 20/40 [############------------] 50 %, 1:04:15 elapsed, 1:05:00 left"
+    assert bar.line() == "clip 1 (2 of 3), step 20/40 [######-------] 50 %, 1:04:15 elapsed, 1:05:00 left"
     clock.now_s += 30
     assert bar.line().endswith("1:04:45 elapsed, 1:04:30 left")
 
@@ -91,7 +97,17 @@ def test_progress_of_other_nodes(log, clock):
     bar = ProgressBar(prompt, log, clock)
     bar.on_stage(Stage(node))
     bar.on_progress(Progress(node, 1, 4))
-    assert bar.line() == "Other [######------------------] 25 %, 0:00 elapsed"
+    assert re.fullmatch(r"Other \[#{13}-{39}\] 25 %, 0:00 elapsed", bar.line())
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60])
+def test_time_left_fits_in_80_columns_and_in_the_terminal(columns, bar, clock, monkeypatch):
+    """With a bar of 24 cells the end of the line, the time left, was cut off on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    step(bar, clock, 1, 10.0, clips=720)
+    step(bar, clock, 120 * STEPS, 36_000.0, clips=720)
+    assert len(bar.line()) < min(columns, 81)
+    assert columns < 80 or bar.line().endswith("9:59:50 elapsed, 49:59:47 left")
 
 
 def test_log_has_a_line_per_node_and_clip_and_now_and_then(bar, clock, log):
@@ -102,7 +118,7 @@ def test_log_has_a_line_per_node_and_clip_and_now_and_then(bar, clock, log):
     steps = [line.split(" [")[0] for line in log.getvalue().splitlines()]
     assert steps == ["Portrait", "Sample Video (Wan S2V)", "clip 0 (1 of 2), step 1/40", "clip 1 (2 of 2), step 1/40"]
     step(bar, clock, 2 * STEPS, clock.now_s + LOG_EVERY_S, clips=2)
-    assert log.getvalue().splitlines()[-1].startswith("clip 1 (2 of 2), step 40/40 [########################] 100 %")
+    assert log.getvalue().splitlines()[-1].startswith("clip 1 (2 of 2), step 40/40 [####")
 
 
 def test_terminal_has_one_line_that_is_drawn_over(clock):
@@ -110,7 +126,7 @@ def test_terminal_has_one_line_that_is_drawn_over(clock):
     with ProgressBar(quick_start(), terminal, clock) as bar:
         bar.on_stage(Stage("12"))
         bar.on_stage(Stage("5"))
-    assert terminal.getvalue() == "\rSave Video (Wan S2V)\rPortrait            \n"
+    assert terminal.getvalue() == "\rqueued\rSave Video (Wan S2V)\rPortrait            \n"
 
 
 def test_node_whose_start_was_not_heard(bar, clock):

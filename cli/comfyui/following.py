@@ -1,0 +1,100 @@
+"""What ComfyUI's websocket tells of one prompt, where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from .transport import Transport
+
+QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been silent for this long
+CONNECT_TIMEOUT_S = 10.0
+ENDED = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a running prompt; `value` of `maximum` within the node."""
+
+    node: str
+    value: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a prompt is: in the queue behind `jobs_before` others, or at a node; else `words` say what is known."""
+
+    node: str = ""
+    jobs_before: int = 0
+    words: str = ""
+
+
+class NoSocket:
+    """In place of a websocket that cannot be had: it is silent once, then closed."""
+
+    closed = False
+
+    async def receive(self, timeout_s: float) -> aiohttp.WSMessage:
+        await asyncio.sleep(timeout_s)
+        self.closed = True
+        raise TimeoutError
+
+
+@asynccontextmanager
+async def listening(
+    session: aiohttp.ClientSession, transport: Transport, client_id: str
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse[Any] | NoSocket]:
+    """The websocket of ComfyUI; many proxies let none through."""
+    address = f"{transport.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+    connecting = session.ws_connect(address, max_msg_size=0, ssl=transport.certificates or True, proxy=transport.proxy)
+    try:
+        socket = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+        yield NoSocket()
+        return
+    async with socket:
+        yield socket
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Passes on what the websocket tells of one prompt."""
+
+    prompt_id: str
+    on_progress: Callable[[Progress], None]
+    on_stage: Callable[[Stage], None]
+
+    async def hear(self, socket: aiohttp.ClientWebSocketResponse[Any] | NoSocket) -> None:
+        """Listen until the prompt may have ended: its last message, silence, or a closed connection."""
+        while True:
+            try:
+                message = await socket.receive(QUIET_CHECK_S)
+            except (asyncio.TimeoutError, TimeoutError):  # two classes until Python 3.11
+                return
+            if message.type in ENDED:
+                return
+            if message.type == aiohttp.WSMsgType.TEXT and self._is_last(json.loads(message.data)):  # else a preview picture
+                return
+
+    def _is_last(self, event: Mapping[str, Any]) -> bool:
+        data = event.get("data", {})
+        if data.get("prompt_id") != self.prompt_id:
+            return False
+        if event["type"] == "progress":
+            self.on_progress(Progress(str(data["node"]), data["value"], data["max"]))
+        if event["type"] != "executing":
+            return False
+        if data.get("node") is not None:
+            self.on_stage(Stage(str(data["node"])))
+        return data.get("node") is None
+
+
+def ignore(_news: object) -> None:
+    """Where nobody wants to know."""
