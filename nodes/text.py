@@ -68,8 +68,8 @@ class WanS2VPromptSchedule(io.ComfyNode):
                     "schedule",
                     multiline=True,
                     default=EXAMPLE,
-                    tooltip="One prompt per line, behind the time or the clip from which it holds: 0:05, 12.5s or clip 3 (clips count from "
-                    "0). The first needs no time. Lines that begin with # are left out.",
+                    tooltip="One prompt per line, behind the time or the clip from which it holds: 0:05, 12.5s: or clip 3: (clips count "
+                    "from 0). The first needs no time. Lines that begin with # are left out.",
                 ),
                 io.String.Input(
                     "negative_prompt",

@@ -66,7 +66,7 @@ def with_cache(name, model, threshold=3.0):
 @pytest.mark.parametrize("load", [load_ours, load_native])
 @pytest.mark.parametrize(
     ("start", "end", "guided"),
-    [(0.0, 1.0, range(5)), (0.0, 0.6, range(3)), (0.4, 1.0, range(2, 5)), (0.2, 0.8, range(1, 4)), (0.0, 0.01, ())],
+    [(0.0, 1.0, range(5)), (0.0, 0.6, range(3)), (0.4, 1.0, range(2, 5)), (0.2, 0.8, range(1, 4)), (0.0, 0.01, range(1))],
 )
 def test_negative_calls_are_made_in_the_guided_steps_only(bridge, checkpoint, load, start, end, guided):
     calls = []
@@ -83,13 +83,13 @@ def test_the_second_call_of_a_step_belongs_to_the_next_one(bridge, model):
     assert [len(conditions) for conditions in conditions_of_steps(calls)] == [2 * at_level[0], 2 * at_level[1], *at_level[2:]]
 
 
-def test_every_share_of_guidance_gives_another_clip_and_none_is_that_of_cfg_1(bridge, model):
-    whole, half, late, none, cfg_1 = (
+def test_every_share_of_guidance_gives_another_clip_and_the_smallest_is_one_step(bridge, model):
+    whole, half, late, least, one, cfg_1 = (
         sample_clip(clip_sampler(bridge, model, **settings))
-        for settings in ({}, {"cfg_end": 0.6}, {"cfg_start": 0.6}, {"cfg_end": 0.01}, {"cfg": 1.0})
+        for settings in ({}, {"cfg_end": 0.6}, {"cfg_start": 0.6}, {"cfg_end": 0.01}, {"cfg_end": 0.2}, {"cfg": 1.0})
     )
-    assert torch.equal(none, cfg_1)
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations((whole, half, late, none), 2))
+    assert torch.equal(least, one)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations((whole, half, late, one, cfg_1), 2))
 
 
 @pytest.mark.parametrize("cfg", [4.5, 1.0])

@@ -1,6 +1,9 @@
 """Our transformer as the model inside a ComfyUI MODEL, and our forward pass on the layers of other loaders' MODELs."""
 
+import copy
 import functools
+import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,20 +22,26 @@ from torch import Tensor, nn
 
 from ..checkpoints.identify import S2V, require
 from ..checkpoints.s2v import infer_config
-from ..constants import DEFAULT_SHIFT, TEMPORAL_STRIDE
+from ..conditioning.clip import sound_of_latents
+from ..constants import DEFAULT_SHIFT
 from ..kernels.casting import cast_weights
 from ..transformer.blocks import OVERRIDE, Compute
 from ..transformer.config import WanS2VConfig
 from ..transformer.model import ClipConstants, Conditions, SharedSelfAttention, WanS2VTransformer, share_layers
 from .kernels import SPEEDS, pick_attention, pick_linears, wants_float8_attention
-from .raw_parameters import patch_raw_parameters, share_raw_parameters
+from .raw_parameters import ROOT, patch_raw_parameters, share_raw_parameters
 from .runtime import raise_if_interrupted
+
+logger = logging.getLogger("wan_s2v")
 
 PRECISIONS = {"official": torch.float32, "fast": None}  # dtype of the residual stream; None: that of the weights
 AUDIO_STRENGTH_KEY = "wan_s2v_audio_strength"  # in transformer_options: how much of the sound is heard, 1 without it
 CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
 ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 POSE_LEVELS_KEY = "wan_s2v_pose_levels"  # in transformer_options: noise levels at which the pose is seen, above and up to; else at all
+WINDOWED = ("audio_embed", "control_video")  # conditionings that have the time of the video
+WHOLE = ("reference_latent", "reference_motion")  # and those that every context window sees as they are
+TAKES_NATIVE_ARGUMENTS = re.compile(r"blocks\.\d+\.(cross_attn|ffn)")
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model gets
 
 
@@ -204,14 +213,7 @@ class S2VModel(comfy.model_base.WAN22_S2V):
         self.memory_usage_shape_process = {"reference_motion": lambda shape: [shape[0], shape[1], 1.5, shape[-2], shape[-1]]}
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=None):
-        if cond_key == "audio_embed":
-            scale = {"temporal_dim": 3, "temporal_scale": TEMPORAL_STRIDE}
-            return comfy.context_windows.slice_cond(cond_value, window, x_in, device, **scale)
-        if cond_key == "control_video":
-            return comfy.context_windows.slice_cond(cond_value, window, x_in, device, temporal_dim=2)
-        return super(comfy.model_base.WAN22_S2V, self).resize_cond_for_context_window(
-            cond_key, cond_value, window, x_in, device, retain_index_list=retain_index_list or []
-        )
+        return cut_for_window(cond_key, cond_value, window, x_in, device)
 
 
 class S2VModelConfig(comfy.supported_models.WAN22_S2V):
@@ -224,6 +226,59 @@ class S2VModelConfig(comfy.supported_models.WAN22_S2V):
         return S2VModel(self, device=device)
 
 
+def cut_for_window(name: str, cond: Any, window: Any, x: Tensor, device: Any, *_: Any) -> Any:
+    """The part of a conditioning that a context window of ComfyUI sees; None for names that it cuts itself."""
+    if name not in WINDOWED and name not in WHOLE:
+        return None
+    if name in WHOLE:  # ComfyUI takes axes of the right size for time
+        return cond
+    anchor = getattr(window, "causal_anchor_index", None)  # a latent in front of the window, cut off again behind the model
+    latents = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+    if name == "control_video":
+        return cond._copy_with(cond.cond[:, :, latents].to(device))
+    return cond._copy_with(sound_of_latents(cond.cond, latents, x.shape[window.dim]).to(device))
+
+
+def _with_windows_that_cut(model: comfy.model_patcher.ModelPatcher) -> None:
+    """Let the context windows that another node has put on a MODEL cut sound and pose, whoever loaded it."""
+    handler = model.model_options.get("context_handler")
+    if hasattr(handler, "callbacks"):
+        handler = copy.copy(handler)
+        handler.callbacks = copy.deepcopy(handler.callbacks)
+        resize = comfy.context_windows.IndexListCallbacks.RESIZE_COND_ITEM
+        comfy.patcher_extension.add_callback(resize, cut_for_window, handler.callbacks)
+        model.model_options["context_handler"] = handler
+
+
+def _take_replaced_modules(model: comfy.model_patcher.ModelPatcher) -> dict[str, Callable[..., Tensor]]:
+    """Take what other nodes have put in place of modules of the transformer off a MODEL; return the forwards that ours calls, too.
+
+    Those of the cross attention (WanVideoNAG) and of the feed-forward have arguments that our blocks can give. What replaces another
+    module does not run here, and a warning names it.
+    """
+    modules = {name for name, module in model.model.diffusion_model.named_modules() if next(module.children(), None) is not None}
+    forwards, ignored = {}, {}
+    for key in [key for key in model.object_patches if key.startswith(ROOT)]:
+        path = key.removeprefix(ROOT).removesuffix(".forward")
+        if path not in modules:
+            continue
+        patch = model.object_patches.pop(key)
+        if key.endswith(".forward") and TAKES_NATIVE_ARGUMENTS.fullmatch(path):
+            forwards[path] = patch
+        else:
+            ignored[re.sub(r"\d+", "*", path)] = patch
+    for path, patch in ignored.items():
+        logger.warning("another node has replaced %s (%s): that has no effect with Wan S2V's own sampler", path, _origin(patch))
+    return forwards
+
+
+def _origin(patch: Any) -> str:
+    """Where the code of a patch comes from, in words."""
+    function = getattr(patch, "__func__", getattr(patch, "func", patch))
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
     """A clone of any MODEL that holds Wan S2V weights, running our forward on them.
 
@@ -233,11 +288,17 @@ def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
     native = model.model.diffusion_model
     config = s2v_config(native)
     patch_raw_parameters(model)
+    _with_windows_that_cut(model)
+    replaced = _take_replaced_modules(model)
     if isinstance(native, ComfyTransformer):
+        for path, forward in replaced.items():
+            model.add_object_patch(f"{ROOT}{path}.forward", forward)
         return model
     transformer = WanS2VTransformer(config, device="meta")
     share_layers(transformer, native)
     share_raw_parameters(transformer, model)
+    for path, forward in replaced.items():
+        transformer.get_submodule(path).forward = forward
     model.add_object_patch("diffusion_model._forward", functools.partial(run_transformer, transformer=transformer, attention_name="auto"))
     return model
 

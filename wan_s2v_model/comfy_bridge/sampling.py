@@ -20,7 +20,7 @@ from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
 from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..sampling.progress import Progress
-from ..sampling.schedule import Schedule, build_schedule, guided_levels, guided_steps
+from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
 from ..sampling.solvers import SOLVERS
 from ..transformer.config import WanS2VConfig
 from .display import step_reporter
@@ -34,8 +34,12 @@ ADVICE = (
     "or GGUF file help, too, but with them it is another run."
 )
 SMALL_CHUNK_ROWS = 2048  # tokens; a product of so many rows still keeps a GPU busy
-MIN_SIGMAS = 2
 SAMPLER_NAMES = (*SOLVERS, *(name for name in comfy.samplers.SAMPLER_NAMES if name not in SOLVERS))
+OF_OTHER_MODELS = {  # in the options of a CONDITIONING: inputs of a model that other nodes add; ours come with the plan
+    *("reference_latents", "reference_motion", "control_video", "audio_embed", "concat_latent_image", "concat_mask", "concat_mask_index"),
+    *("concat_image", "clip_vision_output", "time_dim_concat", "vace_frames", "vace_mask", "vace_strength", "camera_conditions"),
+    *("pose_video_latent", "face_video_pixels", "denoise_mask", "noise_concat", "control", "control_apply_to_uncond", "gligen"),
+}
 PREDICT = "sampler_calc_cond_batch_function"  # in model_options: predicts for all conditionings at once; another node may have set it
 
 
@@ -85,7 +89,7 @@ class ClipSampler:
     def __init__(self, model, positive, negative, settings: SamplerSettings, seed: int, continuity: Continuity = AS_REFERENCE):
         self._has_hooks = any("hooks" in options for texts in (positive, negative) for _, options in texts)  # these change weights
         self.model = with_s2v_forward(model.get_non_dynamic_delegate() if self._has_hooks and model.is_dynamic() else model)
-        self.conditions = positive, negative
+        self.conditions = _texts("positive", positive), _texts("negative", negative)
         self.settings = settings
         self.seed = seed
         self.continuity = continuity
@@ -163,7 +167,7 @@ class ClipSampler:
                 torch.zeros_like(noise),
                 self.sampler,
                 self.sigmas,
-                callback=lambda step, x0, x, total: self.on_step(clip * total + step + 1, x0),
+                callback=lambda step, x0, x, total: self.on_step(clip * total + min(step, total - 1) + 1, x0),  # dpm_adaptive makes more
                 disable_pbar=True,
                 seed=clip_seed(self.seed, self.continuity.seeded_as(clip)),
             )
@@ -189,6 +193,15 @@ class ClipSampler:
         yield "with the constants of a clip in main memory and long sequences in smaller pieces"
 
 
+def _texts(name: str, conditioning: list) -> list:
+    """A CONDITIONING without what other nodes have added for models of their own; a warning names it."""
+    foreign = sorted({key for _, options in conditioning for key in OF_OTHER_MODELS & options.keys()})
+    if not foreign:
+        return conditioning
+    logger.warning("the %s prompt brings %s from another node: not used, for the plan brings what we need", name, ", ".join(foreign))
+    return [[tensor, {key: value for key, value in options.items() if key not in foreign}] for tensor, options in conditioning]
+
+
 def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, Tensor, Schedule | None]:
     """SAMPLER, sigmas and, for the reference's solvers, the schedule with its truncated timesteps."""
     shift = settings.shift
@@ -196,9 +209,7 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
         shift = model.get_model_object("model_sampling").shift
         logger.info("shift %s comes from the MODEL (ModelSamplingSD3), not from the sampler's input", shift)
     schedule = build_schedule(settings.solver, settings.steps, shift)
-    sigmas = schedule.sigmas if settings.sigmas is None else settings.sigmas.float().cpu()
-    if len(sigmas) < MIN_SIGMAS:
-        raise ValueError(f"sigmas holds {len(sigmas)} noise levels, and a step goes from one to the next. Give at least {MIN_SIGMAS}.")
+    sigmas = schedule.sigmas if settings.sigmas is None else check_sigmas(settings.sigmas)
     if settings.sampler is not None:
         return settings.sampler, sigmas, None
     if settings.solver not in SOLVERS:

@@ -3,12 +3,13 @@
 Pixels are [T, H, W, 3] float in [0, 1], as ComfyUI passes them; 0.5 is the reference's value 0 (mid-grey).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..constants import MOTION_FRAMES, START_FRAMES
+from ..constants import MOTION_FRAMES, START_FRAMES, TEMPORAL_STRIDE
 from .picture import GREY, fit_frames
 
 ALL_STEPS = 0.0, 1.0  # shares of the steps
@@ -29,6 +30,23 @@ class ClipConditioning:
     motion_latents: Tensor | None = None
     pose_latents: Tensor | None = None
     pose_steps: tuple[float, float] = ALL_STEPS
+
+
+def sound_of_latents(audio_embedding: Tensor, latents: Sequence[int], num_latent_frames: int) -> Tensor:
+    """The sound of some latents of a clip, such as those that a context window shows.
+
+    Args:
+        audio_embedding: [B, layers, channels, 4F], or with the 73 frames before the clip behind them. num_latent_frames: F.
+    Returns:
+        The same for the latents alone; the 73 frames behind them are those before the first one.
+    """
+    num_frames = TEMPORAL_STRIDE * num_latent_frames
+    sound, before = audio_embedding[..., :num_frames], audio_embedding[..., num_frames:]
+    shown = sound[..., [TEMPORAL_STRIDE * latent + frame for latent in latents for frame in range(TEMPORAL_STRIDE)]]
+    if before.shape[-1] != MOTION_FRAMES:
+        return shown
+    first = TEMPORAL_STRIDE * latents[0]
+    return torch.cat([shown, torch.cat([before, sound], dim=-1)[..., first : first + MOTION_FRAMES]], dim=-1)
 
 
 def first_history(height: int, width: int, previous: Tensor | None = None) -> Tensor:
@@ -53,13 +71,18 @@ def start_history(picture: Tensor, previous: Tensor | None, *, from_picture: boo
     Args:
         picture: [H, W, 3], of the video's size. previous: [T, H', W', C], the end of another video to continue, or None.
         from_picture: the newest frames are the picture. cover: as in `fit_frames`.
+    Raises:
+        ValueError: both are wanted.
     """
-    if previous is None and not from_picture:
-        return None
     height, width = picture.shape[:2]
-    fitted = None if previous is None else fit_frames(previous[-MOTION_FRAMES:], height, width, cover=cover)
-    history = first_history(height, width, fitted)
-    return start_from_picture(history, picture) if from_picture else history
+    if previous is None:
+        return start_from_picture(first_history(height, width), picture) if from_picture else None
+    if from_picture:
+        raise ValueError(
+            f"previous_frames continue another video, and first_frame 'from picture' would put the picture in place of their newest "
+            f"{START_FRAMES} frames. Set first_frame to free, or disconnect previous_frames."
+        )
+    return first_history(height, width, fit_frames(previous[-MOTION_FRAMES:], height, width, cover=cover))
 
 
 def append_history(history: Tensor, frames: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from .timeline import Timeline
 
 logger = logging.getLogger("wan_s2v")
 PROMPT_KEY = "wan_s2v_prompt"  # in the options of a CONDITIONING: its ScheduledPrompt
-START = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d\d(?:\.\d+)?)|(?P<seconds>\d+(?:\.\d+)?)s|clip +(?P<clip>\d+)", re.IGNORECASE)
-EXAMPLE = "Begin it with 0:05, 12.5s or clip 3, then the prompt."
+CLOCK = r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d\d(?:\.\d+)?)(?=:|\s|$):?"
+START = re.compile(CLOCK + r"|(?P<seconds>\d+(?:\.\d+)?)s:|clip +(?P<clip>\d+):", re.IGNORECASE)  # a prompt may begin with 90s or clip 3
+EXAMPLE = "Begin it with 0:05, 12.5s: or clip 3: and then the prompt."
 EXCERPT = 40  # characters of a prompt in the log
 Conditioning = list[Any]  # of [Tensor [1, L, C], options]
 MAX_TOKENS = 512  # the end token included
@@ -49,7 +50,7 @@ class ScheduledPrompt:
 def parse_schedule(text: str) -> list[ScheduledPrompt]:
     """Read one prompt per line; empty lines and lines that begin with # are left out.
 
-    A line begins with a time (`0:05`, `1:02:03`, `12.5s`) or a clip (`clip 3`), a colon behind it or not; the first prompt may do without.
+    A line begins with a time (`0:05`, `1:02:03`, `12.5s:`) or a clip (`clip 3:`), which has its colon; the first prompt may do without.
 
     Raises:
         ValueError: a line has no start or no prompt, or there is no prompt at all.
@@ -65,12 +66,11 @@ def parse_schedule(text: str) -> list[ScheduledPrompt]:
 
 def _parse_line(line: str, number: int, is_first: bool) -> ScheduledPrompt:
     start = START.match(line)
-    rest = line[start.end() :] if start is not None else ""
-    if start is None or rest[:1] not in ("", ":", " ", "\t"):
+    if start is None:
         if is_first:
             return ScheduledPrompt(line)
         raise ValueError(f"Line {number} of the schedule has no time: got {line[:EXCERPT]!r}. {EXAMPLE}")
-    prompt = rest.removeprefix(":").strip()
+    prompt = line[start.end() :].strip()
     if not prompt:
         raise ValueError(f"Line {number} of the schedule has no prompt: got {line!r}. {EXAMPLE}")
     if start["clip"] is not None:

@@ -20,7 +20,9 @@ def cast_weights(layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor |
 
 def is_changed(layer: nn.Module) -> bool:
     """Whether a layer does more than its weights say: an adapter has taken over its `forward`, or its file scales the input first."""
-    return "forward" in vars(layer) or getattr(layer, "pre_quant_scale", None) is not None
+    forward = vars(layer).get("forward")  # ComfyUI leaves the layer's own there when it takes another one off
+    is_own = forward is None or getattr(forward, "__func__", None) is type(layer).forward
+    return not is_own or getattr(layer, "pre_quant_scale", None) is not None
 
 
 def run_changed(layer: nn.Module, x: Tensor) -> Tensor:

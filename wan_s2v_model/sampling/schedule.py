@@ -11,6 +11,7 @@ from ..constants import TRAIN_TIMESTEPS
 from .solvers import SOLVERS
 
 FIRST_SIGMA = 1.0  # before shifting, for samplers that are not in SOLVERS
+MIN_SIGMAS = 2
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,30 @@ def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
 
 
 def guided_steps(num_steps: int, start: float, end: float) -> range:
-    """The steps between two shares of the way, each rounded to whole steps: 0 to 1 are all."""
-    return range(round(start * num_steps), round(end * num_steps))
+    """The steps between two shares of the way, rounded half up: 0 to 1 are all, and the smallest share is one step."""
+    if start >= end:
+        return range(0)
+    first = min(math.floor(start * num_steps + 0.5), num_steps - 1)
+    return range(first, max(first + 1, math.floor(end * num_steps + 0.5)))
+
+
+def check_sigmas(sigmas: Tensor) -> Tensor:
+    """Noise levels of another node as float32 on the CPU.
+
+    Raises:
+        ValueError: they are not one row that falls from at most 1 to at least 0.
+    """
+    levels = sigmas.detach().float().cpu()
+    if levels.ndim != 1 or len(levels) < MIN_SIGMAS:
+        raise ValueError(f"sigmas must be one row of at least {MIN_SIGMAS} noise levels, one step apart; got shape {tuple(levels.shape)}.")
+    is_falling = bool((levels.diff() < 0).all())  # not with NaN
+    if not is_falling or levels[0] > 1 or levels[-1] < 0:
+        first = ", ".join(f"{level:g}" for level in levels[:4].tolist())
+        raise ValueError(
+            f"sigmas must fall from at most 1 to 0, the noise levels of a flow model; got {first}, ..., {levels[-1].item():g}. Make them "
+            "for this MODEL with Basic Scheduler, or leave the input free. Karras and exponential schedules are for other models."
+        )
+    return levels
 
 
 def guided_levels(sigmas: Tensor, steps: range) -> tuple[float, float]:

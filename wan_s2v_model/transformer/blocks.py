@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from typing import cast as cast_type
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.casting import CastWeights, cast_weights, run_as_input
+from ..kernels.casting import CastWeights, cast_weights, is_changed, run_as_input
 from ..kernels.float8 import Activation, Float8Heads
 from ..kernels.fused import add_gated, add_then_norm, layer_norm, modulated_norm, rms_norm_rope, rms_norm_rope_float8
 from ..kernels.linears import EXACT, Linears
@@ -52,6 +52,10 @@ class Compute:
     def chunk_rows(self) -> int:
         """The most tokens whose wide feed-forward result is in memory at once."""
         return self.transformer_options.get(CHUNK_ROWS_KEY, CHUNK_ROWS)
+
+    def input_dtype(self, layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
+        """The type in which a layer gets its input, where all else is of type `dtype`; one that another node has changed gets that."""
+        return dtype if is_changed(layer) else self.linears.input_dtype(dtype)
 
     @property
     def is_overridden(self) -> bool:
@@ -211,6 +215,14 @@ class Attention(nn.Module):
             return rms_norm_rope_float8(projected, weight, self.eps, rope, self.num_heads, smooth=layer is self.k)
 
 
+class Prompt(NamedTuple):
+    """The projected prompt for one block: tokens [B, L, dim] and what its cross attention makes of them, keys and values [B, L, dim]."""
+
+    keys: Tensor
+    values: Tensor
+    tokens: Tensor
+
+
 class Block(nn.Module):
     """Self attention, text cross attention and feed-forward, with timestep modulation."""
 
@@ -232,7 +244,7 @@ class Block(nn.Module):
         self,
         stream: Residual,
         e: Tensor,
-        text: tuple[Tensor, Tensor],
+        text: Prompt,
         rope: Rope,
         compute: Compute,
         only_video: bool = False,
@@ -242,25 +254,34 @@ class Block(nn.Module):
 
         Args:
             stream: [B, S, dim], which the block adds to. e: [B, 6, 2, dim] float32 time projection for video and other tokens.
-            text: keys and values of the prompt, each [B, L, dim] in the compute dtype.
+            text: the prompt, in the compute dtype.
             only_video: the other tokens are not needed behind this block. attended: what `attend` returns, where it is known already.
         Returns:
             The same stream, [B, S, dim], or [B, split, dim] for `only_video`.
         """
-        linears, eps = compute.linears, self.eps
-        dtype = linears.input_dtype(text[0].dtype)
+        eps, dtype = self.eps, text.keys.dtype
         _, _, gate_a, shift_f, scale_f, gate_f = self._modulation(e)
         if attended is None:
-            attended = self.attend(stream, e, rope, text[0].dtype, compute, stream.split if only_video else None)
+            attended = self.attend(stream, e, rope, dtype, compute, stream.split if only_video else None)
         stream.keep_first(attended.shape[1])
         stream.add(attended, gate_a)
         del attended
         with compute.cast(self.norm3, e) as (weight, bias):
-            normed = stream.norm(_row(bias, e), _row(weight, e), eps, dtype, one=0.0)
-        stream.add(self.cross_attn(normed, text, compute))
-        normed = stream.norm(shift_f, scale_f, eps, dtype)
-        stream.add(linears.feed_forward(self.ffn[0], self.ffn[2], normed, compute.cast, compute.chunk_rows), gate_f)
+            normed = stream.norm(_row(bias, e), _row(weight, e), eps, compute.input_dtype(self.cross_attn, dtype), one=0.0)
+        stream.add(self._attend_to_text(normed, text, compute))
+        del normed
+        stream.add(self._feed_forward(stream.norm(shift_f, scale_f, eps, compute.input_dtype(self.ffn, dtype)), compute), gate_f)
         return stream
+
+    def _attend_to_text(self, x: Activation, text: Prompt, compute: Compute) -> Tensor:
+        if is_changed(self.cross_attn):  # another node's forward has the arguments of ComfyUI's own
+            return self.cross_attn.forward(x, text.tokens, transformer_options=compute.transformer_options)  # type: ignore
+        return self.cross_attn(x, (text.keys, text.values), compute)
+
+    def _feed_forward(self, x: Activation, compute: Compute) -> Tensor:
+        if is_changed(self.ffn):
+            return self.ffn.forward(cast_type(Tensor, x))
+        return compute.linears.feed_forward(self.ffn[0], self.ffn[2], x, compute.cast, compute.chunk_rows)
 
     def attend(
         self, stream: Residual, e: Tensor, rope: Rope, dtype: torch.dtype, compute: Compute, num_queries: int | None = None

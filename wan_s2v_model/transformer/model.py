@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..constants import MOTION_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
 from ..kernels.casting import CastWeights, cast_weights, run_as_input
 from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
-from .blocks import Attention, Block, Compute, Head, Residual
+from .blocks import Attention, Block, Compute, Head, Prompt, Residual
 from .config import WanS2VConfig
 from .rope import rope_table, token_positions
 from .tokens import MotionPacker, embed_patches, unpatchify
@@ -297,14 +297,15 @@ def _run_block(
     options = compute.transformer_options
     run = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
     patches = options.get("patches", {}).get("double_block", [])
-    known = constants.text[index]
-    text = known[0].to(e.device, non_blocking=True), known[1].to(e.device, non_blocking=True)
+    keys, values = (kept.to(e.device, non_blocking=True) for kept in constants.text[index])
+    text = Prompt(keys, values, constants.context)
     if not run and not patches:
         is_last = index == len(constants.text) - 1  # the head looks at the video only
         return block(stream, e, text, constants.rope, compute, only_video=is_last, attended=attended)
 
     def original(args: dict[str, Any]) -> dict[str, Tensor]:
-        given = text if args["txt"] is constants.context else block.project_text(args["txt"], compute.cast)
+        context = args["txt"]
+        given = text if context is constants.context else Prompt(*block.project_text(context, compute.cast), context)
         inner = replace(compute, transformer_options=args["transformer_options"])
         return {"img": block(Residual(args["img"], stream.split), args["vec"], given, args["pe"], inner, attended=attended).summed()}
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.conditioning.clip import append_history, first_history, start_from_picture, start_history
+from wan_s2v_pack.wan_s2v_model.conditioning.clip import append_history, first_history, sound_of_latents, start_from_picture, start_history
 
 
 def numbered(count, start=0):
@@ -40,11 +40,23 @@ def test_video_starts_from_its_picture():
     assert numbers(history) == [0.5] * 67 + [7.0] * 6
 
 
-@pytest.mark.parametrize(("from_picture", "newest"), [(False, [1.0] * 20), (True, [1.0] * 14 + [7.0] * 6)])
-def test_video_goes_on_from_earlier_frames_of_another_size(from_picture, newest):
-    previous = torch.ones(20, 16, 24, 4)
-    history = start_history(numbered(1, start=7)[0], previous, from_picture=from_picture, cover=True)
-    assert numbers(history) == pytest.approx([0.5] * 53 + newest)
+def test_video_goes_on_from_earlier_frames_of_another_size():
+    history = start_history(numbered(1)[0], torch.ones(20, 16, 24, 4), from_picture=False, cover=True)
+    assert numbers(history) == pytest.approx([0.5] * 53 + [1.0] * 20)
+
+
+def test_a_picture_in_place_of_the_newest_earlier_frames_is_refused():
+    with pytest.raises(ValueError, match=r"previous_frames continue another video.*newest 6 frames\. Set first_frame to free"):
+        start_history(numbered(1)[0], torch.ones(20, 16, 24, 3), from_picture=True, cover=True)
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_sound_of_some_latents_of_a_clip(history):
+    """With the 73 frames before the clip (-73 to -1) behind its own (0 to 23), or without them."""
+    sound = torch.cat([torch.arange(24), torch.arange(-73, 0) if history else torch.empty(0)]).expand(1, 25, 2, -1)
+    shown = sound_of_latents(sound, [2, 3, 5], 6)[0, 0, 0].tolist()
+    assert shown == [8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, *(range(8 - 73, 8) if history else [])]
+    assert sound_of_latents(sound, range(6), 6).tolist() == sound.tolist()
 
 
 def test_only_the_newest_earlier_frames_are_fitted():

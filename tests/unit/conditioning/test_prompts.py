@@ -37,11 +37,11 @@ def timeline(num_clips, frames_per_clip=80, free_start=True):
         ("90:05.5 a", {"start_s": 5405.5}),
         ("1:02:03 a", {"start_s": 3723.0}),
         ("0:05: a", {"start_s": 5.0}),
-        ("12.5s a", {"start_s": 12.5}),
+        ("12.5s: a", {"start_s": 12.5}),
         ("12S:a", {"start_s": 12.0}),
-        ("  0s\ta", {"start_s": 0.0}),
+        ("  0s:\ta", {"start_s": 0.0}),
         ("clip 3: a", {"start_clip": 3}),
-        ("Clip  0 a", {"start_clip": 0}),
+        ("Clip  0: a", {"start_clip": 0}),
         ("a", {}),
     ],
 )
@@ -49,7 +49,14 @@ def test_start_of_a_line(line, start):
     assert parse_schedule(line) == [ScheduledPrompt("a", **start)]
 
 
-@pytest.mark.parametrize("text", ["5 people talk", "3s-long talk", "clips of a man", "clip 3rd of a man", "a man: 0:05", "4:3 picture"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5 people talk", "3s-long talk", "clips of a man", "clip 3rd of a man", "a man: 0:05", "4:3 picture"),
+        *("90s sitcom, a man talks", "1950s diner", "80s synth video: neon", "3s", "clip 3 of a man"),
+        *("16:9 picture", "12:305 a", "0:05, calm"),
+    ],
+)
 def test_a_first_line_that_only_looks_like_a_time_is_a_prompt(text):
     assert parse_schedule(text) == [ScheduledPrompt(text)]
 
@@ -69,6 +76,7 @@ def test_comments_and_empty_lines_are_left_out_and_the_rest_of_a_line_is_the_pro
         ("", "The schedule has no prompt"),
         ("# nothing\n\n", "The schedule has no prompt"),
         ("a\n\nb", "Line 3 of the schedule has no time: got 'b'"),
+        ("a\n90s sitcom", "Line 2 of the schedule has no time: got '90s sitcom'. Begin it with 0:05, 12.5s: or clip 3: and"),
         ("a\n0;05 b", "Line 2 of the schedule has no time: got '0;05 b'"),
         ("a\n0:5 b", "Line 2 of the schedule has no time"),
         ("0:05 a\n0:10", "Line 2 of the schedule has no prompt: got '0:10'"),

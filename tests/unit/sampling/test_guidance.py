@@ -15,7 +15,7 @@ def scale(value, start, end):
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "steps"), [(0.0, 1.0, range(10)), (0.2, 0.6, range(2, 6)), (0.0, 0.04, range(0)), (0.97, 1.0, range(0))]
+    ("start", "end", "steps"), [(0.0, 1.0, range(10)), (0.2, 0.6, range(2, 6)), (0.0, 0.04, range(1)), (0.97, 1.0, range(9, 10))]
 )
 def test_scale_holds_in_its_part_of_the_steps_and_is_1_elsewhere(start, end, steps):
     part = scale(4.5, start, end)

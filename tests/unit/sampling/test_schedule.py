@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule, guided_levels, guided_steps
+from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule, check_sigmas, guided_levels, guided_steps
 
 TIMESTEPS = {  # of the reference
     ("unipc", 4, 3.0): [999, 899, 749, 499],
@@ -71,7 +71,13 @@ def test_truncated_timesteps_survive_rounding_on_the_way():
         (10, 0.3, 0.7, range(3, 7)),  # 0.7 * 10 is a little more than 7
         (4, 0.0, 0.6, range(2)),
         (4, 0.6, 1.0, range(2, 4)),
-        (1, 0.0, 0.4, range(0)),
+        (1, 0.0, 0.4, range(1)),  # any share is one step at least
+        (5, 0.0, 0.01, range(1)),
+        (5, 0.99, 1.0, range(4, 5)),
+        (5, 0.5, 0.51, range(3, 4)),
+        (5, 1.0, 1.0, range(0)),
+        (5, 0.5, 1.0, range(3, 5)),  # half rounds up
+        (20, 0.125, 0.225, range(3, 5)),
         (1000, 0.29, 0.57, range(290, 570)),
     ],
 )
@@ -87,3 +93,30 @@ def test_guided_levels_hold_the_levels_of_the_guided_steps(solver, steps):
     assert [step for step in range(40) if lowest < float(sigmas[step]) <= highest] == list(steps)
     assert (lowest == -math.inf) == (steps.stop == 40)
     assert (highest == math.inf) == (steps.start == 0)
+
+
+# Of other nodes
+
+
+@pytest.mark.parametrize("levels", [[1.0, 0.0], [0.9, 0.5, 0.25], [1, 0.999, 1e-6, 0]])
+def test_falling_noise_levels_are_taken(levels):
+    sigmas = torch.tensor(levels, dtype=torch.float64)
+    assert torch.equal(check_sigmas(sigmas), sigmas.float())
+
+
+@pytest.mark.parametrize(
+    ("levels", "problem"),
+    [
+        ([14.6, 3.1, 0.0], r"must fall from at most 1 to 0.*got 14\.6, 3\.1, 0, \.\.\., 0\. Make them for this MODEL with Basic Scheduler"),
+        ([0.9, 0.9, 0.0], "must fall"),
+        ([0.1, 0.9], "must fall"),
+        ([1.0, math.nan, 0.0], "must fall"),
+        ([1.0, 0.5, -0.1], "must fall"),
+        ([1.0], r"at least 2 noise levels, one step apart; got shape \(1,\)"),
+        ([], "at least 2 noise levels"),
+        ([[1.0, 0.0]], r"one row of at least 2 noise levels, one step apart; got shape \(1, 2\)"),
+    ],
+)
+def test_noise_levels_of_other_models_are_refused(levels, problem):
+    with pytest.raises(ValueError, match=problem):
+        check_sigmas(torch.tensor(levels))

@@ -2,11 +2,12 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 from wan_s2v_pack.wan_s2v_model.kernels import linears
 from wan_s2v_pack.wan_s2v_model.kernels.row_chunks import CHUNK_ROWS_KEY, row_chunks
-from wan_s2v_pack.wan_s2v_model.transformer.blocks import Block, Compute, Head, Residual, sdpa
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import Block, Compute, Head, Prompt, Residual, sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
 
 SPLIT = 8  # of 12 tokens
@@ -20,7 +21,8 @@ def plain_norm(x, eps=1e-6):
 
 def run_block(block, x, e, context, **options):
     only_video = options.pop("only_video", False)
-    return block(Residual(x, SPLIT), e, block.cross_attn.project(context), ROPE, Compute(**options), only_video).summed()
+    prompt = Prompt(*block.cross_attn.project(context), context)
+    return block(Residual(x, SPLIT), e, prompt, ROPE, Compute(**options), only_video).summed()
 
 
 def make_block(config, randomised):
@@ -42,6 +44,28 @@ def test_block_follows_the_specification(tiny_config, randomised, noise):
     hidden = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
     expected = expected + gate_f * (hidden @ block.ffn[2].weight.T + block.ffn[2].bias)
     torch.testing.assert_close(run_block(block, x, e, context), expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_cross_attention_and_feed_forward_of_another_node_run(tiny_config, randomised, noise, exact):
+    """With the arguments of ComfyUI's own, and never with float8; the layer's own forward, put back as it was, is no change."""
+    block, seen = make_block(tiny_config, randomised), []
+    inputs = noise(1, 12, 256), noise(1, 6, 2, 256, seed=1), noise(1, 5, 256, seed=2)
+    compute = {} if exact else {"linears": linears.Float8Linears(torch.float32)}
+    plain = run_block(block, *inputs, **compute)
+
+    def cross_attention(x, context, transformer_options):
+        seen.append((type(x), context is inputs[2], transformer_options))
+        return torch.zeros_like(x)
+
+    own = block.cross_attn.forward
+    block.cross_attn.forward = cross_attention
+    block.ffn.forward = lambda x: seen.append(type(x)) or torch.zeros_like(x)
+    run_block(block, *inputs, transformer_options={"some": "option"}, **compute)
+    assert seen == [(torch.Tensor, True, {"some": "option"}), torch.Tensor]
+    block.cross_attn.forward = own
+    del block.ffn.forward
+    assert torch.equal(run_block(block, *inputs, **compute), plain)
 
 
 def test_block_leaves_its_inputs_alone(tiny_config, randomised, noise):
