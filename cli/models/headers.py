@@ -35,8 +35,8 @@ try:
         count_layers,
         find_tokenizer,
         identify,
-        is_official_umt5,
         require_audio_layers,
+        unwrap,
     )
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.checkpoints.file_format import (
@@ -60,14 +60,14 @@ except ImportError:  # `python -m cli`: there is no package above this one
         count_layers,
         find_tokenizer,
         identify,
-        is_official_umt5,
         require_audio_layers,
+        unwrap,
     )
 
 GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"
 WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
-AUDIO_LAYER = r"(?:wav2vec2\.)?encoder\.layers"
+AUDIO_LAYER = r"encoder\.layers"
 KINDS = {"model": S2V, "text": UMT5, "audio": WAV2VEC2, "vae": WAN_VAE, "lora": LORA_FILE}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
 
@@ -226,11 +226,9 @@ def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
         words = found.words if isinstance(found, Kind) else found
         raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))
     if part == "audio":
-        _require_layers(header)
-    if part == "text" and is_official_umt5(header):
+        _require_layers(unwrap(header, "it"))
+    if part == "text" and TOKENIZER not in unwrap(header, "it"):
         _require_tokenizer(folder)
-    elif part == "text" and TOKENIZER not in header:
-        raise OtherModelError("it is a umT5 without its tokenizer")
     return _stored_type(header)
 
 

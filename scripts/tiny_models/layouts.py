@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -40,6 +41,7 @@ OFFICIAL_UMT5_PARTS = {
 OLD_WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 EMBEDDINGS = ("trainable_cond_mask.weight", "shared.weight", "relative_attention_bias.weight")  # matrices that fp8 files leave alone
 FP8 = torch.float8_e4m3fn
+KITCHEN = {"nvfp4": "TensorCoreNVFP4Layout", "mxfp8": "TensorCoreMXFP8Layout"}
 Q8_BLOCK = 32  # values that share one float16 scale
 
 
@@ -85,15 +87,79 @@ def as_fp8_scaled_text_encoder(tensors: Tensors) -> Tensors:
 def as_fp8_layers(tensors: Tensors) -> Tensors:
     """The newer spelling: each layer says how it is stored."""
     stored = as_fp8(tensors)
-    mark = json.dumps({"format": "float8_e4m3fn"}).encode()
     layers = [name.removesuffix(".weight_scale") for name in stored if name.endswith(".weight_scale")]
-    return {**stored, **{f"{layer}.comfy_quant": torch.tensor(list(mark), dtype=torch.uint8) for layer in layers}}
+    return {**stored, **{f"{layer}.comfy_quant": mark("float8_e4m3fn") for layer in layers}}
+
+
+def mark(quantisation: str) -> Tensor:
+    """What ComfyUI reads beside a quantised weight: JSON in bytes."""
+    return torch.tensor(list(json.dumps({"format": quantisation}).encode()), dtype=torch.uint8)
 
 
 def exact_fp8(tensors: Tensors) -> Tensors:
     stored = as_fp8(tensors)
     scales = {name.removesuffix("_scale"): stored.pop(name) for name in list(stored) if name.endswith(".weight_scale")}
     return {name: tensor.float() * scales.get(name, 1) if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
+
+
+def as_fp8_rows(tensors: Tensors) -> Tensors:
+    """As lightx2v: the matrices of the blocks in float8 with one scale for each row, and no mark."""
+    stored = as_bf16(tensors)
+    for layer in packed_layers(tensors):
+        stored[f"{layer}.weight"], stored[f"{layer}.weight_scale"] = rows_in_fp8(tensors[f"{layer}.weight"])
+    return stored
+
+
+def exact_fp8_rows(tensors: Tensors) -> Tensors:
+    """As our loader unpacks them, in bfloat16."""
+    plain = dict(tensors)
+    for layer in packed_layers(tensors):
+        values, scale = rows_in_fp8(tensors[f"{layer}.weight"])
+        plain[f"{layer}.weight"] = values.float() * scale
+    return as_fp32(as_bf16(plain))
+
+
+def rows_in_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    scale = matrix.float().abs().amax(1, keepdim=True) / torch.finfo(FP8).max
+    return (matrix / scale).to(FP8), scale
+
+
+def as_packed(quantisation: str) -> Callable[[Tensors], Tensors]:
+    """The matrices of the blocks in a format of ComfyUI's mixed precision layers, each with its mark; the rest in float16."""
+
+    def encode(tensors: Tensors) -> Tensors:
+        stored = as_fp16(tensors)
+        for layer in packed_layers(tensors):
+            values, settings = kitchen(quantisation).quantize(tensors[f"{layer}.weight"])
+            parts = kitchen(quantisation).state_dict_tensors(values, settings)
+            stored |= {f"{layer}.weight{suffix}": tensor for suffix, tensor in parts.items()}
+            stored[f"{layer}.comfy_quant"] = mark(quantisation)
+        return stored
+
+    return encode
+
+
+def exact_packed(quantisation: str) -> Callable[[Tensors], Tensors]:
+    def encode(tensors: Tensors) -> Tensors:
+        plain = exact_fp16(tensors)
+        for layer in packed_layers(tensors):
+            plain[f"{layer}.weight"] = kitchen(quantisation).dequantize(*kitchen(quantisation).quantize(tensors[f"{layer}.weight"]))
+        return plain
+
+    return encode
+
+
+def kitchen(quantisation: str) -> Any:
+    """The class of ComfyUI's library that packs a matrix and unpacks it."""
+    import comfy_kitchen.tensor
+
+    return getattr(comfy_kitchen.tensor, KITCHEN[quantisation])
+
+
+def packed_layers(tensors: Tensors) -> list[str]:
+    """Those whose matrices such files pack."""
+    matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2 and name.endswith(".weight") and not name.endswith(EMBEDDINGS)]
+    return [name.removesuffix(".weight") for name in matrices if name.startswith(("blocks.", "encoder.block."))]
 
 
 def as_q8_0(tensors: Tensors) -> Tensors:
@@ -121,6 +187,29 @@ def exact_q8_0(tensors: Tensors) -> Tensors:
 
 def prefixed(prefix: str, encode: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {prefix + name: tensor for name, tensor in encode(tensors).items()}
+
+
+def with_tables(encode: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
+    """With what programs store beside the weights."""
+    tables = {"freqs": torch.ones(4, 2), "model_sampling.sigmas": torch.ones(10), "blocks.0.self_attn.rope.inv_freq": torch.ones(4)}
+    return lambda tensors: {**encode(tensors), **tables, "model_ema.num_updates": torch.tensor(7)}
+
+
+def checkpointed(tensors: Tensors) -> Tensors:
+    """As compiled and checkpointed training names the modules."""
+    return {f"_orig_mod.{name.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.')}": tensor for name, tensor in tensors.items()}
+
+
+def transformers_umt5(tensors: Tensors) -> Tensors:
+    """As the transformers library saves an encoder: the table twice, no tokenizer inside (it lies in the folder)."""
+    return {**as_bf16(tensors), "encoder.embed_tokens.weight": tensors["shared.weight"].bfloat16()}
+
+
+def clip_save_umt5(tensors: Tensors) -> Tensors:
+    """As ComfyUI's CLIP is called inside a whole checkpoint, the tokenizer one level above the weights."""
+    above = {TOKENIZER: tensors[TOKENIZER], "logit_scale": torch.tensor(4.6)}
+    inside = {f"transformer.{name}": tensor for name, tensor in as_bf16(tensors).items() if name != TOKENIZER}
+    return {f"text_encoders.umt5xxl.{name}": tensor for name, tensor in (inside | above).items()}
 
 
 def official_umt5(tensors: Tensors) -> Tensors:
@@ -195,6 +284,14 @@ def write_pickle_and_tokenizer(tensors: Tensors, plain: Path, path: Path) -> Non
     write_pickle({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, plain, path)
 
 
+def write_file_and_tokenizer(tensors: Tensors, plain: Path, path: Path) -> None:
+    """A folder with one file and the tokenizer, as diffusers has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name("tokenizer").mkdir(exist_ok=True)
+    (path.with_name("tokenizer") / "spiece.model").write_bytes(bytes(tensors[TOKENIZER].tolist()))
+    write_file({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, plain, path)
+
+
 def write_transformers_folder(tensors: Tensors, plain: Path, folder: Path) -> None:
     folder.mkdir()
     shutil.copy(plain.with_name("config.json"), folder)
@@ -251,6 +348,8 @@ class Layout:
 DIT, UMT5 = "diffusion_models/wan2.2_s2v_tiny", "text_encoders/umt5_tiny"
 DIT_FP16, DIT_FP8, DIT_Q8_0 = (f"{DIT}_{name}_exact.safetensors" for name in ("fp16", "fp8", "q8_0"))
 UMT5_FP16, UMT5_FP8 = (f"{UMT5}_{name}_exact.safetensors" for name in ("fp16", "fp8"))
+DIT_NVFP4, DIT_MXFP8, DIT_ROWS = (f"{DIT}_{name}_exact.safetensors" for name in ("nvfp4", "mxfp8", "fp8_rows"))
+UMT5_NVFP4 = f"{UMT5}_nvfp4_exact.safetensors"
 WAV2VEC2_FP16 = "audio_encoders/wav2vec2-tiny-fp16-exact"
 LONG, SHORT = "model.diffusion_model.", "diffusion_model."
 
@@ -268,6 +367,19 @@ LAYOUTS = {
     "dit_prefix_fp8_header": Layout(
         f"{DIT}_prefix_fp8_header.safetensors", prefixed(SHORT, as_fp8_layers), write_file_of_marked_layers, DIT_FP8
     ),
+    "dit_net": Layout(f"{DIT}_net.safetensors", prefixed("net.", with_tables(as_bf16))),
+    "dit_nested": Layout(f"{DIT}_nested.safetensors", prefixed("module.pipe.dit.", as_bf16)),
+    "dit_compiled": Layout(f"{DIT}_compiled.safetensors", checkpointed),
+    "dit_transformer_fp8_scaled": Layout(f"{DIT}_transformer_fp8.safetensors", prefixed("transformer.", as_fp8_scaled), twin=DIT_FP8),
+    "dit_nvfp4": Layout(f"{DIT}_nvfp4.safetensors", as_packed("nvfp4"), twin=DIT_NVFP4),
+    "dit_prefix_nvfp4_header": Layout(
+        f"{DIT}_prefix_nvfp4.safetensors", prefixed(LONG, as_packed("nvfp4")), write_file_of_marked_layers, DIT_NVFP4
+    ),
+    "dit_mxfp8": Layout(f"{DIT}_mxfp8.safetensors", as_packed("mxfp8"), twin=DIT_MXFP8),
+    "dit_fp8_rows": Layout(f"{DIT}_fp8_rows.safetensors", as_fp8_rows, twin=DIT_ROWS),
+    "dit_nvfp4_exact": Layout(DIT_NVFP4, exact_packed("nvfp4")),
+    "dit_mxfp8_exact": Layout(DIT_MXFP8, exact_packed("mxfp8")),
+    "dit_fp8_rows_exact": Layout(DIT_ROWS, exact_fp8_rows),
     "dit_q8_0": Layout(f"{DIT}_q8_0.safetensors", as_q8_0, twin=DIT_Q8_0),  # for the stand-in of a GGUF loader
     "dit_fp16_exact": Layout(DIT_FP16, exact_fp16),
     "dit_fp8_exact": Layout(DIT_FP8, exact_fp8),
@@ -275,6 +387,10 @@ LAYOUTS = {
     "umt5_fp16": Layout(f"{UMT5}_fp16.safetensors", as_fp16, twin=UMT5_FP16),
     "umt5_fp8_scaled": Layout(f"{UMT5}_fp8_e4m3fn_scaled.safetensors", as_fp8_scaled_text_encoder, twin=UMT5_FP8),
     "umt5_official": Layout("text_encoders/models_t5_umt5-tiny-enc-bf16.pth", official_umt5, write_pickle_and_tokenizer),
+    "umt5_transformers": Layout("text_encoders/umt5-tiny-diffusers/model.safetensors", transformers_umt5, write_file_and_tokenizer),
+    "umt5_clip_save": Layout(f"{UMT5}_clip_save.safetensors", clip_save_umt5),
+    "umt5_nvfp4": Layout(f"{UMT5}_nvfp4.safetensors", as_packed("nvfp4"), twin=UMT5_NVFP4),
+    "umt5_nvfp4_exact": Layout(UMT5_NVFP4, exact_packed("nvfp4")),
     "umt5_fp16_exact": Layout(UMT5_FP16, exact_fp16),
     "umt5_fp8_exact": Layout(UMT5_FP8, exact_fp8),
     "wav2vec2_old": Layout("audio_encoders/wav2vec2-tiny-old", old_weight_norm, write_transformers_folder),
@@ -282,6 +398,9 @@ LAYOUTS = {
     "wav2vec2_old_pickle": Layout("audio_encoders/wav2vec2-tiny-old-pickle", old_weight_norm, write_transformers_pickle),
     "wav2vec2_comfyui": Layout("audio_encoders/wav2vec2_tiny_fp16.safetensors", comfyui_wav2vec2, twin=WAV2VEC2_FP16),
     "wav2vec2_comfyui_prefix": Layout("audio_encoders/wav2vec2_tiny_prefix_fp16.safetensors", as_fp16, twin=WAV2VEC2_FP16),
+    "wav2vec2_nested": Layout("audio_encoders/wav2vec2-tiny-nested", prefixed("model.", old_weight_norm), write_transformers_folder),
     "wav2vec2_fp16_exact": Layout(WAV2VEC2_FP16, exact_fp16, write_transformers_folder),
     "vae_official": Layout("vae/Wan2.1_VAE_tiny.pth", as_fp32, write_pickle),
+    "vae_model": Layout("vae/wan_vae_tiny_model.pth", prefixed("model.", as_fp32), write_pickle),
+    "vae_of_checkpoint": Layout("vae/wan_vae_tiny_prefix.safetensors", prefixed("vae.", as_fp32)),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .file_format import CheckpointError, some
-from .identify import LORA, Kind, Shapes, identify
+from .identify import LORA, TRAINING_WRAPPER, Kind, Shapes, identify
 from .lora_adapters import (
     MAGNITUDES,
     NO_CONVOLUTION,
@@ -29,8 +29,6 @@ from .lora_adapters import (
 PREFIX = re.compile(
     r"(?:(?:base_model|model|diffusion_model|transformer|unet|dit|pipe|net|module)\.|lora_unet_+|lora_transformer_|lycoris_)*"
 )
-# Compiled, sharded, checkpointed and distributed training wraps modules; some trainers save the names as they are then.
-WRAPPER = re.compile(r"_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)[._]|(?<=\.)module\.")
 NAME = r"(?:\.[^.]+)?"  # of an adapter, as PEFT inserts it
 SUFFIX = re.compile(
     rf"\.(?:(?P<down>(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){NAME}\.weight|lora_A)"
@@ -188,7 +186,7 @@ def _by_module(tensors: Mapping[str, Tensor], shapes: Shapes, unused: dict[str, 
 def _split(key: str) -> tuple[str, str | None]:
     """Name of the module without what trainers put around it, and the part in the names of ComfyUI's adapters."""
     suffix = SUFFIX.search(key)
-    stem = PREFIX.sub("", WRAPPER.sub("", key[: suffix.start()] if suffix else key), count=1)
+    stem = PREFIX.sub("", TRAINING_WRAPPER.sub("", key[: suffix.start()] if suffix else key), count=1)
     if suffix is None:
         return stem, None
     group = str(suffix.lastgroup)

@@ -17,12 +17,12 @@ from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 
 from ..checkpoints.file_format import AGAIN_OR_OTHER, INDEX_SUFFIX, CheckpointError
-from ..checkpoints.identify import S2V, WAN_VAE, Shapes, require
-from ..checkpoints.quantisation import fit_marks, is_quantisation
-from ..checkpoints.s2v import check_shapes, infer_config, key_prefix
+from ..checkpoints.identify import S2V, UMT5, WAN_VAE, Shapes, require, unwrap
+from ..checkpoints.quantisation import fit_marks, is_quantisation, logical_shapes
+from ..checkpoints.s2v import check_shapes, infer_config
 from ..checkpoints.shapes import require_dimensions, require_fit
 from ..checkpoints.shards import shard_files
-from ..checkpoints.umt5 import from_official, infer_umt5_config
+from ..checkpoints.umt5 import infer_umt5_config, to_comfyui
 from ..checkpoints.weights_file import reading, require_tensors
 from ..constants import LATENT_CHANNELS
 from .memory import keep_on_gpu
@@ -49,8 +49,8 @@ def load_diffusion_model(
     name = Path(path).name
     state_dict, metadata = _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else read_weights(path)
     require(S2V, _shapes(state_dict), name)
-    state_dict = _unwrap(state_dict, metadata, name)
-    shapes = _shapes(state_dict)
+    state_dict = _unwrapped(state_dict, metadata, name)
+    shapes = logical_shapes(state_dict)
     config = infer_config(shapes, metadata, file_name=name)
     check_shapes(shapes, config, name)
 
@@ -93,13 +93,9 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]
     return state_dict, {"config": f'{{"transformer": {text}}}'}
 
 
-def _unwrap(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
-    """The tensors without a prefix, each quantised layer with its mark (`comfy_quant`) beside it."""
-    state_dict = _with_marks(state_dict, metadata, file_name)  # those in the header have the prefix too
-    prefix = key_prefix(list(state_dict))
-    bare = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
-    if len(bare) < len(state_dict):
-        raise CheckpointError(f"{file_name} holds some tensors twice, with and without {prefix} in front of their names. {AGAIN_OR_OTHER}")
+def _unwrapped(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
+    """The tensors under the model's names, each quantised layer with its mark (`comfy_quant`) beside it."""
+    bare = unwrap(_with_marks(state_dict, metadata, file_name), file_name)  # marks in the header have the prefix too
     return fit_marks(_with_marks(bare, None, file_name), comfy.quant_ops.QUANT_ALGOS, file_name)
 
 
@@ -144,9 +140,9 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     state_dict, metadata = read_weights(path)
     name = Path(path).name
-    state_dict = _with_marks(from_official(state_dict, Path(path)), metadata, name)
-    state_dict = fit_marks(state_dict, comfy.quant_ops.QUANT_ALGOS, name)
-    dimensions = infer_umt5_config(_shapes(state_dict), name)
+    require(UMT5, _shapes(state_dict), name)
+    state_dict = to_comfyui(_unwrapped(state_dict, metadata, name), Path(path))
+    dimensions = infer_umt5_config(logical_shapes(state_dict), name)
     _require_tokenizer(state_dict["spiece_model"], dimensions["vocab_size"], name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
     target = SimpleNamespace(params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer)
@@ -181,6 +177,7 @@ def load_vae(path: str, dtype: str, offload: bool = True) -> comfy.sd.VAE:
     name = Path(path).name
     state_dict, metadata = read_weights(path)
     require(WAN_VAE, _shapes(state_dict), name)
+    state_dict = unwrap(state_dict, name)
     if any(map(is_quantisation, state_dict)):
         raise CheckpointError(f"{name} holds quantised weights, which no VAE loader reads. {WAN_VAE.advice}")
     require_dimensions(_shapes(state_dict), {VAE_WIDTH: 4}, name)

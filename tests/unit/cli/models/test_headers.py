@@ -146,8 +146,10 @@ def test_official_umt5_needs_its_tokenizer(suffix, tmp_path):
 
 def test_other_umt5_without_its_tokenizer(tmp_path):
     path = write(tmp_path / "umt5.safetensors", *FOREIGN_FILES["umt5_without_tokenizer"][0])
-    with pytest.raises(OtherModelError, match="a umT5 without its tokenizer"):
+    with pytest.raises(HeaderError, match=r"^it needs its tokenizer: put spiece\.model of google/umt5-xxl beside it"):
         describe(path, "text")
+    (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    assert describe(path, "text")[0] == path.stat().st_size
 
 
 @pytest.mark.parametrize(
