@@ -54,7 +54,7 @@ def load_wav2vec2(path: Path) -> nn.Module:
         config = Wav2Vec2Config(**settings)
     require_audio_layers(config.num_hidden_layers, path.name)
     config._attn_implementation = "sdpa"
-    with _fitting(path):
+    with _fitting(path), torch.device("meta"):  # without random weights, which take longer than the file
         model = Wav2Vec2Model(config)
     nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     model.masked_spec_embed = None
@@ -62,7 +62,7 @@ def load_wav2vec2(path: Path) -> nn.Module:
     problems = compare_shapes(shapes, expected)
     if problems:
         raise _misfit(path, f": {problems}")
-    model.load_state_dict(state_dict)
+    model.to_empty(device="cpu").load_state_dict(state_dict)
     return model.train(False).requires_grad_(False)
 
 
