@@ -3,18 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.scripts.tiny_models.layouts import (
-    DIFFUSION_MODEL,
-    TEXT_ENCODER,
-    VAE,
-    as_fp8_scaled,
-    as_fp16,
-    as_fp32,
-    exact_fp16,
-    mark,
-    metadata_of,
-    packed_layers,
-)
+from wan_s2v_pack.scripts.tiny_models.encodings import as_fp8_scaled, as_fp16, as_fp32, exact_fp16, mark, packed_layers
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, TEXT_ENCODER, VAE, metadata_of
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_other_loaders import EXACT, sample, with_lora
 
