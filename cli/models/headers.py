@@ -7,7 +7,8 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ try:
         find_tokenizer,
         identify,
         require_audio_layers,
+        require_known_quantisation,
         unwrap,
     )
 except ImportError:  # `python -m cli`: there is no package above this one
@@ -61,6 +63,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
         find_tokenizer,
         identify,
         require_audio_layers,
+        require_known_quantisation,
         unwrap,
     )
 
@@ -225,9 +228,12 @@ def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
     if is_other:
         words = found.words if isinstance(found, Kind) else found
         raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))
-    if part == "audio":
-        _require_layers(unwrap(header, "it"))
-    if part == "text" and TOKENIZER not in unwrap(header, "it"):
+    with _refusals():
+        require_known_quantisation(header, "it")
+        bare = unwrap(header, "it")
+        if part == "audio":
+            require_audio_layers(count_layers(bare, AUDIO_LAYER), "it")
+    if part == "text" and TOKENIZER not in bare:
         _require_tokenizer(folder)
     return _stored_type(header)
 
@@ -236,9 +242,11 @@ def _way_to_its_folder(found: Kind | str) -> str:
     return next((f"Move it to models/{PARTS[part].folder}." for part, kind in KINDS.items() if kind == found), LEAVE)
 
 
-def _require_layers(names: Collection[str]) -> None:
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Around checks of the loaders: the file is sound, and they refuse it."""
     try:
-        require_audio_layers(count_layers(names, AUDIO_LAYER), "it")
+        yield
     except CheckpointError as error:
         raise OtherModelError(str(error)) from error
 

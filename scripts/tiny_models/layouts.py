@@ -41,8 +41,8 @@ LORA = "loras/tiny_lightx2v.safetensors"
 PLAIN = {path.split("/")[0]: path for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE)}
 
 NUM_SHARDS = 2
-SHARD = "diffusion_pytorch_model-{:05d}-of-{:05d}.safetensors"
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
+SHARD = "{}-{:05d}-of-{:05d}.safetensors"
+INDEX = "{}.safetensors.index.json"
 TOKENIZER = "spiece_model"
 OFFICIAL_UMT5_PARTS = {
     "0.layer_norm": "norm1",
@@ -130,15 +130,27 @@ def in_order(file: bytes) -> bytes:
     return file[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(length) + file[8 + length :]
 
 
-def write_shards(tensors: Tensors, plain: Path, folder: Path) -> None:
-    """The official folder: shards, index, config.json."""
-    folder.mkdir()
+def write_official_folder(tensors: Tensors, plain: Path, folder: Path) -> None:
+    """Shards, index, config.json."""
+    write_shards(tensors, folder, "diffusion_pytorch_model")
     config = json.loads((metadata_of(plain) or {})["config"])["transformer"]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    places = {name: SHARD.format(1 + index % NUM_SHARDS, NUM_SHARDS) for index, name in enumerate(sorted(tensors))}
+
+
+def write_shards(tensors: Tensors, folder: Path, stem: str) -> None:
+    folder.mkdir(parents=True)
+    places = {name: SHARD.format(stem, 1 + index % NUM_SHARDS, NUM_SHARDS) for index, name in enumerate(sorted(tensors))}
     for shard in sorted(set(places.values())):
         save_file({name: tensors[name] for name, place in places.items() if place == shard}, folder / shard)
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+    (folder / INDEX.format(stem)).write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+
+
+def write_shards_and_tokenizer(tensors: Tensors, _: Path, folder: Path) -> None:
+    """As diffusers lays out a pipeline: the tokenizer in a folder of its own beside that of the shards."""
+    write_shards({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, folder, "model")
+    tokenizer = folder.with_name("tokenizer") / "spiece.model"
+    tokenizer.parent.mkdir(exist_ok=True)
+    tokenizer.write_bytes(bytes(tensors[TOKENIZER].tolist()))
 
 
 def write_pickle(tensors: Tensors, _: Path, path: Path) -> None:
@@ -223,7 +235,7 @@ WAV2VEC2_FP16 = "audio_encoders/wav2vec2-tiny-fp16-exact"
 LONG, SHORT = "model.diffusion_model.", "diffusion_model."
 
 LAYOUTS = {
-    "dit_folder": Layout("diffusion_models/Wan2.2-S2V-tiny", as_bf16, write_shards),
+    "dit_folder": Layout("diffusion_models/Wan2.2-S2V-tiny", as_bf16, write_official_folder),
     "dit_fp32": Layout(f"{DIT}_fp32.safetensors", as_fp32),
     "dit_fp16": Layout(f"{DIT}_fp16.safetensors", as_fp16, twin=DIT_FP16),
     "dit_fp8_scaled": Layout(f"{DIT}_fp8_scaled.safetensors", as_fp8_scaled, twin=DIT_FP8),
@@ -257,6 +269,7 @@ LAYOUTS = {
     "umt5_fp8_scaled": Layout(f"{UMT5}_fp8_e4m3fn_scaled.safetensors", as_fp8_scaled_text_encoder, twin=UMT5_FP8),
     "umt5_official": Layout("text_encoders/models_t5_umt5-tiny-enc-bf16.pth", official_umt5, write_pickle_and_tokenizer),
     "umt5_transformers": Layout("text_encoders/umt5-tiny-diffusers/model.safetensors", transformers_umt5, write_file_and_tokenizer),
+    "umt5_shards": Layout("text_encoders/umt5-tiny-pipeline/text_encoder", transformers_umt5, write_shards_and_tokenizer),
     "umt5_clip_save": Layout(f"{UMT5}_clip_save.safetensors", clip_save_umt5),
     "umt5_nvfp4": Layout(f"{UMT5}_nvfp4.safetensors", as_packed("nvfp4"), twin=UMT5_NVFP4),
     "umt5_nvfp4_exact": Layout(UMT5_NVFP4, exact_packed("nvfp4")),

@@ -44,6 +44,19 @@ TOKENIZER_PLACES = (  # seen from the folder of the file; the last is that of di
     "../tokenizer/spiece.model",
 )
 
+OTHER_FILE = "Pick a bf16, fp16 or fp8_scaled file, or a GGUF file in its own loader."
+
+# What other programs than ComfyUI store beside or instead of a weight, and what that quantisation is called.
+OTHER_PROGRAMS = (
+    (re.compile(r"\.weight\.(?:absmax|quant_map|quant_state\.bitsandbytes__\w+)$|\.SCB$"), "bitsandbytes (NF4, FP4 or LLM.int8)"),
+    (re.compile(r"\.(?:wscales|wzeros|smooth_factor(?:_orig)?)$"), "SVDQuant (Nunchaku)"),
+    (re.compile(r"\.(?:qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
+    (re.compile(r"\.weight\._(?:data|scale|shift)$|\.weight_qtype$"), "Quanto"),
+    (re.compile(r"[._]weight_qdata$|\.weight:_(?:data|scale)$"), "torchao"),
+    (re.compile(r"\.W_q$"), "HQQ"),
+    (re.compile(r"\.weight_scale_inv$"), "float8 in blocks (DeepSeek)"),
+)
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -160,6 +173,14 @@ def identify(shapes: Shapes) -> Kind | str:
     if isinstance(found, Kind) and (copies := [name for name in bare if name.endswith(f".{keys[0]}")]):
         return f"a file from training, with {words} twice ({keys[0]} and {copies[0]})"
     return found
+
+
+def require_known_quantisation(names: Collection[str], file_name: str) -> None:
+    """Raise CheckpointError if another program has packed the weights, in a form for which ComfyUI has no layers."""
+    for pattern, words in OTHER_PROGRAMS:
+        found = sorted(name for name in names if pattern.search(name))
+        if found:
+            raise CheckpointError(f"{file_name} is quantised by {words}, which ComfyUI has no layers for ({found[0]}). {OTHER_FILE}")
 
 
 def unwrap(tensors: Mapping[str, Contents], file_name: str) -> dict[str, Contents]:

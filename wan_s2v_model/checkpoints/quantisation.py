@@ -6,7 +6,6 @@ ComfyUI takes every layer of an older file for e4m3, has scales for matrices onl
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .file_format import AGAIN_OR_OTHER, CheckpointError, listing
+from .identify import OTHER_FILE, require_known_quantisation
 
 logger = logging.getLogger("wan_s2v")
 MARK_SUFFIX = ".comfy_quant"  # JSON in bytes
@@ -25,18 +25,6 @@ QUANTISATION_SUFFIXES = (
 OLD_SUFFIXES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
 FLOAT8_NAMES = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 FULL_RANGE = 0.5  # of the largest float8: what was divided by a scale reaches beyond, weights as they are do not
-OTHER_FILE = "Pick a bf16, fp16 or fp8_scaled file, or a GGUF file in its own loader."
-
-# What other programs than ComfyUI store beside or instead of a weight, and what that quantisation is called.
-OTHER_PROGRAMS = (
-    (re.compile(r"\.weight\.(?:absmax|quant_map|quant_state\.bitsandbytes__\w+)$|\.SCB$"), "bitsandbytes (NF4, FP4 or LLM.int8)"),
-    (re.compile(r"\.(?:wscales|wzeros|smooth_factor(?:_orig)?)$"), "SVDQuant (Nunchaku)"),
-    (re.compile(r"\.(?:qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
-    (re.compile(r"\.weight\._(?:data|scale|shift)$|\.weight_qtype$"), "Quanto"),
-    (re.compile(r"[._]weight_qdata$|\.weight:_(?:data|scale)$"), "torchao"),
-    (re.compile(r"\.W_q$"), "HQQ"),
-    (re.compile(r"\.weight_scale_inv$"), "float8 in blocks (DeepSeek)"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,14 +60,6 @@ PACKINGS = {
 def is_quantisation(name: str) -> bool:
     """Whether a tensor describes how others are stored."""
     return name.endswith(QUANTISATION_SUFFIXES) or name == "scaled_fp8"
-
-
-def require_known_quantisation(names: Collection[str], file_name: str) -> None:
-    """Raise CheckpointError if another program has packed the weights, in a form for which ComfyUI has no layers."""
-    for pattern, words in OTHER_PROGRAMS:
-        found = sorted(name for name in names if pattern.search(name))
-        if found:
-            raise CheckpointError(f"{file_name} is quantised by {words}, which ComfyUI has no layers for ({found[0]}). {OTHER_FILE}")
 
 
 def require_marks(names: Sequence[str], file_name: str) -> None:

@@ -68,7 +68,7 @@ def read_transformer(path: str) -> tuple[dict[str, Tensor], WanS2VConfig]:
         CheckpointError: if the file is something else or incomplete.
     """
     name = Path(path).name
-    contents, metadata = _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else read_weights(path)
+    contents, metadata = _read_model(path)
     require(S2V, _shapes(contents), name)
     state_dict = _unwrapped(contents, metadata, name)
     shapes = logical_shapes(state_dict)
@@ -93,8 +93,13 @@ def _shapes(state_dict: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
+def _read_model(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Tensors and metadata of a single file, or of all shards that an index lists."""
+    return _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else read_weights(path)
+
+
 def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """Tensors of the official folder, and its config.json in the form of a single file's metadata."""
+    """Tensors of a folder of shards, and its config.json in the form of a single file's metadata."""
     state_dict: dict[str, Tensor] = {}
     for shard in shard_files(index):
         state_dict |= read_weights(str(shard))[0]
@@ -169,7 +174,7 @@ def read_text_encoder(path: str) -> tuple[dict[str, Tensor], dict[str, int]]:
         CheckpointError: if the file is something else or incomplete.
     """
     name = Path(path).name
-    contents, metadata = read_weights(path)
+    contents, metadata = _read_model(path)
     require(UMT5, _shapes(contents), name)
     state_dict = to_comfyui(_unwrapped(contents, metadata, name), Path(path))
     return state_dict, infer_umt5_config(logical_shapes(state_dict), name)
