@@ -1,5 +1,6 @@
 """Says in words what a file with these tensors is and where it belongs: the one list of models that are told apart."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..constants import LATENT_CHANNELS, NUM_AUDIO_LAYERS
-from .file_format import AGAIN_OR_OTHER, CheckpointError, require_no_stand_in, some
+from .file_format import AGAIN_OR_OTHER, CheckpointError, listing, require_no_stand_in, some
 
+logger = logging.getLogger("wan_s2v")
 Shapes = Mapping[str, Sequence[int]]
 Contents = TypeVar("Contents")
 MOST_PREFIXES = 5  # words in front of the names of a model's tensors
@@ -18,9 +20,9 @@ PARTS_OF_CHECKPOINT = (CHECKPOINT_MODEL, "first_stage_model.", "cond_stage_model
 # Compiled, sharded, checkpointed and distributed training wraps modules; some trainers save the names as they are then.
 TRAINING_WRAPPER = re.compile(r"_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)[._]|(?<=\.)module\.")
 BUFFER = re.compile(  # what programs store beside the weights: tables and counters, which every model makes itself
-    r"(?:.*\.)?(?:(?:model_sampling|noise_scheduler|scheduler)\..+|freqs(?:_\w+)?|(?:inv|rope)_freqs?|sigmas|timesteps|betas"
-    r"|(?:sqrt_|log_)?(?:one_minus_|recip_)?alphas_cumprod(?:_prev)?|latents_(?:mean|std)|logvar|logit_scale|position_ids|num_batches_tracked"
-    r"|num_updates|n_averaged|decay|global_step|step|iteration|epoch)"
+    r"(?:.*\.)?(?:(?:model_sampling|noise_scheduler|scheduler)\..+|(?:\w+_)?freqs?(?:_\w+)?|(?:cos|sin)_cached|(?:log_)?sigmas?(?:_\w+)?"
+    r"|timesteps|betas|(?:sqrt_|log_)?(?:one_minus_|recip_)?alphas_cumprod(?:_prev)?|latents_(?:mean|std)|logvar|logit_scale|position_ids"
+    r"|num_batches_tracked|num_updates|n_averaged|(?:ema_)?decay|_extra_state|version|global_step|step|iteration|epoch)"
 )
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 LORA = re.compile(
@@ -191,13 +193,15 @@ def unwrap(tensors: Mapping[str, Contents], file_name: str) -> dict[str, Content
     Raises:
         CheckpointError: if two tensors have the same name then.
     """
+    names = _without_prefixes(tensors)
+    tables = [name for name, wanted in names.items() if BUFFER.fullmatch(wanted)]
     bare: dict[str, Contents] = {}
     twice = []
-    for name, wanted in _without_prefixes(tensors).items():
-        if BUFFER.fullmatch(wanted):
-            continue
-        twice += [name] if wanted in bare else []
-        bare[wanted] = tensors[name]
+    for name in (name for name in names if name not in tables):
+        twice += [name] if names[name] in bare else []
+        bare[names[name]] = tensors[name]
+    if tables:
+        logger.info("%s: %s", file_name, listing("are no weights and not used", tables))
     if twice:
         raise CheckpointError(f"{file_name} holds some tensors twice, with and without words in front ({some(twice)}). {AGAIN_OR_OTHER}")
     return bare

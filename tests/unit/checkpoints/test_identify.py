@@ -75,7 +75,21 @@ MODELS = {
     "wav2vec2": (WAV2VEC2, wav2vec2()),
     "VAE": (WAN_VAE, tiny_vae()),
 }
-TABLES = ("freqs", "freqs_cis", "model_sampling.sigmas", "rope.freqs", "blocks.0.attn.rotary_emb.inv_freq", "position_ids", "logit_scale")
+TABLES = (
+    "pos_freqs",
+    "rope.cos_cached",
+    "log_sigmas",
+    "sigma_data",
+    "latents_mean",
+    "blocks.0.ffn.0._extra_state",
+    "freqs",
+    "freqs_cis",
+    "model_sampling.sigmas",
+    "rope.freqs",
+    "blocks.0.attn.rotary_emb.inv_freq",
+    "position_ids",
+    "logit_scale",
+)
 TABLES += (
     "alphas_cumprod",
     "model_ema.decay",
@@ -103,6 +117,18 @@ def test_tables_beside_the_weights_are_left_out(model, prefix):
     everywhere = {**prefixed(prefix, shapes), **dict.fromkeys(TABLES, (3,)), **dict.fromkeys((prefix + name for name in TABLES), (3,))}
     assert identify(everywhere) is kind
     assert unwrap(everywhere, "file") == shapes
+
+
+def test_tables_are_named_in_the_log(caplog):
+    caplog.set_level("INFO", logger="wan_s2v")
+    unwrap({**MODELS["S2V"][1], "freqs": (3,), "model_sampling.sigmas": (3,)}, "file")
+    assert caplog.messages == ["file: 2 tensors are no weights and not used (freqs, model_sampling.sigmas)"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_weight_is_taken_for_a_table(model):
+    _, shapes = MODELS[model]
+    assert list(unwrap(shapes, "file")) == list(shapes)
 
 
 def test_other_tensors_beside_the_model_are_kept():
