@@ -8,6 +8,7 @@ from ..wan_s2v_model.checkpoints.s2v import CheckpointError
 from ..wan_s2v_model.checkpoints.shards import collapse_shards, with_folders
 from .inputs import checks_inputs
 
+SHARDED = ("diffusion_models", "text_encoders")  # folders whose models come as one file or as shards with an index
 OFFLOAD = "On: only what is needed now is on the GPU. Off: once used, all of this model stays there."
 
 
@@ -22,7 +23,7 @@ def _path(folder: str, name: str) -> str:
 def _choices(folder: str) -> dict[str, str]:
     """What a loader offers, and the file that it stands for."""
     files = [name for name in folder_paths.get_filename_list(folder) if not name.endswith(".json")]
-    return with_folders(collapse_shards(files) if folder == "diffusion_models" else files)
+    return with_folders(collapse_shards(files) if folder in SHARDED else files)
 
 
 class WanS2VModelLoader(io.ComfyNode):

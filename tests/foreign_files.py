@@ -139,7 +139,8 @@ FOREIGN_FILES: dict[str, tuple[Shapes, str]] = {
     "wan_diffusers": (wan_diffusers(), "a Wan model in the layout of diffusers"),
     "wan_2.1_vae": (wan_vae(), VAE),
     "wan2.2_vae": (wan_vae(48), "the Wan2.2 VAE of the 5B model"),
-    "wan_vae_prefix": (prefixed("model.", wan_vae()), "a Wan VAE with tensor names of another program"),
+    "wan_vae_prefix": (prefixed("model.", wan_vae()), VAE),
+    "wan_vae_of_checkpoint": (prefixed("vae.", wan_vae()), VAE),
     "wan_vae_diffusers": (
         layers("decoder.conv_in", "quant_conv") | {"decoder.mid_block.attentions.0.norm.gamma": (8, 1, 1)},
         "a Wan or Qwen-Image VAE in the layout of diffusers",
@@ -162,6 +163,11 @@ FOREIGN_FILES: dict[str, tuple[Shapes, str]] = {
     "qwen_2.5_vl": (layers("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"), "a language model (Qwen, Llama, Gemma)"),
     "wav2vec2_large": (wav2vec2(), AUDIO),
     "wav2vec2_ctc": (prefixed("wav2vec2.", wav2vec2()) | layers("lm_head"), AUDIO),
+    "wavlm_large": (prefixed("wavlm.", wav2vec2()), "a WavLM audio encoder"),
+    "data2vec_audio": (prefixed("data2vec_audio.", wav2vec2()), "a data2vec audio encoder"),
+    "unispeech": (prefixed("unispeech.", wav2vec2()), "a UniSpeech audio encoder"),
+    "unispeech_sat": (prefixed("unispeech_sat.", wav2vec2()), "a UniSpeech-SAT audio encoder"),
+    "wav2vec2_conformer": (prefixed("wav2vec2_conformer.", wav2vec2()), "a wav2vec2-Conformer audio encoder"),
     "hubert_large": (prefixed("hubert.", wav2vec2()) | layers("lm_head"), "a HuBERT audio encoder"),
     "whisper_large_v3": (whisper(), "a Whisper audio encoder"),
     "lora_kohya": (

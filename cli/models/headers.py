@@ -7,7 +7,8 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ SAFETENSORS, INDEX_SUFFIX = file_format.SAFETENSORS, file_format.INDEX_SUFFIX
 GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"
 WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
-AUDIO_LAYER = r"(?:wav2vec2\.)?encoder\.layers"
+AUDIO_LAYER = r"encoder\.layers"
 KINDS = {"model": identify.S2V, "text": identify.UMT5, "audio": identify.WAV2VEC2, "vae": identify.WAN_VAE, "lora": identify.LORA_FILE}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
 
@@ -180,12 +181,13 @@ def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
     if is_other:
         words = found.words if isinstance(found, identify.Kind) else found
         raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))
-    if part == "audio":
-        _require_layers(header)
-    if part == "text" and identify.is_official_umt5(header):
+    with _refusals():
+        identify.require_known_quantisation(header, "it")
+        bare = identify.unwrap(header, "it")
+        if part == "audio":
+            identify.require_audio_layers(identify.count_layers(bare, AUDIO_LAYER), "it")
+    if part == "text" and identify.TOKENIZER not in bare:
         _require_tokenizer(folder)
-    elif part == "text" and identify.TOKENIZER not in header:
-        raise OtherModelError("it is a umT5 without its tokenizer")
     return _stored_type(header)
 
 
@@ -193,9 +195,11 @@ def _way_to_its_folder(found: identify.Kind | str) -> str:
     return next((f"Move it to models/{PARTS[part].folder}." for part, kind in KINDS.items() if kind == found), LEAVE)
 
 
-def _require_layers(names: Collection[str]) -> None:
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Around checks of the loaders: the file is sound, and they refuse it."""
     try:
-        identify.require_audio_layers(identify.count_layers(names, AUDIO_LAYER), "it")
+        yield
     except file_format.CheckpointError as error:
         raise OtherModelError(str(error)) from error
 

@@ -14,9 +14,24 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
-from torch import Tensor
 
-Tensors = dict[str, Tensor]
+from .encodings import (
+    Tensors,
+    as_bf16,
+    as_fp8_layers,
+    as_fp8_rows,
+    as_fp8_scaled,
+    as_fp8_scaled_text_encoder,
+    as_fp16,
+    as_fp32,
+    as_packed,
+    as_q8_0,
+    exact_fp8,
+    exact_fp8_rows,
+    exact_fp16,
+    exact_packed,
+    exact_q8_0,
+)
 
 DIFFUSION_MODEL = "diffusion_models/wan_s2v_tiny.safetensors"
 TEXT_ENCODER = "text_encoders/umt5_tiny.safetensors"
@@ -26,8 +41,8 @@ LORA = "loras/tiny_lightx2v.safetensors"
 PLAIN = {path.split("/")[0]: path for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE)}
 
 NUM_SHARDS = 2
-SHARD = "diffusion_pytorch_model-{:05d}-of-{:05d}.safetensors"
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
+SHARD = "{}-{:05d}-of-{:05d}.safetensors"
+INDEX = "{}.safetensors.index.json"
 TOKENIZER = "spiece_model"
 OFFICIAL_UMT5_PARTS = {
     "0.layer_norm": "norm1",
@@ -38,89 +53,36 @@ OFFICIAL_UMT5_PARTS = {
     "1.DenseReluDense.wo": "ffn.fc2",
 }
 OLD_WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-EMBEDDINGS = ("trainable_cond_mask.weight", "shared.weight", "relative_attention_bias.weight")  # matrices that fp8 files leave alone
-FP8 = torch.float8_e4m3fn
-Q8_BLOCK = 32  # values that share one float16 scale
 
 
-# --- what is stored: values and names
-
-
-def as_bf16(tensors: Tensors) -> Tensors:
-    return cast_floats(tensors, torch.bfloat16)
-
-
-def as_fp16(tensors: Tensors) -> Tensors:
-    return cast_floats(tensors, torch.float16)
-
-
-def as_fp32(tensors: Tensors) -> Tensors:
-    return cast_floats(tensors, torch.float32)
-
-
-def cast_floats(tensors: Tensors, dtype: torch.dtype) -> Tensors:
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-
-def as_fp8(tensors: Tensors, scale_name: str = "weight_scale") -> Tensors:
-    """Matrices in float8 with one scale each, the rest in float16."""
-    stored = as_fp16(tensors)
-    for name, tensor in tensors.items():
-        if name.endswith(".weight") and tensor.ndim == 2 and not name.endswith(EMBEDDINGS):
-            scale = tensor.float().abs().max() / torch.finfo(FP8).max
-            stored[name] = (tensor.float() / scale).to(FP8)
-            stored[f"{name.removesuffix('weight')}{scale_name}"] = scale
-    return stored
-
-
-def as_fp8_scaled(tensors: Tensors) -> Tensors:
-    """The older spelling: one mark for the file; of two values, it asks for matrix products in full precision."""
-    return {"scaled_fp8": torch.zeros(2, dtype=FP8), **as_fp8(tensors, "scale_weight")}
-
-
-def as_fp8_scaled_text_encoder(tensors: Tensors) -> Tensors:
-    return {**as_fp8_scaled(tensors), "scaled_fp8": torch.zeros(0, dtype=FP8)}
-
-
-def as_fp8_layers(tensors: Tensors) -> Tensors:
-    """The newer spelling: each layer says how it is stored."""
-    stored = as_fp8(tensors)
-    mark = json.dumps({"format": "float8_e4m3fn"}).encode()
-    layers = [name.removesuffix(".weight_scale") for name in stored if name.endswith(".weight_scale")]
-    return {**stored, **{f"{layer}.comfy_quant": torch.tensor(list(mark), dtype=torch.uint8) for layer in layers}}
-
-
-def exact_fp8(tensors: Tensors) -> Tensors:
-    stored = as_fp8(tensors)
-    scales = {name.removesuffix("_scale"): stored.pop(name) for name in list(stored) if name.endswith(".weight_scale")}
-    return {name: tensor.float() * scales.get(name, 1) if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
-
-
-def as_q8_0(tensors: Tensors) -> Tensors:
-    """All matrices in blocks of a float16 scale and 32 int8 values, as bytes; what the stand-in of a GGUF loader reads."""
-    return {name: pack_q8_0(tensor) if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
-
-
-def pack_q8_0(tensor: Tensor) -> Tensor:
-    """[rows, columns] -> [rows, columns / 32 * 34] bytes."""
-    blocks = tensor.float().unflatten(-1, (-1, Q8_BLOCK))
-    scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).half()
-    values = (blocks / scales.float().clamp_min(1e-12)).round().clamp(-127, 127).to(torch.int8)
-    return torch.cat([scales.view(torch.uint8), values.view(torch.uint8)], dim=-1).flatten(-2)
-
-
-def unpack_q8_0(data: Tensor) -> Tensor:
-    """[rows, columns / 32 * 34] bytes -> [rows, columns] float32."""
-    blocks = data.unflatten(-1, (-1, Q8_BLOCK + 2))
-    return (blocks[..., 2:].view(torch.int8).float() * blocks[..., :2].contiguous().view(torch.float16).float()).flatten(-2)
-
-
-def exact_q8_0(tensors: Tensors) -> Tensors:
-    return {name: unpack_q8_0(pack_q8_0(tensor)) if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+# --- what the tensors are called
 
 
 def prefixed(prefix: str, encode: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {prefix + name: tensor for name, tensor in encode(tensors).items()}
+
+
+def with_tables(encode: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
+    """With what programs store beside the weights."""
+    tables = {"freqs": torch.ones(4, 2), "model_sampling.sigmas": torch.ones(10), "blocks.0.self_attn.rope.inv_freq": torch.ones(4)}
+    return lambda tensors: {**encode(tensors), **tables, "model_ema.num_updates": torch.tensor(7)}
+
+
+def checkpointed(tensors: Tensors) -> Tensors:
+    """As compiled and checkpointed training names the modules."""
+    return {f"_orig_mod.{name.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.')}": tensor for name, tensor in tensors.items()}
+
+
+def transformers_umt5(tensors: Tensors) -> Tensors:
+    """As the transformers library saves an encoder: the table twice, no tokenizer inside (it lies in the folder)."""
+    return {**as_bf16(tensors), "encoder.embed_tokens.weight": tensors["shared.weight"].bfloat16()}
+
+
+def clip_save_umt5(tensors: Tensors) -> Tensors:
+    """As ComfyUI's CLIP is called inside a whole checkpoint, the tokenizer one level above the weights."""
+    above = {TOKENIZER: tensors[TOKENIZER], "logit_scale": torch.tensor(4.6)}
+    inside = {f"transformer.{name}": tensor for name, tensor in as_bf16(tensors).items() if name != TOKENIZER}
+    return {f"text_encoders.umt5xxl.{name}": tensor for name, tensor in (inside | above).items()}
 
 
 def official_umt5(tensors: Tensors) -> Tensors:
@@ -143,10 +105,6 @@ def old_weight_norm(tensors: Tensors) -> Tensors:
 def comfyui_wav2vec2(tensors: Tensors) -> Tensors:
     """In half precision, without the prefix and the head for speech recognition."""
     return {name.removeprefix("wav2vec2."): tensor for name, tensor in as_fp16(tensors).items() if not name.startswith("lm_head.")}
-
-
-def exact_fp16(tensors: Tensors) -> Tensors:
-    return as_fp32(as_fp16(tensors))
 
 
 # --- how it is stored: files and folders
@@ -172,15 +130,27 @@ def in_order(file: bytes) -> bytes:
     return file[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(length) + file[8 + length :]
 
 
-def write_shards(tensors: Tensors, plain: Path, folder: Path) -> None:
-    """The official folder: shards, index, config.json."""
-    folder.mkdir()
+def write_official_folder(tensors: Tensors, plain: Path, folder: Path) -> None:
+    """Shards, index, config.json."""
+    write_shards(tensors, folder, "diffusion_pytorch_model")
     config = json.loads((metadata_of(plain) or {})["config"])["transformer"]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    places = {name: SHARD.format(1 + index % NUM_SHARDS, NUM_SHARDS) for index, name in enumerate(sorted(tensors))}
+
+
+def write_shards(tensors: Tensors, folder: Path, stem: str) -> None:
+    folder.mkdir(parents=True)
+    places = {name: SHARD.format(stem, 1 + index % NUM_SHARDS, NUM_SHARDS) for index, name in enumerate(sorted(tensors))}
     for shard in sorted(set(places.values())):
         save_file({name: tensors[name] for name, place in places.items() if place == shard}, folder / shard)
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+    (folder / INDEX.format(stem)).write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+
+
+def write_shards_and_tokenizer(tensors: Tensors, _: Path, folder: Path) -> None:
+    """As diffusers lays out a pipeline: the tokenizer in a folder of its own beside that of the shards."""
+    write_shards({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, folder, "model")
+    tokenizer = folder.with_name("tokenizer") / "spiece.model"
+    tokenizer.parent.mkdir(exist_ok=True)
+    tokenizer.write_bytes(bytes(tensors[TOKENIZER].tolist()))
 
 
 def write_pickle(tensors: Tensors, _: Path, path: Path) -> None:
@@ -193,6 +163,14 @@ def write_pickle_and_tokenizer(tensors: Tensors, plain: Path, path: Path) -> Non
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.write_bytes(bytes(tensors[TOKENIZER].tolist()))
     write_pickle({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, plain, path)
+
+
+def write_file_and_tokenizer(tensors: Tensors, plain: Path, path: Path) -> None:
+    """A folder with one file and the tokenizer, as diffusers has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name("tokenizer").mkdir(exist_ok=True)
+    (path.with_name("tokenizer") / "spiece.model").write_bytes(bytes(tensors[TOKENIZER].tolist()))
+    write_file({name: tensor for name, tensor in tensors.items() if name != TOKENIZER}, plain, path)
 
 
 def write_transformers_folder(tensors: Tensors, plain: Path, folder: Path) -> None:
@@ -251,11 +229,13 @@ class Layout:
 DIT, UMT5 = "diffusion_models/wan2.2_s2v_tiny", "text_encoders/umt5_tiny"
 DIT_FP16, DIT_FP8, DIT_Q8_0 = (f"{DIT}_{name}_exact.safetensors" for name in ("fp16", "fp8", "q8_0"))
 UMT5_FP16, UMT5_FP8 = (f"{UMT5}_{name}_exact.safetensors" for name in ("fp16", "fp8"))
+DIT_NVFP4, DIT_MXFP8, DIT_ROWS = (f"{DIT}_{name}_exact.safetensors" for name in ("nvfp4", "mxfp8", "fp8_rows"))
+UMT5_NVFP4 = f"{UMT5}_nvfp4_exact.safetensors"
 WAV2VEC2_FP16 = "audio_encoders/wav2vec2-tiny-fp16-exact"
 LONG, SHORT = "model.diffusion_model.", "diffusion_model."
 
 LAYOUTS = {
-    "dit_folder": Layout("diffusion_models/Wan2.2-S2V-tiny", as_bf16, write_shards),
+    "dit_folder": Layout("diffusion_models/Wan2.2-S2V-tiny", as_bf16, write_official_folder),
     "dit_fp32": Layout(f"{DIT}_fp32.safetensors", as_fp32),
     "dit_fp16": Layout(f"{DIT}_fp16.safetensors", as_fp16, twin=DIT_FP16),
     "dit_fp8_scaled": Layout(f"{DIT}_fp8_scaled.safetensors", as_fp8_scaled, twin=DIT_FP8),
@@ -268,6 +248,19 @@ LAYOUTS = {
     "dit_prefix_fp8_header": Layout(
         f"{DIT}_prefix_fp8_header.safetensors", prefixed(SHORT, as_fp8_layers), write_file_of_marked_layers, DIT_FP8
     ),
+    "dit_net": Layout(f"{DIT}_net.safetensors", prefixed("net.", with_tables(as_bf16))),
+    "dit_nested": Layout(f"{DIT}_nested.safetensors", prefixed("module.pipe.dit.", as_bf16)),
+    "dit_compiled": Layout(f"{DIT}_compiled.safetensors", checkpointed),
+    "dit_transformer_fp8_scaled": Layout(f"{DIT}_transformer_fp8.safetensors", prefixed("transformer.", as_fp8_scaled), twin=DIT_FP8),
+    "dit_nvfp4": Layout(f"{DIT}_nvfp4.safetensors", as_packed("nvfp4"), twin=DIT_NVFP4),
+    "dit_prefix_nvfp4_header": Layout(
+        f"{DIT}_prefix_nvfp4.safetensors", prefixed(LONG, as_packed("nvfp4")), write_file_of_marked_layers, DIT_NVFP4
+    ),
+    "dit_mxfp8": Layout(f"{DIT}_mxfp8.safetensors", as_packed("mxfp8"), twin=DIT_MXFP8),
+    "dit_fp8_rows": Layout(f"{DIT}_fp8_rows.safetensors", as_fp8_rows, twin=DIT_ROWS),
+    "dit_nvfp4_exact": Layout(DIT_NVFP4, exact_packed("nvfp4")),
+    "dit_mxfp8_exact": Layout(DIT_MXFP8, exact_packed("mxfp8")),
+    "dit_fp8_rows_exact": Layout(DIT_ROWS, exact_fp8_rows),
     "dit_q8_0": Layout(f"{DIT}_q8_0.safetensors", as_q8_0, twin=DIT_Q8_0),  # for the stand-in of a GGUF loader
     "dit_fp16_exact": Layout(DIT_FP16, exact_fp16),
     "dit_fp8_exact": Layout(DIT_FP8, exact_fp8),
@@ -275,6 +268,11 @@ LAYOUTS = {
     "umt5_fp16": Layout(f"{UMT5}_fp16.safetensors", as_fp16, twin=UMT5_FP16),
     "umt5_fp8_scaled": Layout(f"{UMT5}_fp8_e4m3fn_scaled.safetensors", as_fp8_scaled_text_encoder, twin=UMT5_FP8),
     "umt5_official": Layout("text_encoders/models_t5_umt5-tiny-enc-bf16.pth", official_umt5, write_pickle_and_tokenizer),
+    "umt5_transformers": Layout("text_encoders/umt5-tiny-diffusers/model.safetensors", transformers_umt5, write_file_and_tokenizer),
+    "umt5_shards": Layout("text_encoders/umt5-tiny-pipeline/text_encoder", transformers_umt5, write_shards_and_tokenizer),
+    "umt5_clip_save": Layout(f"{UMT5}_clip_save.safetensors", clip_save_umt5),
+    "umt5_nvfp4": Layout(f"{UMT5}_nvfp4.safetensors", as_packed("nvfp4"), twin=UMT5_NVFP4),
+    "umt5_nvfp4_exact": Layout(UMT5_NVFP4, exact_packed("nvfp4")),
     "umt5_fp16_exact": Layout(UMT5_FP16, exact_fp16),
     "umt5_fp8_exact": Layout(UMT5_FP8, exact_fp8),
     "wav2vec2_old": Layout("audio_encoders/wav2vec2-tiny-old", old_weight_norm, write_transformers_folder),
@@ -282,6 +280,9 @@ LAYOUTS = {
     "wav2vec2_old_pickle": Layout("audio_encoders/wav2vec2-tiny-old-pickle", old_weight_norm, write_transformers_pickle),
     "wav2vec2_comfyui": Layout("audio_encoders/wav2vec2_tiny_fp16.safetensors", comfyui_wav2vec2, twin=WAV2VEC2_FP16),
     "wav2vec2_comfyui_prefix": Layout("audio_encoders/wav2vec2_tiny_prefix_fp16.safetensors", as_fp16, twin=WAV2VEC2_FP16),
+    "wav2vec2_nested": Layout("audio_encoders/wav2vec2-tiny-nested", prefixed("model.", old_weight_norm), write_transformers_folder),
     "wav2vec2_fp16_exact": Layout(WAV2VEC2_FP16, exact_fp16, write_transformers_folder),
     "vae_official": Layout("vae/Wan2.1_VAE_tiny.pth", as_fp32, write_pickle),
+    "vae_model": Layout("vae/wan_vae_tiny_model.pth", prefixed("model.", as_fp32), write_pickle),
+    "vae_of_checkpoint": Layout("vae/wan_vae_tiny_prefix.safetensors", prefixed("vae.", as_fp32)),
 }

@@ -6,6 +6,7 @@ Usage: loras.py CHECKPOINT OUT_DIR    (writes one file per dialect, named after 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ Shapes = Mapping[str, Sequence[int]]
 RANK = 4
 LIVE_AVATAR_RANK = 128
 ALPHA = 2.0
+NOTED = ("diffusers_metadata", "peft_config")  # dialects whose alpha is no tensor
 ATTENTION = [f"{attention}.{part}" for attention in ("self_attn", "cross_attn") for part in "qkvo"]
 BLOCK = [*ATTENTION, "ffn.0", "ffn.2"]
 EMBEDDERS = ["text_embedding.0", "text_embedding.2", "time_embedding.0", "time_embedding.2", "time_projection.1", "head.head"]
@@ -93,17 +95,24 @@ def main() -> None:
 
 
 def write_lora(dialect: str, shapes: Shapes, path: Path) -> list[Change]:
-    """Write a LoRA in this dialect for a checkpoint with these shapes; return what it changes."""
+    """Write a LoRA in this dialect for a checkpoint with these shapes; return what it changes.
+
+    In some dialects the alpha is no tensor: it stands in the metadata, or in adapter_config.json beside the file.
+    """
     changes, name_of = DIALECTS[dialect]
     made = changes(shapes)
     tensors = {}
     for change in made:
         parts = {part: tensor.contiguous() for part, tensor in change.parts.items()}
-        if change.alpha is not None:
+        if change.alpha is not None and dialect not in NOTED:
             parts["alpha"] = torch.tensor(change.alpha)
         tensors |= {name_of(change, part): tensor for part, tensor in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    noted = {"r": RANK, "lora_alpha": ALPHA, "use_rslora": False, "alpha_pattern": {}, "rank_pattern": {}, "peft_type": "LORA"}
+    pipeline = {f"transformer.{name}": value for name, value in noted.items()}
+    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(pipeline)} if dialect == "diffusers_metadata" else None)
+    if dialect == "peft_config":
+        path.with_name("adapter_config.json").write_text(json.dumps(noted), encoding="utf-8")
     return made
 
 
@@ -231,6 +240,11 @@ DIALECTS: dict[str, tuple[Callable[[Shapes], list[Change]], Callable[[Change, st
         lambda shapes: of_wan(shapes) + low_rank(shapes, injectors(shapes)),  # the latter as SimpleTuner
         lambda change, part: f"transformer.{diffusers(change.module)}.{part.replace('_down', '_A').replace('_up', '_B')}",
     ),
+    "diffusers_metadata": (
+        of_blocks,
+        lambda change, part: f"transformer.{diffusers(change.module)}.{part.replace('_down', '_A').replace('_up', '_B')}",
+    ),
+    "peft_config": (of_blocks, plain("base_model.model.", "lora_A.weight", "lora_B.weight")),
     "lightx2v": (everything, plain("diffusion_model.")),
     "lightx2v_m": (everything, with_diff_m),
     "live_avatar": (

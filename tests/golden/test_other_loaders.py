@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
-from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, LAYOUTS
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, LAYOUTS, metadata_of
 from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
 
 pytestmark = pytest.mark.comfy
@@ -122,15 +122,28 @@ def test_pickles_are_pickles(models, name):
     assert all(isinstance(tensor, torch.Tensor) for tensor in contents.values())
 
 
-@pytest.mark.parametrize(("name", "loader"), [("dit_fp8_layers", "load_diffusion_model"), ("umt5_fp8_scaled", "load_text_encoder")])
-def test_scales_that_would_not_be_used_are_refused(bridge, models, tmp_path, name, loader):
-    path = tmp_path / "rewritten.safetensors"
-    tensors = load_file(picked(models, LAYOUTS[name].pick))
-    save_file({key: tensor for key, tensor in tensors.items() if key != "scaled_fp8" and not key.endswith(".comfy_quant")}, path)
-    options = [EXACT] if loader == "load_diffusion_model" else []
-    message = r"rewritten\.safetensors does not say how its quantised weights are stored: \d+ tensors without a mark"
+@pytest.mark.parametrize("name", ["dit_fp8_layers", "umt5_fp8_scaled"])
+def test_scales_without_marks_are_used(bridge, models, output, tmp_path, name):
+    """A program that rewrote the file has dropped the marks, which ComfyUI needs to use the scales."""
+    layout = LAYOUTS[name]
+    path = tmp_path / layout.pick.split("/")[0] / "rewritten.safetensors"
+    path.parent.mkdir()
+    tensors = load_file(picked(models, layout.pick))
+    kept = {key: tensor for key, tensor in tensors.items() if key != "scaled_fp8" and not key.endswith(".comfy_quant")}
+    save_file(kept, path, metadata_of(models / layout.plain))
+    load = {"dit_fp8_layers": lambda: sample(bridge, bridge.load_diffusion_model(str(path), EXACT))}
+    result = load.get(name, lambda: encode(bridge.load_text_encoder(str(path))))()
+    assert torch.equal(result, output(layout.same_as))
+
+
+def test_int8_without_marks_is_refused(bridge, models, tmp_path):
+    tensors = load_file(picked(models, LAYOUTS["dit_fp16"].pick))
+    tensors["blocks.0.ffn.0.weight"] = tensors["blocks.0.ffn.0.weight"].to(torch.int8)
+    tensors["blocks.0.ffn.0.weight_scale"] = torch.ones(512, 1)
+    save_file(tensors, tmp_path / "rewritten.safetensors")
+    message = r"rewritten\.safetensors does not say how its quantised weights are stored: 1 tensors without a mark"
     with pytest.raises(pack_module("wan_s2v_model.checkpoints.s2v").CheckpointError, match=message):
-        getattr(bridge, loader)(str(path), *options)
+        bridge.load_diffusion_model(str(tmp_path / "rewritten.safetensors"), EXACT)
 
 
 # Pickles with code

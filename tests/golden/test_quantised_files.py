@@ -3,9 +3,10 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, TEXT_ENCODER, VAE, as_fp8_scaled, as_fp32, metadata_of
+from wan_s2v_pack.scripts.tiny_models.encodings import as_fp8_scaled, as_fp16, as_fp32, exact_fp16, mark, packed_layers
+from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, TEXT_ENCODER, VAE, metadata_of
 from wan_s2v_pack.tests.golden.comfyui import pack_module
-from wan_s2v_pack.tests.golden.test_other_loaders import EXACT, sample
+from wan_s2v_pack.tests.golden.test_other_loaders import EXACT, sample, with_lora
 
 pytestmark = pytest.mark.comfy
 
@@ -50,6 +51,64 @@ def test_every_weight_quantised_convolutions_too(bridge, load, weights, dtype):
     assert torch.equal(sample(bridge, load(stored)), sample(bridge, load(plain)))
 
 
+def packed(weights, name):
+    """The blocks' matrices as ComfyUI's own layers store them, and the weights that they stand for."""
+    import comfy.quant_ops
+
+    layout = comfy.quant_ops.get_layout_class(comfy.quant_ops.QUANT_ALGOS[name]["comfy_tensor_layout"])
+    options = {"per_channel": True} if name == "int8_tensorwise" else {}
+    stored, plain = as_fp16(weights), exact_fp16(weights)
+    for layer in packed_layers(weights):
+        values, settings = layout.quantize(weights[f"{layer}.weight"], **options)
+        parts = layout.state_dict_tensors(values, settings)
+        stored |= {f"{layer}.weight{suffix}": tensor for suffix, tensor in parts.items()} | {f"{layer}.comfy_quant": mark(name)}
+        plain[f"{layer}.weight"] = layout.dequantize(values, settings).float()
+    return stored, plain
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("int8_tensorwise", 0.01), ("convrot_w4a4", 0.12)])
+def test_formats_that_round_the_activations_too(bridge, load, weights, name, allowed):
+    """Before, convrot_w4a4 had "40 tensors of the wrong shape"."""
+    stored, plain = packed(weights, name)
+    found, exact = sample(bridge, load(stored)), sample(bridge, load(plain))
+    assert 0 < (found - exact).norm() / exact.norm() < allowed
+    assert (found - exact).norm() < 0.5 * (found - found.roll(1, -1)).norm()
+
+
+def test_lora_on_packed_layers(bridge, load, weights):
+    stored, plain = packed(weights, "nvfp4")
+    changed, exact, without = (sample(bridge, model) for model in (with_lora(load(stored), 0.8), with_lora(load(plain), 0.8), load(plain)))
+    assert 0 < (changed - exact).norm() < 0.2 * (without - exact).norm()  # ComfyUI packs the changed weights again
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("weight.quant_state.bitsandbytes__nf4", r"bitsandbytes \(NF4, FP4 or LLM\.int8\)"),
+        ("qweight", "GPTQ or AWQ"),
+        ("wscales", r"SVDQuant \(Nunchaku\)"),
+    ],
+)
+def test_weights_that_other_programs_have_packed(bridge, load, weights, models, tmp_path, part, words):
+    """Before: "tensors missing ... download the file again"."""
+    half = weights[f"{LAYER}.weight"].flatten()[::2, None].to(torch.uint8)
+    message = rf"is quantised by {words}, which ComfyUI has no layers for \(.+\.{part}\)\. Pick a bf16, fp16 or fp8_scaled file"
+    with refusal(message):
+        load({**weights, f"{LAYER}.weight": half, f"{LAYER}.{part}": torch.zeros(3)})
+    text = load_file(models / TEXT_ENCODER)
+    save_file({**text, f"encoder.block.0.layer.0.SelfAttention.q.{part}": torch.zeros(3)}, tmp_path / "text.safetensors")
+    with refusal(message):
+        bridge.load_text_encoder(str(tmp_path / "text.safetensors"))
+
+
+def test_packed_layer_of_another_size(load, weights):
+    """The shape that a mark stands for is checked, not the stored one."""
+    stored, _ = packed(weights, "nvfp4")
+    shorter, _ = packed({f"{LAYER}.weight": weights[f"{LAYER}.weight"][:, :128].contiguous()}, "nvfp4")
+    with refusal(rf"1 tensors of the wrong shape \({LAYER}\.weight \(512, 128\) instead of \(512, 256\)\)"):
+        load({**stored, **shorter})
+
+
 def test_missing_scales(bridge, load, weights, models, tmp_path):
     stored = as_fp8_scaled(weights)
     del stored[f"{LAYER}.scale_weight"]
@@ -75,7 +134,7 @@ def test_input_scale_of_several_numbers(load, weights):
 
 
 def test_weights_that_are_there_twice(load, weights):
-    with refusal(r"holds some tensors twice, with and without diffusion_model\. in front"):
+    with refusal(r"holds some tensors twice, with and without words in front \(head\.modulation\)"):
         load({**{f"diffusion_model.{name}": tensor for name, tensor in weights.items()}, "head.modulation": weights["head.modulation"]})
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from wan_s2v_pack.cli.comfyui.client import PromptFailed
+from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL
 
 from .graphs import EXACT, add, patch_model, quick_start
@@ -48,6 +51,26 @@ def test_report_comes_out_of_the_node_and_into_the_log(loras, renderer, server):
     assert first.startswith(f"{LORA}: ")
     assert "low rank" in first
     assert f"LoRA {first}, strength 0.5" in server.log_text()
+
+
+def test_alpha_of_the_metadata_is_used_and_reported(loras, renderer, base_directory):
+    """Before, the report said "no alpha", and the frames were those of twice the strength."""
+    models = base_directory / "models"
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(models / DIFFUSION_MODEL).items()}
+    tiny_loras.write_lora("diffusers_metadata", shapes, models / "loras" / "noted.safetensors")
+    tensors = load_file(models / "loras" / "noted.safetensors")
+    save_file(tensors, models / "loras" / "unscaled.safetensors")
+    prompt, node = with_lora(0.8, "noted.safetensors")
+    preview = add(prompt, "PreviewAny", source=[node, 1])
+    (report,) = renderer.client.run(prompt)[preview]["text"]
+    assert re.search(r"alpha from the metadata of the file: strength 1 adds rank 4 times 0\.5 \(\d+ changes\)", report)
+    assert "no alpha" not in report
+    noted, half, whole = (renderer.render(with_lora(*lora)[0]).luma for lora in NOTED_AND_PLAIN)
+    assert np.array_equal(noted, half)
+    assert not np.array_equal(noted, whole)
+
+
+NOTED_AND_PLAIN = ((0.8, "noted.safetensors"), (0.4, "unscaled.safetensors"), (0.8, "unscaled.safetensors"))
 
 
 def test_a_checkpoint_is_refused(loras, renderer):

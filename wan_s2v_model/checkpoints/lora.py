@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .file_format import CheckpointError, some
-from .identify import LORA, Kind, Shapes, identify
+from .identify import LORA, TRAINING_WRAPPER, Kind, Shapes, identify
 from .lora_adapters import (
     MAGNITUDES,
     NO_CONVOLUTION,
@@ -24,13 +25,12 @@ from .lora_adapters import (
     require_shape,
     with_axes,
 )
+from .lora_settings import LoraSettings
 
 # kohya and musubi-tuner: lora_unet_; VideoX-Fun: lora_unet__; SimpleTuner: lycoris_; PEFT: base_model.model.
 PREFIX = re.compile(
     r"(?:(?:base_model|model|diffusion_model|transformer|unet|dit|pipe|net|module)\.|lora_unet_+|lora_transformer_|lycoris_)*"
 )
-# Compiled, sharded, checkpointed and distributed training wraps modules; some trainers save the names as they are then.
-WRAPPER = re.compile(r"_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)[._]|(?<=\.)module\.")
 NAME = r"(?:\.[^.]+)?"  # of an adapter, as PEFT inserts it
 SUFFIX = re.compile(
     rf"\.(?:(?P<down>(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){NAME}\.weight|lora_A)"
@@ -47,6 +47,7 @@ PARTS = {  # group of SUFFIX -> the name that ComfyUI's adapters read
     "bias": "diff_b",
     "modulation": "diff",
 }
+RANK_OF = {"low rank": "lora_down.weight", "LoHa": "hada_w1_b"}  # kind of adapter -> the part with as many rows as its rank
 DIFFERENCES = {"diff": "weight difference", "diff_b": "bias difference", "set_weight": "new weight"}
 
 # Our names -> those of the diffusers library, replaced one after the other.
@@ -92,6 +93,7 @@ class Lora:
         tensors: `<module>.<part>` in the part names of ComfyUI's adapters, for example `blocks.0.ffn.0.lora_up.weight`.
         targets: module -> name of the checkpoint tensor that its adapter changes.
         changes: kind of change -> modules.
+        alphas: where an alpha comes from that is no tensor of the file, in words -> modules.
         unused: reason -> tensors of the file, with what does not fit, for example both shapes.
     """
 
@@ -100,6 +102,7 @@ class Lora:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
     changes: dict[str, list[str]] = field(default_factory=dict)
+    alphas: dict[str, list[str]] = field(default_factory=dict)
     unused: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -111,7 +114,7 @@ class Lora:
 
     def report(self) -> str:
         """Summary, changes by part of the model, and every tensor that is not used, with the reason."""
-        lines = [self.summary, *self._places()]
+        lines = [self.summary, *self._places(), *self.noted_alphas()]
         if self.without_alpha():
             lines.append(f"{self.without_alpha()} low rank changes have no alpha: strength 1 adds them unscaled")
         for reason, keys in self.unused.items():
@@ -121,6 +124,10 @@ class Lora:
     def warnings(self) -> list[str]:
         """One line for each reason why tensors are not used."""
         return [f"{self.name}: {len(keys)} tensors not used, {reason}: {some(keys)}" for reason, keys in self.unused.items()]
+
+    def noted_alphas(self) -> list[str]:
+        """One line for each alpha that is no tensor of the file, with the number of changes that it scales."""
+        return [f"{words} ({len(modules)} changes)" for words, modules in self.alphas.items()]
 
     def without_alpha(self) -> int:
         return sum(f"{module}.alpha" not in self.tensors for module in self.changes.get("low rank", ()))
@@ -134,12 +141,13 @@ class Lora:
             yield f"{kind}: " + ", ".join(f"{place} {count}" for place, count in places.items())
 
 
-def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> Lora:
+def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str, settings: LoraSettings | None = None) -> Lora:
     """Find what each tensor of a LoRA file changes.
 
     Args:
         shapes: of the model's tensors, under the names of the checkpoint.
         name: of the file, for messages.
+        settings: give an alpha to adapters that have none among their tensors.
     Raises:
         CheckpointError: if the file is no LoRA, or if nothing of it fits the model.
     """
@@ -151,6 +159,8 @@ def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> Lora:
     modules = _by_module(tensors, shapes, lora.unused)
     for module, keys in modules.items():
         _add_module(lora, module, keys, tensors, shapes)
+        if settings and module in lora.targets and f"{module}.alpha" not in lora.tensors:
+            _add_alpha(lora, module, keys, settings)
     if not lora.changes:
         reasons = "; ".join(f"{len(keys)} {reason} ({some(keys)})" for reason, keys in lora.unused.items())
         raise CheckpointError(f"Nothing of the LoRA {name} fits Wan2.2-S2V-14B: {reasons}. {_origin(lora, modules, tensors)}")
@@ -188,7 +198,7 @@ def _by_module(tensors: Mapping[str, Tensor], shapes: Shapes, unused: dict[str, 
 def _split(key: str) -> tuple[str, str | None]:
     """Name of the module without what trainers put around it, and the part in the names of ComfyUI's adapters."""
     suffix = SUFFIX.search(key)
-    stem = PREFIX.sub("", WRAPPER.sub("", key[: suffix.start()] if suffix else key), count=1)
+    stem = PREFIX.sub("", TRAINING_WRAPPER.sub("", key[: suffix.start()] if suffix else key), count=1)
     if suffix is None:
         return stem, None
     group = str(suffix.lastgroup)
@@ -221,6 +231,21 @@ def _add_module(lora: Lora, module: str, keys: Mapping[str, str], tensors: Mappi
     for part in keys:
         if part not in DIFFERENCES and part not in adapter:
             _note(lora.unused, MIXED, keys[part])
+
+
+def _add_alpha(lora: Lora, module: str, keys: Mapping[str, str], settings: LoraSettings) -> None:
+    part = RANK_OF.get(adapter_kind(keys), "")
+    if f"{module}.{part}" not in lora.tensors:
+        return
+    rank = len(lora.tensors[f"{module}.{part}"])
+    names = (SUFFIX.sub("", keys[part]), _split(keys[part])[0], module, diffusers_name(module))
+    if not settings.fits(names, rank):
+        _note(lora.alphas, f"alpha of {settings.source} is not used, because it is for another rank than {rank}", module)
+        return
+    alpha = settings.alpha_of(names, rank)
+    if alpha is not None:
+        lora.tensors[f"{module}.alpha"] = torch.tensor(alpha)
+        _note(lora.alphas, f"alpha from {settings.source}: strength 1 adds rank {rank} times {alpha / rank:.4g}", module)
 
 
 def _require_use(what: str, parts: Mapping[str, Tensor], target: Sequence[int] | None, adapted: bool) -> None:

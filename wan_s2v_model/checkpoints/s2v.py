@@ -7,7 +7,7 @@ from typing import Any
 from ..constants import HEAD_DIM
 from ..transformer.config import S2V_14B, WanS2VConfig
 from .file_format import CheckpointError
-from .identify import KEY_PREFIXES, S2V_KEYS, Shapes, count_layers
+from .identify import Shapes, count_layers
 from .shapes import require_dimensions, require_fit
 
 DIMENSION_RANKS = {
@@ -18,12 +18,6 @@ DIMENSION_RANKS = {
     "casual_audio_encoder.weights": 4,
     "casual_audio_encoder.encoder.conv1_local.conv.weight": 3,
 }
-
-
-def key_prefix(names: Sequence[str]) -> str:
-    """The prefix under which the S2V tensors of a file are stored, "" when there is none."""
-    present = set(names)
-    return next((prefix for prefix in KEY_PREFIXES if any(prefix + key in present for key in S2V_KEYS)), "")
 
 
 def infer_config(

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ ATTENTION = BLOCK + "0.SelfAttention."
 FEED_FORWARD = BLOCK + "1.DenseReluDense."
 POSITION_BIAS = ATTENTION.format(0) + "relative_attention_bias.weight"
 POSITION_BUCKETS = 32
+OTHER_HALF = ("decoder.", "lm_head.")  # of the whole umT5, which writes text
 TIED = "encoder.embed_tokens.weight"  # the same table as shared.weight
 DIMENSION_RANKS = {
     "shared.weight": 2,
@@ -34,25 +36,27 @@ DIMENSION_RANKS = {
 }
 
 
-def from_official(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Give the official umT5 file ComfyUI's tensor names and the tokenizer that lies beside it; other files pass unchanged.
+def to_comfyui(state_dict: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a umT5 encoder under ComfyUI's names, with the tokenizer that lies beside the file if there is none inside.
 
     Raises:
         CheckpointError: if the tokenizer is not there, or only a pointer or a page in its place.
     """
-    if not is_official_umt5(state_dict):
-        return state_dict
+    is_official = is_official_umt5(state_dict)
+    encoder = {name: tensor for name, tensor in state_dict.items() if not name.startswith(OTHER_HALF)}
+    renamed = {_comfyui_name(name) if is_official else name: tensor for name, tensor in encoder.items()}
+    if TOKENIZER in renamed:
+        return renamed
     tokenizer = find_tokenizer(path.parent, path.name)
-    renamed = {_comfyui_name(name): tensor for name, tensor in state_dict.items()}
     return {**renamed, TOKENIZER: torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8)}
 
 
 def _comfyui_name(name: str) -> str:
-    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(\w+)", name)
     if block is None:
         return OFFICIAL_NAMES.get(name, name)
     part = OFFICIAL_PARTS.get(block[2], block[2])
-    return BLOCK.format(block[1]) + part.replace("attn.", "0.SelfAttention.") + ".weight"
+    return BLOCK.format(block[1]) + part.replace("attn.", "0.SelfAttention.") + f".{block[3]}"
 
 
 def infer_umt5_config(shapes: Shapes, file_name: str) -> dict[str, int]:

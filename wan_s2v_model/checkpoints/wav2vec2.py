@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .file_format import AGAIN_OR_OTHER, SAFETENSORS, CheckpointError
-from .identify import WAV2VEC2, count_layers, require, require_audio_layers
+from .identify import WAV2VEC2, count_layers, require, require_audio_layers, unwrap
 from .shapes import compare_shapes, require_dimensions
 from .weights_file import reading, require_tensors
 
@@ -47,14 +47,14 @@ def load_wav2vec2(path: Path) -> nn.Module:
 
     contents = _read(path)
     require(WAV2VEC2, {name: tuple(tensor.shape) for name, tensor in contents.items()}, path.name)
-    state_dict = clean_state_dict(contents)
+    state_dict = clean_state_dict(unwrap(contents, path.name))
     require_dimensions({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, DIMENSION_RANKS, path.name)
     settings = read_config(path, state_dict)
     with _fitting(path):
         config = Wav2Vec2Config(**settings)
     require_audio_layers(config.num_hidden_layers, path.name)
     config._attn_implementation = "sdpa"
-    with _fitting(path):
+    with _fitting(path), torch.device("meta"):  # without random weights, which take longer than the file
         model = Wav2Vec2Model(config)
     nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     model.masked_spec_embed = None
@@ -62,7 +62,7 @@ def load_wav2vec2(path: Path) -> nn.Module:
     problems = compare_shapes(shapes, expected)
     if problems:
         raise _misfit(path, f": {problems}")
-    model.load_state_dict(state_dict)
+    model.to_empty(device="cpu").load_state_dict(state_dict)
     return model.train(False).requires_grad_(False)
 
 
@@ -83,9 +83,8 @@ def _misfit(path: Path, problem: str) -> CheckpointError:
 
 
 def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the `wav2vec2.` prefix and training heads; fold the weight norm of the positional convolution."""
-    stripped = {name.removeprefix("wav2vec2."): tensor for name, tensor in state_dict.items()}
-    kept = {name: tensor.float() for name, tensor in stripped.items() if not UNUSED.match(name)}
+    """Leave training heads out, in float32; fold the weight norm of the positional convolution."""
+    kept = {name: tensor.float() for name, tensor in state_dict.items() if not UNUSED.match(name)}
     for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
         g, v = kept.get(POSITIONAL_CONV + gain), kept.get(POSITIONAL_CONV + direction)
         if g is not None and v is not None and v.ndim == 3 and g.shape == (1, 1, v.shape[2]):

@@ -42,11 +42,13 @@ def damaged(path: Path, what: str, advice: str) -> CheckpointError:
 
 
 def require_tensors(contents: object, path: Path) -> dict[str, Tensor]:
-    """The contents of a file, if they are tensors with names and nothing else.
+    """The contents of a file, if they are tensors with names and nothing else, or such contents under one word.
 
     Raises:
         CheckpointError: if they are not.
     """
+    if isinstance(contents, dict) and len(contents) == 1 and isinstance(next(iter(contents.values())), dict):
+        (contents,) = contents.values()
     if not isinstance(contents, dict):
         raise damaged(path, "it holds no tensors with names", "Pick the published file.")
     others = [str(name) for name, value in contents.items() if not (isinstance(name, str) and isinstance(value, Tensor))]

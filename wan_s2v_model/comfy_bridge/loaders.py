@@ -17,14 +17,15 @@ from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 
 from ..checkpoints.file_format import AGAIN_OR_OTHER, INDEX_SUFFIX, CheckpointError
-from ..checkpoints.identify import S2V, WAN_VAE, Shapes, require
-from ..checkpoints.quantisation import fit_marks, is_quantisation
-from ..checkpoints.s2v import check_shapes, infer_config, key_prefix
+from ..checkpoints.identify import S2V, TOKENIZER, UMT5, WAN_VAE, Shapes, require, unwrap
+from ..checkpoints.quantisation import fit_marks, is_quantisation, logical_shapes
+from ..checkpoints.s2v import check_shapes, infer_config
 from ..checkpoints.shapes import require_dimensions, require_fit
 from ..checkpoints.shards import shard_files
-from ..checkpoints.umt5 import from_official, infer_umt5_config
+from ..checkpoints.umt5 import infer_umt5_config, to_comfyui
 from ..checkpoints.weights_file import reading, require_tensors
 from ..constants import LATENT_CHANNELS
+from ..transformer.config import WanS2VConfig
 from .memory import keep_on_gpu
 from .model import S2VModelConfig
 
@@ -46,14 +47,7 @@ def load_diffusion_model(
     Raises:
         CheckpointError: if the file is not a complete Wan S2V transformer.
     """
-    name = Path(path).name
-    state_dict, metadata = _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else read_weights(path)
-    require(S2V, _shapes(state_dict), name)
-    state_dict = _unwrap(state_dict, metadata, name)
-    shapes = _shapes(state_dict)
-    config = infer_config(shapes, metadata, file_name=name)
-    check_shapes(shapes, config, name)
-
+    state_dict, config = read_transformer(path)
     keys = {"image_model": "wan2.1", "model_type": "s2v", "dim": config.dim, "config": config}
     model_config = S2VModelConfig({**keys, **{name: value for name, value in options.items() if name != "weight_dtype"}})
     model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, "")
@@ -65,6 +59,22 @@ def load_diffusion_model(
     model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (load_diffusion_model, (path, dict(options)))
     return patcher
+
+
+def read_transformer(path: str) -> tuple[dict[str, Tensor], WanS2VConfig]:
+    """Tensors and configuration of a Wan S2V transformer, complete and in the shapes that it needs.
+
+    Raises:
+        CheckpointError: if the file is something else or incomplete.
+    """
+    name = Path(path).name
+    contents, metadata = _read_model(path)
+    require(S2V, _shapes(contents), name)
+    state_dict = _unwrapped(contents, metadata, name)
+    shapes = logical_shapes(state_dict)
+    config = infer_config(shapes, metadata, file_name=name)
+    check_shapes(shapes, config, name)
+    return state_dict, config
 
 
 def patcher_class(disable_dynamic: bool) -> type[comfy.model_patcher.ModelPatcher]:
@@ -83,8 +93,13 @@ def _shapes(state_dict: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
+def _read_model(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Tensors and metadata of a single file, or of all shards that an index lists."""
+    return _read_shards(Path(path)) if path.endswith(INDEX_SUFFIX) else read_weights(path)
+
+
 def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """Tensors of the official folder, and its config.json in the form of a single file's metadata."""
+    """Tensors of a folder of shards, and its config.json in the form of a single file's metadata."""
     state_dict: dict[str, Tensor] = {}
     for shard in shard_files(index):
         state_dict |= read_weights(str(shard))[0]
@@ -93,13 +108,9 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]
     return state_dict, {"config": f'{{"transformer": {text}}}'}
 
 
-def _unwrap(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
-    """The tensors without a prefix, each quantised layer with its mark (`comfy_quant`) beside it."""
-    state_dict = _with_marks(state_dict, metadata, file_name)  # those in the header have the prefix too
-    prefix = key_prefix(list(state_dict))
-    bare = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
-    if len(bare) < len(state_dict):
-        raise CheckpointError(f"{file_name} holds some tensors twice, with and without {prefix} in front of their names. {AGAIN_OR_OTHER}")
+def _unwrapped(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
+    """The tensors under the model's names, each quantised layer with its mark (`comfy_quant`) beside it."""
+    bare = unwrap(_with_marks(state_dict, metadata, file_name), file_name)  # marks in the header have the prefix too
     return fit_marks(_with_marks(bare, None, file_name), comfy.quant_ops.QUANT_ALGOS, file_name)
 
 
@@ -142,22 +153,31 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
 
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    state_dict, metadata = read_weights(path)
-    name = Path(path).name
-    state_dict = _with_marks(from_official(state_dict, Path(path)), metadata, name)
-    state_dict = fit_marks(state_dict, comfy.quant_ops.QUANT_ALGOS, name)
-    dimensions = infer_umt5_config(_shapes(state_dict), name)
-    _require_tokenizer(state_dict["spiece_model"], dimensions["vocab_size"], name)
+    state_dict, dimensions = read_text_encoder(path)
+    _require_tokenizer(state_dict[TOKENIZER], dimensions["vocab_size"], Path(path).name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
     target = SimpleNamespace(params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer)
     return comfy.sd.CLIP(
         target,
-        tokenizer_data={"spiece_model": state_dict["spiece_model"]},
+        tokenizer_data={TOKENIZER: state_dict[TOKENIZER]},
         parameters=comfy.utils.calculate_parameters(state_dict),
         state_dict=[state_dict],
         model_options={"umt5xxl_model_config": dimensions},
         disable_dynamic=disable_dynamic,
     )
+
+
+def read_text_encoder(path: str) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Tensors of a umT5 encoder under ComfyUI's names, with a tokenizer, and its dimensions.
+
+    Raises:
+        CheckpointError: if the file is something else or incomplete.
+    """
+    name = Path(path).name
+    contents, metadata = _read_model(path)
+    require(UMT5, _shapes(contents), name)
+    state_dict = to_comfyui(_unwrapped(contents, metadata, name), Path(path))
+    return state_dict, infer_umt5_config(logical_shapes(state_dict), name)
 
 
 def _require_tokenizer(model: Tensor, vocabulary_size: int, file_name: str) -> None:
@@ -178,13 +198,7 @@ def load_vae(path: str, dtype: str, offload: bool = True) -> comfy.sd.VAE:
     Raises:
         CheckpointError: if the file is something else or incomplete.
     """
-    name = Path(path).name
-    state_dict, metadata = read_weights(path)
-    require(WAN_VAE, _shapes(state_dict), name)
-    if any(map(is_quantisation, state_dict)):
-        raise CheckpointError(f"{name} holds quantised weights, which no VAE loader reads. {WAN_VAE.advice}")
-    require_dimensions(_shapes(state_dict), {VAE_WIDTH: 4}, name)
-    require_fit(_shapes(state_dict), _vae_shapes(state_dict[VAE_WIDTH].shape[0]), "the Wan2.1 VAE", name)
+    state_dict, metadata = read_vae(path)
     vae = comfy.sd.VAE(sd=dict(state_dict), dtype=DTYPES[dtype], metadata=metadata)
     if not offload:
         vae.disable_offload = True
@@ -193,7 +207,24 @@ def load_vae(path: str, dtype: str, offload: bool = True) -> comfy.sd.VAE:
     return vae
 
 
-def _vae_shapes(width: int) -> Shapes:
+def read_vae(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Tensors of a Wan2.1 VAE, complete and in the shapes that it needs, and the metadata of the file.
+
+    Raises:
+        CheckpointError: if the file is something else or incomplete.
+    """
+    name = Path(path).name
+    contents, metadata = read_weights(path)
+    require(WAN_VAE, _shapes(contents), name)
+    state_dict = unwrap(contents, name)
+    if any(map(is_quantisation, state_dict)):
+        raise CheckpointError(f"{name} holds quantised weights, which no VAE loader reads. {WAN_VAE.advice}")
+    require_dimensions(_shapes(state_dict), {VAE_WIDTH: 4}, name)
+    require_fit(_shapes(state_dict), vae_shapes(state_dict[VAE_WIDTH].shape[0]), "the Wan2.1 VAE", name)
+    return state_dict, metadata
+
+
+def vae_shapes(width: int) -> Shapes:
     """Name and shape of every tensor of a Wan2.1 VAE, from ComfyUI's class without memory behind it."""
     blocks = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
     with torch.device("meta"):

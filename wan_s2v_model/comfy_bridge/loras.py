@@ -7,6 +7,7 @@ import comfy.lora
 import comfy.model_patcher
 
 from ..checkpoints.lora import read_lora
+from ..checkpoints.lora_settings import read_settings
 from ..checkpoints.s2v import expected_shapes
 from .loaders import read_weights
 from .model import s2v_config
@@ -22,8 +23,11 @@ def apply_lora(model: comfy.model_patcher.ModelPatcher, path: str, strength: flo
         CheckpointError: if the file is no LoRA or nothing of it fits, or the MODEL holds no Wan S2V weights.
     """
     config = s2v_config(model.model.diffusion_model)
-    lora = read_lora(read_weights(path)[0], expected_shapes(config), Path(path).name)
+    tensors, metadata = read_weights(path)
+    lora = read_lora(tensors, expected_shapes(config), Path(path).name, read_settings(Path(path), metadata))
     logger.info("LoRA %s, strength %g", lora.summary, strength)
+    for line in lora.noted_alphas():
+        logger.info("LoRA %s: %s", lora.name, line)
     for line in lora.warnings():
         logger.warning("LoRA %s", line)
     model = model.clone()

@@ -7,7 +7,7 @@ import pytest
 from wan_s2v_pack.wan_s2v_model.checkpoints.file_format import CheckpointError
 from wan_s2v_pack.wan_s2v_model.checkpoints.identify import S2V, S2V_KEYS, require
 from wan_s2v_pack.wan_s2v_model.checkpoints.quantisation import QUANTISATION_SUFFIXES
-from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import DIMENSION_RANKS, check_shapes, expected_shapes, infer_config, key_prefix
+from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import DIMENSION_RANKS, check_shapes, expected_shapes, infer_config
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B, WanS2VConfig
 
 TINY = WanS2VConfig(dim=256, ffn_dim=512, num_layers=4, text_dim=64, audio_dim=32, audio_inject_layers=(0, 2, 3))
@@ -68,16 +68,6 @@ def test_quantisation_scales_are_allowed(suffix):
     shapes = expected_shapes(TINY)
     scales = {name.removesuffix(".weight") + suffix: () for name in shapes if name.endswith("ffn.0.weight")}
     assert inspect({**shapes, **scales, "scaled_fp8": (0,)}, metadata_of(TINY)) == TINY
-
-
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", ""])
-def test_prefix_of_all_in_one_files(prefix):
-    names = [prefix + name for name in expected_shapes(TINY)]
-    assert key_prefix(names) == prefix
-
-
-def test_foreign_tensors_have_no_prefix():
-    assert key_prefix(["model.diffusion_model.input_blocks.0.weight"]) == ""
 
 
 # Damaged files

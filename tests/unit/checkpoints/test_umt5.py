@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import CheckpointError
-from wan_s2v_pack.wan_s2v_model.checkpoints.umt5 import from_official, infer_umt5_config
+from wan_s2v_pack.wan_s2v_model.checkpoints.umt5 import infer_umt5_config, to_comfyui
 from wan_s2v_pack.wan_s2v_model.conditioning.prompts import MAX_TOKENS, clean_prompt, encode_prompt
 
 FILE = "umt5.safetensors"
@@ -190,7 +190,7 @@ def test_official_names_become_comfyuis(tmp_path):
     official, names = official_state_dict(shapes)
     (tmp_path / "google" / "umt5-xxl").mkdir(parents=True)
     (tmp_path / "google" / "umt5-xxl" / "spiece.model").write_bytes(b"pieces")
-    renamed = from_official(official, tmp_path / "models_t5.pth")
+    renamed = to_comfyui(official, tmp_path / "models_t5.pth")
     assert bytes(renamed.pop("spiece_model")) == b"pieces"
     assert renamed.keys() == shapes.keys() - {"spiece_model"}
     assert all(renamed[name] is official[names[name]] for name in renamed)
@@ -199,9 +199,42 @@ def test_official_names_become_comfyuis(tmp_path):
 def test_official_file_without_its_tokenizer_is_refused(tmp_path):
     official, _ = official_state_dict(umt5_shapes())
     with pytest.raises(CheckpointError, match=r"needs its tokenizer: put spiece\.model of google/umt5-xxl beside it"):
-        from_official(official, tmp_path / "models_t5.pth")
+        to_comfyui(official, tmp_path / "models_t5.pth")
 
 
 def test_comfyuis_file_passes_unchanged(tmp_path):
     tensors = {name: torch.empty(shape) for name, shape in umt5_shapes().items()}
-    assert from_official(tensors, tmp_path / "umt5.safetensors") is tensors
+    assert to_comfyui(tensors, tmp_path / "umt5.safetensors") == tensors
+
+
+@pytest.mark.parametrize("place", ["spiece.model", "google/umt5-xxl/spiece.model", "tokenizer/spiece.model", "../tokenizer/spiece.model"])
+def test_names_of_transformers_take_the_tokenizer_beside_them(tmp_path, place):
+    """Before, such a file was "incomplete: 1 tensors missing (spiece_model)" wherever its tokenizer was."""
+    (tmp_path / "encoder").mkdir()
+    tokenizer = tmp_path / "encoder" / place
+    tokenizer.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.write_bytes(b"pieces")
+    tensors = {name: torch.empty(shape) for name, shape in umt5_shapes().items() if name != "spiece_model"}
+    found = to_comfyui(tensors, tmp_path / "encoder" / "model.safetensors")
+    assert bytes(found.pop("spiece_model")) == b"pieces"
+    assert found == tensors
+
+
+def test_names_of_transformers_without_a_tokenizer_say_what_is_missing(tmp_path):
+    tensors = {name: torch.empty(shape) for name, shape in umt5_shapes().items() if name != "spiece_model"}
+    with pytest.raises(CheckpointError, match=r"model\.safetensors needs its tokenizer: put spiece\.model of google/umt5-xxl beside it"):
+        to_comfyui(tensors, tmp_path / "model.safetensors")
+
+
+def test_the_half_that_writes_is_left_out(tmp_path):
+    tensors = {name: torch.empty(shape) for name, shape in umt5_shapes().items()}
+    other_half = {"decoder.block.0.layer.0.SelfAttention.q.weight": torch.empty(2), "lm_head.weight": torch.empty(2)}
+    assert to_comfyui({**tensors, **other_half}, tmp_path / "umt5.safetensors").keys() == tensors.keys()
+
+
+def test_scales_of_the_official_names_are_renamed_too(tmp_path):
+    official, names = official_state_dict(umt5_shapes())
+    layer = "encoder.block.1.layer.1.DenseReluDense.wo"
+    scale = names[f"{layer}.weight"].replace(".weight", ".weight_scale")
+    (tmp_path / "spiece.model").write_bytes(b"pieces")
+    assert to_comfyui({**official, scale: torch.ones(())}, tmp_path / "umt5.safetensors")[f"{layer}.weight_scale"] == 1

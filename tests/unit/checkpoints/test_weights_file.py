@@ -41,6 +41,14 @@ def test_good_files_are_read(file_name, data, tmp_path):
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("word", ["state_dict", "model", "module"])
+def test_tensors_under_one_word_are_read(word, tmp_path):
+    """Before, the audio encoder's loader refused such a file as one from training; ComfyUI's reader, for the others, takes the word off."""
+    path = tmp_path / "model.pth"
+    torch.save({word: TENSORS}, path)
+    assert load(path).keys() == TENSORS.keys()
+
+
 def test_file_without_tensors_is_left_to_the_loaders(tmp_path):
     save_file({}, tmp_path / "none.safetensors")
     assert load(tmp_path / "none.safetensors") == {}
@@ -83,7 +91,8 @@ def test_interrupt_passes(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "what"),
     [
-        ({"a": {"b": torch.zeros(1)}}, "it holds more than tensors: a; "),
+        ({"a": {"b": torch.zeros(1)}, "c": torch.zeros(1)}, "it holds more than tensors: a; "),
+        ({"a": {"b": {"c": torch.zeros(1)}}}, "it holds more than tensors: b; "),
         ({1: torch.zeros(1)}, "it holds more than tensors: 1; "),
         ({"a": 1, "b": 2, "c": 3, "d": 4}, "it holds more than tensors: a, b, c; "),
         ({"x" * 100: 1}, f"it holds more than tensors: {'x' * 40}; "),

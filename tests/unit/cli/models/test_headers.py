@@ -144,10 +144,26 @@ def test_official_umt5_needs_its_tokenizer(suffix, tmp_path):
     assert describe(path, "text")[0] == path.stat().st_size
 
 
+@pytest.mark.parametrize(("name", "part"), [("wan2.2_s2v", "model"), ("umt5_xxl", "text")])
+def test_weights_that_other_programs_have_packed(name, part, tmp_path):
+    """Before, the doctor said "ok" of a file that no loader reads."""
+    path = write(tmp_path / "model.safetensors", *FOREIGN_FILES[name][0], "blocks.0.ffn.0.weight.absmax")
+    with pytest.raises(OtherModelError, match=r"^it is quantised by bitsandbytes .* which ComfyUI has no layers for"):
+        describe(path, part)
+
+
+def test_weights_that_are_there_twice(tmp_path):
+    names = [f"model.{name}" for name in FOREIGN_FILES["wan2.2_s2v"][0]]
+    with pytest.raises(OtherModelError, match=r"^it holds some tensors twice"):
+        describe(write(tmp_path / "model.safetensors", *names, "head.modulation"), "model")
+
+
 def test_other_umt5_without_its_tokenizer(tmp_path):
     path = write(tmp_path / "umt5.safetensors", *FOREIGN_FILES["umt5_without_tokenizer"][0])
-    with pytest.raises(OtherModelError, match="a umT5 without its tokenizer"):
+    with pytest.raises(HeaderError, match=r"^it needs its tokenizer: put spiece\.model of google/umt5-xxl beside it"):
         describe(path, "text")
+    (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    assert describe(path, "text")[0] == path.stat().st_size
 
 
 @pytest.mark.parametrize(
