@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..comfyui.client import ComfyClient, NoAnswer
-from ..comfyui.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths
+from ..comfyui.server import (
+    PACK_NAME,
+    ComfyServer,
+    ServerError,
+    has_accelerator,
+    link_pack,
+    prepare_base_directory,
+    write_model_paths,
+)
 from ..models.folders import ROOT, FolderError, find_comfyui, find_model_folders
 from .graph import PackMissing, PromptError
 
@@ -19,9 +27,11 @@ PATIENCE_S = 300.0  # proxies and networks fail for a while; the job goes on wit
 
 
 @contextmanager
-def connect(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator[ComfyClient]:
+def connect(options: argparse.Namespace, say: Callable[[str], None], packs: Sequence[Path] = ()) -> Iterator[ComfyClient]:
     """Give a client of the server that the options name, or of one that lives as long as this block.
 
+    Args:
+        packs: folders of further nodes for a server that is started.
     Raises:
         PromptError: if there is a login without a server.
         FolderError, ServerError: if there is no ComfyUI to start, or it does not come up or ends while it is needed.
@@ -39,7 +49,7 @@ def connect(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator
     output.mkdir(parents=True, exist_ok=True)
     # On the disk of the output: the clips of a run without a name are kept here while it lasts.
     with tempfile.TemporaryDirectory(prefix=".wan_s2v_predict_", dir=output, ignore_cleanup_errors=True) as folder:
-        server = _server(comfyui, Path(folder), models, output)
+        server = _server(comfyui, Path(folder), models, output, packs)
         say(f"starting ComfyUI in {comfyui} ...")
         with server:
             try:
@@ -50,9 +60,11 @@ def connect(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator
                 raise ServerError(f"ComfyUI ended before the video was made. The last lines of its log:\n{server.log_tail()}") from error
 
 
-def _server(comfyui: Path, folder: Path, models: Path, output: Path) -> ComfyServer:
-    """A server with this pack alone, that leaves nothing behind but what it is asked to write."""
+def _server(comfyui: Path, folder: Path, models: Path, output: Path, packs: Sequence[Path]) -> ComfyServer:
+    """A server with this pack and those alone, that leaves nothing behind but what it is asked to write."""
     base = prepare_base_directory(folder, ROOT)
+    for pack in packs:
+        link_pack(pack, base / "custom_nodes" / f"{PACK_NAME}_{pack.name}")
     arguments = ["--extra-model-paths-config", str(write_model_paths(base, models)), "--output-directory", str(output)]
     arguments += ["--max-upload-size", str(LARGEST_UPLOAD_MB), "--disable-api-nodes"]
     return ComfyServer(comfyui, base, cpu=not has_accelerator(), extra_args=arguments, own_session=True)

@@ -1,0 +1,67 @@
+"""The command: runs the comparison and prints the block."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..comfyui.errors import ComfyError
+from ..doctor.facts import collect
+from ..doctor.finding import PROBLEM, Finding
+from ..models.folders import FolderError, find_comfyui, find_model_folders
+from ..predict import interrupted_by_signals, say
+from ..predict.graph import PromptError
+from ..predict.options import FILE_FLAGS
+from .agreement import judge_calls
+from .block import block_text, environment_lines, without_paths
+from .files import file_lines
+
+FAILED = 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print the block, and return the exit status: 0 if everything is in order, else 1."""
+    try:
+        with interrupted_by_signals():
+            lines, findings = compare(options)
+    except (ImportError, FolderError, PromptError, ComfyError, RuntimeError, OSError) as error:
+        say(f"doctor --compare failed: {error}")
+        return FAILED
+    print(without_paths(block_text(lines, findings)))
+    return int(any(finding.status == PROBLEM for finding in findings))
+
+
+def compare(options: argparse.Namespace) -> tuple[Sequence[str], Sequence[Finding]]:
+    """Do all of it: what there is, in lines, and the verdicts.
+
+    Raises:
+        FolderError, PromptError, ServerError, ComfyError: as `predict`.
+    """
+    if options.url:
+        raise PromptError(
+            "--compare starts a ComfyUI of its own: stop the one that runs, whose models fill the memory, and leave out --url."
+        )
+    from ..predict.connection import connect
+    from .clip import choose_names, judge_clip, make_clip
+    from .measuring import CALLS, call_models
+
+    say("looking at this machine ...")
+    comfyui = find_comfyui(options.comfyui)
+    folders = find_model_folders(comfyui, options.models_dir)
+    lines = environment_lines(collect(comfyui=comfyui, models_dir=options.models_dir))
+    with tempfile.TemporaryDirectory(prefix="wan_s2v_compare_") as folder:
+        server = argparse.Namespace(
+            server=None, auth=(), headers=[], comfyui=comfyui, models_dir=options.models_dir, output_dir=Path(folder) / "output"
+        )
+        with connect(server, say, [CALLS]) as client:
+            names = choose_names(
+                client.object_info(), {part: getattr(options, flag.replace("-", "_")) for flag, part in FILE_FLAGS.items()}
+            )
+            lines += file_lines(folders, names)
+            say("calling our model and ComfyUI's own ...")
+            measured = call_models(client, folders, names["model"])
+            say(f"making a clip of {options.seconds:g} s in {options.steps} steps ...")
+            clip, seconds = make_clip(client, options, names, Path(folder) / "clip.mp4")
+        return lines, [*judge_calls(measured), *judge_clip(clip, seconds)]
