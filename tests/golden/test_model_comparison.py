@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
 from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL, LAYOUTS
 from wan_s2v_pack.tests.golden.comfyui import comfyui_path, pack_module
 
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.comfy
 
 AGREES = 1e-5
 DIFFERS = 1e-3  # whatever is wrong makes more than this
+OTHERS = ["dit_fp8_scaled", "dit_folder", "dit_prefix_fp8_layers"]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,19 @@ def test_both_models_compute_the_same_function(bridge, calls, path):
     json.dumps(measured)
 
 
-@pytest.mark.parametrize("name", ["dit_fp8_scaled", "dit_folder", "dit_prefix_fp8_layers"])
-def test_every_layout_of_the_file_is_compared(bridge, calls, tmp_path, name):
+@pytest.fixture(scope="module")
+def layouts(bridge, tmp_path_factory):
+    """A models folder with the layouts below."""
+    folder = tmp_path_factory.mktemp("layouts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMFYUI_PATH", str(comfyui_path()))
-        LAYOUTS[name].make(tmp_path)
-    file = tmp_path / LAYOUTS[name].pick
+        make_tiny_models(folder, OTHERS)
+    return folder
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_layout_of_the_file_is_compared(bridge, calls, layouts, name):
+    file = layouts / LAYOUTS[name].pick
     file = next(file.glob("*.index.json")) if file.is_dir() else file
     measured = calls.compare(bridge, str(file))
     assert max(case["exact"] for case in measured["cases"].values()) < AGREES
