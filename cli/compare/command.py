@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..comfyui.errors import ComfyError
 from ..doctor.facts import collect
 from ..doctor.finding import PROBLEM, Finding
 from ..models.folders import FolderError, find_comfyui, find_model_folders
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with interrupted_by_signals():
             lines, findings = compare(options)
-    except (ImportError, FolderError, PromptError, ComfyError, RuntimeError, OSError) as error:
+    except (ImportError, FolderError, PromptError, RuntimeError, ValueError, OSError) as error:
         say(f"doctor --compare failed: {error}")
         return FAILED
     print(without_paths(block_text(lines, findings)))
