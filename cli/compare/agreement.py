@@ -7,8 +7,8 @@ from typing import Any
 
 from ..doctor.finding import OK, PROBLEM, Finding
 
-EXACT_LIMIT = 1e-4  # in float32; random models differ by 2e-6, one block with permuted inputs by 2e-2
-ROUNDING_RATIO = 2.0  # of our rounding to ComfyUI's, which rounds more on random models: 0.8 % against 0.3 %
+EXACT_LIMIT = 1e-4  # in float32: random models differ by up to 2e-6, and by 4e-2 if 1 of 40 blocks gets its inputs in another order
+ROUNDING_RATIO = 2.0  # of our rounding to ComfyUI's, which is the larger one on random models: 1.6 % against 0.4 % in 40 blocks
 WORTHLESS = 0.25  # rounding beyond which neither says anything
 
 Measured = Mapping[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..doctor.checks import Facts, check_gpu, check_memory_mode
 from ..doctor.finding import PROBLEM, Finding
@@ -12,14 +13,15 @@ from ..doctor.report import lines as finding_lines
 from ..models.folders import ROOT
 
 FENCE = "-" * 20
-ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/:\"'(),]+[\\/])+")  # up to the last name
+ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/:\"'(),\n]+[\\/])+")  # up to the last name; rather too much than a user's name
 
 
 def block_text(lines: Iterable[str], findings: Sequence[Finding]) -> str:
     """Everything, between two lines of hyphens, with one sentence at the end."""
     problems = [finding.topic for finding in findings if finding.status == PROBLEM]
     verdict = f"problems: {', '.join(problems)}" if problems else "the model, the picture and the mouth are in order"
-    return "\n".join([f"{FENCE} wan-s2v comparison {FENCE}", *lines, "", *finding_lines(findings), "", f"verdict: {verdict}", FENCE * 3])
+    shown = [replace(finding, text=without_paths(finding.text), advice=without_paths(finding.advice)) for finding in findings]
+    return "\n".join([f"{FENCE} wan-s2v comparison {FENCE}", *lines, "", *finding_lines(shown), "", f"verdict: {verdict}", FENCE * 3])
 
 
 def without_paths(text: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from ..comfyui.errors import PromptFailed
 from ..doctor.facts import collect
 from ..doctor.finding import PROBLEM, Finding
 from ..models.folders import FolderError, find_comfyui, find_model_folders
@@ -14,7 +17,7 @@ from ..predict import interrupted_by_signals, say
 from ..predict.graph import PromptError
 from ..predict.options import FILE_FLAGS
 from .agreement import judge_calls
-from .block import block_text, environment_lines, without_paths
+from .block import block_text, environment_lines
 from .files import file_lines
 
 FAILED = 1
@@ -25,10 +28,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         with interrupted_by_signals():
             lines, findings = compare(options)
-    except (ImportError, FolderError, PromptError, RuntimeError, ValueError, OSError) as error:
+    except (ImportError, FolderError, PromptError, RuntimeError, OSError) as error:
         say(f"doctor --compare failed: {error}")
         return FAILED
-    print(without_paths(block_text(lines, findings)))
+    if options.json:
+        print(json.dumps({"environment": lines, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        print(block_text(lines, findings))
     return int(any(finding.status == PROBLEM for finding in findings))
 
 
@@ -60,7 +66,15 @@ def compare(options: argparse.Namespace) -> tuple[Sequence[str], Sequence[Findin
             )
             lines += file_lines(folders, names)
             say("calling our model and ComfyUI's own ...")
-            measured = call_models(client, folders, names["model"])
+            findings = judged("Model calls", lambda: judge_calls(call_models(client, folders, names["model"])))
             say(f"making a clip of {options.seconds:g} s in {options.steps} steps ...")
-            clip, seconds = make_clip(client, options, names, Path(folder) / "clip.mp4")
-        return lines, [*judge_calls(measured), *judge_clip(clip, seconds)]
+            findings += judged("Clip", lambda: judge_clip(*make_clip(client, options, names, Path(folder) / "clip.mp4")))
+        return lines, findings
+
+
+def judged(topic: str, measure: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Verdicts; a node that fails or a file that cannot be read is one, too."""
+    try:
+        return list(measure())
+    except (PromptFailed, ValueError) as error:
+        return [Finding(PROBLEM, topic, f"failed: {error}", "Report it with this block.")]

@@ -167,6 +167,20 @@ def test_index_lists_every_document():
     assert links >= {path.name for path in GUIDES.glob("*.md")} - {"README.md"}
 
 
+REPORT = re.compile(r"\[[^]]*#\d+\]\(https://github\.com/[\w.-]+/[\w.-]+/(?:issues|pull)/\d+\)")
+REPORTS = table((GUIDES / "tried.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("row", REPORTS, ids=[row[0].split("]")[0].strip("[") for row in REPORTS])
+def test_every_report_has_its_number_a_symptom_and_a_guard(row):
+    report, symptom, here, guard = row
+    assert REPORT.findall(report) == report.split(", ")
+    assert symptom
+    assert here.endswith(".")
+    (target,) = LINK.findall(guard)
+    assert target.startswith("../tests/") or target.split("#")[0] in {path.name for path in GUIDES.glob("*.md")}
+
+
 DIRECTIONS = table((GUIDES / "direction.md").read_text(encoding="utf-8"))
 
 

@@ -43,10 +43,19 @@ def test_pack_version_is_that_of_the_project():
     ("text", "shown"),
     [
         ("cannot read /home/anna/models/a.safetensors: gone", "cannot read a.safetensors: gone"),
-        (r"C:\Users\Anna B\x and D:\models\vae\b.pth", r"Anna B\x and b.pth"),
+        (r"C:\Users\Anna B\x.pth is gone", "x.pth is gone"),
+        (r"not D:\models\vae\b.pth", "not b.pth"),
         ("in models/vae/a.pth, 1.5e-06; 2/3; ours/theirs", "in models/vae/a.pth, 1.5e-06; 2/3; ours/theirs"),
         ('"/a/b/c" (/d/e)', '"c" (e)'),
     ],
 )
 def test_paths_lose_their_folders(text, shown):
     assert without_paths(text) == shown
+
+
+def test_no_folder_is_in_the_block_however_its_lines_break():
+    path = "/home/anna/" + "very long folder/" * 9 + "a.safetensors"
+    text = block_text([], [Finding(PROBLEM, "Clip", f"failed: {path} is damaged", f"Look at {path}.")])
+    assert "anna" not in text
+    assert "folder" not in text
+    assert text.count("a.safetensors") == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import contextmanager
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from wan_s2v_pack.cli import doctor
-from wan_s2v_pack.cli.comfyui.errors import ComfyError
+from wan_s2v_pack.cli.comfyui.errors import ComfyError, NoAnswer, PromptFailed
 from wan_s2v_pack.cli.comfyui.server import ServerError
 from wan_s2v_pack.cli.compare import clip, command, measuring
 from wan_s2v_pack.cli.compare.looks import Clip
@@ -77,10 +78,10 @@ def test_a_problem_is_status_1(stage, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "error",
     [
-        ComfyError("the node failed"),
+        ComfyError("no result"),
+        NoAnswer("it is gone"),
         ServerError("it ended"),
         FolderError("no ComfyUI"),
-        ValueError("The video cannot be read"),
         OSError("full"),
     ],
 )
@@ -90,6 +91,29 @@ def test_what_goes_wrong_is_said_without_a_traceback(stage, capsys, monkeypatch,
     out, said = capsys.readouterr()
     assert out == ""
     assert f"doctor --compare failed: {error}" in said
+
+
+def test_a_node_that_fails_is_a_verdict_and_the_clip_is_made_nevertheless(stage, capsys, monkeypatch):
+    """Guards the block of somebody whose memory is too small for one of the two."""
+    monkeypatch.setattr(measuring, "call_models", Mock(side_effect=PromptFailed("WanS2VCompare (node 1): out of memory")))
+    assert doctor.run(parse()) == 1
+    out = capsys.readouterr().out
+    assert "problem  Model calls      failed: WanS2VCompare (node 1): out of memory" in out
+    assert "5 frames in 61 s" in out
+    assert "verdict: problems: Model calls" in out
+
+
+def test_a_video_that_cannot_be_read_is_a_verdict(stage, capsys, monkeypatch):
+    monkeypatch.setattr(clip, "make_clip", Mock(side_effect=ValueError("The video cannot be read: it is empty")))
+    assert doctor.run(parse()) == 1
+    assert "problem  Clip             failed: The video cannot be read: it is empty" in capsys.readouterr().out
+
+
+def test_json_has_the_same(stage, capsys):
+    assert doctor.run(parse("--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["environment"][-1].startswith("model: a.pth, ")
+    assert {"status": "ok", "topic": "Picture"}.items() <= told["findings"][4].items()
 
 
 def test_a_server_that_runs_is_in_the_way(stage, capsys):

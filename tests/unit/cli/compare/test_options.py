@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
+import yaml
 from wan_s2v_pack.cli import doctor
 from wan_s2v_pack.cli.compare.options import side
+
+FORM = Path(__file__).resolve().parents[4] / ".github" / "ISSUE_TEMPLATE" / "real_weights.yml"
 
 
 def parse(*arguments):
@@ -31,3 +35,12 @@ def test_files_are_named_as_for_predict():
 def test_side_is_a_multiple_of_64(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"multiple of 64, got {text}"):
         side(text)
+
+
+def test_the_issue_form_takes_the_block():
+    form = yaml.safe_load(FORM.read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= form.keys()
+    assert "python -m cli doctor --compare" in form["description"]
+    fields = {item["id"]: item for item in form["body"] if item["type"] != "markdown"}
+    assert fields["block"]["validations"]["required"]
+    assert fields["block"]["attributes"]["render"] == "text"  # no Markdown: the columns stay
