@@ -35,7 +35,12 @@ def _function(cases: Mapping[str, Measured]) -> Finding:
     if all(case["exact"] <= EXACT_LIMIT for case in cases.values()):
         return Finding(OK, topic, f"the same function. Relative difference to ComfyUI's own model in float32: {words} ({scale})")
     text = f"NOT the same function. Relative difference to ComfyUI's own model in float32: {words} ({scale})"
-    return Finding(PROBLEM, topic, text, "One of the two reads or computes something else. Report it with this block.")
+    return Finding(
+        PROBLEM,
+        topic,
+        text,
+        "One of the two reads or computes something else, or ComfyUI has changed its model since 0.30. Report it with this block.",
+    )
 
 
 def _rounding(cases: Mapping[str, Measured], dtype: str) -> Finding:

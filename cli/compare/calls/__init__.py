@@ -154,7 +154,7 @@ def reference_positions(native: Any) -> Iterator[None]:
 
     def encode_spread(t: int, h: int, w: int, t_start: int = 0, **options: Any) -> Tensor:
         if t_start == FAR_START:
-            return encode(FAR_LATENTS, h, w, t_start=t_start, steps_t=FAR_TOKENS, **options)
+            return encode(FAR_LATENTS, h, w, t_start=t_start, **{**options, "steps_t": FAR_TOKENS})
         return encode(t, h, w, t_start=t_start, **options)
 
     native.rope_encode = encode_spread

@@ -8,6 +8,7 @@ import json
 import pytest
 from wan_s2v_pack.cli import predict
 from wan_s2v_pack.cli.comfyui import client, following
+from wan_s2v_pack.cli.predict import connection
 from wan_s2v_pack.tests.fake_comfyui import serving
 from wan_s2v_pack.tests.fake_gateway import Gateway
 
@@ -113,3 +114,15 @@ def test_login_without_a_server(capsys):
     predict.add_parser(parser.add_subparsers())
     assert predict.run(parser.parse_args(["predict", "--auth", "me:secret"])) == 4
     assert "--auth and --header are for --server" in capsys.readouterr().err
+
+
+def test_a_server_of_its_own_gets_further_packs(tmp_path, monkeypatch):
+    """Guards `doctor --compare`, whose node is such a pack."""
+    pack = tmp_path / "calls"
+    pack.mkdir()
+    monkeypatch.setattr(connection, "has_accelerator", lambda: False)
+    server = connection._server(tmp_path / "comfyui", tmp_path / "base", tmp_path / "models", tmp_path / "output", [pack])
+    packs = server.base_directory / "custom_nodes"
+    assert sorted(path.name for path in packs.iterdir()) == ["wan_s2v", "wan_s2v_calls"]
+    assert (packs / "wan_s2v_calls").resolve() == pack.resolve()
+    assert "--cpu" in server.command()
