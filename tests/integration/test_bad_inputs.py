@@ -288,7 +288,7 @@ def small_files(pid: int, limit_bytes: int) -> Iterator[None]:
 @pytest.mark.parametrize("node", ["WanS2VSaveVideo", "WanS2VSampler"])
 def test_no_space(node, renderer):
     """A limit on the size of files, which gives the same failing writes as a full disk."""
-    prompt = quick_start(run_name="no space", filename_prefix="no_space/video", quality=0)
+    prompt = quick_start(run_name="no space", filename_prefix="no_space/video", quality=1, size="custom", width=128, height=128)
     limit = max(400_000, 2 * renderer.server.log_file.stat().st_size)
     if node == "WanS2VSaveVideo":
         save = inputs_of(prompt, node)
