@@ -1,13 +1,17 @@
 """Files that are there as a whole or not at all, whatever stops the process or the machine; and locks that end with their process."""
 
+import contextlib
 import errno
 import os
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 TEMPORARY_SUFFIX = ".tmp"
+READER_SUFFIX = ".reader"  # of the files that readers of a folder lock, one each
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)  # how network disks decline to flush a folder
 PATIENCE_S = 0.2  # somebody who only looks whether a lock is held has it for a moment
 
@@ -57,3 +61,44 @@ def lock_file(path: Path) -> FileLock:
     except NotImplementedError as error:  # of older versions of the library
         raise OSError(errno.ENOTSUP, "the disk has no locks", str(path)) from error
     return lock
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Be one of any number of readers of a folder, so that `has_readers` says so; on a disk without locks nobody is told."""
+    lock = _lock_as_reader(folder)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
+def has_readers(folder: Path) -> bool:
+    """Whether any process reads a folder."""
+    return any(map(is_held, folder.glob(f"*{READER_SUFFIX}")))
+
+
+def is_held(path: Path) -> bool:
+    """Whether any process holds the lock of a file that is there; a reader's file without a lock is that of a killed process."""
+    try:
+        lock_file(path).release()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_as_reader(folder: Path) -> FileLock | None:
+    while True:
+        path = folder / f"{uuid.uuid4().hex}{READER_SUFFIX}"
+        try:
+            lock = lock_file(path)
+        except OSError:  # a Timeout, too: on Windows it stands for a folder that cannot be written
+            return None
+        if path.exists():
+            return lock
+        lock.release()  # somebody took the new file for abandoned

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from wan_s2v_pack.wan_s2v_model.files import lock_file
+from wan_s2v_pack.wan_s2v_model.files import has_readers, lock_file, reading
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter, remove_abandoned
 
@@ -119,3 +119,27 @@ def test_a_disk_without_locks_works_and_nothing_on_it_counts_as_abandoned(path, 
         remove_abandoned([video.part_path])
         assert video.part_path.is_file()
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_any_number_of_readers(tmp_path):
+    assert not has_readers(tmp_path)
+    with reading(tmp_path), reading(tmp_path):
+        assert has_readers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_was_killed_is_none(tmp_path):
+    (tmp_path / "1f.reader").touch()
+    assert not has_readers(tmp_path)
+
+
+def test_reading_needs_no_folder_and_no_locks(tmp_path, monkeypatch):
+    with reading(tmp_path / "gone"):
+        pass
+
+    def unsupported(*_, **__):
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr(FileLock, "acquire", unsupported)
+    with reading(tmp_path):
+        assert not has_readers(tmp_path)

@@ -15,6 +15,10 @@ class RunChangedError(ValueError):
         self.changes = dict(changes)
 
 
+class RedoError(ValueError):
+    """The run has nothing to redo there, or lacks clips before it that can no longer be made as they were."""
+
+
 class _Absent:
     def __repr__(self) -> str:
         return "(absent)"

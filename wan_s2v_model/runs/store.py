@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import TEMPORARY_SUFFIX, lock_file, sync_folder, write_atomically
-from .changes import RunChangedError, changes_of, shown
+from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file, sync_folder, write_atomically
+from .changes import RedoError, RunChangedError, changes_of, shown
 from .manifest import (
     CLIP_PATTERN,
     CLIP_TENSORS,
@@ -84,8 +84,11 @@ class RunStore:
             versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
         Raises:
             RunChangedError: the fingerprint differs from that of the finished clips.
+            RedoError: there is no clip `redo_from`, or one before it is missing or damaged; nothing was touched.
             RunStoreError: in use by another process, not readable, not writable, or of a newer version.
         """
+        if redo_from and not folder.is_dir():
+            raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to -1, or check run_name.")
         with _reported(f"cannot open the run folder {folder}"):
             if not folder.is_dir():
                 folder.mkdir(parents=True)
@@ -187,31 +190,70 @@ class RunStore:
         return self.folder.name
 
     def _load(self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value]) -> None:
+        """Learn what is there and what of it stays; nothing is touched before all of it may be."""
         with _reported(f"cannot open the run folder {self.folder}"):
-            for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
-                leftover.unlink()
-            manifest, self._redone_from = _manifest_of(self.folder), redo_from
-            if manifest is None or manifest.num_clips == 0:
+            manifest = _manifest_of(self.folder) or Manifest()
+            changes = changes_of({**assumed, **manifest.fingerprint}, self._fingerprint) if manifest.num_clips else {}
+            self._require_redoable(redo_from, manifest)
+            self._check_unchanged(changes, redo_from, fixed)
+            self._hashes = list(manifest.hashes)
+            kept = self._kept_clips(redo_from, manifest, changes)
+            if kept < manifest.num_clips:
+                self._require_no_readers()
+            self._made_with, self.num_finished = list(manifest.made_with), kept
+            self._redone_from = manifest.redone_from if redo_from is None else redo_from
+            self._remove_leftovers()
+            if manifest.num_clips == 0:
                 self._list_clips([])
-                return
-            self._check_unchanged({**assumed, **manifest.fingerprint}, redo_from, fixed)
-            self._hashes, self._made_with = list(manifest.hashes), list(manifest.made_with)
-            self.num_finished = self._count_finished(manifest.num_clips)
-            if redo_from is None:
-                self._redone_from = manifest.redone_from
-            elif not self._has_begun(redo_from, manifest):
+            elif kept == redo_from:
                 self.drop_from(redo_from)
 
-    def _has_begun(self, redo_from: int, manifest: Manifest) -> bool:
+    def _require_redoable(self, redo_from: int | None, manifest: Manifest) -> None:
+        """Raise RedoError if there is no such clip; the first one of a redo that was cut off may be gone already."""
+        has_clip = not redo_from or redo_from < manifest.num_clips or redo_from == manifest.redone_from
+        if not has_clip:
+            there = f"it has {manifest.num_clips}, counted from 0" if manifest.num_clips else "it has none yet"
+            raise RedoError(
+                f"run '{self.name}' has no clip {redo_from} to redo: {there}. Set redo_from_clip to -1 to go on, or to a clip that is there."
+            )
+
+    def _kept_clips(self, redo_from: int | None, manifest: Manifest, changes: Mapping[str, object]) -> int:
+        """How many of the listed clips stay.
+
+        Raises:
+            RedoError: a clip before the redo is missing or damaged: it would be made with the inputs of the redo.
+        """
+        begin = manifest.redone_from if redo_from is None else redo_from
+        if begin and (before := self._finished(min(begin, manifest.num_clips))[0]) < begin:
+            raise RedoError(
+                f"run '{self.name}' cannot be redone from clip {begin}, because clip {before} is missing or damaged: it would be made with the "
+                f"inputs of the redo. Set redo_from_clip to {before}, with the old inputs first if they should hold up to clip {begin}."
+            )
+        finished, problem = self._finished(manifest.num_clips)
+        if redo_from is not None:
+            return finished if self._has_begun(redo_from, manifest, changes, finished) else redo_from
+        if problem:
+            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, finished, problem)
+        return finished
+
+    def _has_begun(self, redo_from: int, manifest: Manifest, changes: Mapping[str, object], finished: int) -> bool:
         """Whether this very redo was cut off: what it has made by then is kept."""
-        is_same = manifest.redone_from == redo_from and not changes_of(manifest.fingerprint, self._fingerprint)
-        if not (is_same and all(map(self._is_as_written, range(redo_from, self.num_finished - 1)))):  # the last is compared already
+        is_same = manifest.redone_from == redo_from and not changes
+        if not (is_same and all(map(self._is_as_written, range(redo_from, finished - 1)))):  # the last is compared already
             return False
-        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, self.num_finished)
+        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, finished)
         return True
 
-    def _check_unchanged(self, old: Fingerprint, redo_from: int | None, fixed: Collection[str]) -> None:
-        changes = changes_of(old, self._fingerprint)
+    def _require_no_readers(self) -> None:
+        if has_readers(self.folder):
+            raise RunStoreError(f"run '{self.name}' is being read by another process: wait for it to end, then queue again")
+
+    def _remove_leftovers(self) -> None:
+        abandoned = (path for path in self.folder.glob(f"*{READER_SUFFIX}") if not is_held(path))
+        for path in (*self.folder.glob(f"*{TEMPORARY_SUFFIX}"), *abandoned):
+            path.unlink(missing_ok=True)
+
+    def _check_unchanged(self, changes: Mapping[str, tuple[object, object]], redo_from: int | None, fixed: Collection[str]) -> None:
         if redo_from is not None:
             changes = {} if redo_from == 0 else {name: change for name, change in changes.items() if name in fixed}
         if not changes:
@@ -224,15 +266,16 @@ class RunStore:
             changes,
         )
 
-    def _count_finished(self, num_listed: int) -> int:
-        """Clips up to the first one that is missing or damaged. The next one continues from the last, which is compared with its hash."""
+    def _finished(self, num_listed: int) -> tuple[int, str | None]:
+        """How many clips there are up to the first one that is missing or damaged, and what is wrong with that one.
+
+        The next one continues from the last, which is compared with its hash.
+        """
         problems = (_file_problem(self._clip_path(index)) for index in range(num_listed))
         count, problem = next(((index, problem) for index, problem in enumerate(problems) if problem), (num_listed, None))
         while count and not self._is_as_written(count - 1):
             count, problem = count - 1, "has changed since it was written"
-        if problem:
-            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, count, problem)
-        return count
+        return count, problem
 
     def _is_as_written(self, index: int) -> bool:
         return self._hashes[index] in ("", hashlib.sha256(self._clip_path(index).read_bytes()).hexdigest())

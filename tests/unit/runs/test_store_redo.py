@@ -2,11 +2,14 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
-from wan_s2v_pack.tests.run_folders import SETTINGS, clip, clip_path, flip_last_byte, make_run
-from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.tests.run_folders import SETTINGS, clip, clip_path, cut_off, flip_last_byte, make_run
+from wan_s2v_pack.wan_s2v_model.files import reading
+from wan_s2v_pack.wan_s2v_model.runs.changes import RedoError
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 NUM_CLIPS = 6
 
@@ -64,3 +67,76 @@ def test_it_begins_anew_where_one_of_its_clips_has_changed(folder):
     redo(folder, until=5)
     flip_last_byte(clip_path(folder, 3))
     assert redo(folder, until=5) == 2
+
+
+def contents(folder):
+    """All that a refusal must leave as it is."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.lock"}
+
+
+@pytest.mark.parametrize("first_clip", [NUM_CLIPS - 1, NUM_CLIPS, 99])
+@pytest.mark.parametrize("seed", [42, 777])
+def test_a_clip_that_the_run_does_not_have_is_refused_before_anything_is_touched(folder, first_clip, seed):
+    """The manifest took the new seed for clips of the old one, and the old inputs were refused from then on."""
+    for name in ("in_progress.mp4", "clip_00005.safetensors.tmp"):
+        (folder / name).write_bytes(b"x")
+    before = contents(folder)
+    with pytest.raises(RedoError, match=rf"no clip {first_clip} to redo: it has 5, counted from 0"):
+        RunStore.open(folder, settings(seed), redo_from=first_clip)
+    assert contents(folder) == before
+    RunStore.open(folder, settings(seed=42)).close()
+
+
+def test_a_run_that_is_not_there_is_not_redone(tmp_path):
+    with pytest.raises(RedoError, match="no run 'song'"):
+        RunStore.open(tmp_path / "song", settings(43), redo_from=1)
+    assert not (tmp_path / "song").exists()
+
+
+def test_a_run_without_clips_has_none_to_redo(tmp_path):
+    make_run(tmp_path, "song", 0)
+    with pytest.raises(RedoError, match="none yet"):
+        RunStore.open(tmp_path / "song", settings(43), redo_from=1)
+
+
+@pytest.mark.parametrize(("damage", "damaged"), [(cut_off, 0), (cut_off, 1), (Path.unlink, 0), (Path.unlink, 1), (flip_last_byte, 1)])
+def test_a_gap_before_the_redo_is_not_filled_with_new_inputs(folder, damage, damaged):
+    """It was made with them. (Only the clip that is continued from is compared with its hash: a flipped bit before it is not seen.)"""
+    damage(clip_path(folder, damaged))
+    before = contents(folder)
+    with pytest.raises(RedoError, match=rf"from clip 2, because clip {damaged} is missing or damaged.* redo_from_clip to {damaged}"):
+        RunStore.open(folder, settings(seed=43), redo_from=2)
+    assert contents(folder) == before
+    assert redo(folder, until=5, first_clip=damaged, seed=42) == damaged
+    assert redo(folder, until=5) == 2
+
+
+@pytest.mark.parametrize("redo_from", [2, None])
+def test_nor_is_one_that_comes_while_a_redo_goes_on(folder, redo_from):
+    redo(folder, until=4)
+    cut_off(clip_path(folder, 1))
+    with pytest.raises(RedoError, match="clip 1 is missing or damaged"):
+        RunStore.open(folder, settings(seed=43), redo_from=redo_from)
+    assert redo(folder, until=4, first_clip=1) == 1
+
+
+def test_a_redo_waits_for_readers(folder):
+    before = contents(folder)
+    with reading(folder):
+        with pytest.raises(RunStoreError, match="is being read by another process"):
+            RunStore.open(folder, settings(seed=43), redo_from=2)
+        RunStore.open(folder, settings(seed=42)).close()  # takes nothing away
+    assert contents(folder) == before
+    assert redo(folder, until=4) == 2
+
+
+def test_damaged_clips_are_not_made_again_under_a_reader(folder):
+    cut_off(clip_path(folder, 3))
+    with reading(folder), pytest.raises(RunStoreError, match="is being read"):
+        RunStore.open(folder, settings(seed=42))
+
+
+def test_the_file_of_a_reader_that_was_killed_keeps_nobody_away_and_goes(folder):
+    (folder / "1f.reader").touch()
+    assert redo(folder, until=4) == 2
+    assert not list(folder.glob("*.reader"))
