@@ -93,7 +93,7 @@ def is_held(path: Path) -> bool:
 
 
 def _lock_as_reader(folder: Path) -> FileLock | None:
-    while True:
+    while folder.is_dir():  # the lock would make it
         path = folder / f"{uuid.uuid4().hex}{READER_SUFFIX}"
         try:
             lock = lock_file(path)
@@ -102,3 +102,4 @@ def _lock_as_reader(folder: Path) -> FileLock | None:
         if path.exists():
             return lock
         lock.release()  # somebody took the new file for abandoned
+    return None

@@ -13,11 +13,13 @@ from ..models.headers import HeaderError, read_header
 
 try:
     from ...wan_s2v_model.constants import VIDEO_FPS
-    from ...wan_s2v_model.files import TEMPORARY_SUFFIX, lock_file
+    from ...wan_s2v_model.files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file
+    from ...wan_s2v_model.files import reading as reading  # for its neighbours
     from ...wan_s2v_model.runs import manifest as run_format
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.constants import VIDEO_FPS
-    from wan_s2v_model.files import TEMPORARY_SUFFIX, lock_file
+    from wan_s2v_model.files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file
+    from wan_s2v_model.files import reading as reading
     from wan_s2v_model.runs import manifest as run_format
 
 FPS = VIDEO_FPS
@@ -34,7 +36,7 @@ class RunsError(Exception):
 
 
 class InUseError(RunsError):
-    """Another process holds the run."""
+    """Another process works on the run, or reads it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Run:
     """A run folder.
 
     Attributes:
-        in_use: another process holds it; None where the disk has no locks.
+        in_use: another process works on it or reads it; None where the disk has no locks.
         clips: as the manifest lists them.
         problem: why the manifest cannot be read; it is empty then.
         leftovers: files of writes that a crash cut off; while the run is in use they may be writes in progress.
@@ -148,7 +150,8 @@ def read_run(folder: Path) -> Run:
     changed = max((fact.st_mtime for path, fact in facts.items() if path.name != LOCK_NAME), default=folder.stat().st_mtime)
     manifest, problem = _read_manifest(folder)
     clips = [folder / run_format.clip_name(index) for index in range(manifest.num_clips)]
-    own = {MANIFEST_NAME, LOCK_NAME, LIVE_VIDEO_NAME, *(path.name for path in clips)}
+    readers = {path.name for path in entries if path.suffix == READER_SUFFIX and is_held(path)}
+    own = {MANIFEST_NAME, LOCK_NAME, LIVE_VIDEO_NAME, *(path.name for path in clips), *readers}
     others = [path for path in entries if path.name not in own]
     leftovers = tuple(path for path in others if path in facts and _is_leftover(path, manifest_is_read=not problem))
     return Run(
@@ -165,14 +168,14 @@ def read_run(folder: Path) -> Run:
 
 
 def is_in_use(folder: Path) -> bool | None:
-    """Whether a process holds the run; None where the disk has no locks."""
+    """Whether a process works on the run or reads it; None where the disk has no locks."""
     try:
         with locked(folder):
             return False
     except InUseError:
         return True
     except FileNotFoundError:
-        return False
+        return has_readers(folder)
     except OSError:
         return None
 
@@ -181,15 +184,19 @@ def locked(folder: Path) -> FileLock:
     """Hold the run, so that nobody starts to work on it, until the end of a `with` block.
 
     Raises:
-        InUseError: another process holds it.
+        InUseError: another process works on it or reads it.
         OSError: there is no lock file, or the disk has no locks.
     """
     path = folder / LOCK_NAME
     path.stat()
     try:
-        return lock_file(path)
+        lock = lock_file(path)
     except Timeout as error:
         raise InUseError(f"Run '{folder.name}' is in use by another process. Wait for it to end, or cancel it.") from error
+    if has_readers(folder):
+        lock.release()
+        raise InUseError(f"Run '{folder.name}' is being read by another process. Wait for it to end, or cancel it.")
+    return lock
 
 
 def _read_manifest(folder: Path) -> tuple[run_format.Manifest, str]:
@@ -208,7 +215,7 @@ def _read_manifest(folder: Path) -> tuple[run_format.Manifest, str]:
 
 def _is_leftover(path: Path, *, manifest_is_read: bool) -> bool:
     return (
-        path.name.endswith(TEMPORARY_SUFFIX)
+        path.name.endswith((TEMPORARY_SUFFIX, READER_SUFFIX))
         or PARTIAL_VIDEO.search(path.name) is not None
         or (manifest_is_read and bool(CLIP_NAME.fullmatch(path.name)))
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..models.download import digest_of
-from .folder import Clip, Run, RunsError
+from .folder import Clip, Run, RunsError, reading
 
 HASH_CHANGED = "is damaged (its content has changed since it was written)"
 
@@ -41,10 +41,11 @@ def verify(run: Run, progress: Callable[[int, int], None] = lambda _done, _total
     if run.problem:
         raise RunsError(f"Run '{run.name}' cannot be verified: {run.problem}. {advice_for(run)}")
     problems = []
-    for done, clip in enumerate(run.clips):
-        progress(done, len(run.clips))
-        if problem := clip.problem or _hash_problem(clip):
-            problems.append((clip, problem))
+    with reading(run.folder):
+        for done, clip in enumerate(run.clips):
+            progress(done, len(run.clips))
+            if problem := clip.problem or _hash_problem(clip):
+                problems.append((clip, problem))
     progress(len(run.clips), len(run.clips))
     return Verification(run, tuple(problems), sum(bool(clip.sha256) for clip in run.clips))
 

@@ -1,5 +1,6 @@
 """The finished clips of a run: a handle on its folder, not the frames themselves."""
 
+import contextlib
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from ..conditioning.plan import Plan
 from ..constants import MOTION_LATENTS, VIDEO_FPS
+from ..files import reading
 from ..sampling.clip_loop import Decode, Encode, clip_decoder, decode_clip, find_anchor
-from .store import RunStore
+from .manifest import ManifestError, read_manifest
+from .store import RunStore, RunStoreError
 
 
 class Clips:
-    """Frames on disk and the sound that belongs to them.
+    """Frames on disk and the sound that belongs to them. While they are read nobody deletes or redoes the run.
 
     Args:
         delete_with_handle: remove the folder once nothing refers to this object any more (runs without a name).
@@ -29,6 +32,7 @@ class Clips:
         self.folder: Path = store.folder
         self.vae = vae
         self._store = store
+        self._hashes = store.hashes
         self._plan = plan
         self._vae_warmup = vae_warmup
         self.height, self.width = plan.height, plan.width
@@ -55,13 +59,15 @@ class Clips:
         """Frames of one clip after the other, each [T, H, W, 3] uint8.
 
         Raises:
-            FileNotFoundError: if the run folder was deleted.
+            FileNotFoundError: the run folder was deleted. RunStoreError: the run was redone, or a clip is damaged.
         """
-        for clip in range(self.timeline.num_clips):
-            yield self.read_frames(clip)
+        with reading(self.folder):
+            for clip in range(self.timeline.num_clips):
+                self._require_unchanged()
+                yield self._store.read_frames(clip)
 
     def read_frames(self, clip: int) -> Tensor:
-        """The frames of a clip that is stored, [T, H, W, 3] uint8; for errors see `frames`."""
+        """The frames of a clip that is stored, [T, H, W, 3] uint8, while the run grows; for errors see `frames`."""
         self._require_folder()
         return self._store.read_frames(clip)
 
@@ -71,25 +77,34 @@ class Clips:
         Args:
             encode, decode: of `vae`, as they were when the run was made; `decode` as for `clip_decoder`.
             first_clip: leave out the ones before.
-        Raises:
-            FileNotFoundError: if the run folder was deleted.
+        Raises: as `frames`.
         """
         plan, decode_as_sampled = self._plan, clip_decoder(decode, self.timeline.num_latent_frames, self._vae_warmup)
-        self._require_folder()
-        anchor = find_anchor(plan, self._store.read_latents(0)[None], decode_as_sampled)
-        for clip in range(first_clip, self.timeline.num_clips):
-            self._require_folder()
-            latents, motion_latents = self._store.read_latents(clip)[None], self._motion_latents(clip, encode)
-            frames = decode_clip(plan, clip, latents, motion_latents, decode_as_sampled, anchor)
-            yield frames[: self.timeline.clip_frames(clip)]
+        with reading(self.folder):
+            self._require_unchanged()
+            anchor = find_anchor(plan, self._store.read_latents(0)[None], decode_as_sampled)
+            for clip in range(first_clip, self.timeline.num_clips):
+                self._require_unchanged()
+                latents, motion_latents = self._store.read_latents(clip)[None], self._motion_latents(clip, encode)
+                frames = decode_clip(plan, clip, latents, motion_latents, decode_as_sampled, anchor)
+                yield frames[: self.timeline.clip_frames(clip)]
 
     def _motion_latents(self, clip: int, encode: Encode) -> Tensor | None:
         if clip > 0:
             return self._store.read_motion_latents(clip - 1)
         return None if self._plan.history is None else encode(self._plan.history)
 
+    def _require_unchanged(self) -> None:
+        """Another queue, or another process, may have redone the run since these clips were handed on."""
+        self._require_folder()
+        hashes: tuple[str, ...] = ()
+        with contextlib.suppress(FileNotFoundError, ManifestError):
+            hashes = read_manifest(self.folder).hashes
+        if hashes[: len(self._hashes)] != self._hashes:
+            raise RunStoreError(
+                f"Run '{self._store.name}' has changed since these clips were made: it was redone or cut short. Queue the prompt again."
+            )
+
     def _require_folder(self) -> None:
         if not self.folder.is_dir():
-            raise FileNotFoundError(
-                f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again with another seed or run name."
-            )
+            raise FileNotFoundError(f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again.")

@@ -109,7 +109,8 @@ class RunStore:
         """The clips that a run has by now, if any: to read them while another process may make more. Errors as in `open`."""
         manifest = _manifest_of(folder)
         store = cls(folder, {})
-        store.num_finished = 0 if manifest is None else manifest.num_clips
+        store._hashes = [] if manifest is None else list(manifest.hashes)
+        store.num_finished = len(store._hashes)
         return store
 
     def write_clip(self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> None:
@@ -189,6 +190,11 @@ class RunStore:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of the file of each finished clip, "" for clips of early versions."""
+        return tuple(self._hashes[: self.num_finished])
+
     def _load(self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value]) -> None:
         """Learn what is there and what of it stays; nothing is touched before all of it may be."""
         with _reported(f"cannot open the run folder {self.folder}"):
@@ -214,7 +220,7 @@ class RunStore:
         if not has_clip:
             there = f"it has {manifest.num_clips}, counted from 0" if manifest.num_clips else "it has none yet"
             raise RedoError(
-                f"run '{self.name}' has no clip {redo_from} to redo: {there}. Set redo_from_clip to -1 to go on, or to a clip that is there."
+                f"run '{self.name}' has no clip {redo_from} to redo: {there}. Set redo_from_clip to -1 to go on, or to another clip."
             )
 
     def _kept_clips(self, redo_from: int | None, manifest: Manifest, changes: Mapping[str, object]) -> int:
@@ -226,8 +232,8 @@ class RunStore:
         begin = manifest.redone_from if redo_from is None else redo_from
         if begin and (before := self._finished(min(begin, manifest.num_clips))[0]) < begin:
             raise RedoError(
-                f"run '{self.name}' cannot be redone from clip {begin}, because clip {before} is missing or damaged: it would be made with the "
-                f"inputs of the redo. Set redo_from_clip to {before}, with the old inputs first if they should hold up to clip {begin}."
+                f"run '{self.name}' cannot be redone from clip {begin}, because clip {before} is missing or damaged: it would be made with "
+                f"the inputs of the redo. Set redo_from_clip to {before}, with the old inputs first if they should hold up to clip {begin}."
             )
         finished, problem = self._finished(manifest.num_clips)
         if redo_from is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..constants import VIDEO_FPS
+from ..files import reading
 from ..media.frame_rate import exact_rate
 from ..media.video_reader import VideoReader
 from ..sampling.clip_loop import Decode, Encode
@@ -42,9 +43,10 @@ def tail_of_run(store: RunStore, count: int) -> Tensor:
     """
     parts: list[Tensor] = []
     clip = store.num_finished
-    while clip > 0 and sum(map(len, parts)) < count:
-        clip -= 1
-        parts.insert(0, store.read_frames(clip))
+    with reading(store.folder):
+        while clip > 0 and sum(map(len, parts)) < count:
+            clip -= 1
+            parts.insert(0, store.read_frames(clip))
     if not parts:
         raise ValueError(f"There is no finished clip in {store.folder}. Check run_name: it is that of Sample Video (Wan S2V).")
     return ((torch.cat(parts)[-count:].float() + 0.5) / LEVELS).clamp_(max=1)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.files import has_readers
 from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
-from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 
 def make_plan(num_samples, rate_hz=16_000, num_channels=2):
@@ -96,3 +97,42 @@ def test_deleting_a_run_twice_is_no_error(folder):
     folder.rmdir()
     del clips
     gc.collect()
+
+
+def networks():
+    """Stand-ins for the VAE."""
+    return lambda frames: torch.zeros(1, 16, 19, 4, 6), lambda latents, newest: torch.zeros(newest, 32, 48, 3)
+
+
+@pytest.mark.parametrize("read", [lambda clips: clips.frames(), lambda clips: clips.exact_frames(*networks())])
+def test_a_run_is_held_while_its_frames_are_read(folder, read):
+    """`runs delete` and a redo took the clips from under Save Video."""
+    clips = make_clips(folder, make_plan(30_000))
+    frames = read(clips)
+    next(frames)
+    assert has_readers(folder)
+    with pytest.raises(RunStoreError, match="is being read"):
+        RunStore.open(folder, {"seed": 1}, redo_from=0)
+    frames.close()
+    assert not has_readers(folder)
+    assert len(list(read(clips))) == 3
+    assert not has_readers(folder)
+
+
+@pytest.mark.parametrize("read", [lambda clips: clips.frames(), lambda clips: clips.exact_frames(*networks())])
+def test_a_handle_from_before_a_redo_gives_no_frames_of_another_run(folder, read):
+    clips = make_clips(folder, make_plan(30_000))
+    with RunStore.open(folder, {"seed": 2}, redo_from=2) as store:
+        with pytest.raises(RunStoreError, match=r"Run 'run' has changed since these clips were made.*Queue the prompt again"):
+            next(read(clips))
+        store.write_clip(2, latents=torch.ones(16, 3, 4, 6), motion_latents=None, frames=torch.zeros(9, 32, 48, 3, dtype=torch.uint8))
+    with pytest.raises(RunStoreError, match="has changed"):
+        next(read(clips))
+
+
+def test_a_run_that_grows_stays_the_same(folder):
+    """As for the video in progress."""
+    with RunStore.open(folder, {"seed": 1}) as store:
+        clips = Clips(store, make_plan(30_000), delete_with_handle=False)
+        store.write_clip(0, latents=torch.zeros(16, 3, 4, 6), motion_latents=None, frames=torch.zeros(9, 32, 48, 3, dtype=torch.uint8))
+        assert len(clips.read_frames(0)) == 9

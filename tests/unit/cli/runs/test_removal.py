@@ -13,6 +13,7 @@ from wan_s2v_pack.cli.runs.folder import InUseError, find_runs, read_run
 from wan_s2v_pack.cli.runs.removal import plan_clean, plan_delete, remove
 from wan_s2v_pack.cli.runs.verify import verify
 from wan_s2v_pack.tests.run_folders import SETTINGS, age, clip, clip_path, make_run, names
+from wan_s2v_pack.wan_s2v_model.files import reading
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 
@@ -65,6 +66,30 @@ def test_a_run_in_use_is_never_deleted(runs_folder, runs_command):
             assert "run 'song' is in use by another process: it stays" in output
         assert names(folder) == before
     assert not other.exists()
+
+
+def test_a_run_that_is_being_read_is_never_deleted(runs_folder, runs_command):
+    """Save Video read its clips, and they were gone."""
+    folder = make_run(runs_folder, "song", 1)
+    before = names(folder)
+    [removal] = plan_delete(find_runs(runs_folder), ["song"])
+    with reading(folder):
+        assert read_run(folder).strange == ()
+        status, output, _ = runs_command("delete", "song", "--yes")
+        assert (status, "in use by another process: it stays" in output) == (1, True)
+        with pytest.raises(InUseError, match="is being read"):
+            remove(removal)
+    assert names(folder) == before
+    assert runs_command("delete", "song", "--yes")[0] == 0
+    assert names(runs_folder) == []
+
+
+def test_the_file_of_a_reader_that_was_killed_is_left_over(runs_folder, runs_command):
+    folder = make_run(runs_folder, "song", 1)
+    before = names(folder)
+    (folder / "1f.reader").touch()
+    assert runs_command("clean", "--yes")[0] == 0
+    assert names(folder) == before
 
 
 def test_a_run_that_came_into_use_after_the_plan_stays(runs_folder):
