@@ -12,6 +12,7 @@ from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite,
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
 from ..wan_s2v_model.limits import LARGEST_SEED, share_problem
 from ..wan_s2v_model.runs.clips import Clips
+from ..wan_s2v_model.runs.earlier import earlier_texts
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
 from ..wan_s2v_model.runs.finish import Networks, finish_and_show
 from ..wan_s2v_model.runs.space import require_space, run_bytes
@@ -28,6 +29,17 @@ FIXED = (
     *("width", "height", "frames_per_clip", "sync_mode", "clips"),
     *("audio", "picture", "previous_frames", "vae", "vae_warmup", "colour_anchor"),
 )
+
+
+def _kept_inputs(model, positive, negative, plan, settings, seed, vae) -> dict:
+    """What the folder of a named run is compared with, for `RunStore.open`; hashing it takes seconds."""
+    fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
+    return {
+        "fingerprint": fingerprint,
+        "assumed": assumed_in_older_runs(fingerprint),
+        "earlier": earlier_texts(model, positive, negative, plan, vae),
+        "versions": comfy_bridge.versions(model),
+    }
 
 
 class WanS2VSampler(io.ComfyNode):
@@ -200,13 +212,9 @@ class WanS2VSampler(io.ComfyNode):
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         require_width(sample.config.text_dim, positive=positive, negative=negative)
         plan.require_audio(sample.config.num_audio_layers, sample.config.audio_dim)
-        fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
+        kept = {} if not run_name else _kept_inputs(model, positive, negative, plan, settings, seed, vae)
         redo_from = None if redo_from_clip < 0 else redo_from_clip
-        older = {"assumed": assumed_in_older_runs(fingerprint), "versions": comfy_bridge.versions()}
-        with (
-            folder_of_run(run_name) as folder,
-            RunStore.open(folder, fingerprint, redo_from=redo_from, fixed=FIXED, **older) as store,
-        ):
+        with folder_of_run(run_name) as folder, RunStore.open(folder, redo_from=redo_from, fixed=FIXED, **kept) as store:
             cls._run(store, plan, seed, sample, vae)
             clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
         return io.NodeOutput(clips)

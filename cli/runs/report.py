@@ -22,6 +22,7 @@ WIDTH = 120
 INDENT = 14
 SECOND_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 FILE = re.compile(r"(?P<name>\S.*?) (?P<size>\d+) (?P<changed_ns>\d{16,})(?P<rest>.*)", re.DOTALL)
+CONTENT = re.compile(r"content (?P<size>\d+) (?P<digest>[0-9a-f]{16})(?P<rest>.*)", re.DOTALL)
 OPTION = re.compile(r"'(\w+)': '([^']*)'")
 NO_LORAS = hashlib.sha256().hexdigest()[:16]
 INPUTS = {
@@ -228,13 +229,17 @@ def _versions_text(versions: dict[str, Any]) -> str:
 
 
 def _model_text(identity: str) -> str:
-    """The manifest has name, bytes and nanoseconds of change of a file, then its options."""
-    found = FILE.fullmatch(identity)
-    if not found:
-        return identity
-    day = datetime.fromtimestamp(int(found["changed_ns"]) / 1e9).strftime("%Y-%m-%d")
-    options = ", ".join(f"{name} {value}" for name, value in OPTION.findall(found["rest"])) or found["rest"].strip()
-    return f"{found['name']} ({size_text(int(found['size']))}, of {day}), {options}"
+    """The manifest has bytes and hash of a file, or of early versions its name, bytes and nanoseconds of change, then its options."""
+    if found := CONTENT.fullmatch(identity):
+        return f"{size_text(int(found['size']))}, content {found['digest']}, {_options_text(found['rest'])}"
+    if found := FILE.fullmatch(identity):
+        day = datetime.fromtimestamp(int(found["changed_ns"]) / 1e9).strftime("%Y-%m-%d")
+        return f"{found['name']} ({size_text(int(found['size']))}, of {day}), {_options_text(found['rest'])}"
+    return identity
+
+
+def _options_text(rest: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in OPTION.findall(rest)) or rest.strip()
 
 
 def _clip_table(run: Run) -> list[str]:

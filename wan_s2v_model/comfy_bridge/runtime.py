@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import comfy.cli_args
 import comfy.latent_formats
 import comfy.model_management
+import comfy.model_patcher
 import comfyui_version
 import folder_paths
 import torch
@@ -39,9 +40,18 @@ def free_host_memory() -> int:
     return comfy.model_management.get_free_memory(torch.device("cpu"))
 
 
-def versions() -> dict[str, str]:
-    """Versions of this pack, of torch and of ComfyUI."""
-    return {"pack": _pack_version(), "torch": torch.__version__, "comfyui": comfyui_version.__version__}
+def versions(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
+    """With what a MODEL is sampled: versions of this pack, of torch and of ComfyUI, its file and its devices."""
+    devices = [model.load_device, *(clone.load_device for clone in model.get_additional_models_with_key("multigpu"))]
+    names = [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type for device in devices]
+    factory = model.cached_patcher_init
+    return {
+        "pack": _pack_version(),
+        "torch": torch.__version__,
+        "comfyui": comfyui_version.__version__,
+        "model_file": "" if factory is None else Path(factory[1][0]).name,
+        "devices": ", ".join(names),
+    }
 
 
 def _pack_version() -> str:

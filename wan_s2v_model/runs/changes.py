@@ -1,8 +1,9 @@
 """What differs between the inputs of a run and those it was begun with, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
-from .manifest import Fingerprint
+from .manifest import Fingerprint, Value
 
 SHOWN_CHARACTERS = 80  # of a changed value in a message
 
@@ -27,11 +28,29 @@ class _Absent:
 ABSENT = _Absent()
 
 
-def changes_of(old: Fingerprint, new: Fingerprint) -> dict[str, tuple[object, object]]:
-    """Old and new value of every name whose value or kind differs."""
+def changes_of(
+    old: Fingerprint, new: Fingerprint, earlier: Mapping[str, Callable[[], Value]] = MappingProxyType({})
+) -> dict[str, tuple[object, object]]:
+    """Old and new value of every name whose value or kind differs, unless the old one is what an earlier version wrote for the new one."""
     names = [*old, *(name for name in new if name not in old)]
     pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in names}
-    return {name: (a, b) for name, (a, b) in pairs.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
+    changes = {name: (a, b) for name, (a, b) in pairs.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
+    return {name: change for name, change in changes.items() if name not in earlier or change[0] != earlier[name]()}
+
+
+def require_unchanged(run_name: str, changes: Mapping[str, tuple[object, object]], redo_from: int | None, fixed: Collection[str]) -> None:
+    """Raise RunChangedError for inputs that must not change: all, or in a redo those that are fixed unless it is one of the whole run."""
+    if redo_from is not None:
+        changes = {} if redo_from == 0 else {name: change for name, change in changes.items() if name in fixed}
+    if not changes:
+        return
+    lines = "\n".join(f"  {name}: {shown(*change)}" for name, change in changes.items())
+    ways = "redo it from clip 0" if redo_from else "redo it from the first clip that should be made anew"
+    raise RunChangedError(
+        f"run '{run_name}' was made with other inputs:\n{lines}\n"
+        f"Set these back to continue the run, or give another run name to keep both, or {ways}.",
+        changes,
+    )
 
 
 def shown(old: object, new: object) -> str:

@@ -8,7 +8,7 @@ process, the folder describes a run that ended after some whole clip.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file, sync_folder, write_atomically
-from .changes import RedoError, RunChangedError, changes_of, shown
+from .changes import RedoError, changes_of, require_unchanged, shown
 from .manifest import (
     CLIP_PATTERN,
     CLIP_TENSORS,
@@ -65,22 +65,24 @@ class RunStore:
     def open(
         cls,
         folder: Path,
-        fingerprint: Mapping[str, Value],
+        fingerprint: Mapping[str, Value] = MappingProxyType({}),
         *,
         redo_from: int | None = None,
         fixed: Collection[str] = (),
         assumed: Mapping[str, Value] = MappingProxyType({}),
+        earlier: Mapping[str, Callable[[], Value]] = MappingProxyType({}),
         versions: Mapping[str, str] = MappingProxyType({}),
     ) -> "RunStore":
         """Create the run folder, or continue the run in it.
 
         Args:
             folder: its name is the run's name in messages.
-            fingerprint: everything that decides the result, by value or by hash.
+            fingerprint: everything that decides the result, by value or by hash; empty for a folder that is new and nobody comes back to.
             redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint. A redo that was begun
                 with the same inputs and has not come to the last of the fingerprint's `clips` goes on instead.
             fixed: names that must not change while earlier clips are kept, such as the picture size.
             assumed: values of names that the manifest of an older version of the pack does not have.
+            earlier: gives by name what older versions wrote for the same inputs.
             versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
         Raises:
             RunChangedError: the fingerprint differs from that of the finished clips.
@@ -98,7 +100,7 @@ class RunStore:
         store._is_open, store._lock = True, lock
         store._versions = dict(versions)
         try:
-            store._load(redo_from, fixed, assumed)
+            store._load(redo_from, fixed, assumed, earlier)
         except BaseException:
             store.close()
             raise
@@ -195,13 +197,16 @@ class RunStore:
         """SHA-256 of the file of each finished clip, "" for clips of early versions."""
         return tuple(self._hashes[: self.num_finished])
 
-    def _load(self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value]) -> None:
+    def _load(
+        self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value], earlier: Mapping[str, Callable[[], Value]]
+    ) -> None:
         """Learn what is there and what of it stays; nothing is touched before all of it may be."""
         with _reported(f"cannot open the run folder {self.folder}"):
             manifest = _manifest_of(self.folder) or Manifest()
-            changes = changes_of({**assumed, **manifest.fingerprint}, self._fingerprint) if manifest.num_clips else {}
+            old = {**assumed, **manifest.fingerprint}
+            changes = changes_of(old, self._fingerprint, earlier) if manifest.num_clips else {}
             self._require_redoable(redo_from, manifest)
-            self._check_unchanged(changes, redo_from, fixed)
+            require_unchanged(self.name, changes, redo_from, fixed)
             self._hashes = list(manifest.hashes)
             kept = self._kept_clips(redo_from, manifest, changes)
             if kept < manifest.num_clips:
@@ -258,19 +263,6 @@ class RunStore:
         abandoned = (path for path in self.folder.glob(f"*{READER_SUFFIX}") if not is_held(path))
         for path in (*self.folder.glob(f"*{TEMPORARY_SUFFIX}"), *abandoned):
             path.unlink(missing_ok=True)
-
-    def _check_unchanged(self, changes: Mapping[str, tuple[object, object]], redo_from: int | None, fixed: Collection[str]) -> None:
-        if redo_from is not None:
-            changes = {} if redo_from == 0 else {name: change for name, change in changes.items() if name in fixed}
-        if not changes:
-            return
-        lines = "\n".join(f"  {name}: {shown(*change)}" for name, change in changes.items())
-        ways = "redo it from clip 0" if redo_from else "redo it from the first clip that should be made anew"
-        raise RunChangedError(
-            f"run '{self.name}' was made with other inputs:\n{lines}\n"
-            f"Set these back to continue the run, or give another run name to keep both, or {ways}.",
-            changes,
-        )
 
     def _finished(self, num_listed: int) -> tuple[int, str | None]:
         """How many clips there are up to the first one that is missing or damaged, and what is wrong with that one.

@@ -4,7 +4,8 @@ import os
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore
+from wan_s2v_pack.wan_s2v_model.runs.changes import RunChangedError
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 FINGERPRINT = {"seed": 42, "steps": 40, "cfg": 4.5, "prompt": "a woman sings", "audio": "sha256:ab", "pose": None, "official": False}
 

@@ -1,7 +1,6 @@
 """A run may only be continued when nothing that decides it has changed."""
 
 import json
-import os
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -36,6 +35,7 @@ def make_plan(seconds=10, **options):
 
 def network(value):
     layer = torch.nn.Linear(4, 3)
+    torch.nn.init.constant_(layer.weight, value)
     torch.nn.init.constant_(layer.bias, value)
     return layer
 
@@ -143,103 +143,14 @@ def test_same_numbers_in_another_shape_show(inputs):
 
 
 def test_features_in_another_order_of_memory_are_the_same(inputs):
-    other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.half().transpose(1, 2).contiguous().transpose(1, 2))
+    other = replace(inputs["plan"], audio_features=inputs["plan"].audio_features.transpose(1, 2).contiguous().transpose(1, 2))
     assert run_fingerprint(**{**inputs, "plan": other})["audio"] == run_fingerprint(**inputs)["audio"]
-
-
-def test_other_model_file_shows(inputs, tmp_path):
-    before = run_fingerprint(**inputs)["model"]
-    other = tmp_path / "other.safetensors"
-    other.write_bytes(b"weights")
-    inputs["model"].cached_patcher_init = (None, (str(other), {}))
-    assert run_fingerprint(**inputs)["model"] != before
-
-
-def test_replaced_model_file_shows(inputs, tmp_path):
-    before = run_fingerprint(**inputs)["model"]
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"WEIGHTS")
-    os.utime(file, ns=(1, 1))
-    assert run_fingerprint(**inputs)["model"] != before
-
-
-@pytest.mark.parametrize("replaced", ["model.safetensors.index.json", "a.safetensors", "b.safetensors"])
-def test_replaced_shard_shows(inputs, tmp_path, replaced):
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
-    for name in ("a.safetensors", "b.safetensors"):
-        (tmp_path / name).write_bytes(b"weights")
-    inputs["model"].cached_patcher_init = (None, (str(index), {}))
-    before = run_fingerprint(**inputs)["model"]
-    assert run_fingerprint(**inputs)["model"] == before
-    os.utime(tmp_path / replaced, ns=(1, 1))
-    assert run_fingerprint(**inputs)["model"] != before
-
-
-def test_objects_of_another_loader_are_the_same_in_every_process(inputs):
-    path, options = inputs["model"].cached_patcher_init[1]
-    seen = set()
-    for operations in (object(), object()):
-        inputs["model"].cached_patcher_init = (None, (path, operations, options))
-        seen.add(run_fingerprint(**inputs)["model"])
-    assert len(seen) == 1
-
-
-def test_lora_and_its_strength_show(inputs):
-    seen = set()
-    for strength in (None, 1.0, 0.5):
-        inputs["model"].patches = {} if strength is None else {"blocks.0.self_attn.q.weight": [(strength, "lora", 1.0, None, None)]}
-        seen.add(run_fingerprint(**inputs)["loras"])
-    assert len(seen) == 3
-
-
-def test_models_of_an_unknown_loader_differ_by_their_weights(inputs):
-    inputs["model"].cached_patcher_init = None
-    first = run_fingerprint(**inputs)["model"]
-    inputs["model"].model = network(2.0)
-    assert run_fingerprint(**inputs)["model"] != first
-    inputs["model"].model = network(1.0)
-    assert run_fingerprint(**inputs)["model"] == first
 
 
 def test_other_dtype_of_the_vae_shows(inputs):
     before = run_fingerprint(**inputs)["vae"]
     inputs["vae"].vae_dtype = torch.bfloat16
     assert run_fingerprint(**inputs)["vae"] != before
-
-
-def holder(threshold):
-    return SimpleNamespace(name="EasyCache", reuse_threshold=threshold, cumulative_change_rate=torch.rand(1).item())
-
-
-def rescaled(multiplier):
-    return lambda args: args * multiplier
-
-
-ATTACHMENTS = {
-    "no cache node": {"wrappers": {"outer_sample": {"easycache": []}}},
-    "a wrapper": {"wrappers": {"outer_sample": {"easycache": [print]}}},
-    "a cache node": {"model_options": {"transformer_options": {"easycache": holder(0.2)}}},
-    "another threshold": {"model_options": {"transformer_options": {"easycache": holder(0.3)}}},
-    "a patch": {"model_options": {"transformer_options": {"patches": {"double_block": [print]}}}},
-    "a replaced block": {"model_options": {"transformer_options": {"patches_replace": {"dit": {("double_block", 1): print}}}}},
-    "a shift": {"object_patches": {"model_sampling": SimpleNamespace(shift=8.0)}},
-    "guidance by a function": {"model_options": {"sampler_post_cfg_function": [rescaled(0.7)]}},
-    "guidance by the same function with another number": {"model_options": {"sampler_post_cfg_function": [rescaled(0.5)]}},
-    "guidance by another name": {"model_options": {"sampler_pre_cfg_function": [rescaled(0.7)]}},
-    "context windows": {"model_options": {"context_handler": SimpleNamespace(context_length=81)}},
-    "a replaced method": {"object_patches": {"diffusion_model.head.forward": print}},
-}
-
-
-def test_what_other_nodes_put_on_the_model_shows(inputs):
-    plain, seen = vars(inputs["model"]).copy(), {}
-    for name, attributes in ATTACHMENTS.items():
-        inputs["model"] = SimpleNamespace(**{**plain, **attributes})
-        seen[name] = run_fingerprint(**inputs)["model_nodes"]
-        assert run_fingerprint(**inputs)["model_nodes"] == seen[name]
-    assert seen.pop("no cache node") == ""
-    assert len({"", *seen.values()}) == len(ATTACHMENTS)
 
 
 def hook(strength=1.0, keyframes=(), value=1.0):
@@ -274,14 +185,6 @@ def test_what_other_nodes_set_on_a_prompt_shows(inputs):
     assert run_fingerprint(**{**inputs, "positive": given_by_the_encoder})["prompt"] == plain[0]
 
 
-def test_state_of_a_cache_node_does_not_show(inputs):
-    seen = set()
-    for _ in range(2):
-        inputs["model"].model_options = {"transformer_options": {"easycache": holder(0.2)}}
-        seen.add(run_fingerprint(**inputs)["model_nodes"])
-    assert len(seen) == 1
-
-
 def test_older_runs_count_as_made_with_the_defaults_of_later_inputs(inputs):
     fingerprint = run_fingerprint(**{**inputs, "settings": Settings(cfg_end=0.5)})
     assumed = assumed_in_older_runs(fingerprint)
@@ -301,8 +204,9 @@ def test_older_runs_were_made_without_an_anchor(inputs):
 
 
 def test_bfloat16_tensors_are_hashed(inputs):
-    half = [[torch.ones(1, 5, 8, dtype=torch.bfloat16), {}]]
-    assert run_fingerprint(**{**inputs, "positive": half})["prompt"] == run_fingerprint(**inputs)["prompt"]
+    half, other = ([[torch.full((1, 5, 8), value, dtype=torch.bfloat16), {}]] for value in (1.0, 2.0))
+    seen = [run_fingerprint(**{**inputs, "positive": text})["prompt"] for text in (half, half, other)]
+    assert seen[0] == seen[1] != seen[2]
 
 
 class KSampler:
@@ -345,21 +249,3 @@ def test_functions_in_the_options_of_a_sampler_count_by_what_they_remember(input
 
     assert solver(0.2, 0.8) == solver(0.2, 0.8)
     assert solver(0.2, 0.8) != solver(0.2, 0.9)
-
-
-def test_another_lora_with_the_same_keys_and_strength_shows(inputs):
-    def loras(value, alpha=1.0):
-        weights = SimpleNamespace(weights=(torch.full((4, 2), value), torch.ones(2, 4), alpha, None))
-        inputs["model"].patches = {"blocks.0.self_attn.q.weight": [(0.8, weights, 1.0, None, None)]}
-        return run_fingerprint(**inputs)["loras"]
-
-    assert loras(1.0) == loras(1.0)
-    assert loras(1.0) != loras(2.0)
-    assert loras(1.0) != loras(1.0, alpha=2.0)
-
-
-def test_another_precision_of_the_loader_shows(inputs):
-    before = run_fingerprint(**inputs)["model"]
-    path = inputs["model"].cached_patcher_init[1][0]
-    inputs["model"].cached_patcher_init = (None, (path, {"precision": "fast"}))
-    assert run_fingerprint(**inputs)["model"] != before

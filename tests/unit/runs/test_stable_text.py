@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.runs.stable_text import digest, stable_text
+from wan_s2v_pack.wan_s2v_model.runs.stable_text import BLOCK, RunningDigest, blocks, digest, sample, stable_text
 
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"
 
@@ -58,6 +58,13 @@ class Counter:
         self.calls += 1
 
 
+def layer(width, value=0.0):
+    made = torch.nn.Linear(width, 2)
+    torch.nn.init.constant_(made.weight, value)
+    torch.nn.init.constant_(made.bias, value)
+    return made
+
+
 SETTINGS = {  # how a value is made, and two settings
     "number": (lambda value: value, 1.5, 1.6),
     "number or text": (lambda value: value, 1, "1"),
@@ -79,7 +86,11 @@ SETTINGS = {  # how a value is made, and two settings
     "class": (lambda value: value, Handler, Counter),
     "module": (lambda value: value, os, sys),
     "set": (set, ["a", "b"], ["a", "c"]),
-    "layer": (lambda value: torch.nn.Linear(value, 2), 2, 3),
+    "layer": (lambda value: layer(value), 2, 3),
+    "weights of a layer": (lambda value: layer(2, value), 1.0, 2.0),
+    "function in a function in a function": (lambda value: scaled(1.0, [scaled(2.0, [scaled(value)])]), 1.0, 2.0),
+    "numbers of an object in a function": (lambda value: scaled(1.0, [Counter(value)]), 0.7, 0.5),
+    "partial in a function": (lambda value: scaled(1.0, [functools.partial(scaled, value)]), 0.7, 0.5),
 }
 
 
@@ -145,4 +156,45 @@ def test_digest_sees_shape_and_values():
     values = [], [torch.ones(2, 3)], [torch.ones(3, 2)], [torch.zeros(2, 3)], [torch.ones(2), torch.ones(3)]
     assert len({digest(*tensors) for tensors in values}) == len(values)
     assert digest() == ""
-    assert digest(torch.ones(2, dtype=torch.bfloat16)) == digest(torch.ones(2))
+    half = torch.float16, torch.bfloat16
+    assert len({digest(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, *half)}) == 3
+
+
+def test_a_running_digest_is_that_of_all_at_once():
+    tensors = [torch.rand(3, 4), torch.rand(2)]
+    running = RunningDigest()
+    assert running.text() == digest() == ""
+    for tensor in tensors:
+        running.add(tensor)
+    assert running.text() == digest(*tensors)
+
+
+def test_bytes_are_hashed_in_any_order_of_memory_and_type():
+    values = torch.arange(6.0).view(2, 3)
+    for dtype in (torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool):
+        assert digest(values.T.contiguous().T.to(dtype)) == digest(values.to(dtype))
+    assert digest(torch.tensor(2.0)) == digest(torch.tensor(2.0))
+
+
+def test_a_device_is_no_setting():
+    """Another GPU makes the same video."""
+    assert stable_text([torch.device("cuda:0")]) == stable_text([torch.device("cpu")])
+
+
+def test_blocks_reach_from_the_first_byte_to_the_last():
+    assert blocks(100) == [(0, 100)]
+    found = blocks(1000 * BLOCK + 1)
+    assert (found[0][0], found[-1][1], len(found)) == (0, 1000 * BLOCK + 1, 4)
+    assert all(end - start == BLOCK for start, end in found)
+
+
+def test_computed_buffers_are_no_weights():
+    """Their last bits differ from device to device."""
+
+    def with_buffer(value, persistent):
+        made = layer(2)
+        made.register_buffer("table", torch.full((2,), value), persistent=persistent)
+        return sample(made)
+
+    assert with_buffer(1.0, persistent=False) == with_buffer(2.0, persistent=False) == sample(layer(2))
+    assert with_buffer(1.0, persistent=True) != with_buffer(2.0, persistent=True)

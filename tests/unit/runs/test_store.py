@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.wan_s2v_model.files import lock_file
-from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore, RunStoreError
+from wan_s2v_pack.wan_s2v_model.runs.changes import RunChangedError
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "steps": 40, "cfg": 4.5, "prompt": "a woman sings", "audio": "sha256:ab", "pose": None, "official": False}
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"

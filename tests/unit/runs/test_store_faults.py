@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from wan_s2v_pack.wan_s2v_model.runs.store import RunChangedError, RunStore, RunStoreError
+from wan_s2v_pack.wan_s2v_model.runs.changes import RunChangedError
+from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "prompt": "a woman sings", "pose": None}
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"

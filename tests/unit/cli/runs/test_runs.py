@@ -275,6 +275,12 @@ def test_show_says_settings_in_words(runs_folder, runs_command):
     assert json.loads(runs_command("show", "song", "--json")[1])["settings"] == {**SETTINGS}
 
 
+def test_show_says_the_content_of_the_model_file(runs_folder, runs_command):
+    make_run(runs_folder, "song", model="content 32600000000 93b0c44298fc1c14 ({'weight_dtype': 'bf16', 'precision': 'official'},)")
+    expected = "model       32.6 GB, content 93b0c44298fc1c14, weight_dtype bf16, precision official"
+    assert expected in runs_command("show", "song")[1]
+
+
 def test_show_says_with_what_the_clips_were_made(runs_folder, runs_command):
     path = make_run(runs_folder, "song", 2) / "manifest.json"
     versions = [{"from_clip": 0, "torch": "2.11", "comfyui": "0.30"}, {"from_clip": 1, "torch": "2.12", "comfyui": "0.30"}]

@@ -1,0 +1,94 @@
+"""What earlier versions of the pack wrote into the fingerprint of a run: with the same inputs such a run goes on."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.file_format import INDEX_SUFFIX
+from ..checkpoints.shards import shard_files
+from ..conditioning.plan import Plan
+from .fingerprint import text_of
+from .identity import CACHE_SETTINGS, tensors_of
+from .manifest import Value
+from .stable_text import stable_text, without_addresses
+
+NESTED_BY_NAME = 1  # the depth of `stable_text`
+
+
+def earlier_texts(model: Any, positive: list, negative: list, plan: Plan, vae: Any) -> Mapping[str, Callable[[], Value]]:
+    """By the name in the fingerprint: what counts as the same, besides what today's rules give. For arguments see `run_fingerprint`."""
+    return {
+        "model": partial(_model, model),
+        "loras": partial(_loras, model),
+        "model_nodes": partial(_attachments, model),
+        "vae": lambda: f"{vae.vae_dtype} {_small_weights(vae.first_stage_model)}",
+        "prompt": partial(text_of, positive, digest_of_floats),
+        "negative_prompt": partial(text_of, negative, digest_of_floats),
+        "audio": lambda: digest_of_floats(plan.audio_features, plan.waveform),
+        "silence": lambda: (
+            "" if plan.silence is None else digest_of_floats(plan.silence.features, torch.tensor(sorted(plan.silence.pauses)))
+        ),
+    }
+
+
+def digest_of_floats(*tensors: torch.Tensor) -> str:
+    """Hash of shapes and values, as float32."""
+    hashed = hashlib.sha256()
+    for tensor in tensors:
+        hashed.update(str(tuple(tensor.shape)).encode())
+        for part in tensor.detach().unbind() if tensor.ndim > 1 else (tensor.detach(),):
+            hashed.update(part.cpu().float().contiguous().numpy().data)
+    return hashed.hexdigest()[:16] if tensors else ""
+
+
+def _silence(plan: Plan) -> str:
+    silence = plan.silence
+    return "" if silence is None else digest_of_floats(silence.features, torch.tensor(sorted(silence.pauses)))
+
+
+def _model(model: Any) -> str:
+    """Name, size in bytes and time of change of the file, or of every shard, and the options it was loaded with."""
+    factory = model.cached_patcher_init
+    path = None if factory is None else Path(factory[1][0])
+    if path is None or not path.is_file():
+        return f"weights {_small_weights(model.model)}"
+    shards = shard_files(path) if path.name.endswith(INDEX_SUFFIX) else []
+    files = " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in (path, *shards))
+    return f"{files} {without_addresses(str(factory[1][1:]))}"
+
+
+def _small_weights(network: torch.nn.Module) -> str:
+    """Hash of the biases and norms."""
+    named = sorted(network.named_parameters())
+    return digest_of_floats(*(value.detach() for _, value in named if value.ndim == 1 and not value.is_meta))
+
+
+def _loras(model: Any) -> str:
+    hashed = hashlib.sha256()
+    for key, patches in sorted(model.patches.items(), key=lambda item: str(item[0])):
+        for patch in patches:
+            hashed.update(f"{key} {patch[0]}".encode())
+            hashed.update(digest_of_floats(*tensors_of(getattr(patch[1], "weights", patch[1]))).encode())
+    return hashed.hexdigest()[:16]
+
+
+def _attachments(model: Any) -> str:
+    """Hooks inside of the network by name, the rest with its numbers."""
+    options = model.model_options.get("transformer_options", {})
+    hooks = [f"{kind} {key}" for kind, wrappers in model.wrappers.items() for key, functions in wrappers.items() if functions]
+    hooks += [f"patch {name} {_patch_names(patches)}" for name, patches in options.get("patches", {}).items()]
+    hooks += [f"replace {name} {_patch_names(patches)}" for name, patches in options.get("patches_replace", {}).items()]
+    numbers = {name: value for name, value in vars(options.get("easycache", object)).items() if name in CACHE_SETTINGS}
+    shift = {"shift": float(model.object_patches["model_sampling"].shift)} if "model_sampling" in model.object_patches else {}
+    changes = {name: value for name, value in model.model_options.items() if name != "transformer_options"}
+    replaced = {name: value for name, value in model.object_patches.items() if name != "model_sampling"}
+    others = {name: stable_text(value, NESTED_BY_NAME) for name, value in sorted({**changes, **replaced}.items())}
+    return " ".join((*sorted(hooks), *(f"{name}={value}" for name, value in {**numbers, **shift, **others}.items())))
+
+
+def _patch_names(patches: Any) -> str:
+    return without_addresses(" ".join(str(key) for key in patches)) if isinstance(patches, dict) else str(len(patches))

@@ -1,0 +1,133 @@
+"""Which MODEL it is: weights, LoRAs and what other nodes have put on it, by content and not by place, time or device."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.file_format import INDEX_SUFFIX, LENGTH_BYTES, LONGEST_HEADER
+from ..checkpoints.shards import shard_files
+from .stable_text import BLOCK, blocks, digest, sample, stable_text, without_addresses
+
+CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")  # of core's EasyCache, whose other values are its state
+OF_DEVICES = ("multigpu_options", "multigpu_clones")  # where core divides the work on several GPUs
+MULTIGPU = "multigpu"
+ATTACHED = ("wrappers", "callbacks", "attachments", "injections", "object_patches", "weight_wrapper_patches")
+UNSAMPLED = 2**26  # bytes up to which a file of an unknown format is read whole
+NUM_STRIDES = 4096
+
+
+def model_identity(model: Any) -> dict[str, str]:
+    """What tells two MODELs apart: their weights and the options they were loaded with, and their LoRAs by strength and content."""
+    factory = model.cached_patcher_init
+    path = None if factory is None else Path(factory[1][0])
+    if path is not None and path.is_file():
+        options = tuple(filter(_is_no_place, map(_without_places, factory[1][1:])))
+        weights = f"{content_of(path)} {without_addresses(str(options))}"
+    else:
+        originals = {name: backup.weight for name, backup in getattr(model, "backup", {}).items()}
+        weights = f"weights {sample(model.model, originals)}"
+    return {"model": weights, "loras": _loras(model)}
+
+
+def content_of(path: Path) -> str:
+    """Size in bytes of a weights file, and a hash of its header and of a sample of every tensor; of a model in shards of all of them.
+
+    Another file of the same size that differs in one large tensor, and there outside of the sampled blocks, is taken for the same.
+    """
+    hashed, size = hashlib.sha256(), 0
+    for file in shard_files(path) if path.name.endswith(INDEX_SUFFIX) else [path]:
+        size += file.stat().st_size
+        for block in _sampled_blocks(file):
+            hashed.update(block)
+    return f"content {size} {hashed.hexdigest()[:16]}"
+
+
+def _sampled_blocks(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        header = file.read(length) if 0 < length <= min(LONGEST_HEADER, size) else b""
+        yield header
+        for start, end in _tensor_blocks(header) or _strides(size):
+            file.seek(start)
+            yield file.read(end - start)
+
+
+def _tensor_blocks(header: bytes) -> list[tuple[int, int]]:
+    """Begin and end of each sampled part of a safetensors file; none for other files."""
+    try:
+        places = sorted(entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__")
+        data = LENGTH_BYTES + len(header)
+        return [(data + first + start, data + first + end) for first, last in places for start, end in blocks(last - first)]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
+def _strides(size: int) -> list[tuple[int, int]]:
+    if size <= UNSAMPLED:
+        return [(0, size)]
+    starts = [(size - BLOCK) * index // (NUM_STRIDES - 1) for index in range(NUM_STRIDES)]
+    return [(start, start + BLOCK) for start in starts]
+
+
+def _is_no_place(value: Any) -> bool:
+    return not (isinstance(value, Path | torch.device) or (isinstance(value, str) and ("/" in value or "\\" in value)))
+
+
+def _without_places(value: Any) -> Any:
+    """Options of a loader without folders and devices."""
+    if isinstance(value, Mapping):
+        return {name: _without_places(item) for name, item in value.items() if _is_no_place(item)}
+    return [_without_places(item) for item in value if _is_no_place(item)] if isinstance(value, list | tuple) else value
+
+
+def _loras(model: Any) -> str:
+    hashed = hashlib.sha256()
+    for key, patches in sorted(model.patches.items(), key=lambda item: str(item[0])):
+        for strength, weights, *rest in patches:
+            kind = type(weights).__name__
+            content = getattr(weights, "weights", weights)
+            hashed.update(f"{key} {strength} {kind} {_texts(content)} {digest(*tensors_of(content))} {stable_text(rest)}".encode())
+    return hashed.hexdigest()[:16]
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors and scales of a LoRA patch, which ComfyUI keeps in tuples of its own making."""
+    if isinstance(value, torch.Tensor | float | int):  # a number is the alpha of an adapter
+        return [torch.as_tensor(value)]
+    return [tensor for item in value for tensor in tensors_of(item)] if isinstance(value, tuple | list) else []
+
+
+def _texts(value: Any) -> str:
+    """What is done with them: diff, set and others."""
+    if isinstance(value, tuple | list):
+        return " ".join(filter(None, map(_texts, value)))
+    return value if isinstance(value, str) else ""
+
+
+def attachments(model: Any) -> str:
+    """Everything that other nodes have put on the MODEL, but for core's division of the work on several GPUs."""
+    options = {name: value for name, value in model.model_options.items() if name not in OF_DEVICES}
+    transformer = dict(options.pop("transformer_options", {}))
+    cache = {name: value for name, value in vars(transformer.pop("easycache", object)).items() if name in CACHE_SETTINGS}
+    others = getattr(model, "additional_models", {}).items()
+    parts = {
+        "options": options,
+        "transformer_options": {name: value for name, value in transformer.items() if name not in OF_DEVICES},
+        "cache": cache,
+        **{name: getattr(model, name, {}) for name in ATTACHED},
+        "models": {key: [model_identity(other) for other in models] for key, models in others if key != MULTIGPU},
+    }
+    told = {name: filled for name, part in parts.items() if (filled := _filled(part))}
+    return stable_text(told) if told else ""
+
+
+def _filled(value: Any) -> Any:
+    """A mapping without entries that hold nothing."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: filled for key, item in value.items() if (filled := _filled(item)) not in ({}, [], None)}
