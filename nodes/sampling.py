@@ -21,6 +21,7 @@ from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.progress import Progress
 from .inputs import checks_inputs, folder_of_run, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
+from .takes import handed_on, takes
 
 logger = logging.getLogger("wan_s2v")
 
@@ -169,6 +170,11 @@ class WanS2VSampler(io.ComfyNode):
         return share_problem("Guidance", "cfg_", cfg_start_percent, cfg_end_percent, advice) or True
 
     @classmethod
+    def fingerprint_inputs(cls, run_name="", **inputs):
+        """What a named run has made is made again where its folder is gone or has changed; a linked name is not known yet."""
+        return handed_on.count(run_name, inputs) if run_name else 0
+
+    @classmethod
     @checks_inputs
     def execute(
         cls,
@@ -214,9 +220,12 @@ class WanS2VSampler(io.ComfyNode):
         plan.require_audio(sample.config.num_audio_layers, sample.config.audio_dim)
         kept = {} if not run_name else _kept_inputs(model, positive, negative, plan, settings, seed, vae)
         redo_from = None if redo_from_clip < 0 else redo_from_clip
-        with folder_of_run(run_name) as folder, RunStore.open(folder, redo_from=redo_from, fixed=FIXED, **kept) as store:
+        name = takes.name(run_name, comfy_bridge.place_in_list())
+        with folder_of_run(name) as folder, RunStore.open(folder, redo_from=redo_from, fixed=FIXED, **kept) as store:
             cls._run(store, plan, seed, sample, vae)
             clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
+        if run_name:
+            handed_on.note(run_name, folder)
         return io.NodeOutput(clips)
 
     @classmethod

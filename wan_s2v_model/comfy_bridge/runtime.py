@@ -15,6 +15,7 @@ import comfyui_version
 import folder_paths
 import torch
 from comfy_api.latest import InputImpl
+from comfy_execution.utils import get_executing_context
 
 from ..conditioning.pose import PoseImages, PoseVideo
 from ..media.pictures import require_pictures
@@ -38,6 +39,20 @@ def metadata_enabled() -> bool:
 def free_host_memory() -> int:
     """Bytes of main memory that are free."""
     return comfy.model_management.get_free_memory(torch.device("cpu"))
+
+
+class PlaceInList(NamedTuple):
+    """Which of the inputs of a list a node is working on, from 0."""
+
+    prompt_id: str
+    node_id: str
+    item: int
+
+
+def place_in_list() -> PlaceInList | None:
+    """Where ComfyUI is; None outside of a prompt."""
+    context = get_executing_context()
+    return None if context is None else PlaceInList(context.prompt_id, context.node_id, context.list_index or 0)
 
 
 def versions(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
