@@ -1,5 +1,8 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
+from pathlib import Path
+
+import folder_paths
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
@@ -200,7 +203,8 @@ class WanS2VPrepare(io.ComfyNode):
         encode = comfy_bridge.RunVae(vae).encode
         with comfy_bridge.open_pose(pose, pose_fps, pose_video) as video:
             guide = None if video is None else PoseGuide(video, pose_strength, (pose_start_percent, pose_end_percent), pose_end)
-            plan = plan_video(audio, shape, picture, history, guide, encode=encode, real_audio_history=audio_history == "real")
+            options = {"real_audio_history": audio_history == "real", "folder": Path(folder_paths.get_temp_directory())}
+            plan = plan_video(audio, shape, picture, history, guide, encode=encode, **options)
         timeline = plan.timeline
         job = default_job(timeline, height, width, comfy_bridge.vae_value_bytes(vae))
         preview = draw_plan(

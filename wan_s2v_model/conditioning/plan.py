@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
 from .clip import ALL_STEPS, ClipConditioning
-from .pose import PoseGuide, pose_latents, warn_if_short
+from .pose import PoseGuide, keep_in_file, pose_latents, warn_if_short
 from .timeline import Timeline, plan_timeline
 
 ANCHORS = ("off", "latent statistics", "colour transfer")
@@ -69,7 +70,7 @@ class Plan:
 
     Attributes:
         audio_features: [layers, channels, frames] at 16 fps. waveform: [C, T], the sound that will be played.
-        ref_latents: [1, 16, 1, h, w] normalised. pose_latents: one [1, 16, F, h, w] per clip, or None.
+        ref_latents: [1, 16, 1, h, w] normalised. pose_latents: one [1, 16, F, h, w] per clip, in a file, or None.
         history: [73, height, width, 3] frames before clip 0, or None when it starts freely.
         continuity: what the sampler sets beside: seeds and anchor.
         silence: heard in pauses and past the end of the sound; None as in the reference.
@@ -121,12 +122,14 @@ def plan_video(
     *,
     encode: Callable[[Tensor], Tensor],
     real_audio_history: bool = False,
+    folder: Path | None = None,
 ) -> Plan:
     """Divide the sound into clips, and encode what they are told.
 
     Args:
         picture: [height, width, 3] in [0, 1]. history: of `start_history`.
         encode: [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents. real_audio_history: see `Plan`.
+        folder: for the file of the pose, see `keep_in_file`.
     """
     timeline = plan_timeline(
         audio.waveform.shape[1],
@@ -140,7 +143,7 @@ def plan_video(
     poses = None
     if pose is not None:
         warn_if_short(timeline, pose.video, pose.end)
-        poses = tuple(pose_latents(timeline, pose, shape.height, shape.width, encode))
+        poses = keep_in_file(pose_latents(timeline, pose, shape.height, shape.width, encode), folder)
     return Plan(
         timeline=timeline,
         height=shape.height,

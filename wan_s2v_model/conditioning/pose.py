@@ -1,10 +1,13 @@
 """Which picture of a pose video belongs to which slot of a clip, and the latents that the model is given for it."""
 
 import logging
+import mmap
+import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -118,6 +121,35 @@ def pose_latents(timeline: Timeline, guide: PoseGuide, height: int, width: int, 
             latents = _clip_latents(timeline, guide.video, slots, height, width, encode) * guide.strength
             before = slots
         yield latents
+
+
+def keep_in_file(latents: Iterable[Tensor], folder: Path | None) -> tuple[Tensor, ...]:
+    """Latents of each clip as they were, read from a file when they are used: those of an hour at 832x480 are 5.7 GB.
+
+    No name leads to the file, so that not even a crash leaves it; it is gone when the tensors are.
+
+    Args:
+        latents: [1, 16, F, h, w] float32 each; one that comes twice in a row is kept once.
+        folder: for the file; None where the system keeps such.
+    """
+    kept: list[int] = []  # number in the file of each clip
+    before = torch.empty(0)
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for clip in latents:
+                if clip is not before:
+                    file.write(clip.contiguous().numpy().data)
+                kept.append(kept[-1] + (clip is not before) if kept else 0)
+                before = clip
+            file.flush()
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        reason = f"The pose of this video cannot be kept in {folder or tempfile.gettempdir()} ({error.strerror or error})."
+        raise OSError(error.errno, f"{reason} Free some GB there, or choose a shorter `duration`.") from error
+    stored = torch.frombuffer(mapping, dtype=torch.float32).view(-1, *before.shape)
+    return tuple(stored[number] for number in kept)
 
 
 def _clip_latents(

@@ -1,11 +1,23 @@
 """Which pose picture is where, at every rate and behind its end, and the latents made of them."""
 
+import errno
+import io
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.conditioning.picture import fit_frames
-from wan_s2v_pack.wan_s2v_model.conditioning.pose import AT_ONCE, PoseGuide, PoseImages, pose_latents, pose_slots, warn_if_short
+from wan_s2v_pack.wan_s2v_model.conditioning.pose import (
+    AT_ONCE,
+    PoseGuide,
+    PoseImages,
+    keep_in_file,
+    pose_latents,
+    pose_slots,
+    warn_if_short,
+)
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import Timeline
 
 RATES = [16.0, 24.0, 25.0, 29.97, 30000 / 1001, 30.0, 60.0]
@@ -210,3 +222,35 @@ def test_pictures_are_fitted_a_few_at_a_time_to_the_same_bits(cover):
     encoder = Encoder()
     list(pose_latents(timeline, PoseGuide(PoseImages(pictures, 16.0)), SIZE, SIZE, encoder))
     assert torch.equal(encoder.calls[0][1:-1], fit_frames(pictures, SIZE, SIZE, cover=cover))
+
+
+def test_latents_of_a_whole_video_stand_in_a_file(tmp_path):
+    """They stayed in memory, 5.7 GB for an hour at 832x480. A pose that is held is kept once."""
+    clips = [torch.rand(1, 16, 2, 4, 4) for _ in range(3)]
+    folder = tmp_path / "temp"
+    kept = keep_in_file(iter([clips[0], clips[1], clips[1], clips[2]]), folder)
+    assert all(torch.equal(a, b) for a, b in zip(kept, [clips[0], clips[1], clips[1], clips[2]], strict=True))
+    assert kept[1].data_ptr() == kept[2].data_ptr()
+    assert kept[3].data_ptr() - kept[0].data_ptr() == 2 * kept[0].nbytes
+    assert list(folder.iterdir()) == [], "no name leads to it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_memory_of_the_latents_is_that_of_a_file():
+    """What is mapped from a file can be dropped when memory is scarce."""
+    kept = keep_in_file(iter([torch.rand(1, 16, 8, 64, 64) for _ in range(20)]), None)
+    assert len(kept) == 20
+    address = kept[0].data_ptr()
+    ranges = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    (mapped,) = [entry for entry in ranges if int(entry[0].split("-")[0], 16) <= address < int(entry[0].split("-")[1], 16)]
+    assert "deleted" in mapped[-1]
+
+
+def test_a_full_disk_is_said(monkeypatch, tmp_path):
+    class FullDisk(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: FullDisk())
+    with pytest.raises(OSError, match=r"pose of this video cannot be kept in .*No space left on device.*Free some GB there"):
+        keep_in_file(iter([torch.rand(1, 16, 2, 4, 4)]), tmp_path)
