@@ -17,6 +17,7 @@ import av
 import numpy as np
 import torch
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -31,6 +32,7 @@ from .video_source import VideoSource
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
 LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
 LOCK_SUFFIX = ".lock"  # of the file that is locked while a video is unfinished
+COPIED_LEAD_IN = 2  # packets of sound, which overlap, that are encoded once more behind copied ones
 MOST_UNTIMED_FRAMES = 2  # x265 leaves the decoding times of so few frames undefined; they are in order
 FRAMES_AT_ONCE = 8  # that `write_video` writes between two looks at the cancel button
 BT709 = 1  # its code in H.273, for primaries, transfer and matrix alike
@@ -106,6 +108,35 @@ class VideoWriter:
                 self.num_frames += 1
                 if self._sound:
                     self._sound.write_until(self.num_frames / self._fps)
+
+    def copy(self, path: Path, num_frames: int) -> None:
+        """Begin with the first frames of an earlier live file and their sound, which are not encoded again; `write` goes on behind them.
+
+        Args:
+            path: of a file of this format, size, frame rate and sound.
+        Raises:
+            ValueError: it holds fewer frames, or others. VideoWriterError: it is damaged.
+        """
+        with self._guarded(), av.open(str(path)) as source:
+            picture = source.streams.video[0]
+            if (picture.width, picture.height) != (self._video.codec_context.width, self._video.codec_context.height):
+                raise ValueError(f"{path.name} is {picture.width}x{picture.height}, not the size of this video")
+            with_start_codes = BitStreamFilterContext("h264_mp4toannexb", picture, self._video)  # as the encoder gives them
+            for packet in source.demux():
+                if packet.dts is None:
+                    continue
+                if packet.stream.type == "video" and self.num_frames < num_frames:
+                    self._mux_copied(with_start_codes.filter(packet), self._video)
+                    self.num_frames += 1
+                elif self._sound and packet.stream.type == "audio" and self._sound.takes(packet, num_frames / self._fps):
+                    self._mux_copied([packet], self._sound.stream)
+        if self.num_frames < num_frames:
+            raise ValueError(f"{path.name} holds {self.num_frames} frames, not {num_frames}")
+
+    def _mux_copied(self, packets: list[av.Packet], stream: VideoStream | AudioStream) -> None:
+        for packet in packets:
+            packet.stream = stream
+            self._opened().mux(packet)
 
     def close(self) -> None:
         """Complete the file and give it its name. Further calls do nothing."""
@@ -253,12 +284,13 @@ class _Sound:
         self._rate = rate
         self._layout = LAYOUTS[waveform.shape[0]]
         self._position = 0
+        self._copied_until = Fraction(-1)  # seconds
         encoded_rate = rate if rate in encoder.rates_hz else 48000
-        self._stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
-        self._stream.codec_context.layout = self._layout
-        self._stream.codec_context.format = encoder.sample_format
+        self.stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
+        self.stream.codec_context.layout = self._layout
+        self.stream.codec_context.format = encoder.sample_format
         if encoder.bit_rate is not None:
-            self._stream.codec_context.bit_rate = encoder.bit_rate
+            self.stream.codec_context.bit_rate = encoder.bit_rate
 
     def write_until(self, time_s: Fraction) -> None:
         """Encode the samples up to a time, silence where the waveform has ended."""
@@ -269,12 +301,43 @@ class _Sound:
         frame.sample_rate = self._rate
         frame.pts = self._position
         frame.time_base = Fraction(1, self._rate)
-        self._container.mux(self._stream.encode(frame))
+        self._mux(self.stream.encode(frame))
         self._position = end
 
     def finish(self) -> None:
         """Encode what the codec still holds."""
-        self._container.mux(self._stream.encode(None))
+        self._mux(self.stream.encode(None))
+
+    def takes(self, packet: av.Packet, time_s: Fraction) -> bool:
+        """Whether a packet of another file ends well before a time, and so can be copied; encoding goes on behind the last that can."""
+        end = ((packet.pts or 0) + (packet.duration or 0)) * packet.time_base
+        lead_in = COPIED_LEAD_IN * self._packet_s
+        if end > time_s - lead_in:  # the last packets of a file fade out
+            return False
+        self._copied_until, self._position = end, max(0, round((end - lead_in) * self._rate))
+        return True
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        """Without those that only lead in to what follows the copied ones."""
+        from_s = self._copied_until - self._packet_s / 2
+        self._container.mux([packet for packet in packets if (packet.pts or 0) * packet.time_base > from_s])
+
+    @property
+    def _packet_s(self) -> Fraction:
+        return Fraction(self.stream.codec_context.frame_size, self.stream.codec_context.sample_rate)
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a video file, without decoding them.
+
+    Raises:
+        OSError: it is not there, or damaged.
+    """
+    try:
+        with av.open(str(path)) as source:
+            return sum(packet.dts is not None for packet in source.demux(video=0))
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"{path.name} is damaged: {error}") from error
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:

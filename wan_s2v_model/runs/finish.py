@@ -51,11 +51,12 @@ def finish_and_show(
         progress: is told each clip that is stored. show: is given the file of the video in progress whenever it has grown.
         peak_bytes: as for `finish_run`, which also says the errors.
     """
-    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show) as live:
+    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show, store.shown) as live:
 
         def on_stored(clip: int) -> None:
             progress.finish_clip(clip)
             live.consume(clip)
+            store.shown = live.shown
 
         finish_run(store, plan, seed, **networks._asdict(), on_stored=on_stored, peak_bytes=peak_bytes)
 

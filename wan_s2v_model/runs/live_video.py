@@ -4,17 +4,23 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 
 from safetensors import SafetensorError
 
+from ..files import TEMPORARY_SUFFIX
 from ..media.video_formats import LIVE_FORMAT
-from ..media.video_writer import VideoWriter
+from ..media.video_writer import VideoWriter, count_frames
+from ..sampling.progress import clip_place
 from .clips import Clips
 from .manifest import LIVE_VIDEO_NAME
 
 QUALITY = 23
+MOST_ENCODED_AGAIN = 20  # clips of a run that goes on, 12 seconds of one CPU at 832x480
+NOTHING = range(0)
 PATIENCE_S = 10.0  # for the last clips, when the run is finished
 
 logger = logging.getLogger("wan_s2v")
@@ -26,18 +32,21 @@ class LiveVideo:
     Nothing that goes wrong here ends the run: it is logged, and the video stays as long as it is. Use it as a context manager.
     """
 
-    def __init__(self, clips: Clips, num_stored: int, on_grown: Callable[[Path], None]) -> None:
+    def __init__(self, clips: Clips, num_stored: int, on_grown: Callable[[Path], None], shown: range = NOTHING) -> None:
         """Start with the clips that a resumed run has already.
 
         Args:
             on_grown: called with the file after each clip, in the encoding thread.
+            shown: the clips that the file holds from before, as they are stored. They are not encoded again; if the file is gone, or holds
+                none of the newest clips, the video begins at the newest `MOST_ENCODED_AGAIN` of them.
         """
         self.path = clips.folder / LIVE_VIDEO_NAME
+        self.shown = NOTHING
+        self._before = shown if num_stored - shown.stop <= MOST_ENCODED_AGAIN else NOTHING
+        self._num_stored = num_stored
         self._clips = clips
         self._on_grown = on_grown
         self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        for clip in range(num_stored):
-            self._waiting.put(clip)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._encode_all, name="wan_s2v_live_video", daemon=True)
         self._thread.start()
@@ -66,18 +75,62 @@ class LiveVideo:
             logger.warning("no video in progress from here on: %s", error)
 
     def _encode_clips(self) -> None:
-        clip = self._waiting.get()
-        if clip is None:
+        new_clips = iter(self._waiting.get, None)
+        first = [] if self._num_stored else [*islice(new_clips, 1)]
+        if not self._num_stored and not first:
             return
+        with self._begin() as writer:
+            for clip in chain(range(self.shown.stop, self._num_stored), first, new_clips):
+                if self._stopped.is_set():
+                    break
+                self._encode(writer, clip)
+
+    def _begin(self) -> VideoWriter:
+        """The file with the clips from before, or an empty one."""
+        earlier = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
+        if self._before:
+            try:
+                self.path.replace(earlier)
+                return self._copied(earlier)
+            except (OSError, ValueError, LookupError) as error:
+                logger.info("the video in progress cannot be continued: %s", error)
+            finally:
+                earlier.unlink(missing_ok=True)
+        start = max(0, self._num_stored - MOST_ENCODED_AGAIN)
+        if start:
+            logger.info("the video in progress begins at %s", clip_place(start, self._clips.timeline.num_clips))
+        self.shown = range(start, start)
+        return self._writer(start)
+
+    def _copied(self, earlier: Path) -> VideoWriter:
+        """With the whole clips that the file holds: a kill leaves it without the newest frames."""
+        timeline, shown = self._clips.timeline, self._before
+        held = count_frames(earlier)
+        while sum(map(timeline.clip_frames, shown)) > held:
+            shown = shown[:-1]
+        if self._num_stored - shown.stop > MOST_ENCODED_AGAIN or not shown:
+            raise ValueError(f"it holds {held} frames")
+        writer = self._writer(shown.start)
+        try:
+            writer.copy(earlier, sum(map(timeline.clip_frames, shown)))
+        except BaseException:
+            writer.abort()
+            raise
+        self.shown = shown
+        return writer
+
+    def _writer(self, first_clip: int) -> VideoWriter:
         clips = self._clips
-        sound = (clips.waveform, clips.sample_rate_hz)
-        with VideoWriter(
+        start = round(Fraction(clips.timeline.first_frame(first_clip) * clips.sample_rate_hz, clips.fps))
+        sound = (clips.waveform[:, start:], clips.sample_rate_hz)
+        return VideoWriter(
             self.path, width=clips.width, height=clips.height, fps=clips.fps, video_format=LIVE_FORMAT, quality=QUALITY, audio=sound
-        ) as writer:
-            while clip is not None and not self._stopped.is_set():
-                for image in clips.read_frames(clip).split(1):
-                    if self._stopped.is_set():
-                        break
-                    writer.write(image)
-                self._on_grown(self.path)
-                clip = self._waiting.get()
+        )
+
+    def _encode(self, writer: VideoWriter, clip: int) -> None:
+        for image in self._clips.read_frames(clip).split(1):
+            if self._stopped.is_set():
+                return
+            writer.write(image)
+        self.shown = range(self.shown.start, clip + 1)
+        self._on_grown(self.path)

@@ -57,6 +57,7 @@ class Manifest:
         hashes: SHA-256 of the file of each finished clip, "" for clips of early versions.
         made_with: versions of programs, each with `from_clip`, the first clip that was made with them.
         redone_from: the first clip of a redo that is not done yet.
+        in_progress: the first clip that the video in progress holds as listed, and the one behind the last; None when the run is done.
     """
 
     version: int | None = FORMAT_VERSION
@@ -64,6 +65,7 @@ class Manifest:
     hashes: tuple[str, ...] = ()
     made_with: tuple[dict[str, Any], ...] = ()
     redone_from: int | None = None
+    in_progress: tuple[int, int] | None = None
 
     @property
     def num_clips(self) -> int:
@@ -80,6 +82,7 @@ class Manifest:
             **({"sha256": self.hashes} if any(self.hashes) else {}),
             **({"made_with": self.made_with} if self.made_with else {}),
             **({} if self.redone_from is None else {"redone_from": self.redone_from}),
+            **({} if self.in_progress is None else {"in_progress": self.in_progress}),
         }
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
@@ -109,9 +112,17 @@ def read_manifest(folder: Path) -> Manifest:
             hashes=(*map(str, content.get("sha256", [])), *[""] * num_clips)[:num_clips],
             made_with=tuple(dict(entry) for entry in content.get("made_with", []) if entry[FIRST_CLIP] >= 0),
             redone_from=content.get("redone_from"),
+            in_progress=_pair(content.get("in_progress")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError("is damaged or no run manifest") from error
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    first, end = map(int, value)
+    return first, end
 
 
 def clip_name(index: int) -> str:

@@ -52,6 +52,7 @@ class RunStore:
         """Use `RunStore.open` or `RunStore.reading`."""
         self.folder = folder
         self.num_finished = 0
+        self.shown = range(0)  # clips that the video in progress holds as they are stored; kept with the next clip
         self._failure: BaseException | None = None
         self._fingerprint = fingerprint
         self._hashes: list[str] = []  # of the clips that the manifest lists
@@ -212,6 +213,8 @@ class RunStore:
             if kept < manifest.num_clips:
                 self._require_no_readers()
             self._made_with, self.num_finished = list(manifest.made_with), kept
+            begin, end = manifest.in_progress or (0, 0)
+            self.shown = range(begin, max(begin, min(end, kept)))
             self._redone_from = manifest.redone_from if redo_from is None else redo_from
             self._remove_leftovers()
             if manifest.num_clips == 0:
@@ -293,7 +296,14 @@ class RunStore:
         self._made_with = [entry for entry in self._made_with if entry[FIRST_CLIP] < len(hashes)]
         is_done = len(hashes) >= int(self._fingerprint.get("clips") or 0)
         redone_from = None if is_done else self._redone_from
-        manifest = Manifest(fingerprint=self._fingerprint, hashes=tuple(hashes), made_with=tuple(self._made_with), redone_from=redone_from)
+        self.shown = self.shown[: max(0, len(hashes) - self.shown.start)]
+        manifest = Manifest(
+            fingerprint=self._fingerprint,
+            hashes=tuple(hashes),
+            made_with=tuple(self._made_with),
+            redone_from=redone_from,
+            in_progress=(self.shown.start, self.shown.stop) if self.shown and not is_done else None,
+        )
         write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
         self._hashes = hashes
 
