@@ -1,11 +1,14 @@
 """Loaders for the four models."""
 
+from pathlib import Path
+
 import folder_paths
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.checkpoints.s2v import CheckpointError
 from ..wan_s2v_model.checkpoints.shards import collapse_shards, with_folders
+from ..wan_s2v_model.runs.identity import content_of
 from .inputs import checks_inputs
 
 SHARDED = ("diffusion_models", "text_encoders")  # folders whose models come as one file or as shards with an index
@@ -24,6 +27,14 @@ def _choices(folder: str) -> dict[str, str]:
     """What a loader offers, and the file that it stands for."""
     files = [name for name in folder_paths.get_filename_list(folder) if not name.endswith(".json")]
     return with_folders(collapse_shards(files) if folder in SHARDED else files)
+
+
+def _content(folder: str, name: str | None) -> str:
+    """What tells ComfyUI that a file was replaced under its name; a linked name is not known yet, and a missing file an error later."""
+    try:
+        return content_of(Path(_path(folder, name))) if name else ""
+    except (OSError, CheckpointError):
+        return ""
 
 
 class WanS2VModelLoader(io.ComfyNode):
@@ -83,6 +94,10 @@ class WanS2VModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, model_name=None, **_):
+        return _content("diffusion_models", model_name)
+
+    @classmethod
     @checks_inputs
     def execute(cls, model_name, weight_dtype, precision, attention, offload=True, speed=comfy_bridge.SPEEDS[0]) -> io.NodeOutput:
         options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention, "speed": speed}
@@ -108,6 +123,10 @@ class WanS2VTextEncoderLoader(io.ComfyNode):
             ],
             outputs=[io.Clip.Output(display_name="clip", tooltip="The text encoder; also works with CLIPTextEncode.")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder_name=None, **_):
+        return _content("text_encoders", text_encoder_name)
 
     @classmethod
     @checks_inputs
@@ -143,6 +162,10 @@ class WanS2VAudioEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, audio_encoder_name=None, **_):
+        return _content("audio_encoders", audio_encoder_name)
+
+    @classmethod
     @checks_inputs
     def execute(cls, audio_encoder_name, dtype, offload=True) -> io.NodeOutput:
         return io.NodeOutput(comfy_bridge.AudioEncoder(_path("audio_encoders", audio_encoder_name), dtype, offload))
@@ -174,6 +197,10 @@ class WanS2VVAELoader(io.ComfyNode):
             ],
             outputs=[io.Vae.Output(display_name="vae", tooltip="The VAE; also works with VAE Encode and VAE Decode.")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name=None, **_):
+        return _content("vae", vae_name)
 
     @classmethod
     @checks_inputs
@@ -214,6 +241,10 @@ class WanS2VLoraLoader(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=None, **_):
+        return _content("loras", lora_name)
 
     @classmethod
     @checks_inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 
@@ -12,7 +13,7 @@ from wan_s2v_pack.cli.comfyui.client import PromptFailed
 from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.scripts.tiny_models.layouts import DIFFUSION_MODEL
 
-from .graphs import EXACT, add, patch_model, quick_start
+from .graphs import EXACT, add, inputs_of, patch_model, quick_start
 from .graphs import TINY_LORA as LORA
 
 
@@ -76,3 +77,19 @@ NOTED_AND_PLAIN = ((0.8, "noted.safetensors"), (0.4, "unscaled.safetensors"), (0
 def test_a_checkpoint_is_refused(loras, renderer):
     with pytest.raises(PromptFailed, match=r"not_a_lora\.safetensors is not a LoRA: it looks like a Wan2\.2-S2V transformer"):
         renderer.client.run(with_lora(1.0, "not_a_lora.safetensors")[0])
+
+
+def test_an_overwritten_file_of_the_same_name_and_size_is_noticed(loras, renderer, base_directory):
+    """ComfyUI remembered the MODEL of the old file, and a named run went on with it."""
+    path = base_directory / "models" / "loras" / "overwritten.safetensors"
+    tensors = load_file(path.with_name(LORA))
+    save_file(tensors, path)
+    prompt, _ = with_lora(0.8, path.name)
+    inputs_of(prompt, "WanS2VSampler")["run_name"] = "overwritten"
+    renderer.render(prompt)
+    facts = path.stat()
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, path)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert path.stat().st_size == facts.st_size
+    with pytest.raises(PromptFailed, match=r"(?s)made with other inputs:.*loras: "):
+        renderer.render(prompt)

@@ -105,7 +105,8 @@ class RunningDigest:
         """Count one more."""
         self._is_empty = False
         self._hash.update(f"{'' if tensor.dtype == torch.float32 else tensor.dtype}{tuple(tensor.shape)}".encode())
-        for part in tensor.detach().unbind() if tensor.ndim > 1 else (tensor.detach(),):  # one after the other: a mapped file may be long
+        in_one = tensor.ndim < 2 or tensor.is_contiguous()
+        for part in (tensor,) if in_one else tensor.detach().unbind():  # to be copied one after the other: a mapped file may be long
             self._hash.update(raw_bytes(part).cpu().numpy().data)
 
     def text(self) -> str:
