@@ -88,30 +88,13 @@ def _name(value: Any) -> str:
 
 def digest(*tensors: torch.Tensor) -> str:
     """Hash of shapes and bytes; empty without tensors."""
-    running = RunningDigest()
+    hashed = hashlib.sha256()
     for tensor in tensors:
-        running.add(tensor)
-    return running.text()
-
-
-class RunningDigest:
-    """As `digest`, of tensors that come one after the other."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._is_empty = True
-
-    def add(self, tensor: torch.Tensor) -> None:
-        """Count one more."""
-        self._is_empty = False
-        self._hash.update(f"{'' if tensor.dtype == torch.float32 else tensor.dtype}{tuple(tensor.shape)}".encode())
+        hashed.update(f"{'' if tensor.dtype == torch.float32 else tensor.dtype}{tuple(tensor.shape)}".encode())
         in_one = tensor.ndim < 2 or tensor.is_contiguous()
         for part in (tensor,) if in_one else tensor.detach().unbind():  # to be copied one after the other: a mapped file may be long
-            self._hash.update(raw_bytes(part).cpu().numpy().data)
-
-    def text(self) -> str:
-        """The hash of all so far."""
-        return "" if self._is_empty else self._hash.hexdigest()[:16]
+            hashed.update(raw_bytes(part).cpu().numpy().data)
+    return hashed.hexdigest()[:16] if tensors else ""
 
 
 def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.runs.stable_text import BLOCK, RunningDigest, blocks, digest, sample, stable_text
+from wan_s2v_pack.wan_s2v_model.runs.stable_text import BLOCK, blocks, digest, sample, stable_text
 
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"
 
@@ -158,15 +158,6 @@ def test_digest_sees_shape_and_values():
     assert digest() == ""
     half = torch.float16, torch.bfloat16
     assert len({digest(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, *half)}) == 3
-
-
-def test_a_running_digest_is_that_of_all_at_once():
-    tensors = [torch.rand(3, 4), torch.rand(2)]
-    running = RunningDigest()
-    assert running.text() == digest() == ""
-    for tensor in tensors:
-        running.add(tensor)
-    assert running.text() == digest(*tensors)
 
 
 def test_bytes_are_hashed_in_any_order_of_memory_and_type():
