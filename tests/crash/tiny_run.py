@@ -26,7 +26,7 @@ def make_models(models: Path) -> None:
     """Write the tiny set, with a VAE that is narrower still."""
     make_tiny_models(models)
     wide = load_file(models / VAE_PATH)
-    shapes = pack_module("wan_s2v_model.comfy_bridge.loaders")._vae_shapes(VAE_WIDTH)
+    shapes = pack_module("wan_s2v_model.comfy_bridge.loaders").vae_shapes(VAE_WIDTH)
     narrow = {name: wide[name][tuple(map(slice, shape))].clone() for name, shape in shapes.items()}
     for name, tensor in narrow.items():
         if tensor.shape[1:].numel() > 1:  # as large a sum over fewer inputs
