@@ -60,11 +60,12 @@ def versions(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
     devices = [model.load_device, *(clone.load_device for clone in model.get_additional_models_with_key("multigpu"))]
     names = [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type for device in devices]
     factory = model.cached_patcher_init
+    source = factory[1][0] if factory is not None and factory[1] else ""
     return {
         "pack": _pack_version(),
         "torch": torch.__version__,
         "comfyui": comfyui_version.__version__,
-        "model_file": "" if factory is None else Path(factory[1][0]).name,
+        "model_file": Path(source).name if isinstance(source, str | Path) else "",
         "devices": ", ".join(names),
     }
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from ..checkpoints.file_format import INDEX_SUFFIX
 from ..checkpoints.shards import shard_files
 from ..conditioning.plan import Plan
 from .fingerprint import text_of
-from .identity import CACHE_SETTINGS, tensors_of
+from .identity import CACHE_SETTINGS, model_file, tensors_of
 from .manifest import Value
 from .stable_text import stable_text, without_addresses
 
@@ -52,13 +51,12 @@ def _silence(plan: Plan) -> str:
 
 def _model(model: Any) -> str:
     """Name, size in bytes and time of change of the file, or of every shard, and the options it was loaded with."""
-    factory = model.cached_patcher_init
-    path = None if factory is None else Path(factory[1][0])
-    if path is None or not path.is_file():
+    path = model_file(model)
+    if path is None:
         return f"weights {_small_weights(model.model)}"
     shards = shard_files(path) if path.name.endswith(INDEX_SUFFIX) else []
     files = " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in (path, *shards))
-    return f"{files} {without_addresses(str(factory[1][1:]))}"
+    return f"{files} {without_addresses(str(model.cached_patcher_init[1][1:]))}"
 
 
 def _small_weights(network: torch.nn.Module) -> str:

@@ -22,15 +22,21 @@ NUM_STRIDES = 4096
 
 def model_identity(model: Any) -> dict[str, str]:
     """What tells two MODELs apart: their weights and the options they were loaded with, and their LoRAs by strength and content."""
-    factory = model.cached_patcher_init
-    path = None if factory is None else Path(factory[1][0])
-    if path is not None and path.is_file():
-        options = tuple(filter(_is_no_place, map(_without_places, factory[1][1:])))
+    path = model_file(model)
+    if path is not None:
+        options = tuple(filter(_is_no_place, map(_without_places, model.cached_patcher_init[1][1:])))
         weights = f"{content_of(path)} {without_addresses(str(options))}"
     else:
         originals = {name: backup.weight for name, backup in getattr(model, "backup", {}).items()}
         weights = f"weights {sample(model.model, originals)}"
     return {"model": weights, "loras": _loras(model)}
+
+
+def model_file(model: Any) -> Path | None:
+    """The file that a MODEL was loaded from, where its loader says so and it is still there."""
+    factory = model.cached_patcher_init
+    source = factory[1][0] if factory is not None and factory[1] else None
+    return Path(source) if isinstance(source, str | Path) and Path(source).is_file() else None
 
 
 def content_of(path: Path) -> str:

@@ -163,6 +163,14 @@ def test_weights_count_as_they_were_before_a_lora_changed_them_in_place(model):
     assert model_identity(model) == before
 
 
+def test_a_loader_that_names_no_file_is_an_unknown_one(model):
+    model.cached_patcher_init = None
+    expected = model_identity(model)
+    for arguments in ((), ({"q.weight": torch.zeros(2)},), ("/gone/model.safetensors",)):
+        model.cached_patcher_init = (None, arguments)
+        assert model_identity(model) == expected
+
+
 # LoRAs
 
 
