@@ -9,12 +9,14 @@ from .loras import apply_lora
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
 from .runtime import (
+    Graph,
     file_of_video,
     find_file,
     free_host_memory,
     metadata_enabled,
     new_output_file,
     open_pose,
+    open_video,
     raise_if_interrupted,
     require_file,
     versions,
@@ -30,6 +32,7 @@ __all__ = [
     "SPEEDS",
     "AudioEncoder",
     "ClipSampler",
+    "Graph",
     "RunVae",
     "SamplerSettings",
     "apply_lora",
@@ -48,6 +51,7 @@ __all__ = [
     "model_facts",
     "new_output_file",
     "open_pose",
+    "open_video",
     "raise_if_interrupted",
     "require_file",
     "require_memory",
