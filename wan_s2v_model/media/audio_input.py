@@ -117,7 +117,11 @@ def _float(name: str, waveform: Tensor) -> Tensor:
 
 
 def _within_full_scale(name: str, waveform: Tensor) -> Tensor:
-    peak = waveform.abs().nan_to_num(0.0, posinf=0.0).max().item() if waveform.numel() else 0.0
+    if waveform.numel() == 0:
+        return waveform
+    peak = max(abs(extreme.item()) for extreme in waveform.aminmax())
+    if not math.isfinite(peak):
+        peak = waveform.abs().nan_to_num(0.0, posinf=0.0).max().item()
     if peak <= 1:
         return waveform
     logger.warning(
