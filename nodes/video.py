@@ -134,9 +134,9 @@ class WanS2VSaveVideo(io.ComfyNode):
         connected = [name for name, value in (("clips", clips), ("video", video), ("images", images)) if value is not None]
         if len(connected) != 1:
             raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
-        graph = comfy_bridge.Graph(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         with cls._source(clips, video, images, audio, fps) as source:
-            path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, FORMATS[format].container, graph)
+            suffix = FORMATS[format].container
+            path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, suffix, cls.hidden)
             write_video(path, source, FORMATS[format], quality, cls._metadata(), comfy_bridge.raise_if_interrupted)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=preview)

@@ -9,7 +9,6 @@ from .loras import apply_lora
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
 from .runtime import (
-    Graph,
     file_of_video,
     find_file,
     free_host_memory,
@@ -32,7 +31,6 @@ __all__ = [
     "SPEEDS",
     "AudioEncoder",
     "ClipSampler",
-    "Graph",
     "RunVae",
     "SamplerSettings",
     "apply_lora",

@@ -3,7 +3,6 @@
 import glob
 import logging
 import re
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from io import BytesIO
@@ -101,24 +100,16 @@ def open_video(video: Any) -> AbstractContextManager[VideoSource]:
     return nullcontext(source_of_images(parts.images, parts.audio, parts.frame_rate))
 
 
-class Graph(NamedTuple):
-    """What a node can see of the prompt that is run: its nodes by id, and what the canvas sent beside it."""
-
-    prompt: Mapping[str, Any] | None
-    extra_pnginfo: Mapping[str, Any] | None
-
-    @property
-    def workflow(self) -> Mapping[str, Any] | None:
-        return (self.extra_pnginfo or {}).get("workflow")
-
-
-def new_output_file(filename_prefix: str, width: int, height: int, suffix: str, graph: Graph) -> tuple[Path, str]:
+def new_output_file(filename_prefix: str, width: int, height: int, suffix: str, hidden: Any) -> tuple[Path, str]:
     """The next free file name in the output folder, and its folder below that; abandoned parts of such files are removed.
 
+    Args:
+        hidden: of the node, with the prompt and the canvas's workflow, from which the patterns of the prefix take their values.
     Raises:
         ValueError: what the patterns stand for cannot be a name.
     """
-    filename_prefix, unknown = fill_in(filename_prefix, graph.prompt, graph.workflow, datetime.now())
+    workflow = (getattr(hidden, "extra_pnginfo", None) or {}).get("workflow")
+    filename_prefix, unknown = fill_in(filename_prefix, getattr(hidden, "prompt", None), workflow, datetime.now())
     if unknown:
         logger.warning("filename_prefix: the graph has no value for %s; it stays as it is", ", ".join(unknown))
     if problem := prefix_problem(filename_prefix):
