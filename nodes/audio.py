@@ -14,7 +14,7 @@ from ..wan_s2v_model.audio.selection import select_sounds
 from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.media.espeak import espeak_problem, require_reference, speak_with_espeak
 from ..wan_s2v_model.media.speech_worker import DEFAULT_ADDRESS, SpeechRequest, parse_address, speak_with_worker
-from .inputs import checks_inputs
+from .inputs import UNCONNECTED, checks_inputs
 from .sockets import WanS2VAudio
 
 logger = logging.getLogger("wan_s2v")
@@ -92,7 +92,7 @@ class WanS2VAudioEncode(io.ComfyNode):
         audio,
         start,
         duration,
-        driving_audio=None,
+        driving_audio=UNCONNECTED,
         normalisation="file",
         loudness=0.0,
         silence="model",
@@ -102,6 +102,9 @@ class WanS2VAudioEncode(io.ComfyNode):
             raise ValueError(
                 "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."
             )
+        if driving_audio is None:
+            raise ValueError("There is no driving_audio: the video that it comes from has no sound. Connect a sound, or disconnect it.")
+        driving_audio = None if driving_audio is UNCONNECTED else driving_audio
         played, heard = select_sounds(audio, driving_audio, start, duration, loudness)
         run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
         listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)

@@ -16,6 +16,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model.runs.manifest import RUNS_FOLDER
 
+UNCONNECTED = object()  # default of an optional input where None means that something is connected which brings nothing
 OPTIONS_SHOWN = 10
 RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 

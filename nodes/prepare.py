@@ -15,7 +15,7 @@ from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, VIDEO_FPS
 from ..wan_s2v_model.cost.estimate import default_job
 from ..wan_s2v_model.cost.requirements import describe_plan
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
-from ..wan_s2v_model.media.pictures import require_pictures
+from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import draw_plan
 from .inputs import checks_inputs
 from .sockets import WanS2VAudio, WanS2VPlan
@@ -195,7 +195,7 @@ class WanS2VPrepare(io.ComfyNode):
         audio_history=AUDIO_HISTORY[0],
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
-        require_pictures(image=image, pose=pose, previous_frames=previous_frames)
+        image, previous_frames = read_pictures("image", image), read_optional_pictures("previous_frames", previous_frames)
         height, width = choose_size(size, image, height, width)
         shape = VideoShape(height, width, frames_per_clip, max_clips, sync_mode)
         picture = fit_image(image[0], height, width, cover=shape.covers)

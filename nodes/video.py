@@ -3,8 +3,8 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
-from pathlib import Path
 
 import torch
 from comfy_api.latest import InputImpl, io, ui
@@ -12,7 +12,9 @@ from comfy_api.latest import InputImpl, io, ui
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
 from ..wan_s2v_model.cost.requirements import require_image_memory
+from ..wan_s2v_model.media.file_names import prefix_problem
 from ..wan_s2v_model.media.frame_rate import convert
+from ..wan_s2v_model.media.pictures import read_pictures
 from ..wan_s2v_model.media.video_formats import FORMATS
 from ..wan_s2v_model.media.video_source import VideoSource, source_of_images
 from ..wan_s2v_model.media.video_writer import write_video
@@ -20,7 +22,7 @@ from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.manifest import MANIFEST_NAME
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_images, tail_of_run
-from .inputs import checks_inputs, run_folder, run_name_problem
+from .inputs import UNCONNECTED, checks_inputs, run_folder, run_name_problem
 from .sockets import WanS2VClips
 
 logger = logging.getLogger("wan_s2v")
@@ -84,7 +86,8 @@ class WanS2VSaveVideo(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="video/wan_s2v",
-                    tooltip="Folder and beginning of the file name under ComfyUI's output folder.",
+                    tooltip="Folder and beginning of the file name under ComfyUI's output folder. %date:yyyy-MM-dd%, %Node.widget%, "
+                    "%width%, %height% and %year% to %second% become their values.",
                 ),
                 io.Combo.Input(
                     "format",
@@ -97,7 +100,8 @@ class WanS2VSaveVideo(io.ComfyNode):
                     default=18,
                     min=0,
                     max=51,
-                    tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller. Without effect on ffv1.",
+                    tooltip="Constant rate factor: lower is better and larger. 18 looks lossless, 23 is smaller. Without effect on ffv1; "
+                    "h264 takes 0 as 1.",
                 ),
                 WanS2VClips.Input("clips", optional=True, tooltip="From the Wan S2V sampler; written clip by clip with little memory."),
                 io.Video.Input("video", optional=True, tooltip="A VIDEO of any node."),
@@ -122,29 +126,31 @@ class WanS2VSaveVideo(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix) -> bool | str:
-        if filename_prefix is not None and (Path(filename_prefix).is_absolute() or ".." in filename_prefix.replace("\\", "/").split("/")):
-            return f"filename_prefix must stay inside ComfyUI's output folder, got {filename_prefix!r}."
-        return True
+        return True if filename_prefix is None else prefix_problem(filename_prefix) or True
 
     @classmethod
     @checks_inputs
-    def execute(cls, filename_prefix, format, quality, fps, clips=None, video=None, images=None, audio=None) -> io.NodeOutput:
+    def execute(cls, filename_prefix, format, quality, fps, clips=None, video=None, images=None, audio=UNCONNECTED) -> io.NodeOutput:
         connected = [name for name, value in (("clips", clips), ("video", video), ("images", images)) if value is not None]
         if len(connected) != 1:
             raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
-        if clips is not None:
-            sound = clips.waveform, clips.sample_rate_hz
-            source = VideoSource(clips.width, clips.height, Fraction(clips.fps), clips.frames(), sound)
-        elif video is not None:
-            parts = video.get_components()
-            source = source_of_images(parts.images, parts.audio, parts.frame_rate)
-        else:
-            source = source_of_images(images, audio, fps)
-
-        path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, FORMATS[format].container)
-        write_video(path, source, FORMATS[format], quality, cls._metadata(), comfy_bridge.raise_if_interrupted)
+        with cls._source(clips, video, images, audio, fps) as source:
+            suffix = FORMATS[format].container
+            path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, suffix, cls.hidden)
+            write_video(path, source, FORMATS[format], quality, cls._metadata(), comfy_bridge.raise_if_interrupted)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=preview)
+
+    @classmethod
+    def _source(cls, clips, video, images, audio, fps: float) -> AbstractContextManager[VideoSource]:
+        if video is not None:
+            return comfy_bridge.open_video(video)
+        if clips is not None:
+            sound = clips.waveform, clips.sample_rate_hz
+            return nullcontext(VideoSource(clips.width, clips.height, Fraction(clips.fps), clips.frames(), sound, rounded_down=True))
+        if audio is None:
+            logger.warning("audio is connected but brings no sound: the video has none")
+        return nullcontext(source_of_images(images, None if audio is UNCONNECTED else audio, fps))
 
     @classmethod
     def _metadata(cls) -> dict[str, str]:
@@ -197,8 +203,7 @@ class WanS2VFrameRate(io.ComfyNode):
     @classmethod
     @checks_inputs
     def execute(cls, images, source_fps, target_fps) -> io.NodeOutput:
-        if images.ndim != 4 or images.numel() == 0:
-            raise ValueError(f"images must hold at least one picture, got shape {tuple(images.shape)}.")
+        images = read_pictures("images", images)
         conversion = convert(images.shape[0], source_fps, float(target_fps))
         report = conversion.describe()
         logger.log(logging.WARNING if conversion.num_repeated else logging.INFO, "%s", report)
@@ -282,4 +287,4 @@ class WanS2VTail(io.ComfyNode):
         if file is not None:
             return tail_of_file(*file, frames)
         parts = video.get_components()
-        return tail_of_images(parts.images, parts.frame_rate, frames)
+        return tail_of_images(read_pictures("video", parts.images), parts.frame_rate, frames)

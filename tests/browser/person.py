@@ -12,7 +12,10 @@ from wan_s2v_pack.cli.comfyui.client import ComfyClient
 if TYPE_CHECKING:  # the tests are collected, and skipped, without playwright too
     from playwright.sync_api import Locator, Page
 
-MIME_TYPES = {".json": "application/json", ".mp4": "video/mp4", ".png": "image/png", ".wav": "audio/wav"}
+MIME_TYPES = {
+    **{".json": "application/json", ".png": "image/png", ".wav": "audio/wav"},
+    **{".mp4": "video/mp4", ".webm": "video/webm"},
+}
 NODE_TIMEOUT_MS = 30_000
 RUN_TIMEOUT_MS = 120_000
 POLL_MS = 200

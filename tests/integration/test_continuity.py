@@ -148,7 +148,7 @@ def test_going_on_from_a_video_file_and_from_clips(renderer):
     second_plan = add(prompt, "WanS2VPrepare", **{**prepare, "previous_frames": [tail, 0]})
     still = add(prompt, "StandInDriftingModel", model=sampler["model"], gain=1.0, offset=0.0)
     second_clips = add(prompt, "WanS2VSampler", **{**sampler, "plan": [second_plan, 0], "model": [still, 0], "run_name": ""})
-    save = {"filename_prefix": "continuity/second", "format": "mp4 (h264)", "quality": 0, "fps": 16.0}
+    save = {"filename_prefix": "continuity/second", "format": "mp4 (h264)", "quality": 1, "fps": 16.0}
     add(prompt, "WanS2VSaveVideo", clips=[second_clips, 0], **save)
     assert np.abs(renderer.render(prompt).luma[0].astype(int) - first.luma[-1]).max() <= 1
 

@@ -2,12 +2,11 @@
 
 import logging
 import math
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from ..constants import VIDEO_FPS
-from ..media.sound import fold_down
+from ..media.audio_input import Sound, read_audio
+from ..media.sound import SECTION_S, audible_mono, fold_down, is_cancelled
 from .features import SHORTEST_SOUND_S
 from .loudness import bring_to_loudness
 
@@ -16,40 +15,30 @@ logger = logging.getLogger("wan_s2v")
 SILENT_PEAK = 1e-4  # amplitude
 
 
-class Sound(NamedTuple):
-    waveform: torch.Tensor  # [C, T]
-    sample_rate_hz: int
-
-    @property
-    def seconds(self) -> float:
-        return self.waveform.shape[1] / self.sample_rate_hz
-
-
-def select_sounds(
-    audio: dict[str, Any] | None, driving_audio: dict[str, Any] | None, start: float, duration: float, loudness: float
-) -> tuple[Sound, Sound]:
-    """The sound that the video plays and the one that the model hears, the same where no other one drives it.
+def select_sounds(audio: Any, driving_audio: Any, start: float, duration: float, loudness: float) -> tuple[Sound, Sound]:
+    """The sound that the video plays and the one that the model hears, the same where no other one drives it and its channels add up.
 
     Args:
-        audio, driving_audio: AUDIO. start, duration: seconds; a duration of 0 lasts to the end. loudness: LUFS, 0 leaves it as it is.
+        audio, driving_audio: AUDIO; the latter may be None. start, duration: seconds; a duration of 0 lasts to the end.
+        loudness: LUFS, 0 leaves it as it is.
     """
     played = heard = select("audio", audio, start, duration, loudness)
     if driving_audio is not None:
         heard = select("driving_audio", driving_audio, start, duration, loudness)
         _compare_lengths(played, heard)
+    heard = _without_cancelling("audio" if driving_audio is None else "driving_audio", heard)
     if heard.waveform.abs().max() < SILENT_PEAK:
         logger.warning("the selected audio is silent; the mouth will hardly move")
     return played, heard
 
 
-def select(name: str, audio: dict[str, Any] | None, start: float, duration: float, loudness: float = 0.0) -> Sound:
-    """Part of the first item of an AUDIO's [B, C, T] waveform, checked, mono or stereo; at the wanted loudness unless that is 0."""
-    if audio is None:
-        raise ValueError(f"There is no {name}: the video that it comes from has no sound. Connect a sound.")
-    waveform, sample_rate = audio["waveform"], int(audio["sample_rate"])
-    if waveform.shape[0] > 1:
-        logger.warning("%s holds %d sounds; only the first one is used", name, waveform.shape[0])
-    whole = waveform[0].float().cpu()
+def select(name: str, audio: Any, start: float, duration: float, loudness: float = 0.0) -> Sound:
+    """Part of an AUDIO as `read_audio` takes it, mono or stereo; at the wanted loudness unless that is 0.
+
+    Raises:
+        ValueError: it is no AUDIO, empty, ends before `start`, or holds NaN or infinite samples in that part.
+    """
+    whole, sample_rate = read_audio(name, audio)
     if whole.numel() == 0:
         raise ValueError(f"The {name} is empty. Connect a sound that lasts at least {SHORTEST_SOUND_S} s.")
     first = round(start * sample_rate)
@@ -64,6 +53,15 @@ def select(name: str, audio: dict[str, Any] | None, start: float, duration: floa
         raise ValueError(f"The {name} contains NaN or infinite samples. Load it again or check the node that made it.")
     part = fold_down(part).clone()
     return Sound(part if loudness == 0 else bring_to_loudness(name, part, sample_rate, loudness), sample_rate)
+
+
+def _without_cancelling(name: str, heard: Sound) -> Sound:
+    """One channel of a sound whose mean, which is what the model hears, would be silent where the file plays loudly."""
+    section = SECTION_S * heard.sample_rate_hz
+    if not is_cancelled(heard.waveform, section):
+        return heard
+    logger.warning("the channels of %s are in opposite phase and cancel each other out: the model hears the louder one alone", name)
+    return Sound(audible_mono(heard.waveform, section), heard.sample_rate_hz)
 
 
 def _compare_lengths(played: Sound, heard: Sound) -> None:

@@ -1,8 +1,10 @@
 """What nodes ask ComfyUI for: cancelling, free memory, versions, its files and folders."""
 
 import glob
+import logging
 import re
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +20,13 @@ from comfy_api.latest import InputImpl
 from comfy_execution.utils import get_executing_context
 
 from ..conditioning.pose import PoseImages, PoseVideo
-from ..media.pictures import require_pictures
+from ..media.file_names import fill_in, prefix_problem
+from ..media.pictures import read_pictures
 from ..media.video_reader import VideoReader
+from ..media.video_source import VideoSource, source_of_file, source_of_images
 from ..media.video_writer import remove_abandoned
+
+logger = logging.getLogger("wan_s2v")
 
 LATENT_FORMAT = comfy.latent_formats.Wan21()
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -90,7 +96,7 @@ def file_of_video(video: Any) -> FilePart | None:
     return None
 
 
-def open_pose(images: torch.Tensor | None, fps: float, video: Any) -> AbstractContextManager[PoseVideo | None]:
+def open_pose(images: Any, fps: float, video: Any) -> AbstractContextManager[PoseVideo | None]:
     """A pose, whichever way it is connected: as IMAGE with a rate, or as VIDEO, of which a file is read as its pictures are needed.
 
     Raises:
@@ -99,17 +105,41 @@ def open_pose(images: torch.Tensor | None, fps: float, video: Any) -> AbstractCo
     if images is not None and video is not None:
         raise ValueError("Connect either pose or pose_video, not both.")
     if video is None:
-        return nullcontext(None if images is None else PoseImages(images, fps))
+        return nullcontext(None if images is None else PoseImages(read_pictures("pose", images), fps))
     file = file_of_video(video)
     if file is not None:
         return VideoReader(*file)
     parts = video.get_components()
-    require_pictures(pose_video=parts.images)
-    return nullcontext(PoseImages(parts.images, parts.frame_rate))
+    return nullcontext(PoseImages(read_pictures("pose_video", parts.images), parts.frame_rate))
 
 
-def new_output_file(filename_prefix: str, width: int, height: int, suffix: str) -> tuple[Path, str]:
-    """The next free file name in the output folder, and its folder below that; abandoned parts of such files are removed."""
+def open_video(video: Any) -> AbstractContextManager[VideoSource]:
+    """A VIDEO that is to be written: a file is read as it is needed, anything else gives its components.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    file = file_of_video(video)
+    if file is not None:
+        return source_of_file(*file)
+    parts = video.get_components()
+    return nullcontext(source_of_images(parts.images, parts.audio, parts.frame_rate))
+
+
+def new_output_file(filename_prefix: str, width: int, height: int, suffix: str, hidden: Any) -> tuple[Path, str]:
+    """The next free file name in the output folder, and its folder below that; abandoned parts of such files are removed.
+
+    Args:
+        hidden: of the node, with the prompt and the canvas's workflow, from which the patterns of the prefix take their values.
+    Raises:
+        ValueError: what the patterns stand for cannot be a name.
+    """
+    workflow = (getattr(hidden, "extra_pnginfo", None) or {}).get("workflow")
+    filename_prefix, unknown = fill_in(filename_prefix, getattr(hidden, "prompt", None), workflow, datetime.now())
+    if unknown:
+        logger.warning("filename_prefix: the graph has no value for %s; it stays as it is", ", ".join(unknown))
+    if problem := prefix_problem(filename_prefix):
+        raise ValueError(problem)
     output = folder_paths.get_output_directory()
     folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
     remove_abandoned(Path(folder).glob(f"{glob.escape(name)}_*_.part.*"))

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sound import resample
+from .audio_input import read_audio
+from .sound import SECTION_S, audible_mono, resample
 
 logger = logging.getLogger("wan_s2v")
 
@@ -59,7 +60,7 @@ def speak_with_espeak(text: str, language: str, speed: float) -> tuple[Tensor, i
     return read_wav(result.stdout)
 
 
-def require_reference(audio: dict[str, Any] | None) -> bytes:
+def require_reference(audio: Any) -> bytes:
     """The AUDIO of a voice to imitate, as `reference_wav`.
 
     Raises:
@@ -67,7 +68,8 @@ def require_reference(audio: dict[str, Any] | None) -> bytes:
     """
     if audio is None:
         raise ValueError("The voice cosyvoice needs reference_audio: connect 3 to 30 s of the voice to imitate, or choose espeak-ng.")
-    return reference_wav(audio["waveform"], int(audio["sample_rate"]))
+    sound = read_audio("reference_audio", audio)
+    return reference_wav(sound.waveform[None], sound.sample_rate_hz)
 
 
 def reference_wav(waveform: Tensor, sample_rate: int) -> bytes:
@@ -80,7 +82,7 @@ def reference_wav(waveform: Tensor, sample_rate: int) -> bytes:
     """
     if waveform.numel() == 0:
         raise ValueError("reference_audio is empty. Connect 3 to 30 s of one clear voice.")
-    mono = waveform[0].float().cpu().mean(dim=0, keepdim=True)  # [C, T] -> [1, T]
+    mono = audible_mono(waveform[0].float().cpu(), SECTION_S * sample_rate)
     seconds = mono.shape[1] / sample_rate
     if seconds > REFERENCE_MAX_S:
         raise ValueError(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 RGB_FORMATS = ("bgr0",)
+LEVELS_TAG, ROUNDED_DOWN = "wan_s2v_levels", "rounded down"  # a note in files of frames that are on average half a level too dark
 REPRODUCIBLE = {"fflags": "+bitexact"}  # no random identifiers
 CONTAINERS = {  # FFmpeg's name and options
     "mp4": ("mp4", {"movflags": "faststart+use_metadata_tags"}),
@@ -33,6 +34,8 @@ class _VideoEncoder:
     name: str
     options: dict[str, str]
     has_quality: bool = True
+    least_quality: int = 0
+    least_side: int = 2  # pixels
     tag: str | None = None
 
 
@@ -54,16 +57,17 @@ LIVE_FORMAT = VideoFormat("mp4", "h264", "aac", is_live=True)
 
 # With AVX-512 x264 gives the same frames other bytes each time, in most sizes; independent of the CPU it does not, as fast and as small.
 VIDEO_ENCODERS = {
-    "h264": _VideoEncoder("libx264", {"preset": "fast", "x264-params": "cpu-independent=1"}),
-    "hevc": _VideoEncoder("libx265", {"preset": "fast", "x265-params": "log-level=error"}, tag="hvc1"),
+    "h264": _VideoEncoder("libx264", {"preset": "fast", "x264-params": "cpu-independent=1"}, least_quality=1),
+    "hevc": _VideoEncoder("libx265", {"preset": "fast", "x265-params": "log-level=error"}, tag="hvc1", least_side=16),
     "vp9": _VideoEncoder("libvpx-vp9", {"deadline": "good", "cpu-used": "4", "row-mt": "1", "tile-columns": "2"}),
-    "ffv1": _VideoEncoder("ffv1", {"level": "3", "g": "1", "slicecrc": "1"}, has_quality=False),
+    "ffv1": _VideoEncoder("ffv1", {"level": "3", "g": "1", "slicecrc": "1"}, has_quality=False, least_side=4),
 }
 LIVE_ENCODER = _VideoEncoder("libx264", {"preset": "veryfast", "tune": "zerolatency", "g": "80", "threads": "1"})
 
-# AAC takes lower rates too, but a reader that decodes its last packet whole would then get sound up to 128 ms longer than the picture.
+# AAC takes higher rates, which many players do not. It takes lower ones, too, but a reader that decodes its last packet whole would then
+# get sound up to 128 ms longer than the picture.
 AUDIO_ENCODERS = {
-    "aac": _AudioEncoder("aac", "fltp", (96000, 88200, 64000, 48000, 44100, 32000), 192_000),
+    "aac": _AudioEncoder("aac", "fltp", (48000, 44100, 32000), 192_000),
     "opus": _AudioEncoder("libopus", "flt", (48000,), 160_000),
     "flac": _AudioEncoder("flac", "s32", (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000), None),  # 24 bits of 32
 }

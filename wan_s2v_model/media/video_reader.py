@@ -1,7 +1,7 @@
 """Pictures of a video file by the times at which it shows them, decoded as they are asked for: memory does not grow with the file."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
@@ -12,9 +12,17 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from .video_formats import LEVELS_TAG, ROUNDED_DOWN
+
+LEVELS = 255
+# What swscale does without these is up to 1.5 levels too dark, and not the same in each colour.
+ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+SEEK_BACK_S = (0, 5, 20)  # tried one after the other; then the file is read from its start
+ENCODER_DELAY_S = Fraction(60, 1000)  # of AAC, MP3 and Opus, at most
 Timed = tuple[Fraction, av.VideoFrame]  # seconds in the file, and the picture that is shown from there
 
 
@@ -23,10 +31,12 @@ class VideoReader:
 
     Attributes:
         times: seconds at which each picture appears, from the first one on. Variable frame rates keep their times.
-        duration_s: until the last picture goes. fps: the average.
+        late_s: seconds from the start of the part to the first picture.
+        duration_s: from the first picture until the last one goes. fps: the average.
+        rounded_down: the file was made of levels that were rounded down; in `read` half a level is added to them.
 
     Args:
-        source: path or bytes of the file. start_s, length_s: the part; a length of 0 reaches to the end.
+        source: path or bytes of the file. start_s, length_s: the part, from where the file starts; a length of 0 reaches to the end.
     Raises:
         ValueError: there is no picture in the file or in the part.
     """
@@ -39,9 +49,13 @@ class VideoReader:
         self._frames: Iterator[Timed] = iter(())
         self._shown: Timed | None = None
         self._next: Timed | None = None
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None  # of the first picture, to which all are brought
         try:
             stream = self._open()
             self.fps = Fraction(stream.average_rate or stream.guessed_rate or 1)
+            self._aspect = Fraction(stream.sample_aspect_ratio or 1)
+            self.rounded_down = _is_rounded_down(stream.container.metadata)
             seconds = self._scan(stream)
         except av.FFmpegError as error:
             raise ValueError(f"The video cannot be read: {error}. Check that the file is complete and plays elsewhere.") from error
@@ -52,8 +66,9 @@ class VideoReader:
                 "The video has no pictures in the part that was chosen. Check the file, and where its trimming begins and ends."
             )
         self._first = seconds[0]
+        self.late_s = max(Fraction(0), seconds[0] - self._origin - Fraction(start_s))
         self.times = [second - seconds[0] for second in seconds]
-        self.duration_s = self.times[-1] + 1 / self.fps
+        self.duration_s = max(self._following - self._first, self.times[-1] + 1 / self.fps)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -70,7 +85,12 @@ class VideoReader:
 
     def read(self, pictures: Sequence[int]) -> Tensor:
         """Pictures by their numbers, best in rising order: [len(pictures), H, W, 3] in [0, 1]."""
-        return torch.stack([torch.from_numpy(_pixels(self._find(self._first + self.times[number]))) for number in pictures]).float() / 255
+        levels = self.read_levels(pictures).float()
+        return levels.div_(LEVELS) if not self.rounded_down else levels.add_(0.5).div_(LEVELS).clamp_(max=1)
+
+    def read_levels(self, pictures: Sequence[int]) -> Tensor:
+        """As `read`, uint8, as they are in the file."""
+        return torch.stack([torch.from_numpy(self._pixels(self._find(self._first + self.times[number]))) for number in pictures])
 
     def _find(self, second: Fraction) -> av.VideoFrame:
         """The picture that is on screen; the last one that could be decoded behind the end."""
@@ -93,9 +113,21 @@ class VideoReader:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         self._time_base = Fraction(stream.time_base or 1)
+        self._origin = start_of(container)
         if self._part[0]:
-            container.seek(int(self._part[0] / self._time_base), stream=stream)
+            self._seek(container, stream, self._origin + Fraction(self._part[0]))
         return stream
+
+    def _seek(self, container: InputContainer, stream: VideoStream, second: Fraction) -> None:
+        """Go to where decoding can begin: a whole picture at or before a second, which files without an index do not find at once."""
+        for back_s in SEEK_BACK_S:
+            wanted = int((second - back_s) / self._time_base)
+            container.seek(wanted, stream=stream)
+            packet = next((packet for packet in container.demux(stream) if packet.size), None)
+            container.seek(wanted, stream=stream)
+            if packet is not None and packet.is_keyframe and (packet.pts is None or packet.pts * self._time_base <= second):
+                return
+        container.seek(0)
 
     def _scan(self, stream: VideoStream) -> list[Fraction]:
         """Seconds at which the pictures appear, rising; found without decoding them."""
@@ -105,7 +137,10 @@ class VideoReader:
         in_order = sorted(seconds)
         if None in times or (stream.codec_context.has_b_frames and seconds == in_order):
             self._counted = in_order
-        return [second for second in in_order if self._is_inside(second)]
+        inside = [second for second in in_order if self._is_inside(second)]
+        behind = next((second for second in in_order if inside and second > inside[-1]), Fraction(0))
+        self._following = min(behind, self._origin + Fraction(self._part[1])) if behind else behind  # there the last picture goes
+        return inside
 
     def _decode(self, stream: VideoStream) -> Iterator[Timed]:
         counted = iter(self._counted)
@@ -120,10 +155,46 @@ class VideoReader:
 
     def _is_inside(self, second: Fraction) -> bool:
         start_s, end_s = self._part
+        second -= self._origin
         return round(float(second) - start_s, 6) >= 0 > round(float(second) - end_s, 6)
 
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        """[H, W, 3] uint8 as it is displayed."""
+        self._size = self._size or _square_pixels(frame.width, frame.height, self._aspect)
+        picture = self._reformatter.reformat(frame, *self._size, "rgb24", interpolation=ACCURATE)
+        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), k=round(frame.rotation / 90) % 4))
 
-def _pixels(frame: av.VideoFrame) -> np.ndarray:
-    """[H, W, 3] uint8, turned as the file says."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90) % 4))
+
+def start_of(container: InputContainer) -> Fraction:
+    """The second in a file's own time at which it starts to play: not 0 in transport streams and recordings of a stream.
+
+    It is that of the first picture where a sound begins just before it: what encoders put in front of a sound is not meant to be heard.
+    """
+    start_s = Fraction(max(0, container.start_time or 0), av.time_base)
+    for stream in container.streams.video[:1]:
+        picture_s = Fraction(stream.start_time or 0) * Fraction(stream.time_base or 1)
+        if start_s < picture_s < start_s + ENCODER_DELAY_S:
+            return picture_s
+    return start_s
+
+
+def _square_pixels(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """Width and height of a picture whose pixels are `aspect` times as wide as high; the side that is too short grows."""
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def _is_rounded_down(metadata: Mapping[str, str]) -> bool:
+    return any(name.lower() == LEVELS_TAG and value == ROUNDED_DOWN for name, value in metadata.items())
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a video file, without decoding them.
+
+    Raises:
+        OSError: it is not there, or damaged.
+    """
+    try:
+        with av.open(str(path)) as source:
+            return sum(packet.dts is not None for packet in source.demux(video=0))
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"{path.name} is damaged: {error}") from error

@@ -1,44 +1,118 @@
-"""What goes into a video file: frames in batches, and their sound."""
+"""What a video file is made of: IMAGE and AUDIO of other nodes, or another video file, read by time."""
 
-from collections.abc import Iterator
+import logging
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
+from io import BytesIO
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .audio_input import Sound, read_audio
 from .frame_rate import exact_rate
-from .pictures import COLOURS, require_pictures
+from .pictures import read_pictures
 from .sound import fold_down
+from .sound_reader import SoundReader, open_sound
+from .video_reader import VideoReader
+
+logger = logging.getLogger("wan_s2v")
+
+AT_ONCE = 8  # pictures of a file that are in memory
+MOST_FPS = 240
+SHORT_STEPS = 10  # one of so many steps between pictures may be shorter than a frame of the rate that is chosen for an uneven file
+WHOLE_RATE = 0.02  # share by which that rate may depart from a whole number
 
 
 class VideoSource(NamedTuple):
     """Frames and sound of a video that is to be written.
 
     Attributes:
-        frames: batches of [T, H, W, 3], uint8 or float in [0, 1]. sound: [C, T] with C of 1 or 2, and its rate in Hz.
+        frames: batches of [T, H, W, 3], uint8 or float in [0, 1].
+        sound: [C, T] with C of 1 or 2, and its rate in Hz; or a reader, which is read beside the frames.
+        rounded_down: the frames are levels that were rounded down, which is noted in the file.
     """
 
     width: int
     height: int
     fps: Fraction
     frames: Iterator[Tensor]
-    sound: tuple[Tensor, int] | None
+    sound: tuple[Tensor, int] | SoundReader | None
+    rounded_down: bool = False
 
 
-def source_of_images(images: Tensor, audio: dict[str, Any] | None, fps: float | Fraction) -> VideoSource:
-    """IMAGE and AUDIO as a source.
+def source_of_images(images: Any, audio: Any, fps: float | Fraction) -> VideoSource:
+    """IMAGE and AUDIO as a source; no AUDIO is a video without sound.
 
     Raises:
-        ValueError: there is no colour picture, or NaN or infinite values are in pictures or sound.
+        ValueError: there is no colour picture, no such sound, or NaN or infinite values are in pictures or sound.
     """
-    require_pictures(images=images)
-    height, width = images.shape[1:3]
-    return VideoSource(width, height, exact_rate(fps), iter([images[..., :COLOURS]]), None if audio is None else _sound(audio))
+    pixels = read_pictures("images", images)
+    height, width = pixels.shape[1:3]
+    return VideoSource(width, height, exact_rate(fps), iter([pixels]), None if audio is None else _checked(read_audio("audio", audio)))
 
 
-def _sound(audio: dict[str, Any]) -> tuple[Tensor, int]:
-    waveform = audio["waveform"][0].float().cpu()
-    if not torch.isfinite(waveform).all():
+def _checked(sound: Sound) -> tuple[Tensor, int] | None:
+    if sound.waveform.numel() == 0:
+        logger.warning("audio is empty: the video has no sound")
+        return None
+    if not torch.isfinite(sound.waveform).all():
         raise ValueError("The audio contains NaN or infinite samples. Check the node that made it.")
-    return fold_down(waveform), int(audio["sample_rate"])
+    return fold_down(sound.waveform), sound.sample_rate_hz
+
+
+@contextmanager
+def source_of_file(source: str | BytesIO, start_s: float = 0.0, length_s: float = 0.0) -> Iterator[VideoSource]:
+    """A video file, or a part of it, at a constant rate: each frame is the picture on screen in its middle, each sample plays at its time.
+
+    A few pictures and a second of sound are in memory. Before a late picture its first one is shown, before a late sound there is silence.
+
+    Args:
+        source, start_s, length_s: as of `VideoReader`.
+    Raises:
+        ValueError: the file cannot be read or has no pictures.
+    """
+    with VideoReader(source, start_s, length_s) as reader:
+        fps = constant_rate(reader.times, reader.fps)
+        height, width = reader.read_levels([0]).shape[1:3]
+        numbers = frame_pictures(reader.times, reader.late_s, reader.duration_s, fps)
+        frames = (reader.read_levels(numbers[start : start + AT_ONCE]) for start in range(0, len(numbers), AT_ONCE))
+        sound = open_sound(source, start_s, length_s)
+        try:
+            yield VideoSource(width, height, fps, frames, sound, reader.rounded_down)
+        finally:
+            if sound is not None:
+                sound.close()
+
+
+def constant_rate(times: Sequence[Fraction], fps: Fraction) -> Fraction:
+    """The rate at which a file is written again: its own, or where its steps are uneven one that keeps nearly all of its pictures.
+
+    Args:
+        times: seconds at which each picture appears, the first at 0. fps: what the file says.
+    """
+    if len(times) < 2:
+        return min(exact_rate(fps), Fraction(MOST_FPS))
+    for rate in (exact_rate(fps), exact_rate((len(times) - 1) / times[-1])):
+        if rate <= MOST_FPS and all(abs(time - number / rate) * 2 * rate < 1 for number, time in enumerate(times)):
+            return rate
+    steps = sorted(after - before for before, after in pairwise(times) if after > before)
+    fastest = 1 / steps[len(steps) // SHORT_STEPS]
+    whole = Fraction(round(fastest))
+    rate = min(Fraction(MOST_FPS), max(Fraction(1), whole if abs(whole - fastest) < WHOLE_RATE * fastest else exact_rate(fastest)))
+    logger.info("the pictures of the video come unevenly; they are written by their times at %g fps", float(rate))
+    return rate
+
+
+def frame_pictures(times: Sequence[Fraction], late_s: Fraction, duration_s: Fraction, fps: Fraction) -> list[int]:
+    """Numbers of the pictures that are on screen in the middle of each frame, at least one.
+
+    Args:
+        times, late_s, duration_s: as of `VideoReader`.
+    """
+    count = max(1, round((late_s + duration_s) * fps))
+    middles = (Fraction(2 * frame + 1, 2) / fps - late_s for frame in range(count))
+    return [max(0, bisect_right(times, middle) - 1) for middle in middles]

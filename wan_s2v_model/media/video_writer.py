@@ -26,7 +26,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..files import lock_file
-from .video_formats import AUDIO_ENCODERS, CONTAINERS, LIVE_ENCODER, LIVE_OPTIONS, RGB_FORMATS, VIDEO_ENCODERS, VideoFormat, _AudioEncoder
+from .sound_reader import SoundReader
+from .video_formats import (
+    AUDIO_ENCODERS,
+    CONTAINERS,
+    LEVELS_TAG,
+    LIVE_ENCODER,
+    LIVE_OPTIONS,
+    RGB_FORMATS,
+    ROUNDED_DOWN,
+    VIDEO_ENCODERS,
+    VideoFormat,
+    _AudioEncoder,
+)
 from .video_source import VideoSource
 
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
@@ -57,7 +69,7 @@ class VideoWriter:
         fps: Fraction | int,
         video_format: VideoFormat,
         quality: int,
-        audio: tuple[Tensor, int] | None = None,
+        audio: tuple[Tensor, int] | SoundReader | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Open the file.
@@ -66,9 +78,10 @@ class VideoWriter:
             path: the finished file; an existing one is replaced when the new one is complete.
             width, height: of the frames. The picture in the file is one pixel larger where one is odd (its edge repeated).
             fps: constant frame rate.
-            quality: constant rate factor, 0 (best, large) to 51; without effect where the codec is lossless.
-            audio: waveform [C, T] in -1..1 and its rate in Hz. C is 1 or 2. It is cut, or filled with silence, to the
-                length of the frames.
+            quality: constant rate factor, 0 (best, large) to 51; without effect where the codec is lossless. H.264 begins at 1, because
+                few players know its lossless profile.
+            audio: waveform [C, T] in -1..1 and its rate in Hz, or what is read piece by piece. C is 1 or 2. It is cut, or filled with
+                silence, to the length of the frames.
             metadata: texts stored in the file, such as ComfyUI's "prompt" and "workflow".
         """
         self.path = Path(path)
@@ -90,14 +103,14 @@ class VideoWriter:
             self._container = container
             container.metadata.update(metadata or {})
             self._video = self._add_video(container, quality)
-            self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], *audio) if audio else None
+            self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], audio) if audio else None
             container.start_encoding()
 
     def write(self, frames: Tensor) -> None:
         """Append frames and their share of the sound.
 
         Args:
-            frames: [T, H, W, 3], uint8, or float in 0..1 (clamped, scaled by 255, rounded down as the reference does).
+            frames: [T, H, W, 3], uint8, or float in 0..1 (clamped, and rounded to the nearest of 256 levels).
         """
         with self._guarded():
             container = self._opened()
@@ -188,7 +201,10 @@ class VideoWriter:
     def _add_video(self, container: OutputContainer, quality: int) -> VideoStream:
         encoder = LIVE_ENCODER if self._format.is_live else VIDEO_ENCODERS[self._format.video_codec]
         height, width = self._size
-        options = {"crf": str(quality), **encoder.options} if encoder.has_quality else encoder.options
+        if min(height, width) < encoder.least_side - 1:  # an odd side grows by one
+            least = encoder.least_side
+            raise ValueError(f"{encoder.name} takes no pictures smaller than {least}x{least}, got {width}x{height}. Choose another format.")
+        options = {"crf": str(max(quality, encoder.least_quality)), **encoder.options} if encoder.has_quality else encoder.options
         stream = cast(VideoStream, container.add_stream(encoder.name, rate=self._fps, options=options))
         codec = stream.codec_context
         codec.width = width + width % 2
@@ -265,7 +281,7 @@ def write_video(
         video_format=video_format,
         quality=quality,
         audio=source.sound,
-        metadata=metadata,
+        metadata={**metadata, LEVELS_TAG: ROUNDED_DOWN} if source.rounded_down else metadata,
     )
     with writer:
         for frames in (few for batch in source.frames for few in batch.split(FRAMES_AT_ONCE)):
@@ -273,19 +289,33 @@ def write_video(
             writer.write(frames)
 
 
+class _Waveform:
+    """A sound that is in memory, read as a SoundReader is."""
+
+    def __init__(self, waveform: Tensor, sample_rate_hz: int) -> None:
+        if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS:
+            raise ValueError(f"audio must be a waveform [1 or 2 channels, samples], got {list(waveform.shape)}")
+        self._waveform = waveform
+        self.sample_rate_hz = sample_rate_hz
+        self.num_channels = waveform.shape[0]
+
+    def read(self, start: int, end: int) -> Tensor:
+        samples = self._waveform[:, start:end].detach().cpu().float()
+        return pad(samples, (0, end - start - samples.shape[1]))
+
+
 class _Sound:
     """The sound of a video, encoded in step with its frames."""
 
-    def __init__(self, container: OutputContainer, encoder: _AudioEncoder, waveform: Tensor, rate: int) -> None:
-        if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS:
-            raise ValueError(f"audio must be a waveform [1 or 2 channels, samples], got {list(waveform.shape)}")
+    def __init__(self, container: OutputContainer, encoder: _AudioEncoder, source: tuple[Tensor, int] | SoundReader) -> None:
+        sound = _Waveform(*source) if isinstance(source, tuple) else source
         self._container = container
-        self._waveform = waveform
-        self._rate = rate
-        self._layout = LAYOUTS[waveform.shape[0]]
+        self._read = sound.read
+        self._rate = sound.sample_rate_hz
+        self._layout = LAYOUTS[sound.num_channels]
         self._position = 0
         self._copied_until = Fraction(-1)  # seconds
-        encoded_rate = rate if rate in encoder.rates_hz else 48000
+        encoded_rate = self._rate if self._rate in encoder.rates_hz else 48000
         self.stream = cast(AudioStream, container.add_stream(encoder.name, rate=encoded_rate))
         self.stream.codec_context.layout = self._layout
         self.stream.codec_context.format = encoder.sample_format
@@ -295,8 +325,7 @@ class _Sound:
     def write_until(self, time_s: Fraction) -> None:
         """Encode the samples up to a time, silence where the waveform has ended."""
         end = round(time_s * self._rate)
-        samples = self._waveform[:, self._position : end].detach().cpu().float()
-        samples = pad(samples, (0, end - self._position - samples.shape[1])).nan_to_num(0.0).clamp(-1, 1)
+        samples = self._read(self._position, end).nan_to_num(0.0).clamp(-1, 1)
         frame = av.AudioFrame.from_ndarray(samples.contiguous().numpy(), format="fltp", layout=self._layout)
         frame.sample_rate = self._rate
         frame.pts = self._position
@@ -325,19 +354,6 @@ class _Sound:
     @property
     def _packet_s(self) -> Fraction:
         return Fraction(self.stream.codec_context.frame_size, self.stream.codec_context.sample_rate)
-
-
-def count_frames(path: Path) -> int:
-    """Frames of a video file, without decoding them.
-
-    Raises:
-        OSError: it is not there, or damaged.
-    """
-    try:
-        with av.open(str(path)) as source:
-            return sum(packet.dts is not None for packet in source.demux(video=0))
-    except (av.FFmpegError, IndexError) as error:
-        raise OSError(f"{path.name} is damaged: {error}") from error
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
@@ -376,6 +392,6 @@ def _to_rgb(image: Tensor) -> np.ndarray:
     """Return [H, W, 3] uint8, the last row and column repeated where a size is odd."""
     image = image.detach().cpu()
     if image.dtype != torch.uint8:
-        image = (image.float().clamp(0, 1) * 255).to(torch.uint8)
+        image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     height, width = image.shape[:2]
     return np.pad(image.numpy(), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from ..files import TEMPORARY_SUFFIX
 from ..media.video_formats import LIVE_FORMAT
-from ..media.video_writer import VideoWriter, count_frames
+from ..media.video_reader import count_frames
+from ..media.video_writer import VideoWriter
 from ..sampling.progress import clip_place
 from .clips import Clips
 from .manifest import LIVE_VIDEO_NAME

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 RATE_HZ = 16_000
-AUDIO_KINDS = ("tone", "silent", "empty", "nan", "stereo")
+AUDIO_KINDS = ("tone", "silent", "empty", "nan", "stereo", "int16", "channels last", "flat", "no rate")
 
 
 class StandInAudio:
@@ -16,12 +16,17 @@ class StandInAudio:
 
     def make(self, kind, seconds):
         num_samples = 0 if kind == "empty" else round(seconds * RATE_HZ)
-        waveform = torch.zeros(1, 2 if kind == "stereo" else 1, num_samples)
-        if kind in ("tone", "stereo", "nan"):
+        waveform = torch.zeros(1, 2 if kind in ("stereo", "channels last") else 1, num_samples)
+        if kind not in ("silent", "empty"):
             waveform += 0.3 * torch.sin(torch.arange(num_samples) * (2 * torch.pi * 220 / RATE_HZ))
         if kind == "nan":
             waveform[..., num_samples // 2] = torch.nan
-        return ({"waveform": waveform, "sample_rate": RATE_HZ},)
+        shaped = {
+            "int16": lambda: (waveform * 32767).to(torch.int16),
+            "channels last": lambda: waveform.transpose(1, 2),
+            "flat": lambda: waveform[0, 0],
+        }.get(kind, lambda: waveform)()
+        return ({"waveform": shaped, "sample_rate": None if kind == "no rate" else RATE_HZ},)
 
 
 class StandInImages:

@@ -82,3 +82,18 @@ def test_driving_sound_of_another_length(seconds, message, caplog):
 def test_what_is_heard_should_not_be_silent(caplog):
     select_sounds(audio(), {"waveform": torch.zeros(1, 1, 4000), "sample_rate": RATE_HZ}, 0, 0, 0)
     assert "the selected audio is silent; the mouth will hardly move" in caplog.text
+
+
+def test_stereo_in_opposite_phase_is_heard_and_played_as_it_is(caplog):
+    """The model heard silence, without a word."""
+    voice = torch.sin(torch.arange(4000.0) * 0.3) * 0.5
+    played, heard = select_sounds({"waveform": torch.stack([voice, -voice])[None], "sample_rate": RATE_HZ}, None, 0, 0, 0)
+    assert played.waveform.shape[0] == 2
+    assert torch.equal(heard.waveform, voice[None])
+    assert "the channels of audio are in opposite phase" in caplog.text
+    assert "silent" not in caplog.text
+
+
+@pytest.mark.parametrize("waveform", [torch.zeros(4000), torch.zeros(2, 4000, dtype=torch.int16), torch.zeros(1, 4000, 2)])
+def test_sounds_of_other_shapes_go_through_the_same_door(waveform):
+    assert select("audio", {"waveform": waveform, "sample_rate": "1000"}, 1.0, 0).seconds == 3.0

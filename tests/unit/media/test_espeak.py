@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.media import espeak
-from wan_s2v_pack.wan_s2v_model.media.espeak import read_wav, reference_wav, speak_with_espeak, write_wav
+from wan_s2v_pack.wan_s2v_model.media.espeak import read_wav, reference_wav, require_reference, speak_with_espeak, write_wav
 
 STAND_IN = """
 import json, sys, time
@@ -150,3 +150,16 @@ def test_low_rates_are_raised_to_what_cosyvoice_takes():
 def test_references_that_cannot_be_used(waveform, message):
     with pytest.raises(ValueError, match=message):
         reference_wav(waveform, 16000)
+
+
+def test_a_reference_at_an_odd_rate_keeps_its_length():
+    """The filter ran along the channels, so that rates without a common divisor came out unchanged in length and filtered away."""
+    samples, sample_rate = read_wav(reference_wav(0.5 * torch.ones(1, 1, 15_991), 15_991))
+    assert (samples.shape[1], sample_rate) == (16_000, 16_000)
+    assert samples[0, 1000:-1000].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_reference_in_opposite_phase_is_heard():
+    voice = 0.5 * torch.sin(torch.arange(24_000.0) * 0.1)
+    samples, _ = read_wav(require_reference({"waveform": torch.stack([voice, -voice]), "sample_rate": 24_000}))
+    assert samples.abs().max() > 0.4

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchaudio
 from wan_s2v_pack.wan_s2v_model.audio.loudness import integrated_loudness
-from wan_s2v_pack.wan_s2v_model.media.sound import RESAMPLE_PIECE_S, SHARED, fold_down, to_mono_16khz
+from wan_s2v_pack.wan_s2v_model.media.sound import RESAMPLE_PIECE_S, SHARED, audible_mono, fold_down, is_cancelled, to_mono_16khz
 
 FRONT_LEFT, FRONT_RIGHT, CENTRE, LOW = range(4)
 
@@ -118,3 +118,37 @@ def test_long_sound_is_resampled_in_pieces_to_the_same_numbers(noise, rate_hz, m
 
 def test_half_precision_sound_is_resampled_in_float32():
     assert to_mono_16khz(sine(440, 48_000).half()[None], 48_000).dtype == torch.float32
+
+
+# Channels that cancel each other out
+
+
+def test_channels_in_opposite_phase_are_heard():
+    """Their mean is silence, while the file plays loudly."""
+    voice = sine(440, 16_000)
+    for other in (-voice, -0.9 * voice, -0.6 * voice):
+        waveform = torch.stack([voice, other])
+        assert is_cancelled(waveform, 16_000)
+        assert torch.equal(audible_mono(waveform, 16_000), voice[None])
+
+
+def test_a_part_in_opposite_phase_counts():
+    voice = sine(440, 16_000, 4)
+    waveform = torch.stack([voice, torch.cat([voice[:48_000], -voice[48_000:]])])
+    assert torch.equal(audible_mono(waveform, 16_000), voice[None])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_the_mean_is_heard_where_it_loses_nothing(channels):
+    generator = torch.Generator().manual_seed(0)
+    unrelated = torch.randn(channels, 48_000, generator=generator)
+    panned = torch.zeros(channels, 48_000)
+    panned[0] = unrelated[0]
+    for waveform in (unrelated, panned, unrelated[:1].expand(channels, -1), torch.zeros(channels, 48_000), torch.zeros(channels, 0)):
+        assert not is_cancelled(waveform, 16_000)
+        assert torch.equal(audible_mono(waveform, 16_000), waveform.mean(dim=0, keepdim=True))
+
+
+def test_quad_in_opposite_phase_is_folded_to_what_is_there():
+    voice = sine(440, 16_000)
+    assert torch.equal(fold_down(torch.stack([voice, -voice, voice, -voice])), voice[None])

@@ -7,7 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_reader import VideoReader
+from wan_s2v_pack.wan_s2v_model.media.video_source import source_of_images
+from wan_s2v_pack.wan_s2v_model.media.video_writer import write_video as write_video_file
 
 RATES = [16, 24, 25, Fraction(30000, 1001), 30, 60]
 NUM_PICTURES = 40
@@ -152,3 +155,102 @@ def write_rubbish(path):
 def test_what_is_no_video_is_refused(tmp_path, write, start_s, error):
     with pytest.raises(ValueError, match=error):
         VideoReader(str(write(tmp_path / "video.mp4")), start_s)
+
+
+# Colours
+
+
+def smooth_pictures(count=10, size=(96, 128)):
+    pictures = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(pictures, size, mode="bicubic").movedim(1, -1).clamp(0.05, 0.95)
+
+
+def exact_rgb(planes, full_range):
+    """BT.601 of [Y, U, V] float, in levels."""
+    luma, blue, red = planes
+    span, offset, chroma = (255, 0, 255) if full_range else (219, 16, 224)
+    luma, blue, red = (luma - offset) / span, (blue - 128) / chroma * 1.772, (red - 128) / chroma * 1.402
+    return 255 * np.stack([luma + red, luma - (0.299 * red + 0.114 * blue) / 0.587, luma + blue], axis=-1)
+
+
+@pytest.mark.parametrize(("pixel_format", "full_range"), [("yuv420p", False), ("yuv422p", False), ("yuv444p", False), ("yuv420p", True)])
+def test_colours_are_exact_on_average(tmp_path, pixel_format, full_range):
+    """They were 1.0 (red, blue) and 1.5 levels (green) too dark."""
+    random = np.random.default_rng(0)
+    planes = [random.integers(low, high, (16, 16)).repeat(8, 0).repeat(8, 1) for low, high in ((60, 190), (112, 144), (112, 144))]
+    step = {"yuv444p": (1, 1), "yuv422p": (1, 2)}.get(pixel_format, (2, 2))
+    packed = [planes[0].ravel(), *(plane[:: step[0], :: step[1]].ravel() for plane in planes[1:])]
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width = stream.height = 128
+        stream.pix_fmt = pixel_format
+        stream.codec_context.color_range = 2 if full_range else 1
+        frame = av.VideoFrame(128, 128, pixel_format)
+        for plane, values in zip(frame.planes, packed, strict=True):
+            plane.update(values.astype(np.uint8).tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with VideoReader(str(tmp_path / "a.mkv")) as video:
+        error = video.read([0])[0].numpy() * 255 - exact_rgb([plane.astype(float) for plane in planes], full_range)
+    assert np.abs(error.mean(axis=(0, 1))).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("mkv (ffv1, lossless)", 0.01), ("mp4 (h264)", 0.1), ("mp4 (h265)", 0.1), ("webm (vp9)", 0.1)]
+)
+def test_eight_generations_keep_their_brightness(tmp_path, name, tolerance):
+    """Saved and read again eight times a video was ten levels darker."""
+    pictures = original = smooth_pictures()
+    for generation in range(8):
+        path = tmp_path / f"{generation}.{FORMATS[name].container}"
+        write_video_file(path, source_of_images(pictures, None, 16.0), FORMATS[name], 5, {})
+        with VideoReader(str(path)) as video:
+            pictures = video.read(range(len(original)))
+    assert abs((pictures - original).mean().item()) * 255 / 8 < tolerance
+
+
+# Geometry
+
+
+@pytest.mark.parametrize(
+    ("aspect", "rotation", "size"),
+    [(None, 0, (48, 64)), (Fraction(2), 0, (48, 128)), (Fraction(1, 2), 0, (96, 64)), (None, 90, (64, 48)), (Fraction(2), -90, (128, 48))],
+)
+def test_pictures_have_the_shape_in_which_they_are_displayed(tmp_path, aspect, rotation, size):
+    """The shape of the pixels was ignored, so that faces came out narrow or wide."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:12] = 255  # what is above in the file
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "4"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with VideoReader(str(path)) as video:
+        shown = video.read([0, 2])[1].mean(dim=-1)
+    assert tuple(shown.shape) == size
+    if rotation:  # counter-clockwise: what was above is on the left
+        left, right = shown[:, :4].mean(), shown[:, -4:].mean()
+        assert (left > right) == (rotation > 0)
+
+
+# Trims of files that do not start at 0
+
+
+@pytest.mark.parametrize(("start_s", "length_s", "expected"), [(0.4, 0, range(10, 40)), (0.0, 0.4, range(10)), (0.4, 0.2, range(10, 15))])
+def test_a_part_of_a_transport_stream_counts_from_its_start(tmp_path, start_s, length_s, expected):
+    """It was counted from 0, where there is nothing, as a transport stream starts at 1.4 s."""
+    path = write_video(tmp_path / "video.ts", 25, codec=CODECS[6])
+    with VideoReader(str(path), start_s, length_s) as video:
+        assert numbers(video.read(range(len(video.times)))) == list(expected)
+
+
+def test_a_long_transport_stream_is_found_in(tmp_path):
+    path = write_video(tmp_path / "video.ts", 25, codec=("ts", "libx264", "yuv420p", {"qp": "4", "g": "8"}))
+    with VideoReader(str(path), 1.2, 0.2) as video:
+        assert numbers(video.read(range(5))) == list(range(30, 35))

@@ -257,9 +257,10 @@ def test_colours_are_bt709(path, colour):
         assert (codec.color_primaries, codec.color_trc) == (1, 1)
 
 
-def test_floats_are_clamped_and_rounded_down():
-    image = torch.tensor([-0.5, 0.0, 0.5, 0.9999, 1.0, 7.0]).view(1, 2, 3)
-    assert _to_rgb(image)[0].tolist() == [[0, 0, 127], [254, 255, 255]]
+def test_floats_are_clamped_and_rounded_to_the_nearest_level():
+    """Rounded down they were half a level too dark in each generation."""
+    image = torch.tensor([-0.5, 0.0, 0.501, 0.9999, 1.0, 7.0]).view(1, 2, 3)
+    assert _to_rgb(image)[0].tolist() == [[0, 0, 128], [255, 255, 255]]
     assert _to_rgb(image.to(torch.float16)).dtype == np.uint8
 
 

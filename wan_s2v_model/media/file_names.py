@@ -1,0 +1,115 @@
+"""The beginning of a file's name as a user writes it: patterns that stand for values, and what no disk can hold."""
+
+import posixpath
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+PATTERN = re.compile(r"%([^%]+)%")
+DATE = "date:"
+DATE_PART = re.compile(r"d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yyy|yy")
+DATE_PARTS: dict[str, Callable[[datetime], int]] = {
+    "d": lambda now: now.day,
+    "M": lambda now: now.month,
+    "h": lambda now: now.hour,
+    "m": lambda now: now.minute,
+    "s": lambda now: now.second,
+}
+ILLEGAL = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')  # on Windows, and on the drives and clouds that follow it
+ILLEGAL_IN_VALUE = re.compile(r'[/\\<>:"|?*\x00-\x1f\x7f]')
+RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+MOST_BYTES = 200  # of one name; 255 are allowed, and a number and an ending follow
+
+
+def fill_in(prefix: str, prompt: Mapping[str, Any] | None, workflow: Mapping[str, Any] | None, now: datetime) -> tuple[str, list[str]]:
+    """Replace the patterns that ComfyUI's front end replaces for its own nodes, `%date:...%` and `%Node.widget%`.
+
+    The front end knows only ComfyUI's own nodes by name, and is not there when a prompt comes over the API. `%year%`, `%width%` and such
+    are left for ComfyUI's server, which knows them.
+
+    Args:
+        prompt: nodes by id, each with class_type, inputs and perhaps _meta.title. workflow: the graph of the canvas, if there is one.
+    Returns:
+        The prefix, and the patterns for which there is no value; they stay, without what is illegal in a name.
+    """
+    unknown: list[str] = []
+
+    def value(match: re.Match[str]) -> str:
+        inner = match[1]
+        if inner.startswith(DATE):
+            return ILLEGAL.sub("_", _date(inner.removeprefix(DATE), now))
+        if inner.count(".") == 0:
+            return match[0]
+        node, _, widget = inner.rpartition(".")
+        found = _widget_value(node, widget, prompt or {}, workflow or {})
+        if found is None:
+            unknown.append(match[0])
+            return f"%{_clean(inner)}%"
+        return _clean(str(found))
+
+    return PATTERN.sub(value, prefix), unknown
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """What is wrong with a prefix, None if nothing. Patterns that become values later are taken as good."""
+    normal = prefix.replace("\\", "/")
+    if posixpath.isabs(normal) or ".." in normal.split("/"):
+        return f"filename_prefix must stay inside ComfyUI's output folder, got {prefix!r}."
+    names = posixpath.normpath(PATTERN.sub(_stand_in, normal)).split("/")
+    if names == ["."]:
+        return "filename_prefix is empty, which would make a hidden file. Give the file a name."
+    return next(filter(None, map(_name_problem, names)), None)
+
+
+def _stand_in(match: re.Match[str]) -> str:
+    """What a pattern becomes, as far as the name's characters go."""
+    return "0" if match[1].startswith(DATE) or "." in match[1] else match[0]
+
+
+def _name_problem(name: str) -> str | None:
+    if found := ILLEGAL.search(name):
+        return f"filename_prefix holds {found[0]!r}, which not every disk takes in a name, in {name!r}. Remove it."
+    if RESERVED.fullmatch(name):
+        return f"filename_prefix: {name!r} is a name that Windows keeps for itself. Choose another."
+    if name != name.rstrip(". ") or name != name.lstrip(" "):
+        return f"filename_prefix: {name!r} begins or ends with a space or ends with a dot, which Windows drops. Remove it."
+    if any(unicodedata.category(letter) == "Cs" for letter in name) or len(name.encode(errors="replace")) > MOST_BYTES:
+        return f"filename_prefix: {name[:40]!r}... is longer than {MOST_BYTES} bytes or holds half a character. Shorten it."
+    return None
+
+
+def _date(form: str, now: datetime) -> str:
+    """Letters as the front end reads them: yyyy or yy, MM or M, dd or d, hh or h (24 hours), mm or m, ss or s."""
+
+    def part(match: re.Match[str]) -> str:
+        text = match[0]
+        if text[0] == "y":
+            return f"{now.year:04}"[-2 if len(text) == 2 else 0 :]
+        return f"{DATE_PARTS[text[0]](now):0{len(text)}}"
+
+    return DATE_PART.sub(part, form)
+
+
+def _clean(value: str) -> str:
+    return ILLEGAL_IN_VALUE.sub("_", value)
+
+
+def _widget_value(name: str, widget: str, prompt: Mapping[str, Any], workflow: Mapping[str, Any]) -> Any:
+    """A widget's value of the first node with that name, None if there is none or it comes over a link."""
+    for node_id in _ids(name, prompt, workflow):
+        value = prompt.get(node_id, {}).get("inputs", {}).get(widget)
+        if value is not None and not isinstance(value, list | dict):
+            return value
+    return None
+
+
+def _ids(name: str, prompt: Mapping[str, Any], workflow: Mapping[str, Any]) -> list[str]:
+    """Numbers of the nodes that have the name: first those that the user renamed for this, then by type, then by title."""
+    drawn = [node for node in workflow.get("nodes", ()) if isinstance(node, Mapping)]
+    renamed = [str(node.get("id")) for node in drawn if (node.get("properties") or {}).get("Node name for S&R") == name]
+    typed = [node_id for node_id, node in prompt.items() if node.get("class_type") == name]
+    titled = [node_id for node_id, node in prompt.items() if (node.get("_meta") or {}).get("title") == name]
+    titled += [str(node.get("id")) for node in drawn if node.get("title") == name]
+    return [*renamed, *typed, *titled]
