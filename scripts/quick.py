@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_CPU_S = 60
 SLOW_FILES = (  # of tests/unit, each more than a second of CPU
     *("audio/test_loudness.py", "audio/test_wav2vec2.py", "checkpoints/test_wav2vec2.py"),
-    *("cli/comfyui/test_client.py", "cli/comfyui/test_transport.py", "cli/models/test_download.py", "cost/test_estimate.py"),
+    *("cli/comfyui/test_client.py", "cli/comfyui/test_server.py", "cli/comfyui/test_transport.py", "cli/models/test_download.py"),
+    *("cli/predict/test_connection.py", "cli/runs/test_runs.py", "conditioning/test_picture.py", "cost/test_estimate.py"),
     *("kernels/test_float8.py", "kernels/test_fused.py", "kernels/test_linears.py", "kernels/test_triton_blocks.py"),
     *("media/test_sound.py", "media/test_speech_worker.py", "media/test_video_reader.py", "media/test_video_writer.py"),
     *("reports/test_drift_plot.py", "reports/test_sync.py", "reports/test_sync_offset.py"),
