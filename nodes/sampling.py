@@ -18,7 +18,7 @@ from ..wan_s2v_model.runs.finish import Networks, finish_and_show
 from ..wan_s2v_model.runs.space import require_space, run_bytes
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
-from ..wan_s2v_model.sampling.progress import Progress
+from ..wan_s2v_model.sampling.progress import Progress, video_size
 from .inputs import checks_inputs, folder_of_run, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
 from .takes import handed_on, takes
@@ -234,6 +234,7 @@ class WanS2VSampler(io.ComfyNode):
         total = plan.timeline.num_clips
         if store.num_finished >= total:
             logger.info("all %d clips are there already", total)
+            comfy_bridge.text_display()(f"{video_size(plan.timeline.num_frames)}, all clips were there")
             return
 
         require_space(store, plan)
@@ -242,14 +243,12 @@ class WanS2VSampler(io.ComfyNode):
         progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
         run_vae, device = RunVae(vae), sample.model.load_device
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
-        sample.report_to(progress, check=store.raise_failure)
-
-        finish_and_show(
-            store,
-            plan,
-            seed,
-            Networks(sample, run_vae.encode, decode),
-            progress=progress,
-            show=comfy_bridge.file_shower(),
-            peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
-        )
+        with sample.report_to(progress, plan.timeline.num_frames, check=store.raise_failure):
+            finish_and_show(
+                store,
+                plan,
+                seed,
+                Networks(sample, run_vae.encode, decode),
+                show=comfy_bridge.file_shower(),
+                peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
+            )

@@ -11,19 +11,20 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..comfyui.following import Progress, Stage
+from ..comfyui.following import Progress as Report
+from ..comfyui.following import Stage
 from .graph import SAMPLER, Prompt
 
 try:
-    from ...wan_s2v_model.sampling.progress import clip_place
+    from ...wan_s2v_model.sampling.progress import Progress
     from ...wan_s2v_model.time_text import duration
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.sampling.progress import clip_place
+    from wan_s2v_model.sampling.progress import Progress
     from wan_s2v_model.time_text import duration
 
 MAX_COLUMNS = 80
 REDRAW_S = 1.0
-LOG_EVERY_S = 30.0
+LOG_EVERY_S = 60.0
 
 
 class ProgressBar:
@@ -42,9 +43,9 @@ class ProgressBar:
         self._is_terminal = self._stream.isatty()
         self._draw = tqdm.status_printer(self._stream)
         self._stage = Stage()
+        self._report: Report | None = None  # the last one of this node
         self._progress: Progress | None = None
-        self._first: tuple[float, float] | None = None  # when the first step of this node was reported, and which
-        self._latest_s = self._stage_start_s = clock()
+        self._stage_start_s = clock()
         self._logged: tuple[str, float] = "", float("-inf")
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -56,54 +57,55 @@ class ProgressBar:
             self._enter(stage)
             self._show()
 
-    def on_progress(self, progress: Progress) -> None:
+    def on_progress(self, progress: Report) -> None:
         """A node has made a step."""
         with self._lock:
             self._enter(Stage(progress.node))  # the start of the node goes unheard while a lost connection is made again
-            self._latest_s = self._clock()
-            self._progress = progress
-            self._first = self._first or (self._latest_s, progress.value)
+            if progress.maximum:
+                self._count(progress)
             self._show()
+
+    def _count(self, report: Report) -> None:
+        steps = self._steps_per_clip() or int(report.maximum)
+        clip, steps_of_clip = divmod(int(report.value), steps)
+        if self._progress is None:
+            self._progress = Progress(max(1, int(report.maximum) // steps), steps, clip, clock=self._clock)
+        again = self._report is None or self._report.value >= report.value
+        if again and not steps_of_clip and clip < self._progress.num_clips:  # the node says the number again when the next clip begins
+            self._progress.begin(clip)
+        else:
+            self._progress.step(int(report.value))
+        self._report = report
+
+    def _steps_per_clip(self) -> int | None:
+        node = self._prompt.get(self._stage.node)
+        return node["inputs"]["steps"] if node is not None and node["class_type"] == SAMPLER else None
 
     def _enter(self, stage: Stage) -> None:
         if stage != self._stage:
-            self._stage, self._progress, self._first = stage, None, None
+            self._stage, self._report, self._progress = stage, None, None
             self._stage_start_s = self._clock()
 
     def line(self) -> str:
         """The present state in words, no longer than a line of the terminal."""
         columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS) - 1
-        if self._progress is None or not self._progress.maximum:
+        if self._report is None:
             return self._title()[:columns]
         form = f"{{desc}} [{{bar}}] {{percentage:.0f}} %, {', '.join(self._times())}"
-        whole = self._progress.maximum
-        return tqdm.format_meter(
-            min(self._progress.value, whole), whole, 0, ncols=columns, prefix=self._title(), ascii="-#", bar_format=form
-        )
+        whole = self._report.maximum
+        return tqdm.format_meter(min(self._report.value, whole), whole, 0, ncols=columns, prefix=self._title(), ascii="-#", bar_format=form)
 
     def _title(self) -> str:
         node = self._prompt.get(self._stage.node)
         if node is None:
             jobs = self._stage.jobs_before
             return self._stage.words or (f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued")
-        if node["class_type"] != SAMPLER or self._progress is None:
-            return node["_meta"]["title"]
-        steps = node["inputs"]["steps"]
-        clip, step = divmod(max(int(self._progress.value) - 1, 0), steps)
-        return f"{clip_place(clip, max(int(self._progress.maximum) // steps, 1))}, step {step + 1}/{steps}"
+        return node["_meta"]["title"] if self._progress is None or self._steps_per_clip() is None else self._progress.place()
 
     def _times(self) -> list[str]:
         texts = [f"{duration(self._clock() - self._stage_start_s)} elapsed"]
-        left = self.seconds_left()
+        left = None if self._progress is None else self._progress.seconds_left()
         return texts if left is None else [*texts, f"{duration(left)} left"]
-
-    def seconds_left(self) -> float | None:
-        """Of the node that runs, at the pace of its steps so far; None before its second step."""
-        if self._progress is None or self._first is None or self._progress.value <= self._first[1]:
-            return None
-        start_s, first = self._first
-        pace_s = (self._latest_s - start_s) / (self._progress.value - first)
-        return max(0.0, (self._progress.maximum - self._progress.value) * pace_s - (self._clock() - self._latest_s))
 
     # --- drawing
 

@@ -27,6 +27,8 @@ sys.path.insert(0, str(ROOT))
 from cli.comfyui.server import ComfyServer, prepare_base_directory  # noqa: E402
 from scripts.pictures.canvas import JOB_MESSAGE, RUN_NODE, RUN_TIMEOUT_MS, SETTLE_MS, Canvas, find_browser, open_canvas  # noqa: E402
 from scripts.pictures.help_scenes import INTERPOLATION, SCENES, TALKING, Scene  # noqa: E402
+from scripts.pictures.marks import save_marked  # noqa: E402
+from scripts.pictures.outdated import scene_mark  # noqa: E402
 from scripts.tiny_models.fill import fill_base_directory  # noqa: E402
 from wan_s2v_model.media.video_formats import FORMATS  # noqa: E402
 from wan_s2v_model.media.video_writer import VideoWriter  # noqa: E402
@@ -138,8 +140,8 @@ def _take(canvas: Canvas, scene: Scene, path: Path) -> Path:
     page.wait_for_timeout(SETTLE_MS)
     left, top = (edge - PADDING for edge in CORNER)
     clip = {"x": left, "y": top, "width": width + 2 * PADDING, "height": height + 2 * PADDING}
-    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    save_marked(picture, path, scene_mark(scene), optimize=True)
     return path
 
 

@@ -12,11 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from cli.comfyui.server import ComfyServer, ServerError, prepare_base_directory  # noqa: E402
 from scripts.pictures.canvas import find_browser, open_canvas  # noqa: E402
+from scripts.pictures.marks import save_marked  # noqa: E402
+from scripts.pictures.outdated import graph_mark  # noqa: E402
 from scripts.tiny_models.fill import fill_base_directory  # noqa: E402
 
 WORKFLOW = ROOT / "workflows" / "wan_s2v_quick_start.json"
@@ -63,6 +67,8 @@ def take_picture(workflow: Path, output: Path, base: Path, browser: str) -> list
             if node["type"] == "PreviewImage":
                 canvas.run_until_picture(node["id"])
         canvas.screenshot(output)
+        with Image.open(output) as picture:
+            save_marked(picture.copy(), output, graph_mark(workflow), optimize=True)
         return canvas.problems()
 
 

@@ -5,6 +5,7 @@ The portrait is the sample, the waveform that of the sample sound; nothing in th
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.make_samples import draw_pose  # noqa: E402
+from scripts.pictures.marks import mark, save_marked  # noqa: E402
 
 SAMPLES = ROOT / "samples"
+PORTRAIT = SAMPLES / "sample_portrait.png"
 SIDE = 400
 BAND = 132  # px, at the bottom, behind the text
 BARS = 64
@@ -38,13 +41,19 @@ CARDS = {  # workflow -> title, what is special about it, colour, sound
 def main() -> int:
     for name, card in CARDS.items():
         path = ROOT / "workflows" / f"{name}.jpg"
-        draw_card(name, *card).save(path, quality=82, optimize=True)
+        save_marked(draw_card(name, *card), path, card_mark(name), quality=82, optimize=True)
         print(path)
     return 0
 
 
+def card_mark(name: str) -> str:
+    """Of what a card is drawn from: its texts, the portrait and the sound."""
+    files = (PORTRAIT, SAMPLES / CARDS[name][-1])
+    return mark(CARDS[name], *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))
+
+
 def draw_card(name: str, title: str, line: str, colour: str, sound: str) -> Image.Image:
-    picture = Image.open(SAMPLES / "sample_portrait.png").convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture = Image.open(PORTRAIT).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     if name == "wan_s2v_pose":
         skeleton = draw_pose(0.0).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         picture = Image.fromarray(np.maximum(np.asarray(picture) // 2, np.asarray(skeleton)))

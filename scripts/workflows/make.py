@@ -1,32 +1,20 @@
-"""Write workflows/, docs/api/ and subgraphs/ from graphs.py and what a ComfyUI says about its nodes.
-
-Run it after an input was added to a node, and after a change of graphs.py; a test compares the files with what it would write.
-"""
+"""Make workflows/, docs/api/ and subgraphs/ from graphs.py and what a ComfyUI says about its nodes; scripts/update writes them."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
-import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from cli.models.files import by_name
 
-from cli.comfyui.client import ComfyClient  # noqa: E402
-from cli.comfyui.server import ComfyServer, prepare_base_directory  # noqa: E402
-from cli.models.files import by_name  # noqa: E402
-from scripts.workflows.convert import companions, is_widget, ui_to_api  # noqa: E402
-from scripts.workflows.graphs import STOCK_MODELS, TALKING_VIDEO, WORKFLOWS  # noqa: E402
-from scripts.workflows.parts import Blueprint, Group, Node, Workflow  # noqa: E402
-from scripts.workflows.subgraphs import INPUT_NODE, OUTPUT_NODE  # noqa: E402
+from .convert import companions, is_widget, ui_to_api
+from .graphs import STOCK_MODELS, TALKING_VIDEO, WORKFLOWS
+from .parts import Blueprint, Group, Node, Workflow
+from .subgraphs import INPUT_NODE, OUTPUT_NODE
 
 Info = Mapping[str, Any]
 
@@ -86,29 +74,6 @@ class Graph:
         number = len(self.links) + 1
         self.links.append((number, *source, *target, kind))
         return number
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", metavar="URL", help="a running ComfyUI with this pack (default: one is started)")
-    parser.add_argument("--check", action="store_true", help="write nothing; name the files that differ")
-    options = parser.parse_args()
-    files = make_files(ComfyClient(options.server).object_info() if options.server else ask_own_server())
-    changed = [path for path, text in files.items() if not (ROOT / path).is_file() or (ROOT / path).read_text(encoding="utf-8") != text]
-    for path in changed:
-        print(path)
-        if not options.check:
-            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT / path).write_text(files[path], encoding="utf-8")
-    return 1 if options.check and changed else 0
-
-
-def ask_own_server() -> dict[str, Any]:
-    """What ComfyUI says about its nodes; COMFYUI_PATH names it."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = prepare_base_directory(Path(folder), ROOT)
-        with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, cpu=True, extra_args=["--disable-api-nodes"]) as server:
-            return ComfyClient(server.url).object_info()
 
 
 def make_files(object_info: Info) -> dict[str, str]:
@@ -327,7 +292,3 @@ def _frames(groups: Sequence[Group], graph: Graph) -> Iterator[dict[str, Any]]:
         bounding = [left - MARGIN, -80, group.width + 2 * MARGIN, bottom + 80 + MARGIN]
         yield {"id": index + 1, "title": group.title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
         left += group.width + GROUP_GAP
-
-
-if __name__ == "__main__":
-    sys.exit(main())

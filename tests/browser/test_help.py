@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from wan_s2v_pack.tests.node_texts import read_locale
+from wan_s2v_pack.scripts.records.node_texts import read_locale
 
 from .person import NODE_POSITION, WIDGET_POSITION
 from .workflows import QUICK_START, nodes_of_type, read

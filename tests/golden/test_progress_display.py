@@ -45,15 +45,54 @@ def test_nothing_is_sent_without_a_server(display, node, monkeypatch):
     display.text_display()("clip 0 (1 of 2)")
 
 
-def test_bar_counts_the_steps_of_all_clips(display, node, monkeypatch):
+@pytest.fixture
+def shown(display, node, monkeypatch):
+    """Texts on the node, and values of the bar."""
     import comfy.utils
 
     sent, moved = [], []
     serve(monkeypatch, send_progress_text=lambda text, node_id: sent.append(text))
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: moved.append((value, total)))
+    return sent, moved
+
+
+@pytest.fixture
+def run(display):
     progress = pack_module("wan_s2v_model.sampling.progress").Progress(3, 10)
-    report = display.step_reporter(SimpleNamespace(load_device=torch.device("cpu")), progress)
-    report(1, torch.zeros(1, 16, 2, 4, 4))
-    report(30, torch.zeros(1, 16, 2, 4, 4))
-    assert moved == [(1, 30), (30, 30)]
-    assert [text.split(",")[:2] for text in sent] == [["clip 0 (1 of 3)", " step 1/10"], ["clip 2 (3 of 3)", " step 10/10"]]
+    return display.RunDisplay(SimpleNamespace(load_device=torch.device("cpu")), progress, num_frames=113)
+
+
+X0 = torch.zeros(1, 16, 2, 4, 4)
+
+
+def test_bar_counts_the_steps_of_all_clips(shown, run):
+    """All of them: ComfyUI's bar leaves out steps of less than half a percent, so a long run stood still for whoever listened."""
+    sent, moved = shown
+    with run:
+        run.begin(0)
+        run.step(1, X0)
+        run.step(10, X0)
+        run.begin(1)
+        run.step(30, X0)
+    assert moved == [(0, 30), (1, 30), (10, 30), (10, 30), (30, 30)]
+    assert [text.split(",")[:2] for text in sent[:-1]] == [
+        ["clip 0 (1 of 3)", " step 0/10"],
+        ["clip 0 (1 of 3)", " step 1/10"],
+        ["clip 0 (1 of 3)", " decoding"],
+        ["clip 1 (2 of 3)", " step 0/10"],
+        ["clip 2 (3 of 3)", " decoding"],
+    ]
+
+
+def test_a_finished_node_says_what_was_made(shown, run):
+    """It went on to say the time left of its last step."""
+    with run:
+        run.step(29, X0)
+    assert shown[0][-1] == "113 frames, 7.06 s, made in 0:00"
+
+
+def test_a_stopped_node_says_where(shown, run):
+    run.step(13, X0)
+    with pytest.raises(KeyboardInterrupt), run:
+        raise KeyboardInterrupt
+    assert shown[0][-1] == "stopped at clip 1 (2 of 3), step 3/10, after 0:00"

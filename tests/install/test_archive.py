@@ -8,10 +8,10 @@ import urllib.request
 import pytest
 from wan_s2v_pack.cli.comfyui.client import ComfyClient
 from wan_s2v_pack.cli.comfyui.server import ComfyServer
+from wan_s2v_pack.scripts.records.schemas import read_snapshot
 from wan_s2v_pack.scripts.tiny_models.fill import fill_base_directory
 from wan_s2v_pack.tests.integration.graphs import quick_start
 from wan_s2v_pack.tests.integration.rendering import Renderer
-from wan_s2v_pack.tests.schemas import read_snapshot
 
 from .tools import copy_comfyui, start_and_end
 

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.tests.schemas import read_snapshot
+from wan_s2v_pack.scripts.records.schemas import read_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE_IDS = set(read_snapshot())

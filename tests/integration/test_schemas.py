@@ -1,21 +1,19 @@
-"""The snapshot of what saved graphs depend on. After adding a node, an input or an output:
+"""The record of what saved graphs depend on: `scripts/update` writes additions into schemas.json.
 
-    UPDATE_SCHEMAS=1 scripts/test tests/integration/test_schemas.py
-
-writes the addition into schemas.json. A change that breaks saved graphs is not written; only a new MAJOR version may make one, by hand.
+A change that breaks saved graphs is not written; only a new MAJOR version may make one, with `scripts/update --breaking`.
 """
 
 from __future__ import annotations
 
-import os
-
 import pytest
-from wan_s2v_pack.tests.schemas import UPDATE, breaking_changes, read_snapshot, schemas_of, write_snapshot
+from wan_s2v_pack.scripts.records.schemas import breaking_changes, read_snapshot, schemas_of
+
+MODULE = "custom_nodes.wan_s2v"
 
 
 @pytest.fixture
 def schemas(client):
-    return schemas_of(client.object_info(), "custom_nodes.wan_s2v")
+    return schemas_of(client.object_info(), MODULE)
 
 
 def test_no_saved_graph_breaks(schemas):
@@ -23,7 +21,6 @@ def test_no_saved_graph_breaks(schemas):
 
 
 def test_the_snapshot_is_up_to_date(schemas):
-    snapshot = read_snapshot()
-    if os.environ.get(UPDATE) and not breaking_changes(snapshot, schemas):
-        write_snapshot(schemas)
-    assert read_snapshot() == schemas, f"something was added: set {UPDATE}=1 and run this test once, then commit schemas.json"
+    recorded = read_snapshot()
+    changed = [name for name in sorted({*recorded, *schemas}) if recorded.get(name) != schemas.get(name)]
+    assert changed == [], "these nodes have changed, tests/integration/schemas.json has not: run scripts/update, then commit it"

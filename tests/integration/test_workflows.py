@@ -73,10 +73,10 @@ def test_workflow_renders(name, client, renderer):
 
 
 def test_files_are_those_of_the_script(server):
-    """Workflows, twins in API format and blueprint, from the nodes as they are now: scripts/workflows/make.py writes them anew."""
-    command = [sys.executable, str(ROOT / "scripts" / "workflows" / "make.py"), "--server", server.url, "--check"]
+    """Texts, schemas, workflows, their twins in API format, blueprint and map, from the nodes as they are now."""
+    command = [sys.executable, str(ROOT / "scripts" / "updating.py"), "--server", server.url, "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert (result.returncode, result.stdout) == (0, ""), f"run scripts/update, then commit what it has written\n{result.stderr}"
 
 
 def test_the_demo_prompt_is_the_quick_start():

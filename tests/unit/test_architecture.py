@@ -188,7 +188,7 @@ def test_map_tells_the_way_through_every_room():
 
 
 def test_map_is_drawn_from_the_code():
-    assert (ROOT / PICTURE).read_text(encoding="utf-8") == draw(ROOT), "run python scripts/pictures/map.py, and look at the picture"
+    assert (ROOT / PICTURE).read_text(encoding="utf-8") == draw(ROOT), f"run scripts/update, and look at {PICTURE}"
 
 
 # The checkers

@@ -108,15 +108,18 @@ def python_blocks(path: Path) -> list[str]:
 
 
 def test_every_node_has_a_help_page_and_every_page_a_node():
-    assert {path.stem for path in HELP.glob("*.md")} == set(schemas())
+    assert {path.stem for path in HELP.glob("*.md")} == set(schemas()), "web/docs: a node without <node id>.md, or a page without its node"
 
 
 @pytest.mark.parametrize("name", sorted(schemas()))
 def test_help_page_has_the_title_inputs_and_outputs_of_the_node(name):
     page, schema = HELP / f"{name}.md", schemas()[name]
-    assert page.read_text(encoding="utf-8").splitlines()[0] == f"# {keyword(schema, 'display_name').value}"
-    assert [code_in(row[0]) for row in table(section(page, "Inputs"))] == [[call.args[0].value] for call in inputs(schema)]
-    assert [code_in(row[0]) for row in table(section(page, "Outputs"))] == [[name] for name in output_names(schema)]
+    name_in = {kind: [code_in(row[0]) for row in table(section(page, kind))] for kind in ("Inputs", "Outputs")}
+    assert page.read_text(encoding="utf-8").splitlines()[0] == f"# {keyword(schema, 'display_name').value}", (
+        f"the title of web/docs/{page.name}"
+    )
+    assert name_in["Inputs"] == [[call.args[0].value] for call in inputs(schema)], f"the table of inputs in web/docs/{page.name}"
+    assert name_in["Outputs"] == [[name] for name in output_names(schema)], f"the table of outputs in web/docs/{page.name}"
 
 
 @pytest.mark.parametrize("name", sorted(schemas()))
@@ -124,7 +127,7 @@ def test_help_page_has_the_defaults_of_the_node(name):
     rows = table(section(HELP / f"{name}.md", "Inputs"))
     for call, row in zip(inputs(schemas()[name]), rows, strict=True):
         if default := default_of(call):
-            assert code_in(row[2]) == [default], f"{name}.{call.args[0].value}"
+            assert code_in(row[2]) == [default], f"web/docs/{name}.md: the default of {call.args[0].value}"
 
 
 # --- README and the others

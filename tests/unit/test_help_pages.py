@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from wan_s2v_pack.tests.node_texts import ROOT, node_texts
+from wan_s2v_pack.scripts.records.node_texts import ROOT, node_texts
 
 HELP = ROOT / "web" / "docs"
 NODES = sorted(node_texts())
 PICTURE = re.compile(r"^!\[(.+)\]\((images/\w+\.png)\)$", re.MULTILINE)
 SMALLEST_PX, LARGEST_PX, LARGEST_BYTES = 300, 1900, 200_000
+LONGEST_PAGE = 140  # lines
+
+
+def name_of(node: str) -> str:
+    return f"web/docs/{node}.md"
 
 
 def page(node: str) -> str:
@@ -21,14 +26,16 @@ def page(node: str) -> str:
 
 @pytest.mark.parametrize("node", NODES)
 def test_the_picture_stands_above_the_inputs(node):
-    ((caption, path),) = PICTURE.findall(page(node).split("\n## ")[0])
-    assert path == f"images/{node}.png"
-    assert node_texts()[node]["display_name"].removesuffix(" (Wan S2V)") in caption
+    pictures = PICTURE.findall(page(node).split("\n## ")[0])
+    title = node_texts()[node]["display_name"].removesuffix(" (Wan S2V)")
+    found = [path for caption, path in pictures if title in caption]
+    assert found == [f"images/{node}.png"], f"{name_of(node)}: above its inputs belongs ![{title} ...](images/{node}.png)"
 
 
 @pytest.mark.parametrize("node", NODES)
 def test_the_picture_is_there_and_small(node):
     path = HELP / "images" / f"{node}.png"
+    assert path.is_file(), f"web/docs/images/{node}.png is missing: run scripts/help-pictures {node}, and look at it"
     assert path.stat().st_size <= LARGEST_BYTES
     with Image.open(path) as picture:
         assert all(SMALLEST_PX <= side <= LARGEST_PX for side in picture.size)
@@ -36,15 +43,18 @@ def test_the_picture_is_there_and_small(node):
 
 
 def test_there_is_no_other_picture():
-    assert sorted(path.name for path in (HELP / "images").iterdir()) == [f"{node}.png" for node in NODES]
+    strangers = {path.name for path in (HELP / "images").iterdir()} - {f"{node}.png" for node in NODES}
+    assert strangers == set(), "in web/docs/images, of no node: delete them"
 
 
 @pytest.mark.parametrize("node", NODES)
 def test_the_page_says_what_options_cost(node):
+    assert "\n## Cost\n" in page(node), f"{name_of(node)} has no section Cost"
     cost = page(node).split("\n## Cost\n")[1].split("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", cost))
-    assert len(cost.split()) > 10
-    assert not {name for name in named if "_" in name} - set(node_texts()[node]["inputs"]) - KNOWN_ELSEWHERE
+    strange = {name for name in named if "_" in name} - set(node_texts()[node]["inputs"]) - KNOWN_ELSEWHERE
+    assert len(cost.split()) > 10, f"{name_of(node)}: say in Cost what its options cost"
+    assert strange == set(), f"{name_of(node)}: its section Cost names inputs that the node does not have"
 
 
 KNOWN_ELSEWHERE = {"cfg_start_percent", "cfg_end_percent", "dpm_2"}
@@ -53,11 +63,13 @@ KNOWN_ELSEWHERE = {"cfg_start_percent", "cfg_end_percent", "dpm_2"}
 def test_every_node_has_a_scene():
     """Of scripts/pictures/help_scenes.py, which is read here and not run."""
     source = (ROOT / "scripts" / "pictures" / "help_scenes.py").read_text(encoding="utf-8")
-    assert sorted(re.findall(r'^    "(WanS2V\w+)": Scene\(', source, re.MULTILINE)) == NODES
+    scenes = re.findall(r'^    "(WanS2V\w+)": Scene\(', source, re.MULTILINE)
+    assert sorted(scenes) == NODES, "scripts/pictures/help_scenes.py: add the scene, then run scripts/help-pictures"
 
 
 def test_a_page_is_no_longer_than_a_page():
-    assert {node: len(page(node).splitlines()) for node in NODES if len(page(node).splitlines()) > 140} == {}
+    too_long = {name_of(node): len(page(node).splitlines()) for node in NODES if len(page(node).splitlines()) > LONGEST_PAGE}
+    assert too_long == {}, f"more than {LONGEST_PAGE} lines"
 
 
 def test_pictures_come_with_the_archive():

@@ -2,7 +2,7 @@
 
 from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
-from .display import file_shower, share_reporter
+from .display import file_shower, share_reporter, text_display
 from .kernels import ATTENTIONS, SPEEDS
 from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
 from .loras import apply_lora
@@ -62,6 +62,7 @@ __all__ = [
     "share_reporter",
     "take_memory_peak",
     "take_others_off_gpu",
+    "text_display",
     "vae_value_bytes",
     "versions",
     "with_s2v_forward",

@@ -1,8 +1,10 @@
 """Progress, a line of text and a preview picture on the node that is running."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 import comfy.model_patcher
 import comfy.utils
@@ -12,25 +14,55 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..sampling.progress import Progress
+from ..sampling.progress_log import ProgressLog
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
+logger = logging.getLogger("wan_s2v")
 SHARE_STEPS = 100  # into which the bar of `share_reporter` is divided
 
 
-def step_reporter(model: comfy.model_patcher.ModelPatcher, progress: Progress) -> Callable[[int, Tensor], None]:
-    """A callback (steps of the whole run done, predicted latents) that moves ComfyUI's bar and shows the text and the latent preview."""
-    import latent_preview  # a module of ComfyUI's root, not of `comfy`
+class RunDisplay:
+    """Shows a run on its node (bar, text, latent preview) and in the log, and in the end what was made or where it stopped.
 
-    previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
-    total = progress.num_clips * progress.steps_per_clip
-    bar, show_text = comfy.utils.ProgressBar(total), text_display()
+    Args:
+        num_frames: of the video.
+    """
 
-    def report(done: int, x0: Tensor) -> None:
-        preview = None if previewer is None else previewer.decode_latent_to_preview_image("JPEG", x0)
-        bar.update_absolute(done, total, preview)
-        show_text(progress.line(done))
+    def __init__(self, model: comfy.model_patcher.ModelPatcher, progress: Progress, num_frames: int) -> None:
+        import latent_preview  # a module of ComfyUI's root, not of `comfy`
 
-    return report
+        self._progress = progress
+        self._num_frames = num_frames
+        self._previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
+        self._show_text = text_display()
+        self._log = ProgressLog()
+
+    def begin(self, clip: int) -> None:
+        """The sampling of a clip begins. The bar says the same number again, by which the command line knows it."""
+        self._progress.begin(clip)
+        self._show(clip * self._progress.steps_per_clip)
+
+    def step(self, done: int, x0: Tensor) -> None:
+        """So many steps of the whole run are done; x0 are the predicted latents."""
+        self._progress.step(done)
+        self._show(done, None if self._previewer is None else self._previewer.decode_latent_to_preview_image("JPEG", x0))
+
+    def _show(self, done: int, preview: tuple | None = None) -> None:
+        line = self._progress.line()
+        total = self._progress.num_clips * self._progress.steps_per_clip
+        comfy.utils.ProgressBar(total).update_absolute(done, total, preview)  # a bar leaves out small steps, but never its first
+        self._show_text(line)
+        self._log.show(line)
+
+    def __enter__(self) -> "RunDisplay":
+        self._log.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._log.__exit__(kind, error, traceback)
+        last_words = self._progress.end(self._num_frames) if kind is None else self._progress.stop()
+        self._show_text(last_words)
+        logger.info("%s", last_words)
 
 
 def share_reporter() -> Callable[[float], None]:

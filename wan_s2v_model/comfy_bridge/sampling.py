@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
 from ..sampling.solvers import SOLVERS
 from ..transformer.config import WanS2VConfig
-from .display import step_reporter
+from .display import RunDisplay
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
@@ -93,6 +94,7 @@ class ClipSampler:
         self.settings = settings
         self.seed = seed
         self.continuity = continuity
+        self.on_clip: Callable[[int], None] = lambda clip: None
         self.on_step: Callable[[int, Tensor], None] = lambda done, x0: None
         self._saves_memory = False
         self._retry = RetryInLessMemory("sampling", self._savings(), ADVICE)
@@ -132,15 +134,17 @@ class ClipSampler:
         """The mean of `calls_of_steps`."""
         return sum(self.calls_of_steps) / self.num_steps
 
-    def report_to(self, progress: Progress, check: Callable[[], None] = lambda: None) -> None:
-        """Show progress and previews in ComfyUI's bar; `check` is called after each step and may raise."""
-        report = step_reporter(self.model, progress)
+    @contextmanager
+    def report_to(self, progress: Progress, num_frames: int, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
+        with RunDisplay(self.model, progress, num_frames) as display:
 
-        def on_step(done: int, x0: Tensor) -> None:
-            check()
-            report(done, x0)
+            def on_step(done: int, x0: Tensor) -> None:
+                check()
+                display.step(done, x0)
 
-        self.on_step = on_step
+            self.on_clip, self.on_step = display.begin, on_step
+            yield
 
     def __call__(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
         """Sample one clip: [1, 16, F, h, w] noise -> normalised latents, float32 on the CPU.
@@ -160,6 +164,7 @@ class ClipSampler:
             options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > 1)
         if self._saves_memory:
             options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
+        self.on_clip(clip)
         load_all_weights(self.model, noise.shape)
         try:
             latents = guider.sample(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 from types import TracebackType
 from typing import cast
 

@@ -17,7 +17,7 @@ from ..conditioning.plan import Plan
 from ..constants import MOTION_FRAMES
 from ..sampling.clip_loop import ClipResult, Decode, Encode, MotionState, Sample, decode_clip, find_anchor, first_state, run_clips
 from ..sampling.continuity import Statistics
-from ..sampling.progress import Progress, clip_place
+from ..sampling.progress import clip_place
 from .clips import Clips
 from .live_video import LiveVideo
 from .store import RunStore
@@ -41,20 +41,18 @@ def finish_and_show(
     seed: int,
     networks: Networks,
     *,
-    progress: Progress,
     show: Callable[[Path], None],
     peak_bytes: Callable[[], float | None],
 ) -> None:
     """Make the clips that the store does not have yet, with a video in progress.
 
     Args:
-        progress: is told each clip that is stored. show: is given the file of the video in progress whenever it has grown.
+        show: is given the file of the video in progress whenever it has grown.
         peak_bytes: as for `finish_run`, which also says the errors.
     """
     with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show, store.shown) as live:
 
         def on_stored(clip: int) -> None:
-            progress.finish_clip(clip)
             live.consume(clip)
             store.shown = live.shown
 

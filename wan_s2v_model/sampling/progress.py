@@ -3,12 +3,22 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
+from ..constants import VIDEO_FPS
 from ..time_text import duration
 
 
+class Report(NamedTuple):
+    """A report of a step: when it came, of which clip, and which share of the clip's sampling was done then."""
+
+    time_s: float
+    clip: int
+    share: float
+
+
 class Progress:
-    """Counts the steps of the clips that are still to be made.
+    """Counts the steps of the clips that are still to be made; the sampler's node and the command line both estimate the time with it.
 
     Args:
         first_clip: clips that are there already; they cost this run no time and do not count in its pace.
@@ -26,37 +36,86 @@ class Progress:
     ):
         self.num_clips = num_clips
         self.steps_per_clip = steps_per_clip
+        self.first_clip = first_clip
         self._clock = clock
         self._start_s = clock()
-        self._calls = list(accumulate(calls_of_steps or [1] * steps_per_clip, initial=0))  # after so many steps of a clip
-        self._first_clip = first_clip
-        self._finished = first_clip, self._start_s  # clips, and when the last one was
+        calls = list(accumulate(calls_of_steps or [1] * steps_per_clip, initial=0))  # after so many steps of a clip
+        self._shares = [done / calls[-1] for done in calls]
+        self._done = first_clip * steps_per_clip
+        self._begins = True  # no step of the present clip is done
+        self._first: Report | None = None
+        self._first_of_clip: Report | None = None
+        self._latest: Report | None = None
+        self._sampled_s = self._sampled_share = 0.0  # between steps of the same clip
 
-    def finish_clip(self, clip: int) -> None:
-        """Clip `clip`, counted from 0, is on disk."""
-        self._finished = clip + 1, self._clock()
+    @property
+    def clip(self) -> int:
+        """The clip that is sampled or decoded."""
+        return (self._done if self._begins else self._done - 1) // self.steps_per_clip
 
-    def line(self, done_steps: int) -> str:
-        """What to show after so many steps of the whole run: clip 11 (12 of 720), step 17/40, 1:02:03 elapsed, 4:05:06 left."""
-        clip, step = divmod(max(0, done_steps - 1), self.steps_per_clip)
-        place = f"{clip_place(clip, self.num_clips)}, step {step + 1}/{self.steps_per_clip}"
-        text = f"{place}, {duration(self._clock() - self._start_s)} elapsed"
-        left = self.seconds_left(done_steps)
+    def begin(self, clip: int) -> None:
+        """The sampling of a clip begins, perhaps once more."""
+        self._done, self._begins, self._latest = clip * self.steps_per_clip, True, None
+        if self._first is not None and self._first.clip == clip:
+            self._first = None
+        if self._first_of_clip is not None and self._first_of_clip.clip == clip:
+            self._first_of_clip = None
+
+    def step(self, done: int) -> None:
+        """So many steps of the whole run are done."""
+        self._done, self._begins = done, False
+        report = Report(self._clock(), self.clip, self._shares[done - self.clip * self.steps_per_clip])
+        if self._latest is not None and self._latest.clip == report.clip:
+            self._sampled_s += report.time_s - self._latest.time_s
+            self._sampled_share += report.share - self._latest.share
+        if self._first_of_clip is None or self._first_of_clip.clip != report.clip:
+            self._first_of_clip = report
+        self._first = self._first or report
+        self._latest = report
+
+    def line(self) -> str:
+        """What to show now: clip 11 (12 of 720), step 17/40, 1:02:03 elapsed, 4:05:06 left."""
+        text = f"{self.place()}, {self._elapsed()} elapsed"
+        left = self.seconds_left()
         return text if left is None else f"{text}, {duration(left)} left"
 
-    def seconds_left(self, done_steps: int) -> float | None:
-        """At the pace of the clips finished since the start, or while there is none, of the steps; None before the first step."""
-        clips, last_finish_s = self._finished
-        done_clips, now_s = self._done_clips(done_steps), self._clock()
-        if clips > self._first_clip:
-            per_clip = (last_finish_s - self._start_s) / (clips - self._first_clip)
-            return max(0.0, (self.num_clips - clips) * per_clip - (now_s - last_finish_s))
-        made = done_clips - self._first_clip
-        return (self.num_clips - done_clips) * (now_s - self._start_s) / made if made > 0 else None
+    def place(self) -> str:
+        """The clip and what is done with it: clip 11 (12 of 720), step 17/40, or after its last step, decoding."""
+        steps = self._done - self.clip * self.steps_per_clip
+        doing = "decoding" if steps == self.steps_per_clip else f"step {steps}/{self.steps_per_clip}"
+        return f"{clip_place(self.clip, self.num_clips)}, {doing}"
 
-    def _done_clips(self, done_steps: int) -> float:
-        clips, steps = divmod(done_steps, self.steps_per_clip)
-        return clips + self._calls[steps] / self._calls[-1]
+    def seconds_left(self) -> float | None:
+        """Until the end of the last clip; None before two steps of a clip, or one of two clips.
+
+        From the time of a clip with all that it costs beside its steps, once a second one is sampled; until then from that of the steps.
+        """
+        first, current = self._first, self._first_of_clip
+        if first is None or current is None or (not self._sampled_share and current.clip == first.clip):
+            return None
+        sampling_s = self._sampled_s / self._sampled_share if self._sampled_share else 0.0
+        first_start_s, start_s = (report.time_s - report.share * sampling_s for report in (first, current))
+        clips = current.clip - first.clip
+        per_clip_s = (start_s - first_start_s) / clips if clips else sampling_s
+        return max(0.0, (self.num_clips - current.clip) * per_clip_s - (self._clock() - start_s))
+
+    def end(self, num_frames: int) -> str:
+        """What to show at the end: 113 frames, 7.06 s, made in 18:05."""
+        made = self.num_clips - self.first_clip
+        part = f"{made} of {self.num_clips} clips " if self.first_clip else ""
+        return f"{video_size(num_frames)}, {part}made in {self._elapsed()}"
+
+    def stop(self) -> str:
+        """What to show where a run is cancelled or fails: stopped at clip 1 (2 of 4), step 17/40, after 1:02:03."""
+        return f"stopped at {self.place()}, after {self._elapsed()}"
+
+    def _elapsed(self) -> str:
+        return duration(self._clock() - self._start_s)
+
+
+def video_size(num_frames: int) -> str:
+    """The length of a video: 113 frames, 7.06 s."""
+    return f"{num_frames} frames, {num_frames / VIDEO_FPS:.2f} s"
 
 
 def clip_place(clip: int, num_clips: int) -> str:

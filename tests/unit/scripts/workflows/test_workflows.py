@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from wan_s2v_pack.cli.models.files import PARTS, by_name
-from wan_s2v_pack.tests.schemas import read_snapshot
+from wan_s2v_pack.scripts.records.schemas import read_snapshot
 from wan_s2v_pack.wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, DEFAULT_STEPS
 from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule
 

@@ -13,8 +13,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-SNAPSHOT = Path(__file__).parent / "integration" / "schemas.json"
-UPDATE = "UPDATE_SCHEMAS"  # an environment variable: write what was added to the snapshot
+SNAPSHOT = Path(__file__).resolve().parents[2] / "tests" / "integration" / "schemas.json"
 GROUPS = ("required", "optional")
 KEPT_OPTIONS = ("default", "min", "max", "control_after_generate")
 
@@ -87,10 +86,10 @@ def read_snapshot() -> dict[str, Schema]:
     return json.loads(SNAPSHOT.read_text(encoding="utf-8")) if SNAPSHOT.exists() else {}
 
 
-def write_snapshot(schemas: dict[str, Schema]) -> None:
+def snapshot_text(schemas: dict[str, Schema]) -> str:
     """One line per input, so that a change shows as one."""
     nodes = [f"{json.dumps(name)}: {{{_lines(schema)}\n}}" for name, schema in schemas.items()]
-    SNAPSHOT.write_text("{\n" + ",\n".join(nodes) + "\n}\n", encoding="utf-8")
+    return "{\n" + ",\n".join(nodes) + "\n}\n"
 
 
 def _lines(schema: Schema) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 Texts = dict[str, dict[str, Any]]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOCALES = ROOT / "locales"
 CONTROL = "control_after_generate"
 NODE_FILES = sorted((ROOT / "nodes").glob("*.py"))
@@ -39,9 +39,24 @@ def read_locale(language: str, file: str = "nodeDefs.json") -> Texts:
     return json.loads((LOCALES / language / file).read_text(encoding="utf-8"))
 
 
-def write_locale(language: str, texts: Texts) -> None:
-    text = json.dumps(texts, indent=2, ensure_ascii=False) + "\n"
-    (LOCALES / language / "nodeDefs.json").write_text(text, encoding="utf-8")
+def locale_files() -> dict[str, str]:
+    """Path in this checkout -> text of every language's file: English as the nodes say it, the others without texts that are gone."""
+    english = node_texts()
+    texts = {language: english if language == "en" else _kept(read_locale(language), english) for language in languages()}
+    return {f"locales/{language}/nodeDefs.json": json.dumps(text, indent=2, ensure_ascii=False) + "\n" for language, text in texts.items()}
+
+
+def languages() -> list[str]:
+    return sorted(path.name for path in LOCALES.iterdir())
+
+
+def _kept(translated: dict[str, Any], english: dict[str, Any]) -> dict[str, Any]:
+    """A translation without what the English texts do not have."""
+    return {
+        key: _kept(text, english[key]) if isinstance(text, dict) else text
+        for key, text in translated.items()
+        if isinstance(english.get(key), type(text))
+    }
 
 
 @cache
