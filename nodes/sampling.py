@@ -14,14 +14,13 @@ from ..wan_s2v_model.limits import LARGEST_SEED, share_problem
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.earlier import earlier_texts
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
-from ..wan_s2v_model.runs.finish import Networks, finish_and_show
-from ..wan_s2v_model.runs.space import require_space, run_bytes
+from ..wan_s2v_model.runs.finish import Networks, finish_and_show, require_space, run_bytes
 from ..wan_s2v_model.runs.store import RunStore
+from ..wan_s2v_model.runs.takes import handed_on, takes
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.progress import Progress, video_size
 from .inputs import checks_inputs, folder_of_run, run_name_problem
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
-from .takes import handed_on, takes
 
 logger = logging.getLogger("wan_s2v")
 

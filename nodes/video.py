@@ -5,13 +5,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
+from pathlib import Path
 
+import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
 from ..wan_s2v_model.cost.requirements import require_image_memory
+from ..wan_s2v_model.files import write_problem
 from ..wan_s2v_model.media.file_names import prefix_problem
 from ..wan_s2v_model.media.frame_rate import convert
 from ..wan_s2v_model.media.pictures import read_pictures
@@ -126,7 +129,8 @@ class WanS2VSaveVideo(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix) -> bool | str:
-        return True if filename_prefix is None else prefix_problem(filename_prefix) or True
+        problem = write_problem(Path(folder_paths.get_output_directory()))
+        return problem or (filename_prefix is not None and prefix_problem(filename_prefix)) or True
 
     @classmethod
     @checks_inputs

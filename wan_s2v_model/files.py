@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,17 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_problem(folder: Path) -> str | None:
+    """Why no file can be written into a folder, in words; None if one can, or if the folder is not there yet."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"Nothing can be written into {folder} ({error.strerror}). Give ComfyUI a folder that it may write to: --output-directory."
 
 
 def sync_folder(folder: Path) -> None:

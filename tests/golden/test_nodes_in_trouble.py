@@ -199,3 +199,13 @@ def test_out_of_memory_in_text_encode(bridge, caplog):
     assert [line.partition(" (")[0] for line in warnings(caplog)] == ["the GPU ran out of memory in text encoding"]
     with pytest.raises(torch.OutOfMemoryError, match=r"in text encoding, and there is no way left.*fp8_e4m3fn_scaled"):
         node.execute(TextEncoder(failures=2), "a fox", "")
+
+
+def test_an_output_folder_that_takes_no_file_is_noticed_before_anything_runs(bridge, tmp_path, monkeypatch):
+    import folder_paths
+
+    node, no_folder = pack_module("nodes.video").WanS2VSaveVideo, tmp_path / "a file"
+    assert node.validate_inputs("video/wan_s2v") is True
+    no_folder.write_bytes(b"")
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(no_folder))
+    assert "Nothing can be written into" in node.validate_inputs("video/wan_s2v")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from wan_s2v_pack.wan_s2v_model.files import has_readers, lock_file, reading
+from wan_s2v_pack.wan_s2v_model.files import has_readers, lock_file, reading, write_problem
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter, remove_abandoned
 
@@ -143,3 +144,19 @@ def test_reading_needs_no_folder_and_no_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", unsupported)
     with reading(tmp_path):
         assert not has_readers(tmp_path)
+
+
+def test_a_folder_that_can_be_written_to_has_no_problem(tmp_path):
+    assert write_problem(tmp_path) is None
+    assert write_problem(tmp_path / "not there yet") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_file_is_named_with_the_reason(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert write_problem(tmp_path) == (
+        f"Nothing can be written into {tmp_path} (Read-only file system). Give ComfyUI a folder that it may write to: --output-directory."
+    )

@@ -1,6 +1,7 @@
 """The clips that a run does not have yet, one after the other: sampled, decoded, stored, and only then handed on."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +21,10 @@ from ..sampling.continuity import Statistics
 from ..sampling.progress import clip_place
 from .clips import Clips
 from .live_video import LiveVideo
+from .manifest import clip_bytes
 from .store import RunStore
 
+SPACE_MARGIN = 1.1
 logger = logging.getLogger("wan_s2v")
 Result = TypeVar("Result")
 GIGABYTE = 1e9
@@ -57,6 +60,25 @@ def finish_and_show(
             store.shown = live.shown
 
         finish_run(store, plan, seed, **networks._asdict(), on_stored=on_stored, peak_bytes=peak_bytes)
+
+
+def run_bytes(plan: Plan, first_clip: int = 0) -> int:
+    """Bytes that the clips from `first_clip` on take on the disk."""
+    timeline = plan.timeline
+    last = timeline.num_clips - 1
+    return sum(
+        clip_bytes(timeline.clip_frames(clip), timeline.frames_per_clip, plan.height, plan.width, has_next=clip < last)
+        for clip in range(first_clip, timeline.num_clips)
+    )
+
+
+def require_space(store: RunStore, plan: Plan) -> None:
+    """Raise OSError, before any time is spent on sampling, if the clips that are not stored yet will not fit on the disk."""
+    needed = int(SPACE_MARGIN * run_bytes(plan, store.num_finished))
+    free = shutil.disk_usage(store.folder).free
+    if free < needed:
+        advice = "Make room or use a shorter sound." if store.num_finished == 0 else "Make room, then queue again to go on."
+        raise OSError(f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {store.folder}. {advice}")
 
 
 def finish_run(

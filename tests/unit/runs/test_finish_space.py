@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 from wan_s2v_pack.tests.crash.stand_in_run import FINGERPRINT, NUM_CLIPS, SEED, decode, encode, make_plan, sample
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.runs.finish import finish_run
-from wan_s2v_pack.wan_s2v_model.runs.space import SPACE_MARGIN, require_space, run_bytes
+from wan_s2v_pack.wan_s2v_model.runs.finish import SPACE_MARGIN, finish_run, require_space, run_bytes
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.runs.manifest import MANIFEST_NAME
+from .manifest import MANIFEST_NAME
 
 State = tuple[int, ...]  # of a manifest
 logger = logging.getLogger("wan_s2v")
@@ -44,25 +43,26 @@ class Takes:
     """Names for the runs that a node makes of a list of inputs under one name."""
 
     def __init__(self) -> None:
-        self._node: tuple[str, str] | None = None
+        self._node: list[str] = []
         self._names: list[str] = []
 
-    def name(self, run_name: str, place: comfy_bridge.PlaceInList | None) -> str:
+    def name(self, run_name: str, place: tuple[str, str, int] | None) -> str:
         """The name itself for the first input of a list that has it, name_2 for the second and so on; the same in every queue.
 
         Args:
-            place: where ComfyUI is; None where it does not say.
+            place: where ComfyUI is: prompt, node and the number of the input in the list, from 0; None where it does not say.
         """
         if place is None or not run_name:
             return run_name
-        if place.item == 0 or self._node != (place.prompt_id, place.node_id):
-            self._node, self._names = (place.prompt_id, place.node_id), []
+        *node, item = place
+        if item == 0 or self._node != node:
+            self._node, self._names = node, []
         self._names.append(run_name)
         number = self._names.count(run_name)
         if number == 1:
             return run_name
         name = f"{run_name}_{number}"
-        logger.info("run '%s': input %d of a list is kept as run '%s'", run_name, place.item + 1, name)
+        logger.info("run '%s': input %d of a list is kept as run '%s'", run_name, item + 1, name)
         return name
 
 
