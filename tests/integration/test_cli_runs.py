@@ -18,7 +18,7 @@ def test_a_run_of_the_node_is_understood(renderer):
     renderer.render(quick_start(seed=300, run_name="looked at", filename_prefix="runs/looked_at", **TWO_CLIPS))
     shown = runs(renderer, "show", "looked at")
     assert (shown.returncode, shown.stderr) == (0, "")
-    for text in ("64x64, 2/2 clips of 16 frames (1 s), 1.5 s finished, sync aligned", "wan_s2v_tiny.safetensors (", "seed 300"):
+    for text in ("64x64, 2/2 clips of 16 frames (1 s), 1.5 s finished, sync aligned", "content ", "wan_s2v_tiny.safetensors", "seed 300"):
         assert text in shown.stdout
     facts = json.loads(runs(renderer, "show", "looked at", "--json").stdout)
     assert [clip["frames"] for clip in facts["clip_table"]] == [13, 11]

@@ -55,7 +55,7 @@ def test_a_killed_server_loses_at_most_one_clip(start, renderer):
         video = Renderer(server, ComfyClient(server.url)).render(prompt, seen.append)
         assert {path.name: path.read_bytes() for path in folder.glob("clip_*.safetensors") if path.name in finished} == finished
         files = {path.name for path in server.output_directory.rglob("*") if path.is_file()}
-    assert min(step.value for step in seen if step.node == find(prompt, "WanS2VSampler")) > STEPS
+    assert min(step.value for step in seen if step.node == find(prompt, "WanS2VSampler")) >= STEPS  # step 0 of the second clip
     assert np.array_equal(video.luma, whole.luma)
     assert np.array_equal(video.sound, whole.sound)
     clips = {f"clip_{clip:05d}.safetensors" for clip in range(3)}
