@@ -244,7 +244,8 @@ def _with_windows_that_cut(model: comfy.model_patcher.ModelPatcher) -> None:
     handler = model.model_options.get("context_handler")
     if hasattr(handler, "callbacks"):
         handler = copy.copy(handler)
-        handler.callbacks = copy.deepcopy(handler.callbacks)
+        kinds = handler.callbacks.get("callbacks", {})  # their lists are copied, not the objects whose methods stand in them
+        handler.callbacks = {"callbacks": {kind: {key: [*calls] for key, calls in keys.items()} for kind, keys in kinds.items()}}
         resize = comfy.context_windows.IndexListCallbacks.RESIZE_COND_ITEM
         comfy.patcher_extension.add_callback(resize, cut_for_window, handler.callbacks)
         model.model_options["context_handler"] = handler
