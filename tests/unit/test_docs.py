@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from wan_s2v_pack.wan_s2v_model import constants
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP = ROOT / "web" / "docs"
@@ -28,7 +27,6 @@ FIGURE = re.compile(r"\d+\.\d+")
 PYTHON_FILE = re.compile(r"(?<![\w.-])(?:[\w-]+/)*\w+\.py\b")
 FILES_OF_OTHERS = {"main.py", "folder_paths.py"}  # of ComfyUI
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-LONGEST_DEFAULT = 60  # characters; longer ones are described in words
 
 
 # --- what the code says, without ComfyUI
@@ -56,20 +54,6 @@ def keyword(call: ast.Call, name: str) -> ast.expr | None:
 
 def inputs(schema: ast.Call) -> list[ast.Call]:
     return keyword(schema, "inputs").elts
-
-
-def output_names(schema: ast.Call) -> list[str]:
-    return [keyword(call, "display_name").value for call in keyword(schema, "outputs").elts]
-
-
-def default_of(call: ast.Call) -> str | None:
-    """The default of an input as the table writes it, None when it has none or its value cannot be read from the source."""
-    node = keyword(call, "default")
-    if isinstance(node, ast.Name):
-        value = getattr(constants, node.id, None)
-    else:
-        value = ast.literal_eval(node) if isinstance(node, ast.Constant | ast.UnaryOp) else None
-    return None if value is None or len(str(value)) > LONGEST_DEFAULT else str(value)
 
 
 @cache
@@ -102,32 +86,6 @@ def code_in(text: str) -> list[str]:
 
 def python_blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-# --- help pages
-
-
-def test_every_node_has_a_help_page_and_every_page_a_node():
-    assert {path.stem for path in HELP.glob("*.md")} == set(schemas()), "web/docs: a node without <node id>.md, or a page without its node"
-
-
-@pytest.mark.parametrize("name", sorted(schemas()))
-def test_help_page_has_the_title_inputs_and_outputs_of_the_node(name):
-    page, schema = HELP / f"{name}.md", schemas()[name]
-    name_in = {kind: [code_in(row[0]) for row in table(section(page, kind))] for kind in ("Inputs", "Outputs")}
-    assert page.read_text(encoding="utf-8").splitlines()[0] == f"# {keyword(schema, 'display_name').value}", (
-        f"the title of web/docs/{page.name}"
-    )
-    assert name_in["Inputs"] == [[call.args[0].value] for call in inputs(schema)], f"the table of inputs in web/docs/{page.name}"
-    assert name_in["Outputs"] == [[name] for name in output_names(schema)], f"the table of outputs in web/docs/{page.name}"
-
-
-@pytest.mark.parametrize("name", sorted(schemas()))
-def test_help_page_has_the_defaults_of_the_node(name):
-    rows = table(section(HELP / f"{name}.md", "Inputs"))
-    for call, row in zip(inputs(schemas()[name]), rows, strict=True):
-        if default := default_of(call):
-            assert code_in(row[2]) == [default], f"web/docs/{name}.md: the default of {call.args[0].value}"
 
 
 # --- README and the others

@@ -1,4 +1,4 @@
-"""Every help page has a picture of its node in use, and says what its options cost."""
+"""Every help page names each input with its default and each output, fits the narrow panel, has a picture, and says what options cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from wan_s2v_pack.scripts.records.node_texts import ROOT, node_texts
+from wan_s2v_pack.scripts.records.help_pages import HELP, default_text, defaults_on, outputs_on, recorded_defaults
+from wan_s2v_pack.scripts.records.help_pages import read_page as page
+from wan_s2v_pack.scripts.records.node_texts import CONTROL, ROOT, node_texts
 
-HELP = ROOT / "web" / "docs"
 NODES = sorted(node_texts())
 PICTURE = re.compile(r"^!\[(.+)\]\((images/\w+\.png)\)$", re.MULTILINE)
 SMALLEST_PX, LARGEST_PX, LARGEST_BYTES = 300, 1900, 200_000
@@ -20,8 +21,44 @@ def name_of(node: str) -> str:
     return f"web/docs/{node}.md"
 
 
-def page(node: str) -> str:
-    return (HELP / f"{node}.md").read_text(encoding="utf-8")
+def test_every_node_has_a_page_and_every_page_a_node():
+    assert sorted(path.stem for path in HELP.glob("*.md")) == NODES, "web/docs: a node without <node id>.md, or a page without its node"
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_names_the_title_the_inputs_and_the_outputs_of_its_node(node):
+    texts, text = node_texts()[node], page(node)
+    assert text.splitlines()[0] == f"# {texts['display_name']}", f"the title of {name_of(node)}"
+    assert list(defaults_on(text)) == [name for name in texts["inputs"] if name != CONTROL], f"the table of inputs in {name_of(node)}"
+    assert outputs_on(text) == [output["name"] for output in texts["outputs"].values()], f"the table of outputs in {name_of(node)}"
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_names_every_default(node):
+    """At the end of the meaning; a default that is too long for a table is put into words."""
+    named, recorded = defaults_on(page(node)), recorded_defaults(node)
+    assert named.keys() == recorded.keys(), f"{name_of(node)}, or tests/integration/schemas.json: run scripts/update"
+    wrong = {name: named[name] for name, default in recorded.items() if not says_default(named[name], default)}
+    assert wrong == {}, f"{name_of(node)}: the meaning has to end with Default: {[recorded[name] for name in wrong]}"
+
+
+def says_default(named: str | None, recorded: str | None) -> bool:
+    return bool(named) and "`" not in str(named) if recorded == "" else named == recorded
+
+
+def test_defaults_are_written_as_the_node_shows_them():
+    values = [None, True, False, "", "x" * 61, 1.0, "file"]
+    assert [default_text(value) for value in values] == [None, "on", "off", "empty", "", "`1.0`", "`file`"]
+    assert says_default("the model's own", "")
+    assert not says_default(None, "")
+    assert not says_default("`x`", "")
+    assert not says_default(None, "on")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_every_table_has_two_columns(node):
+    wider = [row for row in re.findall(r"^\|.*\|$", page(node), re.MULTILINE) if row.count("|") != 3]
+    assert wider == [], f"{name_of(node)}: the panel is too narrow for more than two columns"
 
 
 @pytest.mark.parametrize("node", NODES)
