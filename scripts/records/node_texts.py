@@ -20,6 +20,10 @@ CONTROL = "control_after_generate"
 NODE_FILES = sorted((ROOT / "nodes").glob("*.py"))
 
 
+class UntranslatedText(UserWarning):
+    """A text that ComfyUI shows in English to readers of another language."""
+
+
 def node_texts() -> Texts:
     """Node id -> its texts, in the order of the nodes' files."""
     return {text_of(schema, "node_id"): _texts_of(schema) for schema in schema_calls()}

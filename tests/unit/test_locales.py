@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from wan_s2v_pack.scripts.records.node_texts import CONTROL, aliases, categories, languages, node_texts, read_locale
+from wan_s2v_pack.scripts.records.node_texts import CONTROL, UntranslatedText, aliases, categories, languages, node_texts, read_locale
 
 TRANSLATED = [language for language in languages() if language != "en"]
 MESSAGE_SYNTAX = set("{}@|")  # have a meaning in messages of vue-i18n, as which titles and descriptions are read
@@ -32,10 +32,6 @@ def leaves(texts: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 ENGLISH = dict(leaves(read_locale("en")))
-
-
-class UntranslatedText(UserWarning):
-    """A text that ComfyUI shows in English to readers of another language."""
 
 
 def file_of(language: str) -> str:
