@@ -154,7 +154,7 @@ def check_server(facts: Facts) -> Iterator[Finding]:
         return
     topic = "Server"
     if server.error:
-        yield Finding(PROBLEM, topic, f"{server.url}: {server.error}", "Start ComfyUI, or correct --url.")
+        yield Finding(PROBLEM, topic, f"{server.url}: {server.error}", "Start ComfyUI, or correct --server.")
     elif not server.has_pack:
         advice = "Put this pack into the custom_nodes folder of that ComfyUI and restart it; its log says why a pack was not loaded."
         yield Finding(PROBLEM, topic, f"{server.url} (ComfyUI {server.version}) has no Wan S2V nodes", advice)

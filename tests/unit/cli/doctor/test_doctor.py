@@ -46,7 +46,7 @@ HEALTHY = Facts(
 )
 
 
-FP8_MODEL = "wan2.2_s2v_14B_fp8_scaled.safetensors"
+BF16_MODEL = "wan2.2_s2v_14B_bf16.safetensors"
 INDEX = "my_s2v/diffusion_pytorch_model.safetensors.index.json"
 OTHER = ModelFound("a", 0, problem="it is a LoRA", advice=LEAVE)
 GGUF_MODEL = ModelFound("s2v.gguf", 9_000_000_000, GGUF)
@@ -104,7 +104,7 @@ def test_healthy_machine():
         (replace(HEALTHY, comfyui_version="0.29.3"), "problem", "ComfyUI", "0.29.3", "Update it to 0.30"),
         (replace(HEALTHY, comfyui_version=""), "warning", "ComfyUI", "unknown version", "0.30"),
         (replace(HEALTHY, python="3.9.1 (python)"), "problem", "Python", "3.9.1", "3.10"),
-        (with_server(error="no answer"), "problem", "Server", "no answer", "--url"),
+        (with_server(error="no answer"), "problem", "Server", "no answer", "--server"),
         (with_server(has_pack=False), "problem", "Server", "no Wan S2V nodes", "custom_nodes"),
         (replace(with_server(), python="3.10.0 (python)"), "warning", "Server", "runs Python 3.12.4", "Python that runs ComfyUI"),
         (with_server(flags=("--highvram",)), "ok", "Server", "started with --highvram", ""),
@@ -139,17 +139,17 @@ def test_healthy_machine():
         (with_runtime(attention="attention_sub_quad"), "warning", "Attention", "slow", "--use-pytorch-cross-attention"),
         (replace(HEALTHY, models=None, models_error="Give one."), "problem", "Models", "no models folder", "Give one."),
         (with_models(audio=()), "problem", "Missing", "Audio encoder (models/audio_encoders)", "python -m cli download --only audio "),
-        (with_models(text=(), vae=()), "problem", "Missing", "VAE (models/vae)", "--only text,vae   (11.7 GB; --precision fp8: 7.0 GB)"),
+        (with_models(text=(), vae=()), "problem", "Missing", "VAE (models/vae)", "--only text,vae   (7.0 GB; --precision bf16: 11.7 GB)"),
         (
             with_models(vae=(damaged("a"),)),
             "problem",
             "VAE",
             "a cannot be used: it is cut off",
-            "download --only vae   (with --precision fp8",
+            "download --only vae   (with --precision bf16",
         ),
         (with_models(vae=(*MODELS["vae"], damaged("a"))), "warning", "VAE", "a cannot be used: it is cut off", "Delete it"),
         (with_models(vae=(damaged("Wan2.1_VAE.pth"),)), "problem", "VAE", "it is cut off", "download --set official --only vae"),
-        (with_models(model=(damaged(FP8_MODEL),)), "problem", "Model", "it is cut off", "download --only model --precision fp8"),
+        (with_models(model=(damaged(BF16_MODEL),)), "problem", "Model", "it is cut off", "download --only model --precision bf16"),
         (
             with_models(model=(damaged(INDEX, DOWNLOAD),)),
             "problem",
@@ -193,7 +193,7 @@ def test_report_is_one_readable_screen():
     text = doctor.report(checks.examine(with_models(audio=(), vae=())))
     assert max(map(len, text.splitlines())) <= 120
     assert "problem  Missing          Audio encoder (models/audio_encoders), VAE (models/vae)" in text
-    assert f"{'':26}-> python -m cli download --only audio,vae   (0.9 GB; --precision fp8: 0.9 GB)" in text
+    assert f"{'':26}-> python -m cli download --only audio,vae   (0.9 GB; --precision bf16: 0.9 GB)" in text
     assert text.endswith("\n\n1 problem")
     assert doctor.report(checks.examine(HEALTHY)).endswith("everything is in order")
 
@@ -269,6 +269,25 @@ def test_flags_and_models_folder_of_a_server(monkeypatch, tmp_path):
     server, given = facts.ask_server("http://here")
     assert server == ServerFacts("http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True)
     assert facts._models_dir_of(given) == tmp_path / "models"
+
+
+@pytest.mark.parametrize("flag", ["--server", "--url"])
+def test_server_behind_a_login_as_predict_has_it(flag, monkeypatch):
+    """The doctor had no way to get through a proxy that `predict` gets through."""
+    asked = []
+
+    def get(http, path):
+        asked.append((http.url, path, dict(http.headers)))
+        return {"system": {}, facts.NODE: {}}
+
+    monkeypatch.setattr(transport.Transport, "get", get)
+    monkeypatch.setattr(facts, "_run_probe", lambda *_: ({}, "not here"))
+    parser = argparse.ArgumentParser()
+    doctor.add_parser(parser.add_subparsers())
+    doctor.run(parser.parse_args(["doctor", flag, "gpu.example.org:443", "--auth", "me:secret", "--header", "X-Token: abc"]))
+    url, path, headers = asked[0]
+    assert (url, path) == ("http://gpu.example.org:443", "/system_stats")
+    assert headers == {"Authorization": "Basic bWU6c2VjcmV0", "X-Token": "abc"}
 
 
 def write(path, shapes):
