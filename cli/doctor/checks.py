@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..comfyui.machine import Machine
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 from .models import ModelFound, model_findings
 
@@ -79,6 +80,7 @@ class ServerFacts:
     python: str = ""
     flags: tuple[str, ...] = ()
     has_pack: bool = True
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True)

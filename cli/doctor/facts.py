@@ -15,6 +15,7 @@ from typing import Any
 
 from ..comfyui.address import Headers, without_login
 from ..comfyui.errors import ComfyError
+from ..comfyui.machine import machine_of
 from ..models.files import PARTS
 from ..models.folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
 from ..models.headers import SAFETENSORS, HeaderError, describe, find_candidates
@@ -213,13 +214,15 @@ def ask_server(url: str, login: Headers = ()) -> tuple[ServerFacts, Sequence[str
         from ..comfyui.transport import Transport  # needs requests, which the Python of the doctor may lack
 
         http = Transport(url, login, timeout_s=HTTP_TIMEOUT_S)
-        system = http.get("/system_stats")["system"]
+        stats = http.get("/system_stats")
+        system, machine = stats["system"], machine_of(stats)
         has_pack = NODE in http.get(f"/object_info/{NODE}")
-    except (ImportError, ComfyError, KeyError, TypeError) as error:
+    except (ImportError, ComfyError, LookupError, TypeError) as error:
         return ServerFacts(shown, error=f"no answer of a ComfyUI ({error})"), ()
     arguments = system.get("argv", [])[1:]
     flags = tuple(argument for argument in arguments if SWITCH.fullmatch(argument))
-    return ServerFacts(shown, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
+    versions = system.get("comfyui_version", ""), system.get("python_version", "")
+    return ServerFacts(shown, "", *versions, flags, has_pack, machine), arguments
 
 
 def _models_dir_of(arguments: Sequence[str]) -> Path | None:

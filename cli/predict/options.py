@@ -105,6 +105,8 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
     group.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for runs and videos of the server that is started "
                        "(default: ComfyUI's output folder)")  # fmt: skip
+    group.add_argument("--dry-run", action="store_true", help="only say whether it can be made there and how long that takes; needs a "
+                       "ComfyUI, but uploads and makes nothing")  # fmt: skip
     group.add_argument("--json", action="store_true", help="print the outcome as JSON; progress still goes to the error output")
 
 

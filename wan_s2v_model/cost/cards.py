@@ -10,7 +10,6 @@ charts of FlashAttention 2 and SageAttention show 68 to 71 TFLOP/s of attention 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from .estimate import Rates
@@ -20,7 +19,6 @@ BANDWIDTH_SHARE = 0.87  # of what is stated, reached by the fused kernels
 ELEMENTWISE_BYTES = 4.65e-4  # read and written between the products, for each operation in them
 CONVOLUTION_SHARE = {2: 0.216, 4: 0.165}  # of the stated bf16 rate, reached by the VAE; by the size of a value
 CONVOLUTION_BYTES = {2: 0.9e-2, 4: 1.8e-2}  # read and written between its convolutions, for each operation in them
-DEVICE = re.compile(r"(?:\w+:\d+ )?(?P<name>.+?)(?: : \w+)?")  # as ComfyUI has it: cuda:0 NVIDIA GeForce RTX 3090 : cudaMallocAsync
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,8 @@ CARDS = (
 
 
 def find_card(device_name: str) -> Card | None:
-    """The card that a driver or ComfyUI lists under this name; None for one that is not in the table, such as a laptop's."""
-    found = DEVICE.fullmatch(device_name)
-    return next((card for card in CARDS if found and found["name"] in card.devices), None)
+    """The card that a driver lists under this name; None for one that is not in the table, such as a laptop's."""
+    return next((card for card in CARDS if device_name in card.devices), None)
 
 
 def calculated_rates(card: Card, vae_value_bytes: int = 4) -> Rates:

@@ -36,9 +36,9 @@ REFERENCE = Way("reference", steps=DEFAULT_STEPS, model_calls=2)
 WAYS = (DRAFT, REFERENCE)
 
 
-def loaded_model(weights_bytes: float = SMALL_MODEL_BYTES) -> ModelFacts:
-    """The 14B model as our loader would load it on an NVIDIA card: computing in 16 bits, float32 between the blocks."""
-    return ModelFacts(S2V_14B, weights_bytes=weights_bytes, value_bytes=2, residual_bytes=4)
+def loaded_model(weights_bytes: float = SMALL_MODEL_BYTES, *, is_host: bool = False) -> ModelFacts:
+    """The 14B model as our loader would load it: computing in 16 bits, float32 between the blocks; on the CPU all in float32."""
+    return ModelFacts(S2V_14B, weights_bytes, value_bytes=4 if is_host else 2, residual_bytes=4, is_resident=is_host)
 
 
 def timeline_of(seconds: float, frames_per_clip: int = DEFAULT_FRAMES_PER_CLIP) -> Timeline:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.cli import doctor
 from wan_s2v_pack.cli.comfyui import transport
+from wan_s2v_pack.cli.comfyui.machine import Machine
 from wan_s2v_pack.cli.doctor import checks, facts, probe
 from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
 from wan_s2v_pack.cli.doctor.finding import Finding
@@ -264,10 +265,14 @@ def test_flags_and_models_folder_of_a_server(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     arguments = ["--cpu", "--base-directory", str(tmp_path), "--port", "1", "--use-sage-attention"]
     system = {"argv": ["main.py", *arguments], "comfyui_version": "0.30.0", "python_version": "3.12.4 (main)"}
-    answers = {"/system_stats": {"system": system}, f"/object_info/{facts.NODE}": {facts.NODE: {}}}
+    system["ram_total"] = 64e9
+    devices = [{"name": "cpu", "type": "cpu", "vram_total": 64e9}]
+    answers = {"/system_stats": {"system": system, "devices": devices}, f"/object_info/{facts.NODE}": {facts.NODE: {}}}
     monkeypatch.setattr(transport.Transport, "get", lambda _transport, path: answers[path])
     server, given = facts.ask_server("http://here")
-    assert server == ServerFacts("http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True)
+    assert server == ServerFacts(
+        "http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True, Machine("cpu", 64e9, 64e9, True)
+    )
     assert facts._models_dir_of(given) == tmp_path / "models"
 
 
