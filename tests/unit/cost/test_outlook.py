@@ -1,12 +1,11 @@
 """Half a minute of speech on a card."""
 
-import json
-from pathlib import Path
-
 import pytest
 from wan_s2v_pack.cli.models.files import by_name
+from wan_s2v_pack.cli.predict.graph import FAST, SAMPLER, inputs_of, quick_start
 from wan_s2v_pack.wan_s2v_model.cost.cards import CARDS, calculated_rates
 from wan_s2v_pack.wan_s2v_model.cost.outlook import (
+    DRAFT,
     REFERENCE,
     SMALL_MODEL_BYTES,
     SPEECH_S,
@@ -16,7 +15,6 @@ from wan_s2v_pack.wan_s2v_model.cost.outlook import (
     timeline_of,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
 H100 = next(card for card in CARDS if card.name == "H100")
 
 
@@ -34,12 +32,12 @@ def test_model_file_has_its_published_size():
     assert by_name("wan2.2_s2v_14B_fp8_scaled.safetensors").gigabytes * 1e9 == pytest.approx(SMALL_MODEL_BYTES)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_ways_are_those_of_the_templates(way):
-    template = {"draft": "wan_s2v_fast", "reference": "wan_s2v_quality"}[way.name]
-    prompt = json.loads((ROOT / "docs" / "api" / f"{template}.json").read_text(encoding="utf-8"))
-    sampler = next(node["inputs"] for node in prompt.values() if node["class_type"] == "WanS2VSampler")
-    assert (sampler["steps"], 2 if sampler["cfg"] > 1 else 1) == (way.steps, way.model_calls)
+def test_ways_are_those_of_the_command_line():
+    reference = inputs_of(quick_start(), SAMPLER)
+    settings = {DRAFT: reference | FAST, REFERENCE: reference}
+    assert {way: (inputs["steps"], 2 if inputs["cfg"] > 1 else 1) for way, inputs in settings.items()} == {
+        way: (way.steps, way.model_calls) for way in WAYS
+    }
 
 
 def test_least_memory_is_that_of_small_cards():
