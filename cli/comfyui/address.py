@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import re
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -12,6 +13,24 @@ EXAMPLE = "http://127.0.0.1:8188"
 HEADER = re.compile(r"([\w!#$%&'*+.^`|~-]+)\s*:\s*([\x20-\x7e]*)", re.ASCII)
 
 Headers = tuple[tuple[str, str], ...]
+
+
+def add_options(group: argparse._ActionsContainer, without: str, *other_names: str) -> None:
+    """Add --server and the login for it.
+
+    Args:
+        without: what happens if no server is named. other_names: of --server.
+    """
+    server = f"a running ComfyUI, e.g. http://127.0.0.1:8188 (default: {without})"
+    group.add_argument(*other_names, "--server", dest="server", type=address, metavar="URL", help=server)
+    group.add_argument("--auth", type=login, metavar="USER:PASSWORD", default=(), help="login of the proxy in front of --server")
+    group.add_argument("--header", action="append", type=headers, metavar="NAME: VALUE", default=[], dest="headers",
+                       help="sent to --server with every request, such as a token; @FILE: one header a line; can be repeated")  # fmt: skip
+
+
+def login_of(options: argparse.Namespace) -> Headers:
+    """The headers that the options ask for."""
+    return (*options.auth, *itertools.chain(*options.headers))
 
 
 def address(text: str) -> str:

@@ -80,6 +80,10 @@ class ComfyClient:
         """Return the description of every node type the server knows."""
         return self._http.get("/object_info")
 
+    def system_stats(self) -> dict[str, Any]:
+        """Return what the server tells of itself and its devices."""
+        return self._http.get("/system_stats")
+
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the record of a finished prompt, None before it has finished."""
         return self._http.get(f"/history/{prompt_id}").get(prompt_id)

@@ -44,9 +44,9 @@ def compare(options: argparse.Namespace) -> tuple[Sequence[str], Sequence[Findin
     Raises:
         FolderError, PromptError, ServerError, ComfyError: as `predict`.
     """
-    if options.url:
+    if options.server:
         raise PromptError(
-            "--compare starts a ComfyUI of its own: stop the one that runs, whose models fill the memory, and leave out --url."
+            "--compare starts a ComfyUI of its own: stop the one that runs, whose models fill the memory, and leave out --server."
         )
     from ..predict.connection import connect
     from .clip import choose_names, judge_clip, make_clip

@@ -7,12 +7,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..comfyui.address import address
+from ..comfyui.address import add_options as add_server_options
+from ..comfyui.address import login_of
 from ..compare.options import add_options as add_compare_options
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
-from .checks import examine
+from .checks import Facts, examine
 from .facts import collect
-from .finding import PROBLEM
+from .finding import PROBLEM, WARNING, Finding
 from .report import report
 
 
@@ -22,7 +23,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("doctor", help="check ComfyUI, PyTorch, GPU, memory and model files", description=text)
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
-    parser.add_argument("--url", type=address, help="also look at a running ComfyUI, e.g. http://127.0.0.1:8188; its flags count then")
+    add_server_options(parser, "look at this machine only", "--url")
+    estimate = "also say how long half a minute of speech takes, as a draft and at the reference's settings"
+    parser.add_argument("--estimate", action="store_true", help=estimate)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     add_compare_options(parser)
     parser.set_defaults(run=run)
@@ -34,6 +37,16 @@ def run(options: argparse.Namespace) -> int:
         from ..compare.command import run as compare  # it stands on the rest of this folder
 
         return compare(options)
-    findings = examine(collect(comfyui=options.comfyui, models_dir=options.models_dir, url=options.url))
+    facts = collect(comfyui=options.comfyui, models_dir=options.models_dir, url=options.server, login=login_of(options))
+    findings = [*examine(facts), *(estimated(facts) if options.estimate else ())]
     print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else report(findings))
     return int(any(finding.status == PROBLEM for finding in findings))
+
+
+def estimated(facts: Facts) -> list[Finding]:
+    """The findings of --estimate."""
+    try:
+        from .estimate import estimate_findings
+    except ImportError as error:
+        return [Finding(WARNING, "Half a minute", f"no estimate: {error}", "Run the doctor with the Python that runs ComfyUI.")]
+    return estimate_findings(facts)

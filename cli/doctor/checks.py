@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..comfyui.machine import Machine
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 from .models import ModelFound, model_findings
 
@@ -79,6 +80,7 @@ class ServerFacts:
     python: str = ""
     flags: tuple[str, ...] = ()
     has_pack: bool = True
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def check_server(facts: Facts) -> Iterator[Finding]:
         return
     topic = "Server"
     if server.error:
-        yield Finding(PROBLEM, topic, f"{server.url}: {server.error}", "Start ComfyUI, or correct --url.")
+        yield Finding(PROBLEM, topic, f"{server.url}: {server.error}", "Start ComfyUI, or correct --server.")
     elif not server.has_pack:
         advice = "Put this pack into the custom_nodes folder of that ComfyUI and restart it; its log says why a pack was not loaded."
         yield Finding(PROBLEM, topic, f"{server.url} (ComfyUI {server.version}) has no Wan S2V nodes", advice)

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..comfyui.address import without_login
+from ..comfyui.address import Headers, without_login
 from ..comfyui.errors import ComfyError
+from ..comfyui.machine import machine_of
 from ..models.files import PARTS
 from ..models.folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
 from ..models.headers import SAFETENSORS, HeaderError, describe, find_candidates
@@ -30,15 +31,15 @@ NODE = "WanS2VSampler"  # stands for all nodes of the pack
 SWITCH = re.compile(r"--(cpu|gpu-only|(high|normal|low|no)vram|(enable|disable)-dynamic-vram|disable-(pinned-memory|xformers)|use-.+)")
 
 
-def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url: str | None = None) -> Facts:
+def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url: str | None = None, login: Headers = ()) -> Facts:
     """Look at this machine.
 
     Args:
         comfyui: folder of ComfyUI, where it is not found by itself.
         models_dir: models folder, where it is not in ComfyUI's folder.
-        url: address of a running ComfyUI, whose flags and models folder count then.
+        url: address of a running ComfyUI, whose flags and models folder count then. login: headers for it.
     """
-    server, arguments = ask_server(url) if url else (None, ())
+    server, arguments = ask_server(url, login) if url else (None, ())
     found, comfyui_error = _find(comfyui)
     models_dir = models_dir or _models_dir_of(arguments)
     folders, models_error = _folders(found, models_dir)
@@ -206,20 +207,22 @@ def _run_probe(*arguments: str) -> tuple[dict[str, Any], str]:
 # --- a running server
 
 
-def ask_server(url: str) -> tuple[ServerFacts, Sequence[str]]:
+def ask_server(url: str, login: Headers = ()) -> tuple[ServerFacts, Sequence[str]]:
     """A running ComfyUI and the arguments of its command line."""
     shown = without_login(url)[0]
     try:
         from ..comfyui.transport import Transport  # needs requests, which the Python of the doctor may lack
 
-        http = Transport(url, timeout_s=HTTP_TIMEOUT_S)
-        system = http.get("/system_stats")["system"]
+        http = Transport(url, login, timeout_s=HTTP_TIMEOUT_S)
+        stats = http.get("/system_stats")
+        system, machine = stats["system"], machine_of(stats)
         has_pack = NODE in http.get(f"/object_info/{NODE}")
-    except (ImportError, ComfyError, KeyError, TypeError) as error:
+    except (ImportError, ComfyError, LookupError, TypeError) as error:
         return ServerFacts(shown, error=f"no answer of a ComfyUI ({error})"), ()
     arguments = system.get("argv", [])[1:]
     flags = tuple(argument for argument in arguments if SWITCH.fullmatch(argument))
-    return ServerFacts(shown, "", system.get("comfyui_version", ""), system.get("python_version", ""), flags, has_pack), arguments
+    versions = system.get("comfyui_version", ""), system.get("python_version", "")
+    return ServerFacts(shown, "", *versions, flags, has_pack, machine), arguments
 
 
 def _models_dir_of(arguments: Sequence[str]) -> Path | None:

@@ -66,14 +66,14 @@ def _command(part: str, name: str) -> str:
     if name.endswith(INDEX_SUFFIX) or file in FILES["official"]:
         return f"{COMMAND} --set official --only {part}" + ("" if file else "   (into the folder Wan2.2-S2V-14B)")
     if file is None:
-        return f"{COMMAND} --only {part}   (with --precision fp8, if that was an fp8 file)"
-    return f"{COMMAND} --only {part}" + (" --precision fp8" if file.precisions == ("fp8",) else "")
+        return f"{COMMAND} --only {part}   (with --precision bf16, if that was no fp8 file)"
+    return f"{COMMAND} --only {part}" + (" --precision bf16" if file.precisions == ("bf16",) else "")
 
 
 def _missing(parts: tuple[str, ...]) -> Finding:
     places = ", ".join(f"{PARTS[name].title} (models/{PARTS[name].folder})" for name in parts)
-    exact, small = (sum(file.gigabytes for file in select("comfy", precision, parts)) for precision in PRECISIONS)
-    return Finding(PROBLEM, "Missing", places, f"{COMMAND} --only {','.join(parts)}   ({exact:.1f} GB; --precision fp8: {small:.1f} GB)")
+    small, exact = (sum(file.gigabytes for file in select("comfy", precision, parts)) for precision in PRECISIONS)
+    return Finding(PROBLEM, "Missing", places, f"{COMMAND} --only {','.join(parts)}   ({small:.1f} GB; --precision bf16: {exact:.1f} GB)")
 
 
 def _size(size_bytes: int) -> str:

@@ -19,8 +19,8 @@ from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_
 if TYPE_CHECKING:
     from .hub import RemoteFile
 
-DEFAULT_PARTS = tuple(name for name, part in PARTS.items() if part.needed)
 GB = 1e9
+ROUNDING_BYTES = 6e7  # by which a published size may differ from its rounded one
 HASH_BLOCK_BYTES = 2**22
 INTERRUPTED = 130  # exit status, as of a shell
 
@@ -70,12 +70,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--set", choices=SETS, default="comfy", help="ComfyUI's single files, or the official folder (default: comfy)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="fp8: half the size, less exact (default: bf16)")
-    parts = f"of {', '.join(PARTS)} (default: all but lora)"
-    parser.add_argument("--only", type=_parts, metavar="PART,...", default=DEFAULT_PARTS, help=parts)
+    precision = "fp8: half the size, less exact; what the templates name (default: fp8, of the official set bf16)"
+    parser.add_argument("--precision", choices=PRECISIONS, help=precision)
+    parser.add_argument("--only", type=_parts, metavar="PART,...", default=tuple(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
-    parser.add_argument("--dry-run", action="store_true", help="only show what would be downloaded")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be downloaded, without asking the hub")
     parser.add_argument("--verify", action="store_true", help="check the hash of files that are there already, too")
     parser.add_argument("--yes", action="store_true", help="do not ask before downloading")
     parser.set_defaults(run=run)
@@ -121,11 +121,15 @@ def download(options: argparse.Namespace) -> int:
     """Look up the chosen files, show what is missing, and fetch it."""
     files = select(options.set, options.precision, options.only)
     if not files:
-        raise DownloadError(f"The {options.set} set has no {options.precision} file of {', '.join(options.only)}. Use --set comfy.")
+        precision = options.precision or SETS[options.set]
+        raise DownloadError(f"The {options.set} set has no {precision} file of {', '.join(options.only)}. Use --set comfy.")
     comfyui = None if options.models_dir else find_comfyui(options.comfyui)
     folders = find_model_folders(comfyui, options.models_dir)
-    tasks = [plan(file, folders, verify=options.verify) for file in files]
+    asks_hub = options.verify or not options.dry_run
+    tasks = [plan(file, folders, verify=options.verify) if asks_hub else expect(file, folders) for file in files]
     show(tasks, folders)
+    if not asks_hub:
+        print("sizes are rounded, as the hub was not asked")
     missing = [task for task in tasks if task.reason]
     check_disk(missing)
     if options.dry_run or not missing:
@@ -152,17 +156,34 @@ def plan(file: ModelFile, folders: ModelFolders, *, verify: bool) -> Task:
     remote = look_up(file)
     present = folders.find(file.folder, file.name)
     if present is None:
-        target = folders.models / file.folder / file.name
-        if target.is_dir():
-            raise DownloadError(
-                f"{target} is a folder, and the file needs its name. Move it away, or choose another folder with --models-dir."
-            )
-        return Task(remote, target, "to download")
+        return Task(remote, _new_place(file, folders), "to download")
     if (size := present.stat().st_size) != remote.size:
         return Task(remote, present, f"to replace, has {size:,} bytes instead of {remote.size:,}")
     if verify and digest_of(present, remote.digest) != remote.digest:
         return Task(remote, present, "to replace, has another hash")
     return Task(remote, present, "")
+
+
+def expect(file: ModelFile, folders: ModelFolders) -> Task:
+    """What `plan` will probably find out, from the rounded size alone."""
+    from .hub import RemoteFile
+
+    size, present = round(file.gigabytes * GB), folders.find(file.folder, file.name)
+    target = present or _new_place(file, folders)
+    begun = next(target.parent.glob(f"{target.name}.????????.part"), None)
+    remote = RemoteFile(file, file.url, "" if begun is None else begun.name.split(".")[-2], size)
+    if present is None:
+        return Task(remote, target, "to download")
+    if abs((found := present.stat().st_size) - size) > ROUNDING_BYTES:
+        return Task(remote, present, f"to replace, has {found / GB:.2f} GB instead of {file.gigabytes:.2f}")
+    return Task(remote, present, "")
+
+
+def _new_place(file: ModelFile, folders: ModelFolders) -> Path:
+    target = folders.models / file.folder / file.name
+    if target.is_dir():
+        raise DownloadError(f"{target} is a folder, and the file needs its name. Move it away, or choose another folder with --models-dir.")
+    return target
 
 
 def show(tasks: Sequence[Task], folders: ModelFolders) -> None:
@@ -192,7 +213,7 @@ def check_disk(tasks: Sequence[Task]) -> None:
         if needed[disk] > free:
             raise DownloadError(
                 f"The files need {needed[disk] / GB:.2f} GB in {place}, but only {free / GB:.2f} GB are free. "
-                "Make room, choose smaller files with --precision fp8, or another disk with --models-dir."
+                "Make room, choose the smaller files (--precision fp8), or another disk with --models-dir."
             )
 
 

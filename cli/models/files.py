@@ -10,8 +10,8 @@ from dataclasses import dataclass
 HUB = "https://huggingface.co"
 REVISION = "main"
 OFFICIAL = "Wan-AI/Wan2.2-S2V-14B"
-SETS = ("comfy", "official")
-PRECISIONS = ("bf16", "fp8")
+SETS = {"comfy": "fp8", "official": "bf16"}  # with the precision that is taken unless another one is asked for: that of the templates
+PRECISIONS = ("fp8", "bf16")
 REAL_NAMES = {  # tiny file -> name under which the workflows look for it
     "diffusion_models/wan_s2v_tiny.safetensors": "wan2.2_s2v_14B_bf16.safetensors",
     "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
@@ -82,9 +82,10 @@ def _official(part: str, path: str, gigabytes: float, prefix: str = "") -> Model
     return ModelFile(part, OFFICIAL, path, prefix + path, gigabytes, ("bf16",))
 
 
-def select(file_set: str, precision: str, parts: tuple[str, ...]) -> list[ModelFile]:
-    """The files of a set in one precision, for the given parts."""
-    return [file for file in FILES[file_set] if file.part in parts and precision in file.precisions]
+def select(file_set: str, precision: str | None, parts: tuple[str, ...]) -> list[ModelFile]:
+    """The files of a set in one precision (None: its usual one), for the given parts."""
+    wanted = precision or SETS[file_set]
+    return [file for file in FILES[file_set] if file.part in parts and wanted in file.precisions]
 
 
 def by_name(name: str) -> ModelFile | None:

@@ -29,12 +29,13 @@ STATUS = {
     CANCELLED: "cancelled",
     INTERRUPTED: "interrupted",
 }
+PLANNED = "planned"  # the status of a dry run
 DESCRIPTION = """Make a talking or singing video of one picture and any sound.
 
 The graph is the quick start of this pack. Without --server a ComfyUI is started for it on loopback, with this pack alone, and
 stopped afterwards. Ctrl-C cancels the job on the server. The server keeps a copy of the video in its output folder."""
 EXIT_CODES = """exit codes:
-  0    the video is there
+  0    the video is there, or can be made (--dry-run)
   1    a node failed while it was made, or the video could not be written; the message says which and why
   2    an option is wrong
   3    no ComfyUI: not found, not started, ended, does not answer, is behind a login, or has no such pack
@@ -56,13 +57,13 @@ def run(options: argparse.Namespace) -> int:
     """Make the video, say how it went, and return the exit status."""
     with interrupted_by_signals():
         outcome = attempt(options)
-    code = outcome["exit_code"]
+    code, lines = outcome["exit_code"], outcome.pop("lines", None)
     if code != DONE:
         say(f"predict {STATUS[code]}: {outcome['error']}")
     if options.json:
         print(json.dumps(outcome, indent=2, ensure_ascii=False))
     elif code == DONE:
-        print(f"video made in {outcome['seconds']:.1f} s: {outcome['video']}")
+        print("\n".join(lines) if lines else f"video made in {outcome['seconds']:.1f} s: {outcome['video']}")
     return code
 
 
@@ -71,11 +72,16 @@ def attempt(options: argparse.Namespace) -> dict[str, Any]:
     try:
         from .connection import ServerError, connect
         from .job import make_video, require_writable
+
+        if options.dry_run:
+            from . import dry_run  # noqa: F401  # needs PyTorch, and says so now
     except ImportError as error:
         return failed(NO_SERVER, f"{error}. Use the Python that runs ComfyUI, which has it.")
     try:
         require_writable(options.output)
         with connect(options, say) as client:
+            if options.dry_run:
+                return planned(client, options)
             made = make_video(client, request_from(options), say)
             fetch(client, made, options.output)
             return succeeded(made, options.output, client.url)
@@ -132,6 +138,15 @@ def succeeded(made: Made, video: Path, server: str) -> dict[str, Any]:
         "server": server,
         "server_file": made.file.name,
     }
+
+
+def planned(client: ComfyClient, options: argparse.Namespace) -> dict[str, Any]:
+    """The outcome of a dry run."""
+    from .dry_run import look_ahead
+
+    outlook = look_ahead(client, request_from(options))
+    lines = [*outlook.lines(), "Nothing was uploaded, and nothing ran."]
+    return {"status": PLANNED, "exit_code": DONE, **outlook.as_json(), "server": client.url, "lines": lines}
 
 
 def failed(code: int, message: str, error: Exception | None = None) -> dict[str, Any]:

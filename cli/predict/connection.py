@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..comfyui.address import login_of
 from ..comfyui.client import ComfyClient, NoAnswer
 from ..comfyui.server import (
     PACK_NAME,
@@ -37,7 +37,7 @@ def connect(options: argparse.Namespace, say: Callable[[str], None], packs: Sequ
         FolderError, ServerError: if there is no ComfyUI to start, or it does not come up or ends while it is needed.
     """
     if options.server:
-        yield ComfyClient(options.server, (*options.auth, *itertools.chain(*options.headers)), PATIENCE_S)
+        yield ComfyClient(options.server, login_of(options), PATIENCE_S)
         return
     if options.auth or options.headers:
         raise PromptError("--auth and --header are for --server; a ComfyUI that is started here needs none.")

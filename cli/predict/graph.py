@@ -15,6 +15,7 @@ from ..models.folders import ROOT
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
 PREPARE, SAMPLER, SAVE = "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
+AUDIO_ENCODE = "WanS2VAudioEncode"
 FILE_INPUTS = {  # part -> node and input that choose its file
     "model": (MODEL, "model_name"),
     "text": (TEXT, "text_encoder_name"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..comfyui.address import address, headers, login
+from ..comfyui.address import add_options as add_server_options
 from ..models.files import PARTS
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
 from .graph import AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
@@ -56,6 +56,7 @@ SETTINGS = (
     Setting("start", "WanS2VAudioEncode", "start", float, "S", "second of the sound at which the video begins"),
     Setting("duration", "WanS2VAudioEncode", "duration", float, "S", "length in seconds; 0: to the end of the sound"),
     Setting("run-name", SAMPLER, "run_name", str, "NAME", "keep finished clips; the same command then continues after a crash or Ctrl-C"),
+    Setting("redo-from-clip", SAMPLER, "redo_from_clip", int, "N", "make the clips of --run-name anew from this one on"),
 )
 FILE_FLAGS = {"model": "model", "text-encoder": "text", "audio-encoder": "audio", "vae": "vae"}
 
@@ -99,14 +100,13 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--server", type=address, metavar="URL", help="a running ComfyUI, e.g. http://127.0.0.1:8188 (default: start one)")
-    group.add_argument("--auth", type=login, metavar="USER:PASSWORD", default=(), help="login of the proxy in front of --server")
-    group.add_argument("--header", action="append", type=headers, metavar="NAME: VALUE", default=[], dest="headers",
-                       help="sent to --server with every request, such as a token; @FILE: one header a line; can be repeated")  # fmt: skip
+    add_server_options(group, "start one")
     group.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
     group.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
     group.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for runs and videos of the server that is started "
                        "(default: ComfyUI's output folder)")  # fmt: skip
+    group.add_argument("--dry-run", action="store_true", help="only say whether it can be made there and how long that takes; needs a "
+                       "ComfyUI, but uploads and makes nothing")  # fmt: skip
     group.add_argument("--json", action="store_true", help="print the outcome as JSON; progress still goes to the error output")
 
 

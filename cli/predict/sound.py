@@ -41,6 +41,21 @@ def readable(sound: Path, folder: Path, say: Callable[[str], None]) -> Path:
     return copy
 
 
+def seconds_of(sound: Path) -> float:
+    """The length of a sound, as its file states it; where it does not, as it is decoded.
+
+    Raises:
+        PromptError: if there is no sound in it that FFmpeg reads.
+    """
+    with _opened(sound) as container:
+        stream = container.streams.audio[0]
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return container.duration / av.time_base
+        return sum(frame.samples / frame.sample_rate for frame in _decoded(container))
+
+
 def why_unreadable(sound: Path) -> str:
     """What Load Audio stumbles over, "" for nothing."""
     first = None

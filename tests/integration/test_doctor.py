@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_doctor_has_no_complaint_about_a_working_server(server, comfyui_path):
-    command = [sys.executable, "-m", "cli", "doctor", "--json", "--url", server.url]
+    command = [sys.executable, "-m", "cli", "doctor", "--json", "--server", server.url]
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui_path)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     findings = {finding["topic"]: finding for finding in reversed(json.loads(ended.stdout))}

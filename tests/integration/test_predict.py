@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -93,6 +94,17 @@ def test_the_samples_are_the_default(predict, workplace, server):
     prompt = video.stored_json("prompt")
     assert prompt[find(prompt, "LoadImage")]["inputs"]["image"].startswith("sample_portrait")
     assert re.search(r"^clip 0 \(1 of 1\), step 0/2 \[-+\] 0 %", said, re.MULTILINE)
+
+
+def test_dry_run_says_what_a_run_makes_and_leaves_nothing(predict, workplace, server):
+    before = sorted(path.name for path in server.input_directory.iterdir())
+    shutil.copy(workplace.folder / "me.wav", workplace.folder / "dry.wav")  # a name that no other test has uploaded
+    code, outcome, _ = predict("--dry-run", "--audio", "dry.wav", "--output", "dry/talk.mp4")
+    assert (code, outcome["status"], outcome["frames"]) == (0, "planned", round(SECONDS * FPS))
+    assert (outcome["width"], outcome["height"]) == (SIZE, SIZE)
+    assert outcome["calculated_seconds"] is None  # of a CPU
+    assert sorted(path.name for path in server.input_directory.iterdir()) == before
+    assert not (workplace.folder / "dry" / "talk.mp4").exists()
 
 
 def test_options_reach_the_graph_and_the_file_is_the_servers(predict, workplace, server):

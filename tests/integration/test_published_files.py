@@ -163,16 +163,17 @@ FOUND = {
 
 @pytest.fixture
 def plan(models, monkeypatch, capsys):
-    """What `download --dry-run` says, where the hub has a set of files of these sizes."""
+    """What `download` says, where the hub has a set of files of these sizes."""
 
-    def run(name: str, size_of) -> str:
+    def run(name: str, size_of, *options: str) -> str:
         def look_up(file: ModelFile) -> hub.RemoteFile:
             return hub.RemoteFile(file, file.url, "0" * 64, size_of(models / file.folder / file.name))
 
         monkeypatch.setattr(hub, "look_up", look_up)
         parser = argparse.ArgumentParser()
         download.add_parser(parser.add_subparsers())
-        assert download.run(parser.parse_args(["download", "--dry-run", "--set", name, "--models-dir", str(models)])) == 0
+        arguments = ["--set", name, "--precision", "bf16", "--only", "model,text,audio,vae", "--models-dir", str(models), *options]
+        assert download.run(parser.parse_args(["download", *arguments])) == 0
         return capsys.readouterr().out
 
     return run
@@ -181,12 +182,18 @@ def plan(models, monkeypatch, capsys):
 @pytest.mark.parametrize("name", FILES)
 def test_download_knows_that_the_files_are_there(plan, name):
     told = plan(name, lambda path: path.stat().st_size)
-    assert told.count(": in place") == len(select(name, "bf16", ("model", "text", "audio", "vae")))
     assert told.splitlines()[-1] == "to download: 0.00 GB"
+    assert told.count(": in place") == len(select(name, "bf16", ("model", "text", "audio", "vae")))
+
+
+def test_dry_run_knows_it_from_the_rounded_sizes(plan):
+    told = plan("comfy", None, "--dry-run")
+    assert told.count(": in place") == 4
+    assert "to download: 0.00 GB\n" in told
 
 
 def test_download_replaces_what_is_cut_off(plan, models):
     model = models / "diffusion_models" / "wan2.2_s2v_14B_bf16.safetensors"
     size = model.stat().st_size
-    told = plan("comfy", lambda path: path.stat().st_size + (path == model))
+    told = plan("comfy", lambda path: path.stat().st_size + 1, "--only", "model", "--dry-run", "--verify")
     assert f"diffusion_models: to replace, has {size:,} bytes instead of {size + 1:,}" in told

@@ -12,7 +12,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP = ROOT / "web" / "docs"
-README = ROOT / "README.md"
 GUIDES = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *HELP.glob("*.md")])
 SOURCES = sorted(path for folder in ("nodes", "wan_s2v_model", "cli", "scripts") for path in (ROOT / folder).rglob("*.py"))
@@ -23,7 +22,6 @@ PYTHON_FILES = sorted(
 )
 PRIVATE_PATH = re.compile(r"(?<![\w.])/(work|tmp|root|home|Users|mnt|opt)/")
 HEAD = re.compile(r"^\|.*\n\|[-:| ]+\|$", re.MULTILINE)  # of a table
-FIGURE = re.compile(r"\d+\.\d+")
 PYTHON_FILE = re.compile(r"(?<![\w.-])(?:[\w-]+/)*\w+\.py\b")
 FILES_OF_OTHERS = {"main.py", "folder_paths.py"}  # of ComfyUI
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -91,36 +89,17 @@ def python_blocks(path: Path) -> list[str]:
 # --- README and the others
 
 
-def test_readme_lists_every_node_once():
-    rows = table(section(README, "Nodes"))
+def test_page_of_nodes_lists_every_node_once():
+    rows = table((GUIDES / "nodes.md").read_text(encoding="utf-8"))
     titles = {name: keyword(schema, "display_name").value for name, schema in schemas().items()}
     assert len(rows) == len(titles)
-    assert {code_in(row[2])[0]: row[0] for row in rows} == {name: f"[{title}](web/docs/{name}.md)" for name, title in titles.items()}
+    assert {code_in(row[2])[0]: row[0] for row in rows} == {name: f"[{title}](../web/docs/{name}.md)" for name, title in titles.items()}
 
 
 def test_every_error_text_of_the_troubleshooting_page_is_in_the_code():
     messages = [text for row in table((GUIDES / "troubleshooting.md").read_text(encoding="utf-8")) for text in code_in(row[0])]
     assert messages
     assert [message for message in messages if not any(message in text for text in texts())] == []
-
-
-def test_readme_quotes_the_troubleshooting_page():
-    page = (GUIDES / "troubleshooting.md").read_text(encoding="utf-8").replace("](../web/", "](web/")
-    rows = table(section(README, "Troubleshooting"))
-    assert rows
-    assert [row for row in rows if row not in table(page)] == []
-
-
-def test_readme_shows_measured_figures_only():
-    figures = {figure for row in table(section(README, "Performance")) for cell in row for figure in FIGURE.findall(cell)}
-    measured = FIGURE.findall((GUIDES / "performance.md").read_text(encoding="utf-8"))
-    assert figures
-    assert figures - set(measured) == set()
-
-
-def test_readme_names_every_template():
-    named = set(re.findall(r"\bwan_s2v_\w+", README.read_text(encoding="utf-8")))
-    assert {path.stem for path in (ROOT / "workflows").glob("*.json")} <= named
 
 
 def test_index_lists_every_document():

@@ -117,6 +117,6 @@ def test_json_has_the_same(stage, capsys):
 
 
 def test_a_server_that_runs_is_in_the_way(stage, capsys):
-    assert doctor.run(parse("--url", "http://127.0.0.1:8188")) == 1
-    assert "leave out --url" in capsys.readouterr().err
+    assert doctor.run(parse("--server", "http://127.0.0.1:8188")) == 1
+    assert "leave out --server" in capsys.readouterr().err
     assert stage == []

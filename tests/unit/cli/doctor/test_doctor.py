@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.cli import doctor
 from wan_s2v_pack.cli.comfyui import transport
+from wan_s2v_pack.cli.comfyui.machine import Machine
 from wan_s2v_pack.cli.doctor import checks, facts, probe
 from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
 from wan_s2v_pack.cli.doctor.finding import Finding
@@ -46,7 +47,7 @@ HEALTHY = Facts(
 )
 
 
-FP8_MODEL = "wan2.2_s2v_14B_fp8_scaled.safetensors"
+BF16_MODEL = "wan2.2_s2v_14B_bf16.safetensors"
 INDEX = "my_s2v/diffusion_pytorch_model.safetensors.index.json"
 OTHER = ModelFound("a", 0, problem="it is a LoRA", advice=LEAVE)
 GGUF_MODEL = ModelFound("s2v.gguf", 9_000_000_000, GGUF)
@@ -104,7 +105,7 @@ def test_healthy_machine():
         (replace(HEALTHY, comfyui_version="0.29.3"), "problem", "ComfyUI", "0.29.3", "Update it to 0.30"),
         (replace(HEALTHY, comfyui_version=""), "warning", "ComfyUI", "unknown version", "0.30"),
         (replace(HEALTHY, python="3.9.1 (python)"), "problem", "Python", "3.9.1", "3.10"),
-        (with_server(error="no answer"), "problem", "Server", "no answer", "--url"),
+        (with_server(error="no answer"), "problem", "Server", "no answer", "--server"),
         (with_server(has_pack=False), "problem", "Server", "no Wan S2V nodes", "custom_nodes"),
         (replace(with_server(), python="3.10.0 (python)"), "warning", "Server", "runs Python 3.12.4", "Python that runs ComfyUI"),
         (with_server(flags=("--highvram",)), "ok", "Server", "started with --highvram", ""),
@@ -139,17 +140,17 @@ def test_healthy_machine():
         (with_runtime(attention="attention_sub_quad"), "warning", "Attention", "slow", "--use-pytorch-cross-attention"),
         (replace(HEALTHY, models=None, models_error="Give one."), "problem", "Models", "no models folder", "Give one."),
         (with_models(audio=()), "problem", "Missing", "Audio encoder (models/audio_encoders)", "python -m cli download --only audio "),
-        (with_models(text=(), vae=()), "problem", "Missing", "VAE (models/vae)", "--only text,vae   (11.7 GB; --precision fp8: 7.0 GB)"),
+        (with_models(text=(), vae=()), "problem", "Missing", "VAE (models/vae)", "--only text,vae   (7.0 GB; --precision bf16: 11.7 GB)"),
         (
             with_models(vae=(damaged("a"),)),
             "problem",
             "VAE",
             "a cannot be used: it is cut off",
-            "download --only vae   (with --precision fp8",
+            "download --only vae   (with --precision bf16",
         ),
         (with_models(vae=(*MODELS["vae"], damaged("a"))), "warning", "VAE", "a cannot be used: it is cut off", "Delete it"),
         (with_models(vae=(damaged("Wan2.1_VAE.pth"),)), "problem", "VAE", "it is cut off", "download --set official --only vae"),
-        (with_models(model=(damaged(FP8_MODEL),)), "problem", "Model", "it is cut off", "download --only model --precision fp8"),
+        (with_models(model=(damaged(BF16_MODEL),)), "problem", "Model", "it is cut off", "download --only model --precision bf16"),
         (
             with_models(model=(damaged(INDEX, DOWNLOAD),)),
             "problem",
@@ -193,7 +194,7 @@ def test_report_is_one_readable_screen():
     text = doctor.report(checks.examine(with_models(audio=(), vae=())))
     assert max(map(len, text.splitlines())) <= 120
     assert "problem  Missing          Audio encoder (models/audio_encoders), VAE (models/vae)" in text
-    assert f"{'':26}-> python -m cli download --only audio,vae   (0.9 GB; --precision fp8: 0.9 GB)" in text
+    assert f"{'':26}-> python -m cli download --only audio,vae   (0.9 GB; --precision bf16: 0.9 GB)" in text
     assert text.endswith("\n\n1 problem")
     assert doctor.report(checks.examine(HEALTHY)).endswith("everything is in order")
 
@@ -264,11 +265,34 @@ def test_flags_and_models_folder_of_a_server(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     arguments = ["--cpu", "--base-directory", str(tmp_path), "--port", "1", "--use-sage-attention"]
     system = {"argv": ["main.py", *arguments], "comfyui_version": "0.30.0", "python_version": "3.12.4 (main)"}
-    answers = {"/system_stats": {"system": system}, f"/object_info/{facts.NODE}": {facts.NODE: {}}}
+    system["ram_total"] = 64e9
+    devices = [{"name": "cpu", "type": "cpu", "vram_total": 64e9}]
+    answers = {"/system_stats": {"system": system, "devices": devices}, f"/object_info/{facts.NODE}": {facts.NODE: {}}}
     monkeypatch.setattr(transport.Transport, "get", lambda _transport, path: answers[path])
     server, given = facts.ask_server("http://here")
-    assert server == ServerFacts("http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True)
+    assert server == ServerFacts(
+        "http://here", "", "0.30.0", "3.12.4 (main)", ("--cpu", "--use-sage-attention"), True, Machine("cpu", 64e9, 64e9, True)
+    )
     assert facts._models_dir_of(given) == tmp_path / "models"
+
+
+@pytest.mark.parametrize("flag", ["--server", "--url"])
+def test_server_behind_a_login_as_predict_has_it(flag, monkeypatch):
+    """The doctor had no way to get through a proxy that `predict` gets through."""
+    asked = []
+
+    def get(http, path):
+        asked.append((http.url, path, dict(http.headers)))
+        return {"system": {}, facts.NODE: {}}
+
+    monkeypatch.setattr(transport.Transport, "get", get)
+    monkeypatch.setattr(facts, "_run_probe", lambda *_: ({}, "not here"))
+    parser = argparse.ArgumentParser()
+    doctor.add_parser(parser.add_subparsers())
+    doctor.run(parser.parse_args(["doctor", flag, "gpu.example.org:443", "--auth", "me:secret", "--header", "X-Token: abc"]))
+    url, path, headers = asked[0]
+    assert (url, path) == ("http://gpu.example.org:443", "/system_stats")
+    assert headers == {"Authorization": "Basic bWU6c2VjcmV0", "X-Token": "abc"}
 
 
 def write(path, shapes):

@@ -18,7 +18,7 @@ from threading import Thread
 import pytest
 from huggingface_hub import constants
 from wan_s2v_pack.cli.models import download, hub
-from wan_s2v_pack.cli.models.files import FILES, by_name, select
+from wan_s2v_pack.cli.models.files import FILES, PARTS, by_name, select
 from wan_s2v_pack.tests.fake_hub import AUDIO, CHUNK_BYTES, CONTENTS, VAE, FakeHub, Handler
 from wan_s2v_pack.tests.processes import start_and_heed
 
@@ -82,11 +82,38 @@ def test_second_run_downloads_nothing(fake, models, capsys):
     assert "to download: 0.00 GB" in capsys.readouterr().out
 
 
-def test_dry_run_writes_nothing(fake, models, capsys):
-    assert run(models, "--dry-run") == 0
+def test_dry_run_needs_no_network_and_writes_nothing(models, monkeypatch, capsys):
+    """It failed without a network, though it is for looking first."""
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    assert download.run(parse("--models-dir", models, "--dry-run")) == 0
     assert files_of(models) == {}
+    shown = capsys.readouterr().out
+    assert all(file.name in shown for file in select("comfy", None, tuple(PARTS)))
+    assert "to download: 25.18 GB\nsizes are rounded" in shown
+
+
+def test_dry_run_sees_what_is_there(models, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    (models / "vae").mkdir()
+    (models / "audio_encoders").mkdir()
+    (models / "vae" / VAE).write_bytes(b"")
+    os.truncate(models / "vae" / VAE, 253_815_318)
+    (models / "audio_encoders" / AUDIO).write_bytes(b"a web page")
+    (models / "audio_encoders" / f"{AUDIO}.0123abcd.part").write_bytes(b"")
+    os.truncate(models / "audio_encoders" / f"{AUDIO}.0123abcd.part", 300_000_000)
+    assert run(models, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "vae: in place" in shown
+    assert "audio_encoders: to replace, has 0.00 GB instead of 0.63 (0.30 GB of it are there)" in shown
+    assert "to download: 0.33 GB" in shown
+
+
+def test_dry_run_that_verifies_asks_the_hub(fake, models, capsys):
+    (models / "vae").mkdir()
+    (models / "vae" / VAE).write_bytes(bytes(400_000))
+    assert run(models, "--dry-run", "--verify", only="vae") == 0
+    assert "to replace, has another hash" in capsys.readouterr().out
     assert fake.sent == []
-    assert f"{AUDIO}" in capsys.readouterr().out
 
 
 def test_small_files_are_checked_by_the_hash_of_git(fake, models):
@@ -313,8 +340,20 @@ def test_interrupted_leaves_no_file_and_goes_on_where_it_stopped(fake, models):
 
 
 def test_every_set_has_a_file_for_every_part():
+    needed = {name for name, part in PARTS.items() if part.needed}
     for file_set, precision in (("comfy", "bf16"), ("comfy", "fp8"), ("official", "bf16")):
-        assert {file.part for file in select(file_set, precision, download.DEFAULT_PARTS)} == set(download.DEFAULT_PARTS)
+        assert {file.part for file in select(file_set, precision, tuple(PARTS))} >= needed
+
+
+def test_without_options_the_files_that_the_templates_name():
+    options = parse("--models-dir", "models")
+    assert [file.name for file in select(options.set, options.precision, options.only)] == [
+        "wan2.2_s2v_14B_fp8_scaled.safetensors",
+        "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+        "wav2vec2_large_english_fp16.safetensors",
+        "wan_2.1_vae.safetensors",
+        "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
+    ]
 
 
 def test_names_are_unique_and_kept_by_the_single_files():
@@ -327,5 +366,5 @@ def test_names_are_unique_and_kept_by_the_single_files():
 def test_quick_start_workflow_uses_the_default_choice():
     prompt = json.loads((ROOT / "cli" / "workflows" / "quick_start.json").read_text(encoding="utf-8"))
     used = {value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)}
-    defaults = select("comfy", "bf16", download.DEFAULT_PARTS)
-    assert {file.name for file in defaults} <= used
+    exact = select("comfy", "bf16", tuple(name for name, part in PARTS.items() if part.needed))
+    assert {file.name for file in exact} <= used

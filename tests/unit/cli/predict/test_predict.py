@@ -65,7 +65,8 @@ def test_defaults_of_the_original_command():
 def test_every_setting_reaches_its_input():
     found = request(
         *("--prompt", "a", "--negative", "b", "--steps", "10", "--guidance", "3.5", "--frames", "48", "--seed", "7"),
-        *("--start", "1.5", "--duration", "2", "--run-name", "mine", "--size", "720p", "--no-offload"),
+        *("--start", "1.5", "--duration", "2", "--run-name", "mine", "--redo-from-clip", "3"),
+        *("--size", "720p", "--no-offload"),
     )
     assert found.inputs == {
         TEXT: {"offload": False},
@@ -75,7 +76,7 @@ def test_every_setting_reaches_its_input():
         "WanS2VTextEncode": {"prompt": "a", "negative_prompt": "b"},
         "WanS2VAudioEncode": {"start": 1.5, "duration": 2.0},
         PREPARE: {"frames_per_clip": 48, "size": "720P"},
-        SAMPLER: {"steps": 10, "cfg": 3.5, "seed": 7, "run_name": "mine"},
+        SAMPLER: {"steps": 10, "cfg": 3.5, "seed": 7, "run_name": "mine", "redo_from_clip": 3},
     }
 
 

@@ -1,0 +1,65 @@
+"""What half a minute of speech takes on a machine, calculated from what the maker states of its card. Needs PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..comfyui.machine import Machine
+from .checks import Facts
+from .finding import GB, OK, PROBLEM, WARNING, Finding
+
+try:
+    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card
+    from ...wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
+    from ...wan_s2v_model.time_text import rough_duration
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card
+    from wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
+    from wan_s2v_model.time_text import rough_duration
+
+TIME, MEMORY = "Half a minute", "Needs"
+
+
+def estimate_findings(facts: Facts) -> list[Finding]:
+    """How long half a minute of speech takes, and whether the memory suffices, with the small model file."""
+    machine = machine_in(facts)
+    if machine is None or machine.is_host:
+        return [
+            Finding(WARNING, TIME, "no GPU to estimate for", "On a CPU it takes days. With --server, a ComfyUI with a GPU is looked at.")
+        ]
+    return [*_time(machine), *_memory(machine)]
+
+
+def machine_in(facts: Facts) -> Machine | None:
+    """The server's machine if there is a server, else this one's first GPU."""
+    if facts.server is not None:
+        return facts.server.machine
+    if facts.torch is None or not facts.torch.gpus:
+        return None
+    gpu = facts.torch.gpus[0]
+    return Machine(gpu.name, gpu.memory_bytes, facts.ram_bytes)
+
+
+def _time(machine: Machine) -> Iterator[Finding]:
+    card = find_card(machine.device)
+    if card is None:
+        advice = "`predict --dry-run` says what it would do; Prepare Video measures the card and shows the time."
+        yield Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)
+        return
+    rates = calculated_rates(card)
+    times = "; ".join(f"{way.name} ({way.steps} steps) {rough_duration(half_minute(way, rates).seconds)}" for way in WAYS)
+    yield Finding(OK, TIME, f"of speech at {WIDTH}x{HEIGHT}, calculated for {card.name}: {times}")
+
+
+def _memory(machine: Machine) -> Iterator[Finding]:
+    cost = half_minute(WAYS[-1], calculated_rates(CARDS[0]))  # memory does not depend on the rates
+    least, full = (f"{size / GB:.0f} GB" for size in (cost.least_device_bytes, cost.full_device_bytes))
+    text = f"{least} of GPU memory at least, {full} to keep all weights there; {cost.host_bytes / GB:.0f} GB of RAM for full speed"
+    if machine.device_bytes < cost.least_device_bytes:
+        yield Finding(PROBLEM, MEMORY, text, f"{machine.device} has {machine.device_bytes / GB:.1f} GB. Make smaller videos.")
+    elif machine.ram_bytes and machine.ram_bytes < cost.host_bytes:
+        ram, file = (f"{size / GB:.0f} GB" for size in (machine.ram_bytes, SMALL_MODEL_BYTES))
+        advice = f"There are {ram} of RAM: parts of the file of {file} are read from the disk in every step."
+        yield Finding(WARNING, MEMORY, text, advice)
+    else:
+        yield Finding(OK, MEMORY, text)

@@ -1,0 +1,152 @@
+"""Whether a video can be made on a server and how long that takes, from figures alone: nothing is uploaded and nothing runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..comfyui.client import ComfyClient
+from ..comfyui.machine import Machine, machine_of
+from ..models.files import by_name, select
+from .graph import AUDIO_ENCODE, MODEL, PREPARE, SAMPLER, VAE, Prompt, PromptError, Request, build_prompt, inputs_of
+from .sound import seconds_of
+
+try:
+    from ...wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
+    from ...wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
+    from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
+    from ...wan_s2v_model.cost.cards import calculated_rates, find_card
+    from ...wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
+    from ...wan_s2v_model.cost.outlook import loaded_model
+    from ...wan_s2v_model.cost.requirements import DeviceFacts, refusal
+    from ...wan_s2v_model.time_text import rough_duration
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
+    from wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
+    from wan_s2v_model.constants import SAMPLE_RATE_HZ
+    from wan_s2v_model.cost.cards import calculated_rates, find_card
+    from wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
+    from wan_s2v_model.cost.outlook import loaded_model
+    from wan_s2v_model.cost.requirements import DeviceFacts, refusal
+    from wan_s2v_model.time_text import rough_duration
+
+GB = 1e9
+EIGHT_BIT = "fp8"  # in a file's name
+UNKNOWN = Rates(1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What would be made, on what, and what it takes.
+
+    Attributes:
+        seconds: None on a card whose speed is not known here.
+    """
+
+    job: Job
+    model: ModelFacts
+    machine: Machine
+    cost: Estimate
+    seconds: float | None
+
+    def lines(self) -> list[str]:
+        job, timeline, machine, cost = self.job, self.job.timeline, self.machine, self.cost
+        calls = f"{job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
+        memory = f"{_gb(cost.least_device_bytes)} of GPU memory at least, {_gb(cost.full_device_bytes)} for full speed; "
+        host = f"{_gb(cost.host_bytes)} of RAM for full speed"
+        time = "not known for this device; Prepare Video measures it" if self.seconds is None else rough_duration(self.seconds)
+        clips = f"{timeline.num_clips} clip{'s' * (timeline.num_clips > 1)}"
+        return [
+            f"video: {timeline.seconds:.2f} s, {timeline.num_frames} frames of {job.width}x{job.height} in {clips}",
+            f"work: {job.steps} steps of {calls} for each clip",
+            f"machine: {machine.device}, {'' if machine.is_host else _gb(machine.device_bytes) + ', '}{_gb(machine.ram_bytes)} of RAM",
+            f"needs: {host if machine.is_host else memory + host}",
+            f"time: {time}" + ("" if self.seconds is None else " (calculated), and loading the models"),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        timeline = self.job.timeline
+        return {
+            "video_seconds": timeline.seconds,
+            "frames": timeline.num_frames,
+            "clips": timeline.num_clips,
+            "width": self.job.width,
+            "height": self.job.height,
+            "device": self.machine.device,
+            "calculated_seconds": None if self.seconds is None else round(self.seconds),
+        }
+
+
+def look_ahead(client: ComfyClient, request: Request) -> Outlook:
+    """Everything that can be known before something is uploaded.
+
+    Raises:
+        PromptError: if a model file is missing, an option does not fit, or the memory clearly does not suffice.
+    """
+    prompt = build_prompt(request, client.object_info(), lambda path: path.name)
+    machine = machine_of(client.system_stats())
+    job = job_of(prompt, request)
+    name = inputs_of(prompt, MODEL)["model_name"]
+    model = model_facts(name, machine)
+    card = find_card(machine.device)
+    rates = calculated_rates(card, job.vae_value_bytes) if card else UNKNOWN
+    device = DeviceFacts(machine.device, machine.device_bytes, machine.ram_bytes, rates, machine.is_host)
+    reason = refusal(job, model, device) if by_name(name) else None  # the size of other files is not known here
+    if reason is not None:
+        raise PromptError(reason)
+    cost = estimate(job, model, rates)
+    return Outlook(job, model, machine, cost, cost.seconds if card else None)
+
+
+def job_of(prompt: Prompt, request: Request) -> Job:
+    """What the sampler will have to do."""
+    sampler = inputs_of(prompt, SAMPLER)
+    guided = sampler["cfg_end_percent"] - sampler["cfg_start_percent"] if sampler["cfg"] != 1 else 0.0
+    height, width = size_of(prompt, request.image)
+    return Job(
+        timeline_of(prompt, request.audio),
+        height,
+        width,
+        steps=sampler["steps"],
+        model_calls=1 + guided,
+        vae_value_bytes=4 if inputs_of(prompt, VAE)["dtype"] == "fp32" else 2,
+        vae_warmup=sampler["vae_warmup"],
+    )
+
+
+def timeline_of(prompt: Prompt, sound: Path) -> Timeline:
+    """The clips of the chosen part of a sound."""
+    part, plan = inputs_of(prompt, AUDIO_ENCODE), inputs_of(prompt, PREPARE)
+    rest = seconds_of(sound) - part["start"]
+    seconds = min(part["duration"] or rest, rest)
+    if seconds <= 0:
+        raise PromptError(f"{sound.name} ends before {part['start']:g} s. Choose an earlier --start.")
+    samples = round(seconds * SAMPLE_RATE_HZ)
+    options = {name: plan[name] for name in ("sync_mode", "frames_per_clip", "max_clips")}
+    return plan_timeline(samples, SAMPLE_RATE_HZ, samples, free_start=plan["first_frame"] == "free", **options)
+
+
+def size_of(prompt: Prompt, picture: Path) -> tuple[int, int]:
+    """Height and width of the video, as Prepare Video will choose them."""
+    plan = inputs_of(prompt, PREPARE)
+    if plan["size"] == CUSTOM_SIZE:
+        return plan["height"], plan["width"]
+    try:
+        with Image.open(picture) as image:
+            width, height = ImageOps.exif_transpose(image).size
+    except (UnidentifiedImageError, OSError) as error:
+        raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG or JPEG.") from error
+    return size_within_area(height, width, AREAS[plan["size"]])
+
+
+def model_facts(name: str, machine: Machine) -> ModelFacts:
+    """The transformer, from the name of its file; one that is not published is taken to be as large as those that are."""
+    file = by_name(name) or select("comfy", EIGHT_BIT if EIGHT_BIT in name.lower() else "bf16", ("model",))[0]
+    return loaded_model(file.gigabytes * GB, is_host=machine.is_host)
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.0f} GB" if size >= 10 * GB else f"{size / GB:.1f} GB"

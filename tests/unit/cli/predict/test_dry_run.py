@@ -1,0 +1,161 @@
+"""`predict --dry-run`: what would be made, on what, and how long it takes, before anything is uploaded."""
+
+from __future__ import annotations
+
+import json
+import wave
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from wan_s2v_pack.cli.predict import connection, dry_run, graph, job
+from wan_s2v_pack.cli.predict.graph import PREPARE, SAMPLER, PromptError, Request
+
+from .test_predict import outcome, parse, predict
+
+FP8, BF16, OWN = "wan2.2_s2v_14B_fp8_scaled.safetensors", "wan2.2_s2v_14B_bf16.safetensors", "my_s2v_merge.safetensors"
+RTX_3060 = {"name": "cuda:0 NVIDIA GeForce RTX 3060 : cudaMallocAsync", "type": "cuda", "vram_total": 12.6e9}
+CPU = {"name": "cpu", "type": "cpu", "vram_total": 16e9}
+
+
+class Server:
+    """A ComfyUI with the usual files; whatever would change something there is missing."""
+
+    url = "http://127.0.0.1:1"
+
+    def __init__(self, model=FP8, device=RTX_3060, ram=32e9):
+        self.model, self.device, self.ram = model, device, ram
+
+    def object_info(self):
+        prompt = graph.quick_start()
+        info = {node["class_type"]: {"input": {"required": {}, "optional": {}}} for node in prompt.values()}
+        for part, (node_type, name) in graph.FILE_INPUTS.items():
+            if part != "lora":
+                file = self.model if part == "model" else graph.inputs_of(prompt, node_type)[name]
+                info[node_type]["input"]["required"][name] = ["COMBO", {"options": [file]}]
+        info[graph.LORA] = {"input": {"required": {"lora_name": ["COMBO", {"options": [graph.FAST_LORA]}]}}}
+        info["WanS2VSaveVideo"]["input"]["required"]["format"] = ["COMBO", {"options": ["mp4 (h264)"]}]
+        return info
+
+    def system_stats(self):
+        return {"system": {"ram_total": self.ram}, "devices": [self.device]}
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    """What is asked for: a sound of some seconds, and a picture."""
+
+    def make(seconds=29.8, size=(1200, 800), **changes):
+        with wave.open(str(tmp_path / "me.wav"), "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(8000)
+            sound.writeframes(bytes(2 * round(seconds * 8000)))
+        Image.new("RGB", size).save(tmp_path / "me.png")
+        return Request(image=tmp_path / "me.png", audio=tmp_path / "me.wav", **changes)
+
+    return make
+
+
+def test_half_a_minute_on_a_small_card(request_of):
+    outlook = dry_run.look_ahead(Server(), request_of(fast=True))
+    assert outlook.lines()[:3] == [
+        "video: 29.81 s, 477 frames of 768x512 in 6 clips",
+        "work: 4 steps of 1 model call for each clip",
+        "machine: NVIDIA GeForce RTX 3060, 13 GB, 32 GB of RAM",
+    ]
+    assert 20 * 60 < outlook.seconds < 60 * 60
+    assert "time: about " in outlook.lines()[-1]
+
+
+def test_reference_takes_as_much_longer_as_it_has_model_calls(request_of):
+    fast, slow = (dry_run.look_ahead(Server(), request_of(fast=fast)) for fast in (True, False))
+    assert (slow.job.steps, slow.job.model_calls) == (40, 2)
+    assert 10 < slow.seconds / fast.seconds < 20
+
+
+@pytest.mark.parametrize(
+    ("inputs", "frames", "clips"),
+    [
+        ({"WanS2VAudioEncode": {"start": 20.0, "duration": 5.0}}, 80, 2),
+        ({"WanS2VAudioEncode": {"start": 28.8, "duration": 5.0}}, 16, 1),
+        ({PREPARE: {"max_clips": 2}}, 157, 2),
+        ({PREPARE: {"frames_per_clip": 48}}, 477, 10),
+    ],
+)
+def test_options_decide_the_clips(inputs, frames, clips, request_of):
+    timeline = dry_run.look_ahead(Server(), request_of(inputs=inputs)).job.timeline
+    assert (timeline.num_frames, timeline.num_clips) == (frames, clips)
+
+
+def test_guidance_on_a_part_of_the_steps_counts_in_part(request_of):
+    assert dry_run.look_ahead(Server(), request_of(inputs={SAMPLER: {"cfg_end_percent": 0.5}})).job.model_calls == 1.5
+
+
+def test_unknown_card_gets_no_time(request_of):
+    device = {**RTX_3060, "name": "AMD Radeon RX 7900 XTX"}
+    outlook = dry_run.look_ahead(Server(device=device), request_of())
+    assert outlook.seconds is None
+    assert outlook.lines()[-1] == "time: not known for this device; Prepare Video measures it"
+
+
+def test_too_little_memory_is_refused_in_the_words_of_the_sampler(request_of):
+    with pytest.raises(PromptError, match=r"at least .* of GPU memory on .* but only 2.0 GB can be had. What helps, best first: "):
+        dry_run.look_ahead(Server(device={**RTX_3060, "vram_total": 2e9}), request_of())
+    with pytest.raises(PromptError, match="main memory"):
+        dry_run.look_ahead(Server(BF16, CPU, ram=16e9), request_of())
+
+
+def test_file_of_unknown_size_is_never_refused(request_of):
+    assert dry_run.look_ahead(Server(OWN.replace("my", "my_tiny"), CPU, ram=16e9), request_of()).model.weights_bytes == 32.6e9
+
+
+def test_missing_files_are_told_as_in_a_run(request_of):
+    with pytest.raises(PromptError, match="model files are missing"):
+        dry_run.look_ahead(Server("flux.safetensors"), request_of())
+
+
+def test_sound_that_ends_before_its_start(request_of):
+    with pytest.raises(PromptError, match=r"me\.wav ends before 40 s"):
+        dry_run.look_ahead(Server(), request_of(inputs={"WanS2VAudioEncode": {"start": 40.0}}))
+
+
+def test_picture_that_is_none(request_of):
+    request = request_of()
+    with pytest.raises(PromptError, match=r"me\.wav is no picture"):
+        dry_run.look_ahead(Server(), replace(request, image=request.audio))
+
+
+# --- the command
+
+
+@pytest.fixture
+def on_server(monkeypatch, tmp_path):
+    @contextmanager
+    def connect(_options, _say):
+        yield Server()
+
+    monkeypatch.setattr(connection, "connect", connect)
+    monkeypatch.setattr(job, "make_video", lambda *_: pytest.fail("it ran"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_command_says_it_as_json(on_server, capsys, request_of):
+    request = request_of(10)
+    code, printed, _ = outcome(capsys, "--dry-run", "--audio", str(request.audio), "--size", "832x480")
+    assert (code, printed["status"], printed["clips"], printed["width"], printed["height"]) == (0, "planned", 3, 832, 480)
+    assert printed["calculated_seconds"] > 0
+    assert "lines" not in printed
+
+
+def test_command_says_it_in_words(on_server, capsys):
+    assert predict.run(parse("--dry-run")) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("Nothing was uploaded, and nothing ran.\n")
+    assert json.dumps(shown).count("time: about ") == 1
+
+
+def test_samples_are_there():
+    assert dry_run.seconds_of(Path(parse().audio)) > 1

@@ -1,0 +1,107 @@
+"""Common NVIDIA cards: what the maker states of them, and the speed at which they can be expected to run this model.
+
+Stated are dense products of the tensor cores with sums in float32, and the memory's bandwidth. A GeForce card of the 30, 40 and 50 series
+multiplies bf16 at twice the stated rate of its shaders (RTX 3090: 35.6 and 71.2 TFLOP/s), int8 at eight times, and fp8, from the 40
+series on, at four times. Sources: the whitepapers GA102, Ada and Blackwell for GeForce, the data sheets of A100, L40S, H100 and H200.
+
+How much of that a card reaches was measured on one H100 (docs/performance.md). GeForce cards come closer to what is stated of them: public
+charts of FlashAttention 2 and SageAttention show 68 to 71 TFLOP/s of attention on an RTX 3090, 164 on a 4090 and 214 on a 5090.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .estimate import Rates
+
+TERA, GIGA = 1e12, 1e9
+BANDWIDTH_SHARE = 0.87  # of what is stated, reached by the fused kernels
+ELEMENTWISE_BYTES = 4.65e-4  # read and written between the products, for each operation in them
+CONVOLUTION_SHARE = {2: 0.216, 4: 0.165}  # of the stated bf16 rate, reached by the VAE; by the size of a value
+CONVOLUTION_BYTES = {2: 0.9e-2, 4: 1.8e-2}  # read and written between its convolutions, for each operation in them
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Shares of the stated bf16 rate that large products and self attention reach."""
+
+    products: float
+    attention: float
+
+
+GEFORCE = Reached(products=0.9, attention=0.97)
+DATA_CENTRE = Reached(products=0.744, attention=0.674)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card as its maker states it.
+
+    Attributes:
+        name: short. devices: names under which its driver lists it. memory_bytes: on the card.
+        bf16, fp8, int8: operations per second of the tensor cores, 0 where it cannot. bandwidth: bytes per second.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    memory_bytes: float
+    bf16: float
+    fp8: float
+    int8: float
+    bandwidth: float
+    reached: Reached
+
+
+def _geforce(name: str, memory_gb: float, shader_tflops: float, bandwidth_gb: float) -> Card:
+    shaders = shader_tflops * TERA
+    fp8 = 0.0 if name.startswith("RTX 30") else 4 * shaders
+    device = f"NVIDIA GeForce {name}"
+    return Card(name, (device,), memory_gb * GIGA, 2 * shaders, fp8, 8 * shaders, bandwidth_gb * GIGA, GEFORCE)
+
+
+def _data_centre(name: str, devices: tuple[str, ...], memory_gb: float, tflops: tuple[float, float, float], bandwidth_gb: float) -> Card:
+    bf16, fp8, int8 = (rate * TERA for rate in tflops)
+    return Card(name, devices, memory_gb * GIGA, bf16, fp8, int8, bandwidth_gb * GIGA, DATA_CENTRE)
+
+
+CARDS = (
+    _geforce("RTX 3060", 12, 12.74, 360),
+    _geforce("RTX 3080", 10, 29.77, 760),
+    _geforce("RTX 3090", 24, 35.58, 936),
+    _geforce("RTX 4060 Ti", 16, 22.06, 288),
+    _geforce("RTX 4070", 12, 29.15, 504),
+    _geforce("RTX 4080", 16, 48.74, 717),
+    _geforce("RTX 4090", 24, 82.58, 1008),
+    _geforce("RTX 5070 Ti", 16, 43.94, 896),
+    _geforce("RTX 5080", 16, 56.28, 960),
+    _geforce("RTX 5090", 32, 104.77, 1792),
+    _data_centre("A100", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"), 80, (312, 0, 624), 2039),
+    _data_centre("L40S", ("NVIDIA L40S",), 48, (362, 733, 733), 864),
+    _data_centre("H100", ("NVIDIA H100 80GB HBM3",), 80, (989, 1979, 1979), 3350),
+    _data_centre("H200", ("NVIDIA H200",), 141, (989, 1979, 1979), 4800),
+)
+
+
+def find_card(device_name: str) -> Card | None:
+    """The card that a driver lists under this name; None for one that is not in the table, such as a laptop's."""
+    return next((card for card in CARDS if device_name in card.devices), None)
+
+
+def calculated_rates(card: Card, vae_value_bytes: int = 4) -> Rates:
+    """What a card on which nothing was measured can be expected to reach in bf16.
+
+    Args:
+        vae_value_bytes: size of a value of the VAE, 2 or 4.
+    """
+    bandwidth = BANDWIDTH_SHARE * card.bandwidth
+    convolutions = CONVOLUTION_SHARE[vae_value_bytes] * card.bf16
+    return Rates(
+        linear=_one_after_the_other(card.reached.products * card.bf16, bandwidth / ELEMENTWISE_BYTES),
+        attention=card.reached.attention * card.bf16,
+        vae=_one_after_the_other(convolutions, bandwidth / CONVOLUTION_BYTES[vae_value_bytes]),
+    )
+
+
+def _one_after_the_other(*rates: float) -> float:
+    """Operations per second where each operation passes through all of these."""
+    return 1 / sum(1 / rate for rate in rates)
