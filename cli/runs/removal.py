@@ -10,6 +10,11 @@ from pathlib import Path
 
 from .folder import CLIP_NAME, LIVE_VIDEO_NAME, LOCK_NAME, MANIFEST_NAME, Run, RunsError, locked, read_run
 
+try:
+    from ...wan_s2v_model.files import remove as remove_file
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import remove as remove_file
+
 DAY_S = 86_400
 
 
@@ -96,9 +101,9 @@ def remove(removal: Removal) -> None:
         paths = removal.paths if removal.whole else set(removal.paths) & set(read_run(folder).leftovers)  # they may be clips by now
         for path in paths:
             if path.name != LOCK_NAME:
-                path.unlink(missing_ok=True)
+                remove_file(path)
     if removal.whole:
-        (folder / LOCK_NAME).unlink(missing_ok=True)
+        remove_file(folder / LOCK_NAME)
         with contextlib.suppress(OSError):  # something else lies in it
             folder.rmdir()
 
