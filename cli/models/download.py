@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .files import PARTS, PRECISIONS, SETS, ModelFile, select
-from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_comfyui, find_model_folders
+from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_base, find_model_folders
 
 try:
     from ...wan_s2v_model.files import remove, replace
@@ -126,8 +126,8 @@ def download(options: argparse.Namespace) -> int:
     files = select(options.set, options.precision, options.only)
     if not files:
         raise DownloadError(f"The {options.set} set has no {options.precision} file of {', '.join(options.only)}. Use --set comfy.")
-    comfyui = None if options.models_dir else find_comfyui(options.comfyui)
-    folders = find_model_folders(comfyui, options.models_dir)
+    base = None if options.models_dir else find_base(options.comfyui)
+    folders = find_model_folders(base, options.models_dir)
     tasks = [plan(file, folders, verify=options.verify) for file in files]
     show(tasks, folders)
     missing = [task for task in tasks if task.reason]
