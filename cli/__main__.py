@@ -1,4 +1,4 @@
-"""The command line: `python -m cli COMMAND` in the pack's folder, or `python <this folder> COMMAND` from anywhere.
+"""The command line: `python -m cli COMMAND` in the pack's folder, or `python wan_s2v_cli.py COMMAND` with its path from anywhere.
 
 Run it with the Python that runs ComfyUI.
 """
@@ -17,6 +17,8 @@ if not __package__:  # started by path: some Pythons, such as the portable Comfy
     __package__ = "cli"
 
 from . import doctor, predict, runs
+from .command import command as own_command
+from .command import let_any_text_out
 from .models import download
 
 COMMANDS = (predict, download, doctor, runs)
@@ -25,7 +27,8 @@ INTERRUPTED = 130  # exit status, as of a shell
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cli", description="Wan S2V for ComfyUI on the command line.")
+    let_any_text_out()
+    parser = argparse.ArgumentParser(prog=own_command(), description="Wan S2V for ComfyUI on the command line.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

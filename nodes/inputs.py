@@ -14,6 +14,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
 from ..wan_s2v_model.runs.manifest import RUNS_FOLDER
 
 UNCONNECTED = object()  # default of an optional input where None means that something is connected which brings nothing
@@ -69,6 +70,12 @@ def run_name_problem(run_name: str | None) -> str | None:
         return (
             "run_name may hold letters, digits, spaces, dots, dashes and underscores, at most 100 of them, and begins with a letter, "
             f"digit or underscore; got {run_name!r}."
+        )
+    if run_name and (problem := windows_problem(run_name)):
+        return f"run_name: {run_name!r} {problem}"
+    if run_name and (other := same_but_for_case(run_folder(run_name))):
+        return (
+            f"run_name: there is a run {other!r}, and on Windows and macOS {run_name!r} is the same name. Write it so, or choose another."
         )
     return None
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.checkpoints.s2v import CheckpointError
-from ..wan_s2v_model.checkpoints.shards import collapse_shards, with_folders
+from ..wan_s2v_model.checkpoints.shards import collapse_shards, with_folders, with_slashes
 from ..wan_s2v_model.runs.identity import content_of
 from .inputs import checks_inputs
 
@@ -27,6 +27,10 @@ def _choices(folder: str) -> dict[str, str]:
     """What a loader offers, and the file that it stands for."""
     files = [name for name in folder_paths.get_filename_list(folder) if not name.endswith(".json")]
     return with_folders(collapse_shards(files) if folder in SHARDED else files)
+
+
+def _loras() -> dict[str, str]:
+    return with_slashes(folder_paths.get_filename_list("loras"))
 
 
 def _content(folder: str, name: str | None) -> str:
@@ -221,7 +225,7 @@ class WanS2VLoraLoader(io.ComfyNode):
                 io.Model.Input("model", tooltip="Any MODEL with Wan2.2-S2V weights, of this pack or of another loader."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folder_paths.get_filename_list("loras"),
+                    options=list(_loras()),
                     tooltip="LoRA in models/loras, made for Wan2.2-S2V or for another Wan model of 14B.",
                 ),
                 io.Float.Input(
@@ -244,9 +248,10 @@ class WanS2VLoraLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, **_):
-        return _content("loras", lora_name)
+        return _content("loras", _loras().get(lora_name, lora_name))
 
     @classmethod
     @checks_inputs
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
-        return io.NodeOutput(*comfy_bridge.apply_lora(model, folder_paths.get_full_path_or_raise("loras", lora_name), strength))
+        path = folder_paths.get_full_path_or_raise("loras", _loras().get(lora_name, lora_name))
+        return io.NodeOutput(*comfy_bridge.apply_lora(model, path, strength))

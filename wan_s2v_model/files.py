@@ -1,20 +1,34 @@
-"""Files that are there as a whole or not at all, whatever stops the process or the machine; and locks that end with their process."""
+"""Files that are there as a whole or not at all, whatever stops the process or the machine; and locks that end with their process.
+
+Windows renames and removes no file that somebody has open, such as a virus scanner that looks at every new file. So `replace` and
+`remove` try again for some seconds there, and all of the pack goes through them.
+"""
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 TEMPORARY_SUFFIX = ".tmp"
 READER_SUFFIX = ".reader"  # of the files that readers of a folder lock, one each
+LOCK_SUFFIX = ".lock"  # of the file that is locked while another is unfinished
+KEPT_SUFFIX = ".complete"  # of the empty file beside an unfinished name whose file is whole: it could not be renamed
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)  # how network disks decline to flush a folder
 PATIENCE_S = 0.2  # somebody who only looks whether a lock is held has it for a moment
+HELD = (5, 32, 33)  # Windows: access denied, used by another process, locked; no other system has `winerror`
+HELD_S, AGAIN_S = 5.0, 0.1  # how long somebody may have a file open, and how often to look
+
+T = TypeVar("T")
+logger = logging.getLogger("wan_s2v")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -25,14 +39,44 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
-        with temporary.open("wb") as file:
+        with _patiently(lambda: temporary.open("wb")) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        replace(temporary, path)
+    except BaseException:
+        discard(temporary)
+        raise
     sync_folder(path.parent)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file another name, in place of the file that has it; waits for somebody who has one of them open."""
+    _patiently(lambda: os.replace(source, target))
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; waits for somebody who has it open."""
+    _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def discard(path: Path) -> None:
+    """As `remove`, in a clean-up: a failure is only logged, so that it never hides the error before it."""
+    try:
+        remove(path)
+    except OSError as error:
+        logger.warning("%s could not be removed (%s)", path, error.strerror or error)
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    last_try_s = time.monotonic() + HELD_S
+    while True:
+        try:
+            return action()
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in HELD or time.monotonic() >= last_try_s:
+                raise
+        time.sleep(AGAIN_S)
 
 
 def write_problem(folder: Path) -> str | None:
@@ -83,9 +127,7 @@ def reading(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+            let_go(lock)
 
 
 def has_readers(folder: Path) -> bool:
@@ -115,3 +157,45 @@ def _lock_as_reader(folder: Path) -> FileLock | None:
             return lock
         lock.release()  # somebody took the new file for abandoned
     return None
+
+
+def hold_unfinished(part: Path) -> FileLock | None:
+    """Lock an unfinished file, by a file beside it, which tells it from an abandoned one; None if another process writes it."""
+    path = part.with_name(part.name + LOCK_SUFFIX)
+    try:
+        return lock_file(path)
+    except Timeout:
+        return None
+    except OSError:  # a disk without locks; there nothing counts as abandoned
+        discard(path)
+        return None
+
+
+def let_go(lock: FileLock) -> None:
+    """Release a lock and remove its file."""
+    with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def keep_unfinished(part: Path) -> None:
+    """Mark a file that is whole but could not get its name, so that nobody takes it for abandoned."""
+    with contextlib.suppress(OSError):
+        part.with_name(part.name + KEPT_SUFFIX).touch()
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove unfinished files of processes that were killed; one that is being written, or is whole, is left alone.
+
+    Args:
+        paths: of unfinished files, and of their locks.
+    """
+    beside = (LOCK_SUFFIX, KEPT_SUFFIX)
+    for part in {path.with_suffix("") if path.suffix in beside else path for path in paths}:
+        mark = part.with_name(part.name + KEPT_SUFFIX)
+        lock = None if mark.is_file() and part.is_file() else hold_unfinished(part)
+        if lock is not None:
+            with contextlib.suppress(OSError):  # they stay until the next video
+                part.unlink(missing_ok=True)
+                mark.unlink(missing_ok=True)
+            let_go(lock)

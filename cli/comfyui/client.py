@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,11 @@ from .errors import (
 )
 from .following import Listener, NoSocket, Progress, Stage, ignore, listening
 from .transport import BLOCK_BYTES, VIEW, Multipart, Transport, is_page, root_cause
+
+try:
+    from ...wan_s2v_model.files import discard, replace
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import discard, replace
 
 __all__ = ["ComfyClient", "ComfyError", "NoAnswer", "OutputFile", "Progress", "PromptFailed", "PromptInterrupted", "PromptRefused", "Stage"]
 
@@ -155,9 +159,9 @@ class ComfyClient:
         partial = partial_file(destination)
         try:
             self._patiently(lambda: self._receive(file, partial))
-            os.replace(partial, destination)
+            replace(partial, destination)
         finally:
-            partial.unlink(missing_ok=True)
+            discard(partial)
         return destination
 
     def _receive(self, file: OutputFile, destination: Path) -> None:

@@ -27,6 +27,7 @@ COPY_IGNORE = shutil.ignore_patterns(".*", "__pycache__", "tests", "models", "ou
 LOG_TAIL_LINES = 40
 STOP_TIMEOUT_S = 15
 POLL_S = 0.2
+OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # what a session is elsewhere, on Windows
 
 
 class ServerError(RuntimeError):
@@ -154,6 +155,7 @@ class ComfyServer:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=self.own_session,
+                creationflags=OWN_GROUP if self.own_session else 0,
             )
         try:
             self._wait_until_ready()

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..comfyui.errors import PromptFailed
 from ..doctor.facts import collect
 from ..doctor.finding import PROBLEM, Finding
-from ..models.folders import FolderError, find_comfyui, find_model_folders
+from ..models.folders import FolderError, find_base, find_comfyui, find_model_folders
 from ..predict import interrupted_by_signals, say
 from ..predict.graph import PromptError
 from ..predict.options import FILE_FLAGS
@@ -54,11 +54,11 @@ def compare(options: argparse.Namespace) -> tuple[Sequence[str], Sequence[Findin
 
     say("looking at this machine ...")
     comfyui = find_comfyui(options.comfyui)
-    folders = find_model_folders(comfyui, options.models_dir)
+    folders = find_model_folders(find_base(options.comfyui), options.models_dir)
     lines = environment_lines(collect(comfyui=comfyui, models_dir=options.models_dir))
     with tempfile.TemporaryDirectory(prefix="wan_s2v_compare_") as folder:
         server = argparse.Namespace(
-            server=None, auth=(), headers=[], comfyui=comfyui, models_dir=options.models_dir, output_dir=Path(folder) / "output"
+            server=None, auth=(), headers=[], comfyui=comfyui, models_dir=folders.models, output_dir=Path(folder) / "output"
         )
         with connect(server, say, [CALLS]) as client:
             names = choose_names(

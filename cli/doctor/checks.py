@@ -88,6 +88,7 @@ class Facts:
     """Everything the doctor knows; None is what could not be found out.
 
     Attributes:
+        comfyui, base: folders of ComfyUI's program, and of its models and output.
         models: by part; None where no models folder is known.
         free_bytes: free disk by folder.
         probe_error: why `runtime` or `torch` is None.
@@ -96,6 +97,7 @@ class Facts:
 
     python: str
     comfyui: str | None = None
+    base: str = ""
     comfyui_version: str = ""
     comfyui_error: str = ""
     torch: TorchFacts | None = None
@@ -139,7 +141,10 @@ def build(version: str) -> str:
 
 def check_comfyui(facts: Facts) -> Iterator[Finding]:
     topic = "ComfyUI"
-    if facts.comfyui is None:
+    if facts.comfyui is None and facts.base:
+        advice = "Start ComfyUI, such as its Desktop app, and run the doctor again; or give the folder of its main.py with --comfyui."
+        yield Finding(WARNING, topic, f"its folders are in {facts.base}, its program was not found", advice)
+    elif facts.comfyui is None:
         advice = "Give its folder with --comfyui, or set COMFYUI_PATH."
         yield Finding(PROBLEM, topic, facts.comfyui_error or "not found", advice)
     elif not facts.comfyui_version:

@@ -17,7 +17,7 @@ from ..comfyui.address import Headers, without_login
 from ..comfyui.errors import ComfyError
 from ..comfyui.machine import machine_of
 from ..models.files import PARTS
-from ..models.folders import ROOT, FolderError, ModelFolders, find_comfyui, find_model_folders
+from ..models.folders import ROOT, FolderError, ModelFolders, find_base, find_comfyui, find_model_folders
 from ..models.headers import SAFETENSORS, HeaderError, describe, find_candidates
 from .checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
 from .models import ModelFound
@@ -40,9 +40,9 @@ def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url:
         url: address of a running ComfyUI, whose flags and models folder count then. login: headers for it.
     """
     server, arguments = ask_server(url, login) if url else (None, ())
-    found, comfyui_error = _find(comfyui)
+    found, base, comfyui_error = _find(comfyui)
     models_dir = models_dir or _models_dir_of(arguments)
-    folders, models_error = _folders(found, models_dir)
+    folders, models_error = _folders(base, models_dir)
     torch, error = probe_torch()
     runtime: RuntimeFacts | None = None
     nodes = None
@@ -54,6 +54,7 @@ def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url:
     return Facts(
         python=f"{platform.python_version()} ({sys.executable})",
         comfyui=str(found) if found else None,
+        base=str(base) if base else "",
         comfyui_version=_version_of(found) if found else "",
         comfyui_error=comfyui_error,
         torch=torch,
@@ -61,18 +62,19 @@ def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url:
         ram_bytes=_ram_bytes(),
         models=_models(folders) if folders else None,
         models_error=models_error,
-        free_bytes=_free_bytes(folders, found),
+        free_bytes=_free_bytes(folders, base),
         pack_nodes=nodes,
         probe_error=error,
         server=server,
     )
 
 
-def _find(given: Path | None) -> tuple[Path | None, str]:
+def _find(given: Path | None) -> tuple[Path | None, Path | None, str]:
+    """ComfyUI's program, the folder that holds models and output, and what is wrong."""
     try:
-        return find_comfyui(given), ""
+        return find_comfyui(given), find_base(given), ""
     except FolderError as error:
-        return None, str(error)
+        return None, None, str(error)
 
 
 def _folders(comfyui: Path | None, models_dir: Path | None) -> tuple[ModelFolders | None, str]:
@@ -126,10 +128,10 @@ def _misplaced(folders: ModelFolders, part: str) -> Iterator[ModelFound]:
             yield ModelFound(name, 0, problem="its loader does not look into that folder", advice=advice, mendable=True)
 
 
-def _free_bytes(folders: ModelFolders | None, comfyui: Path | None) -> dict[str, int]:
+def _free_bytes(folders: ModelFolders | None, base: Path | None) -> dict[str, int]:
     """Free disk by folder: models and output, once if they are on the same disk."""
     places = [folders.models] if folders else []
-    places += [comfyui / "output"] if comfyui else []
+    places += [base / "output"] if base else []
     by_disk = {place.stat().st_dev: place for place in reversed(places) if place.is_dir()}
     return {str(place): shutil.disk_usage(place).free for place in by_disk.values()}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..command import command
 from ..models.files import FILES, PARTS, PRECISIONS, by_name, select
 from ..models.headers import DOWNLOAD, GGUF, INDEX_SUFFIX
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 
-COMMAND = "python -m cli download"
 GGUF_ADVICE = "Load it with a GGUF loader and connect its MODEL to Sample Video (Wan S2V)"
 
 
@@ -56,7 +56,10 @@ def _usable(part: str, models: Sequence[ModelFound]) -> Finding:
     if any(model.kind != GGUF for model in models):
         return Finding(OK, PARTS[part].title, text)
     return Finding(
-        WARNING, PARTS[part].title, f"{text}, which Load Wan S2V Model does not read", f"{GGUF_ADVICE}, or: {COMMAND} --only {part}"
+        WARNING,
+        PARTS[part].title,
+        f"{text}, which Load Wan S2V Model does not read",
+        f"{GGUF_ADVICE}, or: {command('download')} --only {part}",
     )
 
 
@@ -64,16 +67,18 @@ def _command(part: str, name: str) -> str:
     """The download that puts the published file in the place of this one."""
     file = by_name(name)
     if name.endswith(INDEX_SUFFIX) or file in FILES["official"]:
-        return f"{COMMAND} --set official --only {part}" + ("" if file else "   (into the folder Wan2.2-S2V-14B)")
+        return f"{command('download')} --set official --only {part}" + ("" if file else "   (into the folder Wan2.2-S2V-14B)")
     if file is None:
-        return f"{COMMAND} --only {part}   (with --precision bf16, if that was no fp8 file)"
-    return f"{COMMAND} --only {part}" + (" --precision bf16" if file.precisions == ("bf16",) else "")
+        return f"{command('download')} --only {part}   (with --precision bf16, if that was no fp8 file)"
+    return f"{command('download')} --only {part}" + (" --precision bf16" if file.precisions == ("bf16",) else "")
 
 
 def _missing(parts: tuple[str, ...]) -> Finding:
     places = ", ".join(f"{PARTS[name].title} (models/{PARTS[name].folder})" for name in parts)
     small, exact = (sum(file.gigabytes for file in select("comfy", precision, parts)) for precision in PRECISIONS)
-    return Finding(PROBLEM, "Missing", places, f"{COMMAND} --only {','.join(parts)}   ({small:.1f} GB; --precision bf16: {exact:.1f} GB)")
+    return Finding(
+        PROBLEM, "Missing", places, f"{command('download')} --only {','.join(parts)}   ({small:.1f} GB; --precision bf16: {exact:.1f} GB)"
+    )
 
 
 def _size(size_bytes: int) -> str:

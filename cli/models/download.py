@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shutil
 import sys
 from collections import Counter
@@ -14,7 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .files import PARTS, PRECISIONS, SETS, ModelFile, select
-from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_comfyui, find_model_folders
+from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_base, find_model_folders
+
+try:
+    from ...wan_s2v_model.files import remove, replace
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import remove, replace
 
 if TYPE_CHECKING:
     from .hub import RemoteFile
@@ -123,8 +127,8 @@ def download(options: argparse.Namespace) -> int:
     if not files:
         precision = options.precision or SETS[options.set]
         raise DownloadError(f"The {options.set} set has no {precision} file of {', '.join(options.only)}. Use --set comfy.")
-    comfyui = None if options.models_dir else find_comfyui(options.comfyui)
-    folders = find_model_folders(comfyui, options.models_dir)
+    base = None if options.models_dir else find_base(options.comfyui)
+    folders = find_model_folders(base, options.models_dir)
     asks_hub = options.verify or not options.dry_run
     tasks = [plan(file, folders, verify=options.verify) if asks_hub else expect(file, folders) for file in files]
     show(tasks, folders)
@@ -240,7 +244,7 @@ def install(task: Task) -> None:
     try:
         task.partial.parent.mkdir(parents=True, exist_ok=True)
         if task.present_bytes > task.remote.size:
-            task.partial.unlink()
+            remove(task.partial)
         task.partial.open("ab").close()
     except OSError as error:
         place = task.partial.parent
@@ -248,12 +252,12 @@ def install(task: Task) -> None:
     fetch(task.remote, task.partial)
     print(f"  checking the hash of {name}", flush=True)
     if (found := digest_of(task.partial, digest)) != digest:
-        task.partial.unlink()
+        remove(task.partial)
         raise DownloadError(
             f"{name} from {ENDPOINT} is not the file that the hub describes: its hash is {found}, not {digest}. It was deleted. "
             "Run the same command again; if that does not help, another mirror or network has to be used."
         )
-    os.replace(task.partial, task.target)
+    replace(task.partial, task.target)
 
 
 def digest_of(path: Path, like: str) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-COMFYUI_HELP = "ComfyUI's folder (default: COMFYUI_PATH, or where this pack is installed)"
+COMFYUI_HELP = "ComfyUI's folder (default: COMFYUI_PATH, or where this pack is installed, or that of a ComfyUI that runs here)"
 MODELS_HELP = "models folder, where it is not in ComfyUI's folder"
 EXTRA_PATHS_FILE = "extra_model_paths.yaml"
+USUAL_ADDRESSES = ("http://127.0.0.1:8188", "http://127.0.0.1:8000")  # of ComfyUI, and of its Desktop app
+ANSWER_S = 2.0
 OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}  # ComfyUI still looks there too
 NEW_NAMES = {old: new for new, old in OLD_NAMES.items()}
 
@@ -43,23 +46,70 @@ class ModelFolders:
 
 
 def find_comfyui(given: Path | None) -> Path | None:
-    """The ComfyUI that was given, or that COMFYUI_PATH names, or in which this pack is installed, or that scripts/setup made.
+    """The program of ComfyUI: in the folder that was given, or that COMFYUI_PATH names, or in which this pack is installed, or that
+    scripts/setup made, or that of a ComfyUI that runs on this machine.
 
     Raises:
         FolderError: if the folder that was given or that COMFYUI_PATH names is no ComfyUI.
     """
-    named = given or (Path(os.environ["COMFYUI_PATH"]) if os.environ.get("COMFYUI_PATH") else None)
-    if named is not None:
-        if is_comfyui(named):
-            return named.resolve()
-        raise FolderError(f"There is no ComfyUI in {named}: it has no main.py. Give its folder with --comfyui or COMFYUI_PATH.")
-    # The working directory as the shell sees it: the pack may be a link in custom_nodes.
-    installed = (folder.parents[1] for folder in (ROOT, Path(os.environ.get("PWD", ROOT))) if folder.parent.name == "custom_nodes")
-    return next((folder for folder in (*installed, ROOT / ".comfyui") if is_comfyui(folder)), None)
+    return next(filter(is_comfyui, _candidates(given)), None)
+
+
+def find_base(given: Path | None) -> Path | None:
+    """The folder of a ComfyUI that holds `models` and `output`, found as its program is.
+
+    The Desktop app, and --base-directory, have it elsewhere than the program; the pack is installed in it there.
+
+    Raises: as `find_comfyui`.
+    """
+    return next(filter(is_base, _candidates(given)), None)
 
 
 def is_comfyui(folder: Path) -> bool:
     return (folder / "main.py").is_file() and (folder / "folder_paths.py").is_file()
+
+
+def is_base(folder: Path) -> bool:
+    return is_comfyui(folder) or any((folder / name).is_dir() for name in ("models", "output"))
+
+
+def _candidates(given: Path | None) -> Iterator[Path]:
+    named = given or (Path(os.environ["COMFYUI_PATH"]) if os.environ.get("COMFYUI_PATH") else None)
+    if named is not None:
+        if not is_base(named):
+            raise FolderError(
+                f"There is no ComfyUI in {named}: it has no main.py, and neither models nor output. Give its folder with --comfyui or "
+                "COMFYUI_PATH; that of the Desktop app is the one that you chose when you installed it."
+            )
+        yield named.resolve()
+    else:
+        yield from (folder.parents[1] for folder in _places_of_the_pack() if folder.parent.name == "custom_nodes")
+        if is_comfyui(ROOT / ".comfyui"):
+            yield ROOT / ".comfyui"
+    yield from _running()
+
+
+def _places_of_the_pack() -> tuple[Path, ...]:
+    """Its folder, and as the user sees it: it may be a link in custom_nodes."""
+    return ROOT, Path(os.environ.get("PWD", Path.cwd())), Path(sys.argv[0]).absolute().parent
+
+
+def _running() -> Iterator[Path]:
+    """Program and folders of a ComfyUI that runs on this machine, as far as it tells."""
+    try:
+        from ..comfyui.errors import ComfyError
+        from ..comfyui.transport import Transport  # needs requests
+    except ImportError:
+        return
+    for url in USUAL_ADDRESSES:
+        try:
+            http = Transport(url, timeout_s=ANSWER_S)
+            program, *_ = http.get("/system_stats")["system"]["argv"]
+            places = http.get("/internal/folder_paths")["custom_nodes"]
+        except (ComfyError, LookupError, TypeError, ValueError):
+            continue
+        yield Path(program).parent
+        yield from (Path(place).parent for place in places)
 
 
 def find_model_folders(comfyui: Path | None, models: Path | None) -> ModelFolders:

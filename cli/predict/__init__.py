@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if code != DONE:
         say(f"predict {STATUS[code]}: {outcome['error']}")
     if options.json:
-        print(json.dumps(outcome, indent=2, ensure_ascii=False))
+        print(json.dumps(outcome, indent=2))
     elif code == DONE:
         print("\n".join(lines) if lines else f"video made in {outcome['seconds']:.1f} s: {outcome['video']}")
     return code

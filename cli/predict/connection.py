@@ -19,7 +19,7 @@ from ..comfyui.server import (
     prepare_base_directory,
     write_model_paths,
 )
-from ..models.folders import ROOT, FolderError, find_comfyui, find_model_folders
+from ..models.folders import ROOT, FolderError, find_base, find_comfyui, find_model_folders
 from .graph import PackMissing, PromptError
 
 LARGEST_UPLOAD_MB = 100_000
@@ -43,9 +43,13 @@ def connect(options: argparse.Namespace, say: Callable[[str], None], packs: Sequ
         raise PromptError("--auth and --header are for --server; a ComfyUI that is started here needs none.")
     comfyui = find_comfyui(options.comfyui)
     if comfyui is None:
-        raise FolderError("No ComfyUI was found. Name a running one with --server, or its folder with --comfyui.")
-    models = find_model_folders(comfyui, options.models_dir).models
-    output = (options.output_dir or comfyui / "output").resolve()
+        raise FolderError(
+            "No ComfyUI was found that could be started. Name a running one with --server (the Desktop app: "
+            "--server http://127.0.0.1:8000), or the folder of its main.py with --comfyui."
+        )
+    base = find_base(options.comfyui) or comfyui
+    models = find_model_folders(base, options.models_dir).models
+    output = (options.output_dir or base / "output").resolve()
     output.mkdir(parents=True, exist_ok=True)
     # On the disk of the output: the clips of a run without a name are kept here while it lasts.
     with tempfile.TemporaryDirectory(prefix=".wan_s2v_predict_", dir=output, ignore_cleanup_errors=True) as folder:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..command import command
 from ..models.files import FILES, PARTS, TINY_FILES
 from ..models.folders import ROOT
 
@@ -119,7 +120,7 @@ def require_nodes(prompt: Prompt, object_info: Mapping[str, Any]) -> None:
     if missing:
         raise PackMissing(
             f"ComfyUI has no node {', '.join(missing)}. Is this pack in its custom_nodes? Its log says whether it was loaded, "
-            "`python -m cli doctor` what is wrong."
+            f"`{command('doctor')}` what is wrong."
         )
 
 
@@ -152,11 +153,16 @@ def add_loras(prompt: Prompt, object_info: Mapping[str, Any], loras: Sequence[Lo
 
 def choose_file(part: str, available: Sequence[str], wanted: str | None, *, usual: str) -> str | None:
     """The wanted file; without a wish the usual one, else the first that looks right; None if there is none."""
-    if wanted or usual in available:
-        name = wanted or usual
-        return name if name in available else None
+    offered = {with_slashes(name): name for name in available}  # a server on Windows may list them with backslashes
+    if wanted or usual in offered:
+        return offered.get(with_slashes(wanted or usual))
     pattern = re.compile(PARTS[part].pattern, re.IGNORECASE)
-    return min((name for name in available if pattern.search(name) and name not in TINY_FILES), default=None)
+    return min((name for key, name in offered.items() if pattern.search(key) and key not in TINY_FILES), default=None)
+
+
+def with_slashes(name: str) -> str:
+    """A file's name as it is written elsewhere than on Windows."""
+    return name.replace("\\", "/")
 
 
 def require_files(missing: Sequence[tuple[str, str]], object_info: Mapping[str, Any]) -> None:
@@ -169,7 +175,7 @@ def _missing_lines(missing: Sequence[tuple[str, str]], object_info: Mapping[str,
         there = choices(object_info, *FILE_INPUTS[part])
         yield f"  {name}  in  models/{PARTS[part].folder}  (there: {', '.join(there) or 'nothing'})"
     parts = ",".join(dict.fromkeys(part for part, _ in missing))
-    yield f"`python -m cli download --only {parts}` fetches the usual ones."
+    yield f"`{command(f'download --only {parts}')}` fetches the usual ones."
 
 
 def choices(object_info: Mapping[str, Any], node_type: str, name: str) -> list[str]:

@@ -18,6 +18,11 @@ from .graph import SAVE, Prompt, Request, build_prompt
 from .progress_bar import ProgressBar
 from .sound import readable
 
+try:
+    from ...wan_s2v_model.files import remove
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import remove
+
 CANCEL_TIMEOUT_S = 30.0
 
 
@@ -73,7 +78,7 @@ def require_writable(video: Path) -> None:
     if video.exists() and not os.access(video, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", str(video))
     partial_file(video).touch()
-    partial_file(video).unlink()
+    remove(partial_file(video))
 
 
 def cancel(client: ComfyClient, prompt_id: str, say: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.folders import COMFYUI_HELP, FolderError, find_comfyui
+from ..models.folders import COMFYUI_HELP, FolderError, find_base
 from . import report
 from .folder import RUNS_FOLDER, RunsError, find_run, find_runs
 from .removal import Removal, plan_clean, plan_delete, remove
@@ -70,7 +70,7 @@ def find_place(comfyui: Path | None, output: Path | None) -> Path:
     if output is not None and not output.is_dir():
         raise FolderError(f"There is no folder {output}. --output-dir is the folder in which ComfyUI saves.")
     if output is None:
-        found = find_comfyui(comfyui)
+        found = find_base(comfyui)
         if found is None:
             raise FolderError("No ComfyUI was found. Give its folder with --comfyui, or its output folder with --output-dir.")
         output = found / "output"

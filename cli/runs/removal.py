@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command import command
 from .folder import CLIP_NAME, LIVE_VIDEO_NAME, LOCK_NAME, MANIFEST_NAME, Run, RunsError, locked, read_run
+
+try:
+    from ...wan_s2v_model.files import remove as remove_file
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import remove as remove_file
 
 DAY_S = 86_400
 
@@ -39,7 +45,7 @@ def plan_delete(runs: Sequence[Run], names: Sequence[str]) -> list[Removal]:
     """
     known = {run.name: run for run in runs}
     if unknown := [name for name in names if name not in known]:
-        raise RunsError(f"There is no run {_quoted(unknown)}. `python -m cli runs list` shows all. Nothing was deleted.")
+        raise RunsError(f"There is no run {_quoted(unknown)}. `{command('runs list')}` shows all. Nothing was deleted.")
     return [whole_run(known[name]) for name in dict.fromkeys(names)]
 
 
@@ -54,9 +60,9 @@ def plan_clean(runs: Sequence[Run], patterns: Sequence[str], older_than_days: fl
         RunsError: if patterns are given without an age or the other way round, or a pattern names no run.
     """
     if bool(patterns) != (older_than_days is not None):
-        raise RunsError("Old runs are removed with both: their names and --older-than DAYS. For example: clean 'test*' --older-than 30")
+        raise RunsError('Old runs are removed with both: their names and --older-than DAYS. For example: clean "test*" --older-than 30')
     if unknown := [pattern for pattern in patterns if not fnmatch.filter([run.name for run in runs], pattern)]:
-        raise RunsError(f"No run is named {_quoted(unknown)}. `python -m cli runs list` shows all. Nothing was deleted.")
+        raise RunsError(f"No run is named {_quoted(unknown)}. `{command('runs list')}` shows all. Nothing was deleted.")
     removals = []
     for run in runs:
         named = any(fnmatch.fnmatchcase(run.name, pattern) for pattern in patterns)
@@ -96,9 +102,9 @@ def remove(removal: Removal) -> None:
         paths = removal.paths if removal.whole else set(removal.paths) & set(read_run(folder).leftovers)  # they may be clips by now
         for path in paths:
             if path.name != LOCK_NAME:
-                path.unlink(missing_ok=True)
+                remove_file(path)
     if removal.whole:
-        (folder / LOCK_NAME).unlink(missing_ok=True)
+        remove_file(folder / LOCK_NAME)
         with contextlib.suppress(OSError):  # something else lies in it
             folder.rmdir()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from ..command import command
 from .folder import FPS, Clip, Run
 from .removal import Removal
 from .verify import Verification, advice_for
@@ -272,7 +273,7 @@ def verify_text(found: Verification) -> str:
     """One line per problem, then what to do."""
     run = found.run
     lines = [f"clip {clip.index}: {clip.path.name} {problem}" for clip, problem in found.problems]
-    lines += [f"leftover: {path.name}: a write that a crash cut off; remove it with: python -m cli runs clean" for path in _old(run)]
+    lines += [f"leftover: {path.name}: a write that a crash cut off; remove it with: {command('runs clean')}" for path in _old(run)]
     lines += [f"strange: {name}: no run has such a file" for name in run.strange]
     if found.redo_from is None:
         return "\n".join([*lines, f"run '{run.name}': {_intact_text(found)}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..command import command
 from ..models.download import digest_of
 from .folder import Clip, Run, RunsError, reading
 
@@ -56,7 +57,7 @@ def advice_for(run: Run) -> str:
         return "It is not a run; a prompt with this run name makes one of it."
     if "newer" in run.problem:
         return "Update the pack, or use another run name."
-    return f"A prompt with this run name is refused. Use another one, or delete this run: python -m cli runs delete '{run.name}' --yes"
+    return f'A prompt with this run name is refused. Use another one, or delete this run: {command()} runs delete "{run.name}" --yes'
 
 
 def _hash_problem(clip: Clip) -> str:

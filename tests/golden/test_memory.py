@@ -87,3 +87,22 @@ def test_whole_model_is_loaded_only_if_it_must_stay(bridge, monkeypatch):
         patcher.memory_required = lambda shape: 1000 * shape[0]
         bridge.memory.load_all_weights(patcher, (1, 16, 4, 8, 8))
     assert calls == [([patcher], {"memory_required": 2000, "force_full_load": True})]
+
+
+@pytest.mark.parametrize(("limit", "error", "attempts"), [(-1, None, 0), (1, None, 1), (1, RuntimeError("CUDA error: out of memory"), 1)])
+def test_memory_is_pinned_where_comfyui_does_and_the_system_can(bridge, monkeypatch, limit, error, attempts):
+    import comfy.model_management
+
+    tried = []
+
+    def pin(tensor):
+        tried.append(tensor)
+        if error is not None:
+            raise error
+        return tensor
+
+    monkeypatch.setattr(comfy.model_management, "MAX_PINNED_MEMORY", limit)  # what --disable-pinned-memory leaves is -1
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    values = torch.arange(6.0)
+    assert torch.equal(bridge.memory.in_host_memory(values), values)
+    assert len(tried) == attempts

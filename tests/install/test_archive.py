@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -17,7 +19,8 @@ from .tools import copy_comfyui, start_and_end
 
 FOLDER = "wan-s2v"  # the Manager names it after the project
 NEEDED = {"__init__.py", "LICENSE", "NOTICE", "README.md", "pyproject.toml", "requirements.txt", "tts_worker/cosyvoice_worker.py"}
-LEFT_OUT = ("bench/", "cli/", "docs/", "scripts/", "tests/", ".", "requirements-", "CONTRIBUTING")
+COMMANDS = {"wan_s2v_cli.py", "cli/__main__.py", "cli/workflows/quick_start.json"}
+LEFT_OUT = ("bench/", "docs/", "scripts/", "tests/", ".", "requirements-", "CONTRIBUTING")
 LARGEST_BYTES = 5e6
 
 
@@ -35,12 +38,23 @@ def test_validate_has_nothing_to_say(comfy):
     assert "arning" not in answer
 
 
-def test_archive_holds_what_comfyui_loads_and_nothing_else(archive):
+def test_archive_holds_what_comfyui_loads_and_the_command_line_and_nothing_else(archive):
     names = set(archive.namelist())
-    assert names >= NEEDED | {f"web/docs/{page}" for node in read_snapshot() for page in (f"{node}.md", f"images/{node}.png")}
+    assert names >= NEEDED | COMMANDS | {f"web/docs/{page}" for node in read_snapshot() for page in (f"{node}.md", f"images/{node}.png")}
     assert names >= {f"locales/{language}/{file}.json" for language in ("en", "zh") for file in ("main", "nodeDefs")}
     assert [name for name in names if name.startswith(LEFT_OUT)] == []
     assert sum(item.file_size for item in archive.infolist()) < LARGEST_BYTES
+
+
+def test_archive_brings_the_command_line(installed, tmp_path, monkeypatch):
+    """As the portable build's Python starts it, which looks neither into the working directory nor beside the program."""
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    program = installed / "custom_nodes" / FOLDER / "wan_s2v_cli.py"
+    done = subprocess.run(
+        [sys.executable, "-I", program, "runs", "list", "--json"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["folder"] == str(installed / "output" / "wan_s2v_runs")
 
 
 def test_archive_works_in_a_fresh_comfyui(installed):

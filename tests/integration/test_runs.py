@@ -81,3 +81,17 @@ def test_run_name_must_stay_in_the_output_folder(name, renderer):
     with pytest.raises(PromptRefused, match=r"run_name may hold letters"):
         renderer.render(quick_start(run_name=name))
     assert renderer.output_files() == before
+
+
+@pytest.mark.parametrize("name", ["CON", "nul", "com1", "talk.", "talk "])
+def test_run_name_that_windows_does_not_take_is_refused_everywhere(name, renderer):
+    before = renderer.output_files()
+    with pytest.raises(PromptRefused, match=r"run_name: .* Windows"):
+        renderer.render(quick_start(run_name=name))
+    assert renderer.output_files() == before
+
+
+def test_run_name_of_another_case_is_refused(renderer):
+    (renderer.server.output_directory / "wan_s2v_runs" / "Speech").mkdir(parents=True)
+    with pytest.raises(PromptRefused, match=r"there is a run 'Speech'.*'speech' is the same name"):
+        renderer.render(quick_start(run_name="speech"))

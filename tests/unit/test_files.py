@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from wan_s2v_pack.wan_s2v_model.files import has_readers, lock_file, reading, write_problem
+from wan_s2v_pack.wan_s2v_model.files import has_readers, lock_file, reading, remove_abandoned, write_problem
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
-from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter, remove_abandoned
+from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 MP4 = FORMATS["mp4 (h264)"]

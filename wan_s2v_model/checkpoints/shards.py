@@ -18,15 +18,22 @@ def collapse_shards(names: Sequence[str]) -> list[str]:
 def with_folders(files: Sequence[str]) -> dict[str, str]:
     """What a loader offers, and the file that each choice stands for: every file, and every folder that holds one model.
 
+    Choices have forward slashes, so that a graph that was saved on Windows finds its files elsewhere, and the other way round.
+
     Args:
         files: paths below the models folder.
     """
-    choices = {name: name for name in files}
+    choices = with_slashes(files)
     for pattern in reversed(MAIN_FILES):
         found = [path for path in map(PurePath, files) if path.parent.name and path.match(pattern)]
         folders = [path.parent for path in found]
-        choices |= {str(path.parent): str(path) for path in found if folders.count(path.parent) == 1}
+        choices |= {path.parent.as_posix(): str(path) for path in found if folders.count(path.parent) == 1}
     return dict(sorted(choices.items()))
+
+
+def with_slashes(files: Sequence[str]) -> dict[str, str]:
+    """Each file under its name with forward slashes."""
+    return {PurePath(name).as_posix(): name for name in files}
 
 
 def shard_files(index: Path) -> list[Path]:

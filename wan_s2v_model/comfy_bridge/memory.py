@@ -8,6 +8,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
+from torch import Tensor
 
 logger = logging.getLogger("wan_s2v")
 EVERYTHING_BYTES = 1e30
@@ -64,6 +65,18 @@ def take_memory_peak(device: torch.device) -> float | None:
     peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     return peak
+
+
+def in_host_memory(tensor: Tensor) -> Tensor:
+    """A copy in main memory: pinned, which is fetched faster, where ComfyUI pins memory and the system has some to pin."""
+    copy = tensor.cpu()
+    if comfy.model_management.MAX_PINNED_MEMORY <= 0:  # --disable-pinned-memory, or a device that gains nothing
+        return copy
+    try:
+        return copy.pin_memory()
+    except RuntimeError as error:
+        logger.info("main memory could not be pinned (%s): it is fetched more slowly", str(error).partition("\n")[0])
+        return copy
 
 
 def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Sequence[int]) -> None:

@@ -29,6 +29,7 @@ from ..transformer.blocks import OVERRIDE, Compute
 from ..transformer.config import WanS2VConfig
 from ..transformer.model import ClipConstants, Conditions, SharedSelfAttention, WanS2VTransformer, share_layers
 from .kernels import SPEEDS, pick_attention, pick_linears, wants_float8_attention
+from .memory import in_host_memory
 from .raw_parameters import ROOT, patch_raw_parameters, share_raw_parameters
 from .runtime import raise_if_interrupted
 
@@ -180,10 +181,10 @@ def _shared_attention(transformer_options: dict[str, Any], device: torch.device)
 
 
 def _on_host_if_short(constants: ClipConstants, device: torch.device, always: bool) -> ClipConstants:
-    """The keys and values of a prompt take 0.4 GB at full size; where GPU memory is short they wait in pinned host memory."""
+    """The keys and values of a prompt take 0.4 GB at full size; where GPU memory is short they wait in host memory."""
     if device.type != "cuda" or not (always or comfy.model_management.get_free_memory(device) <= ROOMY_BYTES):
         return constants
-    return replace(constants, text=[(keys.cpu().pin_memory(), values.cpu().pin_memory()) for keys, values in constants.text])
+    return replace(constants, text=[(in_host_memory(keys), in_host_memory(values)) for keys, values in constants.text])
 
 
 @contextmanager

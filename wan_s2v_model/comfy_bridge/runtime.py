@@ -20,11 +20,11 @@ from comfy_api.latest import InputImpl
 from comfy_execution.utils import get_executing_context
 
 from ..conditioning.pose import PoseImages, PoseVideo
+from ..files import remove_abandoned
 from ..media.file_names import fill_in, prefix_problem
 from ..media.pictures import read_pictures
 from ..media.video_reader import VideoReader
 from ..media.video_source import VideoSource, source_of_file, source_of_images
-from ..media.video_writer import remove_abandoned
 
 logger = logging.getLogger("wan_s2v")
 

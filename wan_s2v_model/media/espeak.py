@@ -2,9 +2,11 @@
 
 import io
 import logging
+import os
 import shutil
 import subprocess
 import wave
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from .sound import SECTION_S, audible_mono, resample
 logger = logging.getLogger("wan_s2v")
 
 ESPEAK = "espeak-ng"
+WINDOWS_PROGRAM = Path("eSpeak NG", "espeak-ng.exe")  # below the folder for programs; its installer leaves the PATH alone
+WINDOWS_PROGRAMS = ("ProgramFiles", "ProgramFiles(x86)")
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # on Windows a console would open for a moment
 ESPEAK_WORDS_PER_MINUTE = 175  # its own default
 ESPEAK_TIMEOUT_S = 300
 INT16_MAX = 32767
@@ -25,12 +30,19 @@ REFERENCE_MAX_S = 30.0  # nor more
 
 def espeak_problem() -> str:
     """What is missing for `speak_with_espeak`, empty if nothing."""
-    if shutil.which(ESPEAK):
+    if find_espeak():
         return ""
     return (
         "espeak-ng is not installed: there is no such command. Install it (Debian and Ubuntu: apt install espeak-ng; macOS: brew install "
         "espeak-ng; Windows: its installer) and restart ComfyUI, choose the voice cosyvoice, or connect another node's AUDIO."
     )
+
+
+def find_espeak() -> str | None:
+    """The program, on the PATH or where its installer for Windows puts it; None if there is none."""
+    folders = [Path(os.environ[name]) for name in WINDOWS_PROGRAMS if name in os.environ]
+    installed = (str(program) for folder in folders if (program := folder / WINDOWS_PROGRAM).is_file())
+    return shutil.which(ESPEAK) or next(installed, None)
 
 
 def speak_with_espeak(text: str, language: str, speed: float) -> tuple[Tensor, int]:
@@ -44,12 +56,15 @@ def speak_with_espeak(text: str, language: str, speed: float) -> tuple[Tensor, i
     Raises:
         RuntimeError: the command is missing, fails, hangs or makes no sound.
     """
-    if problem := espeak_problem():
-        raise RuntimeError(problem)
+    program = find_espeak()
+    if program is None:
+        raise RuntimeError(espeak_problem())
     words_per_minute = str(round(ESPEAK_WORDS_PER_MINUTE * speed))
-    command = [ESPEAK, "-v", language, "-s", words_per_minute, "-b", "1", "--stdin", "--stdout"]  # -b 1: the text is UTF-8
+    command = [program, "-v", language, "-s", words_per_minute, "-b", "1", "--stdin", "--stdout"]  # -b 1: the text is UTF-8
     try:
-        result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=ESPEAK_TIMEOUT_S, check=False)
+        result = subprocess.run(
+            command, input=text.encode(), capture_output=True, timeout=ESPEAK_TIMEOUT_S, check=False, creationflags=NO_WINDOW
+        )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"espeak-ng has not ended after {ESPEAK_TIMEOUT_S} s. Use a shorter text.") from error
     if result.returncode:

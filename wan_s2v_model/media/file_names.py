@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 PATTERN = re.compile(r"%([^%]+)%")
@@ -63,6 +64,22 @@ def prefix_problem(prefix: str) -> str | None:
     return next(filter(None, map(_name_problem, names)), None)
 
 
+def windows_problem(name: str) -> str | None:
+    """Why Windows takes no file or folder of this name, and what to do, None if it takes one; of its letters each is taken as good."""
+    if RESERVED.fullmatch(name):
+        return "is a name that Windows keeps for itself. Choose another."
+    if name != name.rstrip(". ") or name != name.lstrip(" "):
+        return "begins or ends with a space or ends with a dot, which Windows drops. Remove it."
+    return None
+
+
+def same_but_for_case(path: Path) -> str | None:
+    """What lies in the place of a path that is not there, for a disk that takes upper and lower case alike, as on Windows and macOS."""
+    names = {found.name for found in path.parent.iterdir()} if path.parent.is_dir() else set()
+    same = (name for name in sorted(names) if name.casefold() == path.name.casefold())
+    return None if path.name in names else next(same, None)
+
+
 def _stand_in(match: re.Match[str]) -> str:
     """What a pattern becomes, as far as the name's characters go."""
     return "0" if match[1].startswith(DATE) or "." in match[1] else match[0]
@@ -71,10 +88,8 @@ def _stand_in(match: re.Match[str]) -> str:
 def _name_problem(name: str) -> str | None:
     if found := ILLEGAL.search(name):
         return f"filename_prefix holds {found[0]!r}, which not every disk takes in a name, in {name!r}. Remove it."
-    if RESERVED.fullmatch(name):
-        return f"filename_prefix: {name!r} is a name that Windows keeps for itself. Choose another."
-    if name != name.rstrip(". ") or name != name.lstrip(" "):
-        return f"filename_prefix: {name!r} begins or ends with a space or ends with a dot, which Windows drops. Remove it."
+    if problem := windows_problem(name):
+        return f"filename_prefix: {name!r} {problem}"
     if any(unicodedata.category(letter) == "Cs" for letter in name) or len(name.encode(errors="replace")) > MOST_BYTES:
         return f"filename_prefix: {name[:40]!r}... is longer than {MOST_BYTES} bytes or holds half a character. Shorten it."
     return None

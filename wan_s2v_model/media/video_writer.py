@@ -7,7 +7,7 @@ name, kept whatever happens. Equal frames and sound give equal bytes on one mach
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,11 @@ from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..files import lock_file
+from ..files import discard, hold_unfinished, keep_unfinished, let_go, replace
 from .sound_reader import SoundReader
 from .video_formats import (
     AUDIO_ENCODERS,
@@ -43,7 +43,6 @@ from .video_source import VideoSource
 
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
 LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
-LOCK_SUFFIX = ".lock"  # of the file that is locked while a video is unfinished
 COPIED_LEAD_IN = 2  # packets of sound, which overlap, that are encoded once more behind copied ones
 MOST_UNTIMED_FRAMES = 2  # x265 leaves the decoding times of so few frames undefined; they are in order
 FRAMES_AT_ONCE = 8  # that `write_video` writes between two looks at the cancel button
@@ -51,7 +50,7 @@ BT709 = 1  # its code in H.273, for primaries, transfer and matrix alike
 
 
 class VideoWriterError(OSError):
-    """The video file cannot be written; nothing of it is left on the disk."""
+    """The video file cannot be written; nothing of it is left on the disk, unless only its renaming failed."""
 
 
 class VideoWriter:
@@ -98,7 +97,7 @@ class VideoWriter:
                 raise FileNotFoundError(f"the folder {self.path.parent} does not exist")
             name, options = CONTAINERS[video_format.container]
             options = LIVE_OPTIONS if video_format.is_live else options
-            self._lock = None if video_format.is_live else _hold(self.part_path)
+            self._lock = None if video_format.is_live else hold_unfinished(self.part_path)
             container = av.open(str(self.part_path), "w", format=name, container_options=options)
             self._container = container
             container.metadata.update(metadata or {})
@@ -163,9 +162,8 @@ class VideoWriter:
             if self._sound:
                 self._sound.finish()
             container.close()
-            self.part_path.replace(self.path)
             self._container = None
-            self._release()
+        self._name_file()
 
     def abort(self) -> None:
         """Remove the unfinished file, or end the live one where it is; does nothing after `close`."""
@@ -176,7 +174,7 @@ class VideoWriter:
                     container.close()
         finally:
             if container is not None and not self._format.is_live:
-                self.part_path.unlink(missing_ok=True)
+                discard(self.part_path)
             self._release()
 
     def __enter__(self) -> "VideoWriter":
@@ -190,8 +188,22 @@ class VideoWriter:
 
     def _release(self) -> None:
         if self._lock is not None:
-            _let_go(self._lock)
+            let_go(self._lock)
             self._lock = None
+
+    def _name_file(self) -> None:
+        """Give the complete file its name; it is worth hours, so it stays where that fails."""
+        try:
+            if not self._format.is_live:
+                replace(self.part_path, self.path)
+        except OSError as error:
+            keep_unfinished(self.part_path)
+            raise VideoWriterError(
+                f"the video is complete, but could not be named {self.path} ({error.strerror or error}). It is kept as {self.part_path}: "
+                "close the program that uses one of the two files, and rename it."
+            ) from error
+        finally:
+            self._release()
 
     def _opened(self) -> OutputContainer:
         if self._container is None:
@@ -354,38 +366,6 @@ class _Sound:
     @property
     def _packet_s(self) -> Fraction:
         return Fraction(self.stream.codec_context.frame_size, self.stream.codec_context.sample_rate)
-
-
-def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove unfinished files of processes that were killed; one that is being written is left alone.
-
-    Args:
-        paths: of unfinished files, and of their locks.
-    """
-    for part in {path.with_suffix("") if path.suffix == LOCK_SUFFIX else path for path in paths}:
-        lock = _hold(part)
-        if lock is not None:
-            with contextlib.suppress(OSError):  # it stays until the next video
-                part.unlink(missing_ok=True)
-            _let_go(lock)
-
-
-def _hold(part: Path) -> FileLock | None:
-    """Lock an unfinished file, by a file beside it, which tells it from an abandoned one; None if another process writes it."""
-    path = part.with_name(part.name + LOCK_SUFFIX)
-    try:
-        return lock_file(path)
-    except Timeout:
-        return None
-    except OSError:  # a disk without locks; there nothing counts as abandoned
-        path.unlink(missing_ok=True)
-        return None
-
-
-def _let_go(lock: FileLock) -> None:
-    with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it
-        Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
 
 
 def _to_rgb(image: Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import shutil
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,7 +12,7 @@ from types import TracebackType
 
 from safetensors import SafetensorError
 
-from ..files import TEMPORARY_SUFFIX
+from ..files import TEMPORARY_SUFFIX, discard
 from ..media.video_formats import LIVE_FORMAT
 from ..media.video_reader import count_frames
 from ..media.video_writer import VideoWriter
@@ -91,12 +92,12 @@ class LiveVideo:
         earlier = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
         if self._before:
             try:
-                self.path.replace(earlier)
+                shutil.copyfile(self.path, earlier)  # a browser may have it open, and then Windows renames it not
                 return self._copied(earlier)
             except (OSError, ValueError, LookupError) as error:
                 logger.info("the video in progress cannot be continued: %s", error)
             finally:
-                earlier.unlink(missing_ok=True)
+                discard(earlier)
         start = max(0, self._num_stored - MOST_ENCODED_AGAIN)
         if start:
             logger.info("the video in progress begins at %s", clip_place(start, self._clips.timeline.num_clips))

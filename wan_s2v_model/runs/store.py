@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file, sync_folder, write_atomically
+from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, discard, has_readers, is_held, lock_file, remove, sync_folder, write_atomically
 from .changes import RedoError, changes_of, require_unchanged, shown
 from .manifest import (
     CLIP_PATTERN,
@@ -139,7 +139,7 @@ class RunStore:
                 self._list_clips([*self._hashes, hashlib.sha256(data).hexdigest()])
             except BaseException as error:
                 self._failure = error
-                path.unlink(missing_ok=True)
+                discard(path)
                 raise
         self.num_finished = index + 1
 
@@ -174,7 +174,7 @@ class RunStore:
             self.num_finished = min(index, self.num_finished)
             for path in sorted(self.folder.glob(CLIP_PATTERN), reverse=True):
                 if path.name >= clip_name(index):
-                    path.unlink(missing_ok=True)
+                    remove(path)
 
     def close(self) -> None:
         """Let other processes have the run."""
@@ -265,7 +265,7 @@ class RunStore:
     def _remove_leftovers(self) -> None:
         abandoned = (path for path in self.folder.glob(f"*{READER_SUFFIX}") if not is_held(path))
         for path in (*self.folder.glob(f"*{TEMPORARY_SUFFIX}"), *abandoned):
-            path.unlink(missing_ok=True)
+            discard(path)
 
     def _finished(self, num_listed: int) -> tuple[int, str | None]:
         """How many clips there are up to the first one that is missing or damaged, and what is wrong with that one.

@@ -1,8 +1,10 @@
 """What loaders offer for models in several files: the shards of the official checkpoint, folders with one model."""
 
 import json
+from pathlib import PureWindowsPath
 
 import pytest
+from wan_s2v_pack.wan_s2v_model.checkpoints import shards
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import CheckpointError
 from wan_s2v_pack.wan_s2v_model.checkpoints.shards import collapse_shards, shard_files, with_folders
 
@@ -36,6 +38,15 @@ def test_folder_with_one_model_is_offered_beside_its_files(files, folders):
     choices = with_folders(files)
     assert choices == {**{file: file for file in files}, **folders}
     assert list(choices) == sorted(choices)
+
+
+def test_on_windows_the_choices_are_those_of_other_systems(monkeypatch):
+    monkeypatch.setattr(shards, "PurePath", PureWindowsPath)
+    assert with_folders(["wav2vec2-tiny\\model.safetensors", "plain.safetensors"]) == {
+        "plain.safetensors": "plain.safetensors",
+        "wav2vec2-tiny": "wav2vec2-tiny\\model.safetensors",
+        "wav2vec2-tiny/model.safetensors": "wav2vec2-tiny\\model.safetensors",
+    }
 
 
 def test_index_leads_to_its_shards(tmp_path):

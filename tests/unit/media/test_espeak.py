@@ -48,6 +48,30 @@ def stand_in(tmp_path, monkeypatch):
     return lambda: json.loads((tmp_path / "call.json").read_text())
 
 
+@pytest.mark.parametrize("variable", ["ProgramFiles", "ProgramFiles(x86)"])
+def test_espeak_is_found_where_its_installer_for_windows_puts_it(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv("PATH", "")
+    for name in espeak.WINDOWS_PROGRAMS:
+        monkeypatch.delenv(name, raising=False)
+    assert "Windows: its installer" in espeak.espeak_problem()
+    program = tmp_path / "eSpeak NG" / "espeak-ng.exe"
+    program.parent.mkdir()
+    program.touch()
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert espeak.espeak_problem() == ""
+    called = {}
+
+    def run(command, **options):
+        called.update(options, command=command)
+        return espeak.subprocess.CompletedProcess(command, 0, espeak_wav(1000), b"")
+
+    monkeypatch.setattr(espeak, "NO_WINDOW", 0x08000000)
+    monkeypatch.setattr(espeak.subprocess, "run", run)
+    speak_with_espeak("hello", "en", 1.0)
+    assert called["command"][0] == str(program)
+    assert called["creationflags"] == 0x08000000
+
+
 def test_espeak_gets_text_language_and_speed(stand_in):
     text = "Grüße --wav <speak> $HOME\n你好"
     waveform, sample_rate = speak_with_espeak(text, "de", 1.2)

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.media.file_names import fill_in, prefix_problem
+from wan_s2v_pack.wan_s2v_model.media.file_names import fill_in, prefix_problem, same_but_for_case, windows_problem
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
 PROMPT = {
@@ -90,3 +90,21 @@ def test_prefixes_that_are_taken(prefix):
 def test_prefixes_that_are_refused(prefix, problem):
     """They were found out after hours of sampling, or made a file that other systems cannot hold."""
     assert problem.replace("\\\\", "\\") in prefix_problem(prefix)
+
+
+@pytest.mark.parametrize("name", ["CON", "nul", "COM1", "lpt9.txt", "Aux.talk", "talk.", "talk ", " talk"])
+def test_names_that_windows_does_not_take(name):
+    assert "Windows" in windows_problem(name)
+
+
+@pytest.mark.parametrize("name", ["talk", "console", "com", "COM10", "nul_2", "a.b"])
+def test_names_that_it_takes(name):
+    assert windows_problem(name) is None
+
+
+def test_a_name_that_differs_in_case_only_is_found(tmp_path):
+    assert same_but_for_case(tmp_path / "none" / "talk") is None
+    (tmp_path / "Talk").mkdir()
+    assert same_but_for_case(tmp_path / "talk") == "Talk"
+    assert same_but_for_case(tmp_path / "Talk") is None
+    assert same_but_for_case(tmp_path / "talk_2") is None

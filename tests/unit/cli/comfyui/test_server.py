@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from wan_s2v_pack.cli.comfyui import server
 from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError
 from wan_s2v_pack.cli.comfyui.server import (
     FOLDERS,
@@ -123,3 +124,20 @@ def test_client_without_a_server():
     for call in (client.object_info, lambda: client.wait("00000000-0000-0000-0000-000000000000")):
         with pytest.raises(ComfyError, match="does not answer"):
             call()
+
+
+@pytest.mark.parametrize(("own_session", "flags"), [(True, 0x200), (False, 0)])
+def test_ctrl_c_of_a_windows_console_reaches_only_a_server_without_a_session_of_its_own(tmp_path, monkeypatch, own_session, flags):
+    asked = {}
+
+    def start(_command, **options):
+        asked.update(options)
+        raise OSError("not started")
+
+    monkeypatch.setattr(server, "OWN_GROUP", 0x200)  # CREATE_NEW_PROCESS_GROUP
+    monkeypatch.setattr(server.subprocess, "Popen", start)
+    base = tmp_path / "base"
+    base.mkdir()
+    with pytest.raises(OSError, match="not started"):
+        ComfyServer(fake_comfyui(tmp_path, ""), base, own_session=own_session).start()
+    assert (asked["start_new_session"], asked["creationflags"]) == (own_session, flags)

@@ -48,6 +48,7 @@ def stage(monkeypatch, tmp_path):
 
     monkeypatch.setattr(connection, "connect", connect)
     monkeypatch.setattr(command, "find_comfyui", lambda given: given)
+    monkeypatch.setattr(command, "find_base", lambda given: given)
     monkeypatch.setattr(command, "find_model_folders", lambda *_: ModelFolders(tmp_path, {}))
     monkeypatch.setattr(command, "collect", lambda **_: Facts(python="3.12.4"))
     monkeypatch.setattr(clip, "choose_names", lambda *_: {"model": "a.pth"})

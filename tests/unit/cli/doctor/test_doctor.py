@@ -215,6 +215,7 @@ def test_json_and_exit_status(given, status, monkeypatch, capsys):
 def no_comfyui(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setattr(facts, "find_comfyui", lambda given: None)
+    monkeypatch.setattr(facts, "find_base", lambda given: None)
 
 
 def write_probe(monkeypatch, tmp_path, text):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import threading
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from wan_s2v_pack.cli.models import folders as model_folders
-from wan_s2v_pack.cli.models.folders import FolderError, find_comfyui, find_model_folders, read_extra_paths
+from wan_s2v_pack.cli.models.folders import FolderError, find_base, find_comfyui, find_model_folders, read_extra_paths
 
 EXTRA = """
 shared:
@@ -25,8 +28,14 @@ plain:
 
 @pytest.fixture
 def comfyui(tmp_path, monkeypatch):
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
     return make_comfyui(tmp_path / "ComfyUI")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No ComfyUI is named, and none runs here."""
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setattr(model_folders, "USUAL_ADDRESSES", ())
 
 
 def make_comfyui(folder):
@@ -54,8 +63,63 @@ def test_comfyui_around_a_link_to_the_pack(comfyui, tmp_path, monkeypatch):
     assert find_comfyui(None) == comfyui
 
 
+def test_folders_of_the_desktop_app_around_the_pack(tmp_path, monkeypatch):
+    """The program lies elsewhere."""
+    base = tmp_path / "Documents" / "ComfyUI"
+    (base / "output").mkdir(parents=True)
+    (base / "models").mkdir()
+    monkeypatch.setattr(model_folders, "ROOT", base / "custom_nodes" / "wan-s2v")
+    assert find_base(None) == base
+    assert find_comfyui(None) is None
+    assert find_base(base) == base
+    assert find_model_folders(find_base(None), None).models == base / "models"
+
+
+def test_a_pack_that_is_called_by_its_path_is_found_through_a_link(comfyui, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folders, "ROOT", tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setattr(model_folders.sys, "argv", [str(comfyui / "custom_nodes" / "linked" / "wan_s2v_cli.py")])
+    assert find_comfyui(None) == comfyui
+
+
+@pytest.fixture
+def running(tmp_path, monkeypatch):
+    """A server as that of the Desktop app: program and folders apart."""
+    program, base = make_comfyui(tmp_path / "app" / "ComfyUI"), tmp_path / "Documents" / "ComfyUI"
+    (base / "models").mkdir(parents=True)
+    answers = {
+        "/system_stats": {"system": {"argv": [str(program / "main.py"), "--port", "8000"]}},
+        "/internal/folder_paths": {"custom_nodes": [str(base / "custom_nodes")]},
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps(answers[self.path]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(model_folders, "USUAL_ADDRESSES", ("http://127.0.0.1:9", f"http://127.0.0.1:{server.server_port}"))
+        yield program, base
+        server.shutdown()
+
+
+def test_a_running_comfyui_is_asked(running, tmp_path, monkeypatch):
+    program, base = running
+    monkeypatch.setattr(model_folders, "ROOT", base / "custom_nodes" / "wan-s2v")
+    assert (find_comfyui(None), find_base(None)) == (program, base)
+    monkeypatch.setattr(model_folders, "ROOT", tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    assert find_comfyui(None) == program
+
+
 def test_no_comfyui(tmp_path, monkeypatch):
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setattr(model_folders, "ROOT", tmp_path)
     monkeypatch.setenv("PWD", str(tmp_path))
     assert find_comfyui(None) is None

@@ -95,6 +95,14 @@ def test_model_file_with_a_wish(server):
     assert graph.inputs_of(prompt, "WanS2VModelLoader")["model_name"] == "wan_s2v_tiny.safetensors"
 
 
+def test_model_file_of_a_server_on_windows(server):
+    offer(server, "audio", "wav2vec2-tiny\\model.safetensors", "mine\\wav2vec2.safetensors")
+    name = graph.inputs_of(build(server, files={"audio": "wav2vec2-tiny/model.safetensors"}), "WanS2VAudioEncoderLoader")
+    assert name["audio_encoder_name"] == "wav2vec2-tiny\\model.safetensors"
+    offered = graph.inputs_of(build(server), "WanS2VAudioEncoderLoader")["audio_encoder_name"]
+    assert offered == "mine\\wav2vec2.safetensors", "never random weights"
+
+
 @pytest.mark.parametrize("part", USUAL)
 def test_pattern_of_each_part_finds_every_published_file(part, server):
     for file in (file for files in FILES.values() for file in files if file.part == part):
