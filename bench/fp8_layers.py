@@ -72,8 +72,9 @@ def product_errors(device) -> None:
     import torch.nn.functional as F
     from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8_MAX, Float8Rows
     from wan_s2v_pack.wan_s2v_model.kernels.linears import product, quantise_rows
+    from wan_s2v_pack.wan_s2v_model.kernels.products import BEHIND, WAYS
 
-    print("relative error           bf16      fp8 by rows  fp8 by tensor")
+    print("relative error           bf16      fp8 by rows  scales behind  fp8 by tensor")
     for name, (width, out) in SHAPES.items():
         weight = (torch.randn(out, width, device=device) / math.sqrt(width)).bfloat16()
         for kind in ("random", "loud channels"):
@@ -82,7 +83,8 @@ def product_errors(device) -> None:
             scale = (x.abs().max() / FLOAT8_MAX).float()
             by_tensor = Float8Rows((x.float() / scale).to(torch.float8_e4m3fn), scale.repeat(len(x), 1))
             rows, columns = quantise_rows(x), quantise_rows(weight)
-            results = F.linear(x, weight), product(rows, columns, None, torch.bfloat16), product(by_tensor, columns, None, torch.bfloat16)
+            ways = (product, rows), (WAYS[BEHIND], rows), (product, by_tensor)
+            results = F.linear(x, weight), *(way(values, columns, None, torch.bfloat16) for way, values in ways)
             errors = "  ".join(f"{relative_error(result, exact):11.2e}" for result in results)
             print(f"{name:14s} {kind:14s} {errors}", flush=True)
 

@@ -11,8 +11,8 @@ import torch
 from ..conditioning.plan import Plan
 from ..cost.estimate import Job, ModelFacts, Rates, num_parameters
 from ..cost.requirements import DeviceFacts, require_fit
-from ..kernels.fused import kernels_work
 from ..kernels.linears import EXACT
+from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
 from .kernels import pick_attention, pick_linears, wants_float8_attention

@@ -1,20 +1,25 @@
 """Values in float8 with scales: one per row for linear layers, one per head for attention.
 
-On a GPU the kernels of `triton_blocks.py` make them; elsewhere torch computes the same values, so that the error of a fast mode can be
-tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
+Where Triton runs the kernels of `triton_blocks.py` make them; elsewhere torch computes the same values, so that fp8 works without Triton,
+and the error of a fast mode can be tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .row_chunks import row_chunks
+from .triton_works import kernels_work
 
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = 448.0
 TINY = 1e-12  # a row of zeros has a scale too
 MEAN_STRIDE = 31  # every so many-th token is enough to know what most keys share; odd, so that all columns of the picture take part
 PEAK_STRIDE = 7  # and to know how large they are
+ROUNDED_ROWS = 2048  # rows that torch rounds at once: their copies in float32 stay small
 HEADROOM = 8.0  # a token may be so many times as large as the largest of the sample; floating point loses nothing by it
 
 
@@ -35,10 +40,15 @@ class Float8Rows:
         return cls(torch.empty(shape, dtype=FLOAT8, device=device), torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device))
 
     @classmethod
-    def rounded(cls, x: Tensor) -> "Float8Rows":
-        """Each row of [..., dim] over its largest magnitude, in torch, where no kernel does it."""
-        scale = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / FLOAT8_MAX
-        return cls((x.float() / scale).to(FLOAT8), scale)
+    def rounded(cls, x: Tensor, gelu: bool = False) -> "Float8Rows":
+        """Each row of [..., dim] over its largest magnitude, after GELU (tanh) where asked, in torch, where no kernel does it."""
+        out = cls.empty(tuple(x.shape), x.device)
+        rows, values, scale = (tensor.flatten(0, -2) for tensor in (x, out.values, out.scale))
+        for chunk in row_chunks(len(rows), ROUNDED_ROWS):
+            part = F.gelu(rows[chunk].float(), approximate="tanh") if gelu else rows[chunk].float()
+            scale[chunk] = part.abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / FLOAT8_MAX
+            values[chunk] = (part / scale[chunk]).to(FLOAT8)
+        return out
 
     @property
     def shape(self) -> torch.Size:
@@ -86,11 +96,6 @@ class Float8Heads:
         return (self.values.float() * self.scale[:, None, :, None]).to(dtype)
 
 
-def runs_kernels(device: torch.device) -> bool:
-    """Whether the GPU code is used; float8 is offered only where that has been tested."""
-    return device.type == "cuda"
-
-
 def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
     """Float8 with one scale per batch entry and head, from a sample of the tokens.
 
@@ -102,7 +107,7 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
     """
     x = x.contiguous()
     mean = x[:, ::MEAN_STRIDE].mean(dim=1, dtype=torch.float32) if smooth else None
-    if runs_kernels(x.device):
+    if kernels_work(x.device):
         from . import triton_blocks
 
         scale = _scale_of_heads(triton_blocks.head_peaks(x, mean, heads, PEAK_STRIDE).amax(dim=1))

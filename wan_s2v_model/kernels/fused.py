@@ -4,7 +4,6 @@ Every function here has two implementations that compute the same in float32 and
 NVIDIA GPUs after they have shown once that they agree with the other, and the chunked torch code below.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import cast as cast_type
@@ -16,12 +15,7 @@ from torch import Tensor, nn
 from .casting import CastWeights, is_changed
 from .float8 import FLOAT8, FLOAT8_MAX, MEAN_STRIDE, TINY, Activation, Float8Heads, Float8Rows
 from .row_chunks import row_chunks
-from .self_test import passes
-
-AGREEMENT = 1e-5  # between kernels and torch, on values near 1 in float32
-
-
-AGREEMENT_BF16 = 5e-2
+from .triton_works import kernels_work
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -45,12 +39,15 @@ def modulated_norm(
         normed, out, row_scale = _room(x, dtype)
         triton_blocks.add_norm(x, None, None, x, (scale, shift, one), out, group_size, eps, row_scale)
         return normed
-    if dtype == FLOAT8:
-        return Float8Rows.rounded(cast_type(Tensor, modulated_norm(x, shift, scale, group_size, eps, torch.float32, one)))
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    normed, out, row_scale = _room(x, dtype)
     for group, rows in _groups(x.shape[1], group_size, shift.shape[1]):
-        out[:, rows] = torch.addcmul(shift[:, group, None], layer_norm(x[:, rows], eps), one + scale[:, group, None])
-    return out
+        part = torch.addcmul(shift[:, group, None], layer_norm(x[:, rows], eps), one + scale[:, group, None])
+        if row_scale is None:
+            out[:, rows] = part
+        else:
+            rounded = Float8Rows.rounded(part)
+            out[:, rows], row_scale[:, rows] = rounded.values, rounded.scale
+    return normed
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor | None, group_size: int, out: Tensor | None = None) -> Tensor:
@@ -188,59 +185,6 @@ def _groups(length: int, group_size: int, num_groups: int) -> Iterator[tuple[int
         start, end = group * group_size, length if group == num_groups - 1 else min((group + 1) * group_size, length)
         for rows in row_chunks(end - start):
             yield group, slice(start + rows.start, start + rows.stop)
-
-
-@torch.compiler.assume_constant_result  # else torch.compile would trace the self-test
-def kernels_work(device: torch.device) -> bool:
-    """Whether the Triton kernels can be built for this device and agree with the torch code; found out once."""
-    return _passes_self_test(device)
-
-
-@functools.cache
-def _passes_self_test(device: torch.device) -> bool:
-    if device.type != "cuda" or torch.version.hip is not None:
-        return False
-    return passes(
-        lambda: _disagreement(device),
-        AGREEMENT,
-        fails="the fused kernels cannot be built here (%s); the slower torch code runs instead",
-        differs="the fused kernels differ by %.1e from the torch code here; the slower torch code runs instead",
-    )
-
-
-def _disagreement(device: torch.device) -> float:
-    """The largest difference between kernels and torch code on a small example."""
-    from . import triton_blocks, triton_few_keys
-
-    generator = torch.Generator(device).manual_seed(0)
-    batch, length, dim, head_dim, split = 2, 12, 1280, 128, 8  # a row of more than one chunk
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device)
-
-    x, y, weight = noise(batch, length, dim), noise(batch, length, dim), 1 + noise(dim) / 8
-    gate, scale, shift = noise(batch, 2, dim), noise(batch, 2, dim), noise(batch, 2, dim)
-    angle = noise(length, head_dim // 2)
-    total, normed, rotated = torch.empty_like(x), torch.empty_like(x), x.clone()
-    triton_blocks.add_norm(x, y, gate, total, (scale, shift, 1.0), normed, split, 1e-6)
-    triton_blocks.rms_norm_rope(rotated, weight, 1e-6, (angle.cos(), angle.sin()), out=rotated)
-    gate, scale, shift = (
-        rows.repeat_interleave(torch.tensor([split, length - split], device=device), dim=1) for rows in (gate, scale, shift)
-    )
-    expected = x + gate * y
-    heads = F.rms_norm(x, (dim,), weight, 1e-6).unflatten(-1, (-1, head_dim))
-    pairs = [
-        (rotated, apply_rope(heads, angle.cos(), angle.sin()).flatten(2)),
-        (total, expected),
-        (normed, layer_norm(expected, 1e-6) * (1 + scale) + shift),
-    ]
-    if device.type == "cuda":  # elsewhere its GELU is another one
-        matrix = noise(dim, 64) / math.sqrt(dim)
-        activated = torch._addmm_activation(weight[:64], x[0], matrix, use_gelu=True)
-        pairs.append((activated, F.gelu(torch.addmm(weight[:64], x[0], matrix), approximate="tanh")))
-        few_keys = triton_few_keys.disagreement(device, torch.bfloat16) * AGREEMENT / AGREEMENT_BF16
-        pairs.append((torch.tensor(few_keys), torch.zeros(())))
-    return float(torch.stack([(ours - theirs).abs().max().cpu() for ours, theirs in pairs]).max())
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import torch
+
 logger = logging.getLogger("wan_s2v")
 
 
@@ -18,10 +20,14 @@ def passes(disagreement: Callable[[], float], tolerance: float, *, fails: str, d
         disagreement: the difference between the two ways to compute something; NaN is too large.
         fails, differs: log texts for code that cannot run, with %s for the reason, and for a wrong result, with %.1e for the difference.
         errors: what code that cannot run raises; None for what Triton does.
+    Raises:
+        torch.OutOfMemoryError: the GPU is full, so that nothing is known.
     """
     expected = errors or _build_errors()
     try:
         difference = disagreement()
+    except torch.OutOfMemoryError:  # says nothing about the code
+        raise
     except expected as error:
         logger.warning(fails, str(error).partition("\n")[0])
         return False

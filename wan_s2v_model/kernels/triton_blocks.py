@@ -248,6 +248,27 @@ def quantise_rows(x: Tensor, gelu: bool, values: Tensor, scale: Tensor) -> None:
 
 
 @triton.jit
+def _scale_product(out_ptr, row_scale_ptr, column_scale_ptr, bias_ptr, width, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    x = tl.load(out_ptr + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    x = x * tl.load(row_scale_ptr + row) * tl.load(column_scale_ptr + column, mask=inside, other=0.0)
+    if HAS_BIAS:
+        x += tl.load(bias_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * width + column, x.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def scale_product(out: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None) -> None:
+    """out = out * row_scale * column_scale + bias. out: [n, width] contiguous. row_scale: [n, 1], column_scale: [width, 1], float32."""
+    count, width = out.shape
+    chunk = _chunk(width)
+    _scale_product[(count, triton.cdiv(width, chunk))](
+        *(out, row_scale, column_scale, out if bias is None else bias, width), HAS_BIAS=bias is not None, BLOCK=chunk, num_warps=CHUNK_WARPS
+    )
+
+
+@triton.jit
 def _head_tile(x_ptr, mean_ptr, length, stride, dim, HAS_MEAN: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr):
     """Every stride-th token of one head, less their mean, and where each element is; zero behind the last token."""
     token = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)) * stride

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..constants import MOTION_FRAMES, MOTION_LATENTS
 from ..kernels.casting import CastWeights, cast_weights, is_changed, run_as_input
-from ..kernels.fused import add_gated, kernels_work, layer_norm
+from ..kernels.fused import add_gated, layer_norm
+from ..kernels.triton_works import kernels_work
 from .blocks import Attention, Compute, Residual
 from .config import WanS2VConfig
 

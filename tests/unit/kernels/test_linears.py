@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from wan_s2v_pack.tests.forwards import call
-from wan_s2v_pack.wan_s2v_model.kernels import linears
+from wan_s2v_pack.wan_s2v_model.kernels import linears, products
 from wan_s2v_pack.wan_s2v_model.kernels.casting import cast_weights
 from wan_s2v_pack.wan_s2v_model.kernels.float8 import FLOAT8, Float8Rows
 from wan_s2v_pack.wan_s2v_model.kernels.linears import EXACT, Float8Linears, quantise_rows
@@ -122,10 +122,17 @@ def test_float8_that_fails_or_is_wrong_is_not_used_and_the_log_says_so(monkeypat
         return outcome
 
     monkeypatch.setattr(linears, "_disagreement", disagreement)
+    monkeypatch.setattr(linears, "way_of", lambda device: products.INSIDE)
     with caplog.at_level(logging.WARNING):
         assert linears.float8_works(object()) is works
     assert message in caplog.text
     assert bool(caplog.text) is not works
+
+
+def test_float8_without_a_product_is_not_used_and_the_log_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(linears, "way_of", lambda device: "")
+    assert not linears.float8_works(object())
+    assert "speed: fp8 products do not work here; the linear layers compute as without it" in caplog.text
 
 
 def distorted(x):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from wan_s2v_pack.tests.forwards import call
-from wan_s2v_pack.wan_s2v_model.kernels import fused
+from wan_s2v_pack.wan_s2v_model.kernels import triton_works
 from wan_s2v_pack.wan_s2v_model.transformer.model import SharedSelfAttention, WanS2VTransformer
 
 MORE_BLOCKS_THAN_RECOMPILATIONS = 12  # torch gives up on a function after 8
@@ -78,8 +78,8 @@ def test_whole_model_compiles_without_a_graph_for_each_block(transformer, clip_i
 
 def test_self_test_of_the_kernels_is_not_compiled(monkeypatch):
     seen = []
-    monkeypatch.setattr(fused, "_passes_self_test", lambda device: seen.append(device) is not None)
-    compiled = compile_as_comfyui(lambda x: x + 1 if fused.kernels_work(x.device) else x - 1, fullgraph=True)
+    monkeypatch.setattr(triton_works, "_passes_self_test", lambda device: seen.append(device) is not None)
+    compiled = compile_as_comfyui(lambda x: x + 1 if triton_works.kernels_work(x.device) else x - 1, fullgraph=True)
     assert compiled(torch.zeros(2)).tolist() == [-1, -1]
     assert compiled(torch.zeros(2)).tolist() == [-1, -1]
     assert len(seen) == 1
