@@ -16,10 +16,10 @@ if not __package__:  # started by path: some Pythons, such as the portable Comfy
 
     __package__ = "cli"
 
-from . import doctor, predict, runs
+from . import convert, doctor, predict, runs
 from .models import download
 
-COMMANDS = (predict, download, doctor, runs)
+COMMANDS = (predict, download, convert, doctor, runs)
 INTERRUPTED = 130  # exit status, as of a shell
 
 
