@@ -8,6 +8,7 @@ until every one has queued its part, never for a GPU.
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from .shards import KEYS, Finish
 
 logger = logging.getLogger("wan_s2v")
 TESTED_BYTES = 2**22
+MEASURED_BYTES = 2**28
 
 
 class StoppedError(Exception):
@@ -196,6 +198,23 @@ def copies_arrive(source: torch.device, target: torch.device) -> bool:
             return False
         sent = sent.flip(0)
     return True
+
+
+def copy_speed(source: torch.device, target: torch.device) -> float:
+    """Bytes per second from one GPU to another, as a crew copies."""
+    post = _Post([torch.empty(1, MEASURED_BYTES, dtype=torch.uint8, device=source)] * 2, _mark(source))
+    room = torch.empty(1, MEASURED_BYTES, dtype=torch.uint8, device=target)
+    links, taker = _Links([source, target]), _Post([], _mark(target))
+
+    def seconds(copies: int) -> float:
+        start = time.perf_counter()
+        for _ in range(copies):
+            links.copy((0, 1), post, taker, room)
+        torch.cuda.synchronize(target)
+        return time.perf_counter() - start
+
+    seconds(1)
+    return 4 * MEASURED_BYTES / seconds(4)
 
 
 class Crew:
