@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-CONDITIONINGS = ("prompt", "negative", "silent")
-
 
 def num_crews(num_gpus: int, num_calls: int) -> int:
     """How many calls are computed at once, each by an equal crew: the fastest way, of several the one with the smallest crews."""
@@ -21,13 +19,12 @@ def work_of_step(num_gpus: int, num_calls: int) -> float:
     return work(num_gpus, num_calls, num_crews(num_gpus, num_calls))
 
 
-def describe(num_gpus: int, calls_of_steps: Sequence[int]) -> str:
-    """What the GPUs do in most of the guided steps: 2 GPUs: prompt | negative. Empty for one GPU."""
+def describe(num_gpus: int, calls: Sequence[str]) -> str:
+    """What the GPUs do in a step of these calls: 2 GPUs: prompt | negative. Empty for one GPU."""
     if num_gpus < 2:
         return ""
-    calls = max(calls_of_steps)
-    crews = num_crews(num_gpus, calls)
+    crews = num_crews(num_gpus, len(calls))
     size = num_gpus // crews
     if crews == 1:
         return f"{num_gpus} GPUs on each model call"
-    return f"{num_gpus} GPUs: {' | '.join(CONDITIONINGS[:calls]) if size == 1 and crews == calls else f'{crews} x {size}'}"
+    return f"{num_gpus} GPUs: {' | '.join(calls) if size == 1 and crews == len(calls) else f'{crews} x {size}'}"

@@ -86,11 +86,12 @@ class Member:
     """One GPU of a crew in one call: a Team as `shards.py` wants it.
 
     Attributes:
-        rank, shares, over: as of Team. device: of this member.
+        rank, shares, over, key: as of Team. device: of this member.
     """
 
     def __init__(self, crew: "Crew", rank: int, board: _Board):
         self.rank, self.shares, self.over = rank, crew.shares, crew.over
+        self.key = crew, rank
         self.device = crew.devices[rank]
         self._crew, self._board = crew, board
         self._exchanges = 0

@@ -6,7 +6,7 @@ self attention asks the others. No token is padded, and the slices may be of une
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -26,10 +26,11 @@ class Team(Protocol):
 
     Attributes:
         rank: which member this is. shares: how much of the work each member does, relative to the others.
-        over: KEYS or HEADS, what they exchange for self attention.
+        over: KEYS or HEADS, what they exchange for self attention. key: tells this member of this team from all others.
     """
 
     rank: int
+    key: Hashable
     shares: tuple[float, ...]
     over: str
 
@@ -197,9 +198,9 @@ class Part:
         self.rows = rows(shards, team.rank, device)
 
     @property
-    def place(self) -> tuple[int, Shards]:
+    def place(self) -> Hashable:
         """Tells parts apart."""
-        return self._team.rank, self._shards
+        return self._team.key, self._shards
 
     def self_attention(self, heads: int) -> SelfAttention:
         """With the keys of all members."""

@@ -30,12 +30,13 @@ def test_guidance_is_divided_first_where_no_gpu_waits(gpus, calls, crews, work):
 @pytest.mark.parametrize(
     ("gpus", "calls", "text"),
     [
-        (1, [2, 2], ""),
-        (2, [2, 2, 1], "2 GPUs: prompt | negative"),
-        (2, [1, 1], "2 GPUs on each model call"),
-        (3, [3], "3 GPUs: prompt | negative | silent"),
-        (4, [2], "4 GPUs: 2 x 2"),
-        (4, [4], "4 GPUs: 4 x 1"),
+        (1, ["prompt", "negative"], ""),
+        (2, ["prompt", "negative"], "2 GPUs: prompt | negative"),
+        (2, ["prompt"], "2 GPUs on each model call"),
+        (2, ["prompt", "negative", "silent"], "2 GPUs on each model call"),
+        (3, ["prompt", "negative", "silent"], "3 GPUs: prompt | negative | silent"),
+        (4, ["prompt", "negative"], "4 GPUs: 2 x 2"),
+        (2, ["prompt", "prompt", "negative", "negative"], "2 GPUs: 2 x 1"),
     ],
 )
 def test_words(gpus, calls, text):

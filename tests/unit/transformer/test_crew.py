@@ -195,3 +195,10 @@ def test_members_compute_in_the_mode_of_the_caller(crew):
     with torch.no_grad():
         crew.run(work)
     assert modes == [(True, False)] * 2 + [(False, False)] * 2
+
+
+def test_crews_that_share_a_device_do_not_mix_their_parts(tiny_transformer, clip_inputs, crew):
+    shared = SharedSelfAttention()
+    for _ in range(2):
+        together(crew(2), tiny_transformer, clip_inputs, shared_attention=shared)
+    assert len(shared._kept) == 4
