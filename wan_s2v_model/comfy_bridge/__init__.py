@@ -4,8 +4,7 @@ from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
 from .display import file_shower, share_reporter, text_display
 from .kernels import ATTENTIONS, SPEEDS
-from .loaders import DTYPES, load_diffusion_model, load_text_encoder, load_vae
-from .loras import apply_lora
+from .loaders import DTYPES, apply_lora, load_diffusion_model, load_text_encoder, load_vae
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
 from .runtime import (

@@ -1,10 +1,13 @@
-"""Loads the models into ComfyUI's memory management."""
+"""Loads the models into ComfyUI's memory management, and LoRA files onto a MODEL, through its patches."""
 
+import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.ldm.wan.vae
+import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.quant_ops
@@ -18,8 +21,10 @@ from torch import Tensor
 
 from ..checkpoints.file_format import AGAIN_OR_OTHER, INDEX_SUFFIX, CheckpointError
 from ..checkpoints.identify import S2V, TOKENIZER, UMT5, WAN_VAE, Shapes, require, unwrap
+from ..checkpoints.lora import read_lora
+from ..checkpoints.lora_settings import read_settings
 from ..checkpoints.quantisation import fit_marks, is_quantisation, logical_shapes
-from ..checkpoints.s2v import check_shapes, infer_config
+from ..checkpoints.s2v import check_shapes, expected_shapes, infer_config
 from ..checkpoints.shapes import require_dimensions, require_fit
 from ..checkpoints.shards import shard_files
 from ..checkpoints.umt5 import infer_umt5_config, to_comfyui
@@ -27,8 +32,10 @@ from ..checkpoints.weights_file import reading, require_tensors
 from ..constants import LATENT_CHANNELS
 from ..transformer.config import WanS2VConfig
 from .memory import keep_on_gpu
-from .model import S2VModelConfig
+from .model import S2VModelConfig, s2v_config
+from .patches import ROOT, patch_raw_parameters
 
+logger = logging.getLogger("wan_s2v")
 SPARE_ROWS = 512  # more than any umT5 has behind the words of its tokenizer
 VAE_WIDTH = "decoder.head.0.gamma"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -57,7 +64,7 @@ def load_diffusion_model(
     patcher = patcher_class(disable_dynamic or not offload)(model, device, comfy.model_management.unet_offload_device())
     keep_on_gpu(patcher, not offload)
     model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
-    patcher.cached_patcher_init = (load_diffusion_model, (path, dict(options)))
+    patcher.cached_patcher_init = (functools.partial(load_diffusion_model, offload=offload), (path, dict(options)))
     return patcher
 
 
@@ -144,12 +151,14 @@ def load_text_encoder(path: str, offload: bool = True) -> comfy.sd.CLIP:
     """
     clip = _load_clip(path, disable_dynamic=not offload)
     keep_on_gpu(clip.patcher, not offload)
-    clip.patcher.cached_patcher_init = (_load_clip_patcher, (path,))
+    clip.patcher.cached_patcher_init = (functools.partial(_load_clip_patcher, offload=offload), (path,))
     return clip
 
 
-def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return _load_clip(path, disable_dynamic).patcher
+def _load_clip_patcher(path: str, disable_dynamic: bool = False, offload: bool = True) -> comfy.model_patcher.ModelPatcher:
+    patcher = _load_clip(path, disable_dynamic or not offload).patcher
+    keep_on_gpu(patcher, not offload)
+    return patcher
 
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
@@ -229,3 +238,25 @@ def vae_shapes(width: int) -> Shapes:
     blocks = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
     with torch.device("meta"):
         return _shapes(comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=LATENT_CHANNELS, **blocks).state_dict())
+
+
+def apply_lora(model: comfy.model_patcher.ModelPatcher, path: str, strength: float) -> tuple[comfy.model_patcher.ModelPatcher, str]:
+    """A clone of a MODEL with Wan S2V weights that a LoRA changes, and the report of what of the file fits.
+
+    Raises:
+        CheckpointError: if the file is no LoRA or nothing of it fits, or the MODEL holds no Wan S2V weights.
+    """
+    config = s2v_config(model.model.diffusion_model)
+    tensors, metadata = read_weights(path)
+    lora = read_lora(tensors, expected_shapes(config), Path(path).name, read_settings(Path(path), metadata))
+    logger.info("LoRA %s, strength %g", lora.summary, strength)
+    for line in lora.noted_alphas():
+        logger.info("LoRA %s: %s", lora.name, line)
+    for line in lora.warnings():
+        logger.warning("LoRA %s", line)
+    model = model.clone()
+    if strength:
+        targets = {module: ROOT + tensor for module, tensor in lora.targets.items()}
+        model.add_patches(comfy.lora.load_lora(lora.tensors, targets, log_missing=False), strength)
+        patch_raw_parameters(model)
+    return model, lora.report()

@@ -3,10 +3,9 @@
 import copy
 import functools
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import comfy.context_windows
@@ -27,10 +26,12 @@ from ..constants import DEFAULT_SHIFT
 from ..kernels.casting import cast_weights
 from ..transformer.blocks import OVERRIDE, Compute
 from ..transformer.config import WanS2VConfig
+from ..transformer.crew import Member
 from ..transformer.model import ClipConstants, Conditions, SharedSelfAttention, WanS2VTransformer, share_layers
+from .gpus import crew_of
 from .kernels import SPEEDS, pick_attention, pick_linears, wants_float8_attention
 from .memory import in_host_memory
-from .raw_parameters import ROOT, patch_raw_parameters, share_raw_parameters
+from .patches import ROOT, bound_to, patch_raw_parameters, share_raw_parameters, take_replaced_modules
 from .runtime import raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
@@ -42,7 +43,6 @@ ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stay
 POSE_LEVELS_KEY = "wan_s2v_pose_levels"  # in transformer_options: noise levels at which the pose is seen, above and up to; else at all
 WINDOWED = ("audio_embed", "control_video")  # conditionings that have the time of the video
 WHOLE = ("reference_latent", "reference_motion")  # and those that every context window sees as they are
-TAKES_NATIVE_ARGUMENTS = re.compile(r"blocks\.\d+\.(cross_attn|ffn)")
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model gets
 
 
@@ -97,22 +97,80 @@ def run_transformer(  # noqa: PLR0913
         pose_latents=control_video if _sees_pose(transformer_options) else None,
         audio_strength=transformer_options.get(AUDIO_STRENGTH_KEY, 1.0),
     )
-    compute = Compute(
-        attention=pick_attention(attention_name, x.device, wants_float8_attention(speed)),
-        linears=pick_linears(speed, x.device, x.dtype),
-        cast=cast_comfy_weights,
-        transformer_options=transformer_options,
-    )
-    return WanS2VTransformer.forward(
-        transformer,
+    call = ModelCall(
         x,
         timestep if schedule is None else schedule.truncated_timesteps(timestep),
         conditions,
-        compute,
-        remember=_memory_of(transformer_options, x),
-        next_block=_interruptible(_prefetch(transformer, x.device, transformer_options)),
-        shared_attention=_shared_attention(transformer_options, x.device),
+        transformer_options,
+        _shared_attention(transformer_options, x.device),
     )
+    forward, crew = Forward(transformer, attention_name, speed), crew_of(transformer_options)
+    if crew is None:
+        return call.run(forward)
+    is_alone = len(crew.patchers) == 1 or _is_watched(transformer_options)
+
+    def work(patcher: comfy.model_patcher.ModelPatcher, member: Member) -> Tensor:
+        if member.rank == 0:
+            return call.run(forward, None if is_alone else member, member.check)
+        return x if is_alone else call.for_member(member).run(forward_of(patcher), member, member.check)
+
+    return crew.run(work)
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """The inputs of one model call.
+
+    Attributes:
+        shared_attention: decided by the leader of a crew, for all members have to do the same.
+    """
+
+    x: Tensor
+    timestep: Tensor
+    conditions: Conditions
+    transformer_options: dict[str, Any]
+    shared_attention: SharedSelfAttention | None
+
+    def for_member(self, member: Member) -> "ModelCall":
+        """The same call on the GPU of a member."""
+
+        def moved(value: Any) -> Any:
+            return member.fetch(value) if isinstance(value, Tensor) else value
+
+        conditions = Conditions(**{name: moved(value) for name, value in vars(self.conditions).items()})
+        return replace(
+            self,
+            x=moved(self.x),
+            timestep=moved(self.timestep),
+            conditions=conditions,
+            transformer_options=dict(self.transformer_options),
+        )
+
+    def run(self, forward: "Forward", team: Member | None = None, check: Callable[[], None] = lambda: None) -> Tensor:
+        """The result of a transformer, alone or as a member of a team; `check` is called between blocks and may raise."""
+        x, options, transformer = self.x, self.transformer_options, forward.transformer
+        compute = Compute(
+            attention=pick_attention(forward.attention, x.device, wants_float8_attention(forward.speed)),
+            linears=pick_linears(forward.speed, x.device, x.dtype),
+            cast=cast_comfy_weights,
+            transformer_options=options,
+        )
+        return WanS2VTransformer.forward(
+            transformer,
+            x,
+            self.timestep,
+            self.conditions,
+            compute,
+            remember=_memory_of(options, x),
+            next_block=_interruptible(_prefetch(transformer, x.device, options), check),
+            shared_attention=self.shared_attention,
+            team=team,
+        )
+
+
+def _is_watched(transformer_options: dict[str, Any]) -> bool:
+    """Whether another node looks into the blocks, which on several GPUs hold a part of the tokens only."""
+    return bool(transformer_options.get("patches_replace", {}).get("dit") or transformer_options.get("patches", {}).get("double_block"))
 
 
 def _sees_pose(transformer_options: dict[str, Any]) -> bool:
@@ -122,11 +180,12 @@ def _sees_pose(transformer_options: dict[str, Any]) -> bool:
     return lowest < float(transformer_options["sigmas"][0]) <= highest
 
 
-def _interruptible(next_block: Callable[[], None]) -> Callable[[], None]:
-    """Raise ComfyUI's interrupt between blocks, whatever the layers inside them look at."""
+def _interruptible(next_block: Callable[[], None], check: Callable[[], None]) -> Callable[[], None]:
+    """Raise ComfyUI's interrupt between blocks, whatever the layers inside them look at, and what `check` raises."""
 
     def run() -> None:
         raise_if_interrupted()
+        check()
         next_block()
 
     return run
@@ -252,57 +311,37 @@ def _with_windows_that_cut(model: comfy.model_patcher.ModelPatcher) -> None:
         model.model_options["context_handler"] = handler
 
 
-def _take_replaced_modules(model: comfy.model_patcher.ModelPatcher) -> dict[str, Callable[..., Tensor]]:
-    """Take what other nodes have put in place of modules of the transformer off a MODEL; return the forwards that ours calls, too.
-
-    Those of the cross attention (WanVideoNAG) and of the feed-forward have arguments that our blocks can give. What replaces another
-    module does not run here, and a warning names it.
-    """
-    modules = {name for name, module in model.model.diffusion_model.named_modules() if next(module.children(), None) is not None}
-    forwards, ignored = {}, {}
-    for key in [key for key in model.object_patches if key.startswith(ROOT)]:
-        path = key.removeprefix(ROOT).removesuffix(".forward")
-        if path not in modules:
-            continue
-        patch = model.object_patches.pop(key)
-        if key.endswith(".forward") and TAKES_NATIVE_ARGUMENTS.fullmatch(path):
-            forwards[path] = patch
-        else:
-            ignored[re.sub(r"\d+", "*", path)] = patch
-    for path, patch in ignored.items():
-        logger.warning("another node has replaced %s (%s): that has no effect with Wan S2V's own sampler", path, _origin(patch))
-    return forwards
-
-
-def _origin(patch: Any) -> str:
-    """Where the code of a patch comes from, in words."""
-    function = getattr(patch, "__func__", getattr(patch, "func", patch))
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 def with_s2v_forward(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
     """A clone of any MODEL that holds Wan S2V weights, running our forward on them.
 
     A model of our loader runs it already; for ComfyUI's own S2V model (UNETLoader, GGUF) our transformer shares its layers.
     """
     model = model.clone()
-    native = model.model.diffusion_model
-    config = s2v_config(native)
-    patch_raw_parameters(model)
+    config = s2v_config(model.model.diffusion_model)
     _with_windows_that_cut(model)
-    replaced = _take_replaced_modules(model)
+    replaced = take_replaced_modules(model)
+    _put_forward(model, config, replaced)
+    kind, key = comfy.patcher_extension.CallbacksMP.ON_MATCH_MULTIGPU_CLONES, "wan_s2v"
+    model.remove_callbacks_with_key(kind, key)
+    model.add_callback_with_key(kind, key, lambda _, clone: _put_forward(clone, config, replaced))
+    return model
+
+
+def _put_forward(model: comfy.model_patcher.ModelPatcher, config: WanS2VConfig, replaced: dict[str, Callable[..., Tensor]]) -> None:
+    """Let our forward run on the layers of a MODEL, or of its copy on another GPU, with the forwards that replace those of some modules."""
+    native = model.model.diffusion_model
+    patch_raw_parameters(model)
+    forwards = {path: bound_to(forward, native.get_submodule(path)) for path, forward in replaced.items()}
     if isinstance(native, ComfyTransformer):
-        for path, forward in replaced.items():
+        for path, forward in forwards.items():
             model.add_object_patch(f"{ROOT}{path}.forward", forward)
-        return model
+        return
     transformer = WanS2VTransformer(config, device="meta")
     share_layers(transformer, native)
     share_raw_parameters(transformer, model)
-    for path, forward in replaced.items():
+    for path, forward in forwards.items():
         transformer.get_submodule(path).forward = forward
     model.add_object_patch("diffusion_model._forward", functools.partial(run_transformer, transformer=transformer, attention_name="auto"))
-    return model
 
 
 class Forward(NamedTuple):

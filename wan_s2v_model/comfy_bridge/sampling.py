@@ -25,6 +25,7 @@ from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_l
 from ..sampling.solvers import SOLVERS
 from ..transformer.config import WanS2VConfig
 from .display import RunDisplay
+from .gpus import Gpus
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
@@ -251,15 +252,24 @@ class ScaledGuider(comfy.samplers.CFGGuider):
         super().__init__(model)
         self.text, self.audio = text, audio
         self.set_cfg(text.value)
+        self._gpus = Gpus()
 
     def set_conds(self, positive, negative, silent=()):
         super().set_conds(positive, negative)
         if self.audio != self.text:
             self.inner_set_conds({"silent": silent})
 
+    def outer_sample(self, *args, **kwargs):
+        try:
+            return super().outer_sample(*args, **kwargs)
+        finally:
+            self._gpus.close()
+
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
         whole, level = self.cfg, float(timestep[0])
         self.cfg, audio_cfg = self.text.at(level), self.audio.at(level)
+        num_texts = (len(self.conds[name]) for name in ("positive", "negative"))
+        model_options = self._gpus.for_calls(model_options, model_calls(self.cfg, audio_cfg, *num_texts))
         if audio_cfg != self.cfg:
             predict = functools.partial(self._weigh_sound, model_options.get(PREDICT, _predict), audio_cfg / self.cfg)
             model_options = {**model_options, PREDICT: predict}

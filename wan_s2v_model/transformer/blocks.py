@@ -20,6 +20,7 @@ from ..kernels.fused import add_gated, add_then_norm, layer_norm, modulated_norm
 from ..kernels.linears import EXACT, Linears
 from ..kernels.row_chunks import CHUNK_ROWS, CHUNK_ROWS_KEY
 from .config import WanS2VConfig
+from .shards import Part, SelfAttention
 
 AttentionFunction = Callable[..., Tensor]
 Rope = tuple[Tensor, Tensor]  # cos and sin, each [S, head_dim // 2]
@@ -41,12 +42,14 @@ class Compute:
         attention: the kernel. linears: computes the products of all blocks and audio injectors.
         cast: gives weights in the dtype and on the device of an input.
         transformer_options: of ComfyUI; other nodes' patches and overrides are in it.
+        part: of the tokens that this call computes, where several GPUs share them.
     """
 
     attention: AttentionFunction = sdpa
     linears: Linears = EXACT
     cast: CastWeights = cast_weights
     transformer_options: dict[str, Any] = field(default_factory=dict)
+    part: Part | None = None
 
     @property
     def chunk_rows(self) -> int:
@@ -64,7 +67,11 @@ class Compute:
 
     def takes_float8(self, num_keys: int) -> bool:
         """Whether self attention is given queries and keys in float8; another node's attention is not."""
-        return num_keys > getattr(self.attention, FLOAT8_BEYOND, math.inf) and not self.is_overridden
+        return num_keys > getattr(self.attention, FLOAT8_BEYOND, math.inf) and not self.is_overridden and self.part is None
+
+    def self_attention(self, heads: int) -> SelfAttention:
+        """Takes keys and values, then queries."""
+        return SelfAttention() if self.part is None else self.part.self_attention(heads)
 
     def attend(self, q: Tensor | Float8Heads, k: Tensor | Float8Heads, v: Tensor, heads: int) -> Tensor:
         """Attention on [B, S, heads * head_dim], or with queries and keys in float8."""
@@ -180,12 +187,13 @@ class Attention(nn.Module):
         cast, linears, x = compute.cast, compute.linears, norm()
         normed: Callable[..., Tensor | Float8Heads] = self._normed_float8 if compute.takes_float8(x.shape[1]) else self._normed
         asking = rope[0][:num_queries], rope[1][:num_queries]
+        attention = compute.self_attention(self.num_heads)
+        attention.take_keys(normed(self.k, self.norm_k, x, rope, cast, linears))
+        attention.take_values(linears(self.v, x))
         q = normed(self.q, self.norm_q, x[:, :num_queries], asking, cast, linears)
-        k = normed(self.k, self.norm_k, x, rope, cast, linears)
-        v = linears(self.v, x)
         del x
-        attended = compute.attend(q, k, v, self.num_heads)
-        del q, k, v
+        attended = attention.ask(q, compute.attend, self.num_heads, only_video=num_queries is not None)
+        del q, attention
         return linears(self.o, attended)
 
     def few_key_attention(self, x: Activation, k: Tensor, v: Tensor, compute: Compute) -> Tensor:

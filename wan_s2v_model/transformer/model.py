@@ -22,6 +22,7 @@ from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
 from .blocks import Attention, Block, Compute, Head, Prompt, Residual
 from .config import WanS2VConfig
 from .rope import rope_table, token_positions
+from .shards import Part, Shards, Team
 from .tokens import MotionPacker, embed_patches, unpatchify
 
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
@@ -69,14 +70,15 @@ class SharedSelfAttention:
     """Keeps the latest output for as long as its inputs stay the same; one for each device, since several may work at once."""
 
     def __init__(self) -> None:
-        self._kept: dict[torch.device, tuple[list[Tensor | None], Tensor]] = {}
+        self._kept: dict[object, tuple[list[Tensor | None], Tensor]] = {}
 
-    def __call__(self, inputs: Sequence[Tensor | None], compute: Callable[[int], Tensor]) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor | None], compute: Callable[[int], Tensor], place: object = None) -> Tensor:
         """Return the kept output, or compute it; once for a batch whose entries are alike.
 
         Args:
             inputs: all that decides the output beside the weights, each [B, ...]; the first is never None.
             compute: the output of the first so many entries of the batch.
+            place: which part of the tokens it is of, where several GPUs share them.
         Returns:
             [B, S, dim]; entries may share memory.
         """
@@ -85,11 +87,12 @@ class SharedSelfAttention:
         first = [None if tensor is None else tensor[:1] for tensor in inputs]
         if len(x) > 1 and not _are_equal(inputs, [None if row is None else row.expand(len(x), *row.shape[1:]) for row in first]):
             return compute(len(x))
-        known, output = self._kept.get(x.device, ([], x))
+        key = x.device, place
+        known, output = self._kept.get(key, ([], x))
         if not _are_equal(first, known):
-            self._kept.pop(x.device, None)  # before the next one takes memory
+            self._kept.pop(key, None)  # before the next one takes memory
             output = compute(1)
-            self._kept[x.device] = [None if row is None else row.clone() for row in first], output
+            self._kept[key] = [None if row is None else row.clone() for row in first], output
         return output.expand(len(x), -1, -1)
 
 
@@ -152,6 +155,7 @@ class WanS2VTransformer(nn.Module):
         remember: Callable[[Callable[[], ClipConstants]], ClipConstants] = lambda build: build(),
         next_block: Callable[[], None] = lambda: None,
         shared_attention: SharedSelfAttention | None = None,
+        team: Team | None = None,
     ) -> Tensor:
         """Predict the velocity (noise - sample).
 
@@ -161,13 +165,19 @@ class WanS2VTransformer(nn.Module):
             remember: called with a function that computes what is the same in every step of a clip; may return an earlier result.
             next_block: called before each block and after the last one, for weights that are fetched just in time.
             shared_attention: shares the self attention of the first block between calls that differ in prompt and sound only.
+            team: others that make the same call at the same time, each for a part of the tokens. All get the whole result.
         Returns:
             [B, 16, F, h, w] float32.
         """
         compute = compute or Compute()
-        tokens, split = self.embed_tokens(x, conditions, compute.cast)
-        constants = remember(lambda: self.clip_constants(x, conditions, compute.cast))
-        e_head, e = self.embed_time(timestep, compute.cast)
+        cast = compute.cast
+        tokens, split = self.embed_tokens(x, conditions, cast)
+        constants = remember(lambda: self.clip_constants(x, conditions, cast))
+        e_head, e = self.embed_time(timestep, cast)
+        part = None if team is None else Part(team, Shards.of_clip(x.shape[2], split, tokens.shape[1], team.shares), x.device)
+        if part is not None:
+            tokens, constants, split = tokens[:, part.rows], _of_part(part, constants), part.split
+            compute = replace(compute, part=part)
         stream = Residual(tokens.to(self.residual_dtype or x.dtype), split, is_own=True)
         del tokens  # would take memory up to the end
         options = compute.transformer_options
@@ -179,12 +189,13 @@ class WanS2VTransformer(nn.Module):
             attended = None
             if index == 0 and shared_attention is not None:
                 inputs = x, timestep, conditions.ref_latents, conditions.motion_latents, conditions.pose_latents
-                attended = shared_attention(inputs, partial(_attend, block, stream, e, constants, compute))
+                attended = shared_attention(inputs, partial(_attend, block, stream, e, constants, compute), part and part.place)
             stream = _run_block(block, index, stream, e, constants, compute, attended)
             if constants.audio is not None:
                 stream = self.audio_injector(stream, index, constants.audio, compute)
         next_block()
-        return unpatchify(self.head(stream.summed()[:, :split], e_head, compute.cast), *x.shape[2:])
+        patches = self.head(stream.summed()[:, :split], e_head, cast)
+        return unpatchify(patches if part is None else part.gather_video(patches), *x.shape[2:])
 
     def layers_of_step(self, index: int) -> nn.ModuleList:
         """The layers that every step runs in block `index` and the audio injector behind it; the others work once per clip."""
@@ -282,6 +293,11 @@ def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
     angle = timesteps.double()[:, None] * frequencies
     return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+def _of_part(part: Part, constants: ClipConstants) -> ClipConstants:
+    cos, sin = constants.rope
+    return replace(constants, rope=(cos[part.rows], sin[part.rows]))
 
 
 def _attend(block: Block, stream: Residual, e: Tensor, constants: ClipConstants, compute: Compute, batch: int) -> Tensor:

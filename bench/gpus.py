@@ -1,0 +1,288 @@
+"""One video on several GPUs, in one process through ComfyUI's sampler and memory management: steps, whole clips, equality, small cards.
+
+    COMFYUI_PATH=... python bench/gpus.py --weights /path/with/40/GB                          (exact: guided steps, single calls)
+    COMFYUI_PATH=... python bench/gpus.py --weights ... --layout fp8_scaled --speed "fp8 linears and attention"
+    COMFYUI_PATH=... python bench/gpus.py --weights ... --parts equality cards
+    COMFYUI_PATH=... python bench/gpus.py --small                                              (a trial on the CPU)
+
+Rows alternate. A step is timed from its callback to the next one, all GPUs waited for; the first step of a clip, which computes what is
+constant, is not counted. "queued" is when Python had handed the whole step to the GPUs: close to the step's time it would be Python that
+is the limit. The last table gives medians and the ratio of the first row to each.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import comfy_runtime
+import full_size
+
+GB = 1e9
+PARTS = ("steps", "equality", "cards", "links")
+EQUAL_CALLS = 100
+EQUAL_SIZE = (32, 32)  # latents: small, so that little hides a copy that comes too late
+GUIDED, SINGLE = 4.5, 1.0
+
+
+def main() -> None:
+    arguments = parse()
+    bridge = comfy_runtime.start(dynamic_vram=not (arguments.legacy or arguments.small))
+    import torch
+
+    if arguments.small:
+        devices = [torch.device("cpu"), *(torch.device("cpu", index) for index in range(1, arguments.gpus))]
+        import comfy.model_management
+
+        comfy.model_management.get_all_torch_devices = lambda *_, **__: devices
+    with torch.inference_mode():
+        bench = Bench(bridge, arguments)
+        for part in arguments.parts:
+            getattr(bench, part)()
+    print_tables(bench.tables)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=Path("."), help="folder for the random checkpoint")
+    parser.add_argument("--layout", choices=full_size.LAYOUTS, default="bf16")
+    parser.add_argument("--speed", default="exact")
+    parser.add_argument("--precision", default="official")
+    parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["links", "steps"])
+    parser.add_argument("--size", nargs="+", choices=full_size.ALL_SIZES, default=list(full_size.SIZES))
+    parser.add_argument("--guided-size", nargs="*", choices=full_size.ALL_SIZES, default=["832x480"], help="sizes of guided steps, too")
+    parser.add_argument("--over", nargs="+", choices=("keys", "heads"), default=["keys"], help="what the GPUs exchange: a row for each")
+    parser.add_argument("--rounds", type=int, default=3, help="clips of each row")
+    parser.add_argument("--steps", type=int, default=3, help="of each clip; the first is not counted")
+    parser.add_argument("--card", type=float, default=12, help="GB of each GPU in the part `cards`; a ballast takes the rest")
+    parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
+    parser.add_argument("--small", action="store_true", help="a tiny model on the CPU, for a trial")
+    arguments = parser.parse_args()
+    if arguments.small:
+        arguments.size, arguments.guided_size = ["64x64"], ["64x64"]
+    return arguments
+
+
+@dataclass
+class Row:
+    """A MODEL and how it is sampled; seconds of each step that counts, until all is queued and until it is done."""
+
+    model: object
+    cfg: float
+    over: str = "keys"
+    seconds: list[float] = field(default_factory=list)
+    queued: list[float] = field(default_factory=list)
+    latents: object = None
+
+
+class Bench:
+    """The models, and what was measured with them: tables by title."""
+
+    def __init__(self, bridge, arguments):
+        import comfy.multigpu
+
+        self.bridge, self.arguments = bridge, arguments
+        path = full_size.checkpoint(arguments.weights, arguments.layout, arguments.small)
+        options = {**full_size.OPTIONS, "precision": arguments.precision, "speed": arguments.speed}
+        self.one = bridge.load_diffusion_model(str(path), options)
+        self.all = comfy.multigpu.create_multigpu_deepclones(self.one, arguments.gpus)
+        self.gpus = [patcher.load_device for patcher in (self.all, *self.all.get_additional_models_with_key("multigpu"))]
+        if len(self.gpus) != arguments.gpus:
+            raise SystemExit(f"{arguments.gpus} GPUs are wanted, and here are {len(self.gpus)}")
+        self.tables: dict[str, dict[str, Row]] = {}
+        self.config = full_size.config(arguments.small)
+
+    def steps(self) -> None:
+        """Steps with one model call, and guided ones with two, on one GPU and on all."""
+        count = len(self.gpus)
+        for size in self.arguments.size:
+            shared = {f"1 call over {count} GPUs, {over}": Row(self.all, SINGLE, over) for over in self.arguments.over}
+            self.alternate(f"{size}, one call", size, {"1 call on one GPU": Row(self.one, SINGLE), **shared})
+        for size in self.arguments.guided_size:
+            rows = {"guided step on one GPU": Row(self.one, GUIDED), f"guided step on {count} GPUs": Row(self.all, GUIDED)}
+            self.alternate(f"{size}, guided", size, rows)
+
+    def alternate(self, title: str, size: str, rows: dict[str, Row]) -> None:
+        self.tables[title] = rows
+        for number in range(self.arguments.rounds):
+            for name, row in rows.items():
+                self.sample(row, size)
+                print(f"    {title}, round {number}: {name}: {' '.join(f'{each:.3f}' for each in row.seconds)} s", flush=True)
+
+    def sample(self, row: Row, size: str) -> None:
+        """Sample one clip, and add its steps to the row."""
+        settings = self.bridge.SamplerSettings(steps=self.arguments.steps, cfg=row.cfg, shift=3.0, solver="unipc")
+        texts = [[[randn(seed, 512, self.config.text_dim), {}]] for seed in (1, 2)]
+        sampler = self.bridge.ClipSampler(row.model, *texts, settings, seed=42)
+        start = self.finished()
+
+        def on_step(done: int, _) -> None:
+            nonlocal start
+            queued, end = time.perf_counter() - start, self.finished()
+            if done - self.arguments.steps > 1:  # those of clip 0 count as done
+                row.seconds.append(end - start)
+                row.queued.append(queued)
+            start = end
+
+        sampler.on_step = on_step
+        with exchanging(row.over):
+            row.latents = sampler(1, later_clip(self.config, size), noise(size))
+
+    def finished(self) -> float:
+        """The time when all GPUs have done what they were given."""
+        import torch
+
+        for device in self.gpus:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def equality(self) -> None:
+        """The same call many times over all GPUs, and on one: how far the results are apart."""
+        import torch
+
+        full_size.ALL_SIZES["equal"] = EQUAL_SIZE
+        calls = 5 if self.arguments.small else EQUAL_CALLS
+        print(f"\n{calls} equal calls, {EQUAL_SIZE[1] * 8}x{EQUAL_SIZE[0] * 8}", flush=True)
+        for name, model in (("one GPU", self.one), (f"{len(self.gpus)} GPUs", self.all)):
+            with calls_of(model, self.config, "equal") as call:
+                first = call()
+                different, largest = 0, 0.0
+                for _ in range(calls - 1):
+                    out = call()
+                    different += not torch.equal(out, first)
+                    largest = max(largest, relative(out, first))
+            print(f"    {name}: {different} of {calls - 1} differ from the first, by at most {largest:.1e}", flush=True)
+            self.reference = first if model is self.one else self.reference
+        print(f"    {len(self.gpus)} GPUs differ from one by {relative(first, self.reference):.1e}", flush=True)
+
+    def cards(self) -> None:
+        """Small cards, made by a ballast on each GPU."""
+        import torch
+
+        self.all.partially_unload(self.all.offload_device, 1e32)
+        with ballast(self.gpus, self.arguments.card):
+            row = Row(self.all, SINGLE)
+            try:
+                self.alternate(
+                    f"1024x704 on {len(self.gpus)} cards of {self.arguments.card:g} GB", self.arguments.size[-1], {"1 call": row}
+                )
+            finally:
+                for device in self.gpus:
+                    if device.type == "cuda":
+                        peak, left = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
+                        print(f"    {device}: torch's peak {peak / GB:.2f} GB with the ballast, {left / GB:.2f} GB are free", flush=True)
+
+    def links(self) -> None:
+        """How fast the GPUs reach each other."""
+        from wan_s2v_pack.wan_s2v_model.transformer.crew import copies_arrive, copy_speed
+
+        for source in self.gpus:
+            for target in self.gpus:
+                if source != target and source.type == "cuda":
+                    arrives = copies_arrive(source, target)
+                    print(f"    {source} to {target}: arrives {arrives}, {copy_speed(source, target) / GB:.0f} GB/s", flush=True)
+
+
+def randn(seed: int, *shape: int):
+    import torch
+
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noise(size: str):
+    return randn(5, 16, full_size.NUM_LATENT_FRAMES, *full_size.ALL_SIZES[size])
+
+
+def later_clip(config, size: str):
+    from wan_s2v_pack.wan_s2v_model.conditioning.clip import ClipConditioning
+
+    latents = full_size.ALL_SIZES[size]
+    return ClipConditioning(
+        audio_embedding=randn(6, 25, config.audio_dim, 4 * full_size.NUM_LATENT_FRAMES),
+        ref_latents=randn(7, 16, 1, *latents),
+        motion_latents=randn(8, 16, 19, *latents),
+    )
+
+
+@contextmanager
+def exchanging(over: str) -> Iterator[None]:
+    """Crews exchange keys, or heads."""
+    from wan_s2v_pack.wan_s2v_model.transformer import crew
+
+    before = crew.Crew.__init__.__defaults__
+    crew.Crew.__init__.__defaults__ = (*before[:-1], over)
+    try:
+        yield
+    finally:
+        crew.Crew.__init__.__defaults__ = before
+
+
+@contextmanager
+def calls_of(model, config, size: str) -> Iterator[Callable]:
+    """The model call of a step, as the sampler makes it, over all GPUs of a MODEL."""
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.gpus import CLONES_KEY, Gpus, gpus_of
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import CONSTANTS_KEY, ClipMemory, with_s2v_forward
+
+    model = with_s2v_forward(model)
+    model.match_multigpu_clones()
+    patchers = gpus_of(model)
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu(patchers, memory_required=8 * 2**30)
+    for patcher in patchers:
+        patcher.pre_run()
+    call = {"wrappers": model.wrappers, "uuids": [0], "cond_or_uncond": [0], CONSTANTS_KEY: ClipMemory()}
+    options = {"transformer_options": {**model.model_options["transformer_options"], **call}}
+    if len(patchers) > 1:
+        options[CLONES_KEY] = {patcher.load_device: patcher for patcher in patchers}
+    gpus, inputs = Gpus(), full_size.make_inputs(size, tiny=config is not full_size.config())
+    options = gpus.for_calls(options, 1)["transformer_options"]
+    try:
+        yield lambda: model.model.apply_model(**inputs, transformer_options=dict(options)).cpu()
+    finally:
+        gpus.close()
+        for patcher in patchers:
+            patcher.cleanup()
+
+
+@contextmanager
+def ballast(devices, card_gb: float) -> Iterator[None]:
+    """Leave so much of every GPU."""
+    import torch
+
+    held = []
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            free, total = torch.cuda.mem_get_info(device)
+            held.append(torch.empty(max(0, min(free, int(total - card_gb * GB))), dtype=torch.uint8, device=device))
+    try:
+        yield
+    finally:
+        held.clear()
+
+
+def relative(one, other) -> float:
+    return float((one.double() - other.double()).norm() / other.double().norm())
+
+
+def print_tables(tables: dict[str, dict[str, Row]]) -> None:
+    for title, rows in tables.items():
+        first = next(iter(rows.values()))
+        print(f"\n{title:40s}{'seconds (min to max)':30s}{'queued':>9s}  first row / this")
+        for name, row in rows.items():
+            ratio = statistics.median(first.seconds) / statistics.median(row.seconds)
+            difference = relative(row.latents, first.latents)
+            print(
+                f"{name:40s}{full_size.median_range(row.seconds):30s}{statistics.median(row.queued):7.3f} s  {ratio:.3f}x   "
+                f"latents differ from the first row's by {difference:.1e}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Core's "MultiGPU CFG Split" in front of our sampler: every device works in every call, and the clip is that of one device.
+
+The devices are the CPU under several names.
+"""
+
+import threading
+
+import pytest
+import torch
+from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, randn, sample_clip, with_cache
+from wan_s2v_pack.tests.golden.test_hooks import LATE, make_sampler
+from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours
+
+pytestmark = pytest.mark.comfy
+
+CLOSE = {"atol": 3e-5, "rtol": 1e-5}  # float32, on latents of up to 9, after five steps
+WITHOUT_GUIDANCE = {"cfg": 1.0}
+
+
+@pytest.fixture(scope="module", params=[load_ours, load_native])
+def model(request, bridge, checkpoint):
+    return request.param(bridge, checkpoint)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """A MODEL with core's copies on so many devices."""
+    import comfy.model_management
+    import comfy.multigpu
+
+    def split(model, count):
+        devices = [torch.device("cpu"), *(torch.device("cpu", index) for index in range(1, count))]
+        monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda *_, **__: devices)
+        return comfy.multigpu.create_multigpu_deepclones(model, count)
+
+    return split
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """The network and the team of each forward."""
+    module, seen = pack_module("wan_s2v_model.transformer.model"), []
+    forward = module.WanS2VTransformer.forward
+
+    def note(transformer, *args, team=None, **options):
+        seen.append((id(transformer.blocks[0].self_attn.q), 1 if team is None else len(team.shares)))
+        return forward(transformer, *args, team=team, **options)
+
+    monkeypatch.setattr(module.WanS2VTransformer, "forward", note)
+    return seen
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Sample without two conditionings in one batch."""
+    import comfy.samplers
+
+    def sample(sampler):
+        with monkeypatch.context() as patch:
+            patch.setattr(comfy.samplers, "can_concat_cond", lambda one, other: one is other)
+            return sample_clip(sampler)
+
+    return sample
+
+
+def test_guidance_is_split_to_the_bit(bridge, model, on, forwards, one_by_one):
+    alone = one_by_one(clip_sampler(bridge, model))
+    forwards.clear()
+    assert torch.equal(sample_clip(clip_sampler(bridge, on(model, 2))), alone)
+    assert len({network for network, _ in forwards}) == 2, "each device has layers of its own"
+    assert {size for _, size in forwards} == {1}
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "sizes"),
+    [
+        (2, WITHOUT_GUIDANCE, {2}),
+        (3, {}, {3}),
+        (4, {}, {2}),
+        (5, WITHOUT_GUIDANCE, {5}),
+        (2, {"cfg_end": 0.4}, {1, 2}),
+        (2, {"audio": (6.0,)}, {2}),
+        (3, {"audio": (6.0,)}, {1}),
+    ],
+)
+def test_all_devices_work_in_every_call(bridge, model, on, forwards, count, settings, sizes):
+    if "audio" in settings:
+        settings = {"audio": pack_module("wan_s2v_model.sampling.guidance").AudioGuidance(*settings["audio"])}
+    alone = sample_clip(clip_sampler(bridge, model, **settings))
+    forwards.clear()
+    shared = sample_clip(clip_sampler(bridge, on(model, count), **settings))
+    torch.testing.assert_close(shared, alone, **CLOSE)
+    assert len({network for network, _ in forwards}) == count
+    assert {size for _, size in forwards} == sizes
+
+
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+def test_caches_see_whole_calls(bridge, model, on, name):
+    settings = {"steps": 10, **WITHOUT_GUIDANCE}
+    alone, shared = (sample_clip(clip_sampler(bridge, with_cache(name, each), **settings)) for each in (model, on(model, 3)))
+    torch.testing.assert_close(shared, alone, **CLOSE)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_hooks_whose_strength_changes(bridge, model, on, count):
+    alone = sample_clip(make_sampler(bridge, model, LATE))
+    torch.testing.assert_close(sample_clip(make_sampler(bridge, on(model, count), LATE)), alone, **CLOSE)
+
+
+def test_other_nodes_that_look_into_blocks_see_all_tokens(bridge, model, on):
+    seen = []
+
+    def look(args, extra):
+        seen.append(args["img"].shape[1])
+        return extra["original_block"](args)
+
+    results = []
+    for each in (model, on(model, 2)):
+        patched = each.clone()
+        patched.set_model_patch_replace(look, "dit", "double_block", 1)
+        results.append(sample_clip(clip_sampler(bridge, patched, **WITHOUT_GUIDANCE)))
+    assert torch.equal(*results)
+    assert len(set(seen)) == 1
+
+
+# Trouble
+
+
+def test_error_of_one_device_is_that_of_the_sampler_and_leaves_no_thread(bridge, model, on, monkeypatch):
+    module = pack_module("wan_s2v_model.transformer.blocks")
+    sampler, before, calls = clip_sampler(bridge, on(model, 4)), threading.active_count(), []
+    forward = module.Block.forward
+
+    def fail(*args, **options):
+        calls.append(threading.current_thread().name)
+        if len(calls) == 9:
+            raise ValueError("a lost device")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(module.Block, "forward", fail)
+    with pytest.raises(ValueError, match="a lost device"):
+        sample_clip(sampler)
+    assert threading.active_count() == before
+    assert len(calls) <= 9 + 4, "within one block"
+
+
+def test_out_of_memory_on_one_device_begins_the_clip_again(bridge, model, on, monkeypatch):
+    alone = sample_clip(clip_sampler(bridge, model, **WITHOUT_GUIDANCE))
+    module, failed = pack_module("wan_s2v_model.transformer.blocks"), []
+    forward = module.Block.forward
+
+    def fail(*args, **options):
+        if not failed and threading.current_thread().name.startswith("wan_s2v"):
+            failed.append(True)
+            raise torch.OutOfMemoryError("of a helper")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(module.Block, "forward", fail)
+    shared = sample_clip(clip_sampler(bridge, on(model, 2), **WITHOUT_GUIDANCE))
+    assert failed
+    torch.testing.assert_close(shared, alone, **CLOSE)
+
+
+def test_cancelling(bridge, model, on):
+    import comfy.model_management
+
+    sampler, before = clip_sampler(bridge, on(model, 3)), threading.active_count()
+    sampler.on_step = lambda done, x0: comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample_clip(sampler)
+    assert threading.active_count() == before
+
+
+# Copies
+
+
+def test_replaced_module_of_a_copy_is_its_own(bridge, model, on, forwards):
+    """As WanVideoNAG does it: a method of the module, with its layers."""
+    import types
+
+    seen = set()
+
+    def cross_attention(module, x, context, **_):
+        seen.add(id(module.q))
+        return module.o(module.q(x))
+
+    patched = on(model, 2).clone()
+    module = patched.model.diffusion_model.blocks[0].cross_attn
+    patched.add_object_patch("diffusion_model.blocks.0.cross_attn.forward", types.MethodType(cross_attention, module))
+    sample_clip(clip_sampler(bridge, patched))
+    assert len(seen) == 2
+
+
+def test_lora_on_raw_parameters_of_copies(bridge, model, on, one_by_one):
+    patches = {"diffusion_model.blocks.0.modulation": ("diff", (0.5 * randn(1, 6, 256),))}
+    results = []
+    for each in (model, on(model, 2)):
+        patched = each.clone()
+        patched.add_patches(patches, 1.0)
+        results.append(one_by_one(clip_sampler(bridge, patched)))
+    assert torch.equal(*results)
+    assert (results[0] - sample_clip(clip_sampler(bridge, model))).abs().max() > 0.01
+
+
+def test_offload_is_that_of_the_loader_on_copies_too(bridge, checkpoint, on):
+    gpus_of = pack_module("wan_s2v_model.comfy_bridge.gpus").gpus_of
+    for offload in (True, False):
+        model = on(bridge.load_diffusion_model(checkpoint, OPTIONS, offload=offload), 3)
+        assert [getattr(each.model, "disable_offload", False) for each in gpus_of(model)] == [not offload] * 3
+
+
+def test_a_run_goes_on_with_another_number_of_gpus(bridge, model, on):
+    identity = pack_module("wan_s2v_model.runs.identity")
+    for of in (identity.model_identity, identity.attachments):
+        assert of(on(model, 3)) == of(on(model, 2)) == of(model)

@@ -1,0 +1,47 @@
+"""Slices of the tokens for several GPUs: nothing is lost or done twice, whatever the sizes."""
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.transformer.shards import Shards, bounds, rows, video_order
+
+CPU = torch.device("cpu")
+SIZES = [(20, 1560, 2314), (20, 1, 0), (3, 7, 5), (2, 24, 34)]  # latent frames, tokens of each, motion tokens
+SHARES = [(1.0,), (1.0, 1.0), (1.0,) * 3, (1.0,) * 5, (1.0,) * 8, (3.0, 1.0), (0.7, 0.2, 0.1)]
+
+
+def shards_of(size, shares):
+    frames, frame, motion = size
+    return Shards.of_clip(frames, frames * frame, (frames + 1) * frame + motion, shares)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shares", SHARES)
+def test_every_token_belongs_to_one_member(size, shares):
+    shards = shards_of(size, shares)
+    parts = [rows(shards, member, CPU) for member in range(len(shares))]
+    assert torch.cat(parts).sort().values.tolist() == list(range(sum(shards.counts)))
+    assert [len(part) for part in parts] == shards.counts
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shares", SHARES)
+def test_each_has_equally_many_tokens_of_every_frame_in_front_of_the_others(size, shares):
+    frames, frame, _ = size
+    shards = shards_of(size, shares)
+    for member, count in enumerate(shards.video_counts):
+        own = rows(shards, member, CPU)
+        assert torch.bincount(own[:count] // frame, minlength=frames).unique().numel() == 1
+        assert (own[count:] >= frames * frame).all()
+
+
+@pytest.mark.parametrize("shares", SHARES)
+def test_video_is_put_in_order(shares):
+    shards = shards_of((3, 7, 5), shares)
+    there = torch.cat([rows(shards, member, CPU)[:count] for member, count in enumerate(shards.video_counts)])
+    assert there[video_order(shards, CPU)].tolist() == list(range(21))
+
+
+def test_work_is_cut_by_the_shares():
+    assert bounds(40, (1.0, 1.0, 1.0)) == [0, 13, 27, 40]
+    assert bounds(1560, (3.0, 1.0)) == [0, 1170, 1560]
+    assert bounds(1, (1.0, 1.0, 1.0)) == [0, 0, 1, 1]
