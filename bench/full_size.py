@@ -144,13 +144,15 @@ class PeakMemory:
     """Watches the memory in use on the device, whoever allocated it: torch's own counters do not see dynamic VRAM.
 
     Attributes:
-        bytes: the most that was in use while the `with` block ran, without a ballast of `ignored_bytes`.
+        bytes: the most that was in use on a device (None: the current one) while the `with` block ran, without a ballast of
+            `ignored_bytes`.
     """
 
     INTERVAL_S = 0.005
 
-    def __init__(self, ignored_bytes: int = 0):
+    def __init__(self, ignored_bytes: int = 0, device=None):
         self.ignored_bytes = ignored_bytes
+        self.device = device
         self.bytes = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -159,7 +161,7 @@ class PeakMemory:
         import torch
 
         while not self._stop.wait(self.INTERVAL_S) and torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
+            free, total = torch.cuda.mem_get_info(self.device)
             self.bytes = max(self.bytes, total - free - self.ignored_bytes)
 
     def __enter__(self):

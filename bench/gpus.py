@@ -14,7 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,20 +162,18 @@ class Bench:
 
     def cards(self) -> None:
         """Small cards, made by a ballast on each GPU."""
-        import torch
+        from wan_s2v_pack.wan_s2v_model.comfy_bridge.gpus import gpus_of
 
-        self.all.partially_unload(self.all.offload_device, 1e32)
-        with ballast(self.gpus, self.arguments.card):
-            row = Row(self.all, SINGLE)
-            try:
-                self.alternate(
-                    f"1024x704 on {len(self.gpus)} cards of {self.arguments.card:g} GB", self.arguments.size[-1], {"1 call": row}
-                )
-            finally:
-                for device in self.gpus:
-                    if device.type == "cuda":
-                        peak, left = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
-                        print(f"    {device}: torch's peak {peak / GB:.2f} GB with the ballast, {left / GB:.2f} GB are free", flush=True)
+        size, row = self.arguments.size[-1], Row(self.all, SINGLE)
+        title = f"{size} on {len(self.gpus)} cards of {self.arguments.card:g} GB"
+        for patcher in gpus_of(self.all):
+            if patcher.is_dynamic():
+                patcher.partially_unload(patcher.offload_device, 1e32)
+        with ExitStack() as stack:
+            held = [stack.enter_context(ballast(device, self.arguments.card)) for device in self.gpus]
+            peaks = [stack.enter_context(full_size.PeakMemory(size, device)) for size, device in zip(held, self.gpus, strict=True)]
+            self.alternate(title, size, {"1 call": row})
+        print(f"    {title}: peaks {', '.join(f'{peak.bytes / GB:.2f}' for peak in peaks)} GB", flush=True)
 
     def links(self) -> None:
         """How fast the GPUs reach each other."""
@@ -251,20 +249,19 @@ def calls_of(model, config, size: str) -> Iterator[Callable]:
 
 
 @contextmanager
-def ballast(devices, card_gb: float) -> Iterator[None]:
-    """Leave so much of every GPU."""
+def ballast(device, card_gb: float) -> Iterator[int]:
+    """Leave so much of a GPU; yields the bytes that are taken."""
     import torch
 
-    held = []
-    for device in devices:
-        if device.type == "cuda":
+    size = 0
+    if device.type == "cuda":
+        with torch.cuda.device(device):
             torch.cuda.empty_cache()
             free, total = torch.cuda.mem_get_info(device)
-            held.append(torch.empty(max(0, min(free, int(total - card_gb * GB))), dtype=torch.uint8, device=device))
-    try:
-        yield
-    finally:
-        held.clear()
+        size = max(0, min(free, int(total - card_gb * GB)))
+    held = torch.empty(size, dtype=torch.uint8, device=device)
+    yield size
+    del held
 
 
 def relative(one, other) -> float:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +120,10 @@ class Member:
 
     def fetch(self, tensor: Tensor) -> Tensor:
         """A tensor of the leader on the GPU of this member."""
-        return tensor if tensor.device == self.device else tensor.to(self.device)
+        if tensor.device == self.device:
+            return tensor
+        is_direct = tensor.device.type != "cuda" or copies_arrive(tensor.device, self.device)
+        return (tensor if is_direct else tensor.cpu()).to(self.device)
 
     def _meet(self) -> None:
         try:
@@ -274,9 +277,11 @@ class Crew:
                 _wait(member.device, ready)
                 return work(member)
         except StoppedError:
+            _finish_copies(member.device)
             return None
         except BaseException as error:  # noqa: BLE001, ComfyUI's interrupt is one; `run` raises it
             self.halt.fail(error)
+            _finish_copies(member.device)
             return None
 
     def _test_copies(self) -> None:
@@ -285,6 +290,13 @@ class Crew:
             for target in self.devices:
                 if source != target and source.type == "cuda":
                     copies_arrive(source, target)
+
+
+def _finish_copies(device: torch.device) -> None:
+    """Wait for copies that are on their way, as long as the error holds their tensors."""
+    if device.type == "cuda":
+        with suppress(RuntimeError):  # a lost GPU
+            torch.cuda.synchronize(device)
 
 
 def _use_device(device: torch.device) -> None:
