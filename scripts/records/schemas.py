@@ -34,6 +34,8 @@ def input_of(name: str, kind: Any, options: dict[str, Any] | None = None) -> Sch
     entry: Schema = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind}
     if choices and not is_file_list(name):
         entry["choices"] = [choice_of(choice) for choice in choices]
+    if choices and isinstance(choices[0], dict):  # a dynamic combo begins with its first choice
+        entry["default"] = choices[0]["key"]
     if not is_file_list(name):
         entry |= {key: options[key] for key in KEPT_OPTIONS if options.get(key) is not None}
     return entry
