@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .audio import WanS2VAudioEncode, WanS2VTextToSpeech
-from .directing import WanS2VAudioGuidance, WanS2VContinuity
+from .directing import WanS2VAudioGuidance, WanS2VContinuity, WanS2VPose, WanS2VSamplingOptions
 from .loaders import WanS2VAudioEncoderLoader, WanS2VLoraLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
 from .prepare import WanS2VPrepare
 from .reports import WanS2VDriftReport, WanS2VSyncReport
@@ -24,9 +24,11 @@ class WanS2VExtension(ComfyExtension):
             WanS2VPromptSchedule,
             WanS2VTextToSpeech,
             WanS2VAudioEncode,
+            WanS2VPose,
             WanS2VPrepare,
             WanS2VAudioGuidance,
             WanS2VContinuity,
+            WanS2VSamplingOptions,
             WanS2VSampler,
             WanS2VDecode,
             WanS2VFrameRate,

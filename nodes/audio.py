@@ -81,7 +81,7 @@ class WanS2VAudioEncode(io.ComfyNode):
                     advanced=True,
                 ),
             ],
-            outputs=[WanS2VAudio.Output(display_name="audio", tooltip="What the model hears, with the sound that will be played.")],
+            outputs=[WanS2VAudio.Output(display_name="encoded_audio", tooltip="What the model hears, with the sound that will be played.")],
         )
 
     @classmethod

@@ -1,17 +1,93 @@
-"""How clips and runs follow each other: anchor and seeds, and the last frames of a video to go on from."""
+"""Options of Prepare Video and Sample Video that few videos need: each node gives one socket."""
 
 import logging
 
 from comfy_api.latest import io
 
+from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.conditioning.plan import ANCHORS, SEED_POLICIES, Continuity
-from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE
+from ..wan_s2v_model.conditioning.pose import POSE_ENDS
+from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, MOTION_LATENTS, VIDEO_FPS
 from ..wan_s2v_model.limits import share_problem
-from ..wan_s2v_model.sampling.guidance import AudioGuidance
+from ..wan_s2v_model.media.pictures import read_optional_pictures
+from ..wan_s2v_model.sampling.guidance import AudioGuidance, SamplingOptions
 from .inputs import checks_inputs
-from .sockets import WanS2VContinuitySettings, WanS2VGuidance
+from .sockets import WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPoseSettings
 
 logger = logging.getLogger("wan_s2v")
+
+
+class WanS2VPose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VPose",
+            display_name="Pose (Wan S2V)",
+            category="wan s2v/conditioning",
+            description="Gives a video the gestures of a pose video: a drawn skeleton, such as DWPose or SDPose draws it.",
+            search_aliases=["dwpose", "sdpose", "openpose", "skeleton", "gestures", "s2v"],
+            inputs=[
+                io.Video.Input("video", optional=True, tooltip="Pose video at its own frame rate; a file is read clip by clip."),
+                io.Image.Input("images", optional=True, tooltip="Pose video as frames, instead of video; their rate is fps."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="How much the pose counts: 1 as the reference, 0 as without a pose.",
+                ),
+                io.Combo.Input(
+                    "at_end",
+                    options=list(POSE_ENDS),
+                    default=POSE_ENDS[0],
+                    tooltip="Where the pose video is shorter than the sound. hold: its last picture stays. loop: it starts again. "
+                    "release: no pose from there. sync_mode official shows black instead, as the reference.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The pose is used from this share of the steps on; 0 is the first step, as in the reference.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The pose is used up to this share of the steps; 1 is the last step, as in the reference. "
+                    "Early steps decide the posture, late ones details.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=float(VIDEO_FPS),
+                    min=1.0,
+                    max=240.0,
+                    step=0.001,
+                    tooltip="Frame rate of images; a video brings its own.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[WanS2VPoseSettings.Output(display_name="pose", tooltip="For Prepare Video (Wan S2V).")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        advice = "To sample without the pose set strength to 0."
+        return share_problem("The pose", "", start_percent, end_percent, advice) or True
+
+    @classmethod
+    @checks_inputs
+    def execute(cls, strength, at_end, start_percent, end_percent, fps, video=None, images=None) -> io.NodeOutput:
+        if (video is None) == (images is None):
+            raise ValueError(f"Connect either video or images to Pose (Wan S2V); connected: {'none' if video is None else 'both'}.")
+        images = read_optional_pictures("images", images)
+        return io.NodeOutput(comfy_bridge.ConnectedPose(images, fps, video, strength, (start_percent, end_percent), at_end))
 
 
 class WanS2VContinuity(io.ComfyNode):
@@ -112,3 +188,53 @@ class WanS2VAudioGuidance(io.ComfyNode):
     @checks_inputs
     def execute(cls, audio_cfg, start_percent, end_percent, audio_strength) -> io.NodeOutput:
         return io.NodeOutput(AudioGuidance(audio_cfg, start_percent, end_percent, audio_strength))
+
+
+class WanS2VSamplingOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VSamplingOptions",
+            display_name="Sampling Options (Wan S2V)",
+            category="wan s2v/sampling",
+            description="Saves time at some loss: guidance in a part of the steps only, and a shorter warm-up of the decoder.",
+            search_aliases=["cfg", "guidance interval", "faster", "vae warmup", "s2v"],
+            inputs=[
+                io.Float.Input(
+                    "cfg_start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Guidance begins behind this share of the steps; 0 is the first step, as in the reference.",
+                ),
+                io.Float.Input(
+                    "cfg_end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Guidance ends behind this share of the steps. A step without guidance takes half the time, and the video "
+                    "changes; 1 guides to the end, as the reference does.",
+                ),
+                io.Int.Input(
+                    "vae_warmup",
+                    default=MOTION_LATENTS,
+                    min=1,
+                    max=MOTION_LATENTS,
+                    tooltip="Latents of motion that are decoded in front of a later clip and thrown away, 19 in the reference. "
+                    "Fewer decode faster; the first frames of a clip then depart.",
+                ),
+            ],
+            outputs=[WanS2VOptions.Output(display_name="options", tooltip="For Sample Video (Wan S2V).")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, cfg_start_percent, cfg_end_percent) -> bool | str:
+        advice = "To sample without guidance set cfg of Sample Video to 1."
+        return share_problem("Guidance", "cfg_", cfg_start_percent, cfg_end_percent, advice) or True
+
+    @classmethod
+    @checks_inputs
+    def execute(cls, cfg_start_percent, cfg_end_percent, vae_warmup) -> io.NodeOutput:
+        return io.NodeOutput(SamplingOptions(cfg_start_percent, cfg_end_percent, vae_warmup))

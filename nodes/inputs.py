@@ -6,7 +6,7 @@ import numbers
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ def _widget_problem(widget: io.Input, value: Any) -> str | None:
         options = list(widget.options or ())
         shown = ", ".join(map(str, options[:OPTIONS_SHOWN])) + (", ..." if len(options) > OPTIONS_SHOWN else "")
         return None if value in options else f"{widget.id} must be one of {shown}; got {value!r}."
+    if isinstance(widget, io.DynamicCombo.Input):
+        return _dynamic_problem(widget, value)
     if isinstance(widget, io.Int.Input | io.Float.Input):
         number, words = (numbers.Integral, "a whole number") if isinstance(widget, io.Int.Input) else (numbers.Real, "a number")
         if not isinstance(value, number) or not widget.min <= value <= widget.max:
@@ -62,6 +64,21 @@ def _widget_problem(widget: io.Input, value: Any) -> str | None:
     if isinstance(widget, io.String.Input) and not isinstance(value, str):
         return f"{widget.id} must be text; got {value!r}."
     return None
+
+
+def _dynamic_problem(widget: io.DynamicCombo.Input, value: Mapping[str, Any] | None) -> str | None:
+    """ComfyUI leaves out a choice that there is not, or one that comes over a link; the chosen inputs stand beside their choice."""
+    options = {option.key: option.inputs for option in widget.options}
+    value = value or {}
+    chosen = value.get(widget.id)
+    if chosen not in options:
+        return choice_problem(widget.id, options, chosen)
+    return next(filter(None, (_widget_problem(inner, value.get(inner.id)) for inner in options[chosen])), None)
+
+
+def choice_problem(name: str, options: Iterable[str], value: Any) -> str:
+    """What to say about a choice with inputs of its own that there is not."""
+    return f"{name} must be one of {', '.join(options)}, chosen on the node itself; got {value!r}."
 
 
 def run_name_problem(run_name: str | None) -> str | None:
@@ -78,6 +95,15 @@ def run_name_problem(run_name: str | None) -> str | None:
             f"run_name: there is a run {other!r}, and on Windows and macOS {run_name!r} is the same name. Write it so, or choose another."
         )
     return None
+
+
+def clip_to_redo(run_name: str, redo_from_clip: int) -> int | None:
+    """From which clip a run is sampled anew; None where all clips are kept."""
+    if redo_from_clip < 0:
+        return None
+    if not run_name:
+        raise ValueError("redo_from_clip needs the run_name of an earlier run.")
+    return redo_from_clip
 
 
 def run_folder(run_name: str) -> Path:

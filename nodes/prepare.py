@@ -1,5 +1,6 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import folder_paths
@@ -9,16 +10,15 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.conditioning.clip import start_history
 from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_image
 from ..wan_s2v_model.conditioning.plan import VideoShape, plan_video
-from ..wan_s2v_model.conditioning.pose import POSE_ENDS, PoseGuide
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, VIDEO_FPS
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP
 from ..wan_s2v_model.cost.estimate import default_job
-from ..wan_s2v_model.cost.requirements import describe_plan
-from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
+from ..wan_s2v_model.cost.requirements import describe_plan, describe_shape
+from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
 from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import draw_plan
-from .inputs import checks_inputs
-from .sockets import WanS2VAudio, WanS2VPlan
+from .inputs import checks_inputs, choice_problem
+from .sockets import WanS2VAudio, WanS2VPlan, WanS2VPoseSettings
 
 FIRST_FRAME = ("free", "from picture")
 AUDIO_HISTORY = ("first frame", "real")
@@ -34,30 +34,17 @@ class WanS2VPrepare(io.ComfyNode):
             description="Plans the clips: size, number, sound and pose of each. Samples nothing; look at the preview first.",
             search_aliases=["plan", "talking", "lip sync", "s2v"],
             inputs=[
-                WanS2VAudio.Input("audio", tooltip="From Encode Audio (Wan S2V). Its length decides the length of the video."),
+                WanS2VAudio.Input("encoded_audio", tooltip="From Encode Audio (Wan S2V). Its length decides the length of the video."),
                 io.Image.Input("image", tooltip="The person or figure that talks or sings; the first picture of a batch is used."),
                 io.Vae.Input("vae", tooltip="The Wan2.1 VAE."),
-                io.Combo.Input(
+                io.DynamicCombo.Input(
                     "size",
-                    options=[*AREAS, CUSTOM_SIZE],
-                    default="480P",
-                    tooltip="Area of the video; the picture decides its aspect (sides: multiples of 64). custom: width and height below.",
-                ),
-                io.Int.Input(
-                    "width",
-                    default=832,
-                    min=SIDES_PX.lowest,
-                    max=SIDES_PX.highest,
-                    step=SIDES_PX.step,
-                    tooltip="Pixels, a multiple of 16; only used with size custom. Multiples of 64 keep all of the far motion history.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=480,
-                    min=SIDES_PX.lowest,
-                    max=SIDES_PX.highest,
-                    step=SIDES_PX.step,
-                    tooltip="Pixels, a multiple of 16; only used with size custom. Multiples of 64 keep all of the far motion history.",
+                    options=[
+                        *(io.DynamicCombo.Option(area, []) for area in AREAS),
+                        io.DynamicCombo.Option(CUSTOM_SIZE, [_side("width", 832), _side("height", 480)]),
+                    ],
+                    tooltip="Area of the video; the picture decides its aspect (sides: multiples of 64) and is not enlarged. "
+                    "custom: a width and a height of your own.",
                 ),
                 io.Int.Input(
                     "frames_per_clip",
@@ -70,71 +57,28 @@ class WanS2VPrepare(io.ComfyNode):
                 io.Int.Input(
                     "max_clips", default=0, min=0, max=100_000, tooltip="Stop after this many clips; 0 means as many as the sound needs."
                 ),
-                io.Combo.Input(
-                    "sync_mode",
-                    options=list(SYNC_MODES),
-                    default="aligned",
-                    tooltip="aligned: picture and sound together, exact length, no black bars, pose at its own speed. "
-                    "official: as the reference, whose picture leads the sound by 3 frames.",
-                ),
-                io.Combo.Input(
-                    "first_frame",
-                    options=list(FIRST_FRAME),
-                    default="free",
-                    tooltip="free: the model chooses the first pose. from picture: the video starts from the picture itself.",
-                ),
-                io.Image.Input("pose", optional=True, tooltip="Pose video (for example DWPose), as frames; its rate is pose_fps."),
-                io.Float.Input(
-                    "pose_fps", default=float(VIDEO_FPS), min=1.0, max=240.0, step=0.001, tooltip="Frame rate of the frames in pose."
-                ),
                 io.Image.Input(
                     "previous_frames",
                     optional=True,
                     tooltip="Frames at 16 fps to continue from; the last 73 are used. They are not repeated in the video.",
                 ),
-                io.Video.Input(
-                    "pose_video",
+                WanS2VPoseSettings.Input("pose", optional=True, tooltip="From Pose (Wan S2V): gestures of a pose video."),
+                io.Combo.Input(
+                    "first_frame",
                     optional=True,
-                    tooltip="Pose video as a VIDEO, instead of pose: brings its own frame rate and is read clip by clip.",
-                ),
-                io.Float.Input(
-                    "pose_strength",
-                    optional=True,
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="How much the pose counts: 1 as the reference, 0 as without a pose.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "pose_start_percent",
-                    optional=True,
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="The pose is used from this share of the steps on; 0 is the first step, as in the reference.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "pose_end_percent",
-                    optional=True,
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="The pose is used up to this share of the steps; 1 is the last step, as in the reference. "
-                    "Early steps decide the posture, late ones details.",
+                    options=list(FIRST_FRAME),
+                    default=FIRST_FRAME[0],
+                    tooltip="free: the model chooses the first pose. from picture: the video starts from the picture itself.",
                     advanced=True,
                 ),
                 io.Combo.Input(
-                    "pose_end",
+                    "sync_mode",
                     optional=True,
-                    options=list(POSE_ENDS),
-                    default="hold",
-                    tooltip="Where the pose video is shorter than the sound. hold: its last picture stays. loop: it starts again. "
-                    "release: no pose from there. sync_mode official shows black instead, as the reference.",
+                    options=list(SYNC_MODES),
+                    default="aligned",
+                    tooltip="aligned: picture and sound together, exact length, no black bars, pose at its own speed. "
+                    "official: as the reference, whose picture leads the sound by 3 frames.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "audio_history",
@@ -160,51 +104,38 @@ class WanS2VPrepare(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width, height, frames_per_clip, pose_start_percent=0.0, pose_end_percent=1.0) -> bool | str:
-        advice = "To sample without the pose set pose_strength to 0."
-        problems = (
-            SIDES_PX.problem("width", width),
-            SIDES_PX.problem("height", height),
-            FRAMES_PER_CLIP.problem("frames_per_clip", frames_per_clip),
-            share_problem("The pose", "pose_", pose_start_percent, pose_end_percent, advice),
-        )
-        return next(filter(None, problems), True)
+    def validate_inputs(cls, frames_per_clip, *, size=None) -> bool | str:
+        """ComfyUI gives the `size` only where its choice is one of ours, and then without its values."""
+        if size is None:
+            return choice_problem("size", (*AREAS, CUSTOM_SIZE), None)
+        return FRAMES_PER_CLIP.problem("frames_per_clip", frames_per_clip) or True
 
     @classmethod
     @checks_inputs
     def execute(
         cls,
-        audio,
+        encoded_audio,
         image,
         vae,
-        size,
-        width,
-        height,
         frames_per_clip,
         max_clips,
-        sync_mode,
-        first_frame,
-        pose_fps,
-        pose=None,
+        size=None,
         previous_frames=None,
-        pose_video=None,
-        pose_strength=1.0,
-        pose_start_percent=0.0,
-        pose_end_percent=1.0,
-        pose_end="hold",
+        pose=None,
+        first_frame=FIRST_FRAME[0],
+        sync_mode="aligned",
         audio_history=AUDIO_HISTORY[0],
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         image, previous_frames = read_pictures("image", image), read_optional_pictures("previous_frames", previous_frames)
-        height, width = choose_size(size, image, height, width)
+        height, width = _chosen_size(image, **size)
         shape = VideoShape(height, width, frames_per_clip, max_clips, sync_mode)
         picture = fit_image(image[0], height, width, cover=shape.covers)
         history = start_history(picture, previous_frames, from_picture=first_frame == "from picture", cover=shape.covers)
         encode = comfy_bridge.RunVae(vae).encode
-        with comfy_bridge.open_pose(pose, pose_fps, pose_video) as video:
-            guide = None if video is None else PoseGuide(video, pose_strength, (pose_start_percent, pose_end_percent), pose_end)
+        with nullcontext() if pose is None else pose.opened() as guide:
             options = {"real_audio_history": audio_history == "real", "folder": Path(folder_paths.get_temp_directory())}
-            plan = plan_video(audio, shape, picture, history, guide, encode=encode, **options)
+            plan = plan_video(encoded_audio, shape, picture, history, guide, encode=encode, **options)
         timeline = plan.timeline
         job = default_job(timeline, height, width, comfy_bridge.vae_value_bytes(vae))
         preview = draw_plan(
@@ -215,4 +146,17 @@ class WanS2VPrepare(io.ComfyNode):
             seconds=timeline.seconds,
             lines=describe_plan(job, *comfy_bridge.assumed_facts(vae)),
         )
+        comfy_bridge.text_display()(describe_shape(timeline, height, width))
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)
+
+
+def _side(name: str, default: int) -> io.Int.Input:
+    tooltip = "Pixels, a multiple of 16. Multiples of 64 keep all of the far motion history."
+    return io.Int.Input(name, default=default, min=SIDES_PX.lowest, max=SIDES_PX.highest, step=SIDES_PX.step, tooltip=tooltip)
+
+
+def _chosen_size(image, size: str, width: int = 0, height: int = 0) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    if problem := size == CUSTOM_SIZE and (SIDES_PX.problem("width", width) or SIDES_PX.problem("height", height)):
+        raise ValueError(problem)
+    return choose_size(size, image, height, width)

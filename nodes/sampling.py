@@ -9,8 +9,8 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite, require_width
-from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, MOTION_LATENTS
-from ..wan_s2v_model.limits import LARGEST_SEED, share_problem
+from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS
+from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.earlier import earlier_texts
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
@@ -18,9 +18,10 @@ from ..wan_s2v_model.runs.finish import Networks, finish_and_show, require_space
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.runs.takes import handed_on, takes
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
+from ..wan_s2v_model.sampling.guidance import NO_OPTIONS
 from ..wan_s2v_model.sampling.progress import Progress, video_size
-from .inputs import checks_inputs, folder_of_run, run_name_problem
-from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VPlan
+from .inputs import checks_inputs, clip_to_redo, folder_of_run, run_name_problem
+from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
 
@@ -62,7 +63,7 @@ class WanS2VSampler(io.ComfyNode):
                     default=DEFAULT_SEED,
                     min=0,
                     max=LARGEST_SEED,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Noise of clip 0; each later clip uses the next number.",
                 ),
                 io.Int.Input(
@@ -80,20 +81,6 @@ class WanS2VSampler(io.ComfyNode):
                     step=0.1,
                     tooltip="Guidance by prompt and sound against the negative prompt in silence. 1 switches it off and halves the time.",
                 ),
-                io.Float.Input(
-                    "shift",
-                    default=DEFAULT_SHIFT,
-                    min=0.01,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Moves steps towards high noise. The reference uses 3. A ModelSamplingSD3 node in front of the model wins.",
-                ),
-                io.Combo.Input(
-                    "solver",
-                    options=list(comfy_bridge.SAMPLER_NAMES),
-                    default="unipc",
-                    tooltip="unipc and dpm++ are the reference's own solvers; the others are ComfyUI's samplers.",
-                ),
                 io.String.Input(
                     "run_name",
                     default="",
@@ -102,6 +89,7 @@ class WanS2VSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "redo_from_clip",
+                    optional=True,
                     default=-1,
                     min=-1,
                     max=100_000,
@@ -109,64 +97,45 @@ class WanS2VSampler(io.ComfyNode):
                     "Cut off and queued again with the same inputs, it goes on.",
                     advanced=True,
                 ),
-                io.Sampler.Input("sampler", optional=True, tooltip="A ComfyUI sampler to use instead of solver."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels to use instead of steps and shift."),
-                io.Float.Input(
-                    "cfg_start_percent",
-                    optional=True,
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Guidance begins behind this share of the steps; 0 is the first step, as in the reference.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "cfg_end_percent",
-                    optional=True,
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Guidance ends behind this share of the steps. A step without guidance takes half the time, and the video "
-                    "changes; 1 guides to the end, as the reference does.",
-                    advanced=True,
-                ),
-                io.Int.Input(
-                    "vae_warmup",
-                    optional=True,
-                    default=MOTION_LATENTS,
-                    min=1,
-                    max=MOTION_LATENTS,
-                    tooltip="Latents of motion that are decoded in front of a later clip and thrown away, 19 in the reference. "
-                    "Fewer decode faster; the first frames of a clip then depart.",
-                    advanced=True,
-                ),
-                WanS2VGuidance.Input(
-                    "audio_guidance",
-                    optional=True,
-                    tooltip="From Audio Guidance (Wan S2V). Without it cfg holds for prompt and sound together, as in the reference.",
-                ),
                 WanS2VContinuitySettings.Input(
                     "continuity",
                     optional=True,
                     tooltip="From Continuity (Wan S2V): an anchor against drift of colours over many clips, and the seeds of the clips. "
                     "Without it as the reference.",
                 ),
+                WanS2VGuidance.Input(
+                    "audio_guidance",
+                    optional=True,
+                    tooltip="From Audio Guidance (Wan S2V). Without it cfg holds for prompt and sound together, as in the reference.",
+                ),
+                WanS2VOptions.Input("options", optional=True, tooltip="From Sampling Options (Wan S2V): what trades quality for time."),
+                io.Sampler.Input("sampler", optional=True, tooltip="A ComfyUI sampler to use instead of solver."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels to use instead of steps and shift."),
+                io.Combo.Input(
+                    "solver",
+                    optional=True,
+                    options=list(comfy_bridge.SAMPLER_NAMES),
+                    default="unipc",
+                    tooltip="unipc and dpm++ are the reference's own solvers; the others are ComfyUI's samplers.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "shift",
+                    optional=True,
+                    default=DEFAULT_SHIFT,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Moves steps towards high noise. The reference uses 3. A ModelSamplingSD3 node in front of the model wins.",
+                    advanced=True,
+                ),
             ],
             outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
         )
 
     @classmethod
-    def validate_inputs(cls, run_name, redo_from_clip, cfg_start_percent=0.0, cfg_end_percent=1.0) -> bool | str:
-        if problem := run_name_problem(run_name):
-            return problem
-        if redo_from_clip is not None and redo_from_clip < -1:
-            return f"redo_from_clip must be -1 or the number of a clip, got {redo_from_clip}."
-        if redo_from_clip is not None and redo_from_clip >= 0 and run_name == "":
-            return "redo_from_clip needs the run_name of an earlier run."
-        advice = "To sample without guidance set cfg to 1."
-        return share_problem("Guidance", "cfg_", cfg_start_percent, cfg_end_percent, advice) or True
+    def validate_inputs(cls, run_name) -> bool | str:
+        return run_name_problem(run_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, run_name="", **inputs):
@@ -185,18 +154,17 @@ class WanS2VSampler(io.ComfyNode):
         seed,
         steps,
         cfg,
-        shift,
-        solver,
         run_name,
-        redo_from_clip,
+        redo_from_clip=-1,
+        continuity=AS_REFERENCE,
+        audio_guidance=None,
+        options=NO_OPTIONS,
         sampler=None,
         sigmas=None,
-        cfg_start_percent=0.0,
-        cfg_end_percent=1.0,
-        vae_warmup=MOTION_LATENTS,
-        audio_guidance=None,
-        continuity=AS_REFERENCE,
+        solver="unipc",
+        shift=DEFAULT_SHIFT,
     ) -> io.NodeOutput:
+        redo_from = clip_to_redo(run_name, redo_from_clip)
         comfy_bridge.require_wan_vae(vae)
         require_finite(positive, negative)
         positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
@@ -209,20 +177,19 @@ class WanS2VSampler(io.ComfyNode):
             sampler=sampler,
             sigmas=sigmas,
             round_state=plan.timeline.sync_mode == "official",
-            cfg_start=cfg_start_percent,
-            cfg_end=cfg_end_percent,
-            vae_warmup=vae_warmup,
+            cfg_start=options.cfg_start,
+            cfg_end=options.cfg_end,
+            vae_warmup=options.vae_warmup,
             audio=audio_guidance,
         )
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         require_width(sample.config.text_dim, positive=positive, negative=negative)
         plan.require_audio(sample.config.num_audio_layers, sample.config.audio_dim)
         kept = {} if not run_name else _kept_inputs(model, positive, negative, plan, settings, seed, vae)
-        redo_from = None if redo_from_clip < 0 else redo_from_clip
         name = takes.name(run_name, comfy_bridge.place_in_list())
         with folder_of_run(name) as folder, RunStore.open(folder, redo_from=redo_from, fixed=FIXED, **kept) as store:
             cls._run(store, plan, seed, sample, vae)
-            clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=vae_warmup)
+            clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=options.vae_warmup)
         if run_name:
             handed_on.note(run_name, folder)
         return io.NodeOutput(clips)

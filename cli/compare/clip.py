@@ -46,7 +46,7 @@ def make_clip(client: ComfyClient, options: argparse.Namespace, names: Mapping[s
     Raises:
         PromptError, ComfyError: as `predict`. ValueError: if the video cannot be read.
     """
-    size = {"size": "custom", "width": options.side, "height": options.side}
+    size = {"size": "custom", "size.width": options.side, "size.height": options.side}
     inputs = {PREPARE: size, SAMPLER: {"steps": options.steps, "seed": SEED}, "WanS2VAudioEncode": {"duration": options.seconds}}
     made = make_video(client, Request(image=PICTURE, audio=SOUND, files=names, inputs=inputs), say)
     client.download(made.file, video)

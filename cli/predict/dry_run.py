@@ -104,16 +104,14 @@ def look_ahead(client: ComfyClient, request: Request) -> Outlook:
 def job_of(prompt: Prompt, request: Request) -> Job:
     """What the sampler will have to do."""
     sampler = inputs_of(prompt, SAMPLER)
-    guided = sampler["cfg_end_percent"] - sampler["cfg_start_percent"] if sampler["cfg"] != 1 else 0.0
     height, width = size_of(prompt, request.image)
     return Job(
         timeline_of(prompt, request.audio),
         height,
         width,
         steps=sampler["steps"],
-        model_calls=1 + guided,
+        model_calls=1 if sampler["cfg"] == 1 else 2,
         vae_value_bytes=4 if inputs_of(prompt, VAE)["dtype"] == "fp32" else 2,
-        vae_warmup=sampler["vae_warmup"],
     )
 
 
@@ -133,7 +131,7 @@ def size_of(prompt: Prompt, picture: Path) -> tuple[int, int]:
     """Height and width of the video, as Prepare Video will choose them."""
     plan = inputs_of(prompt, PREPARE)
     if plan["size"] == CUSTOM_SIZE:
-        return plan["height"], plan["width"]
+        return plan["size.height"], plan["size.width"]
     try:
         with Image.open(picture) as image:
             width, height = ImageOps.exif_transpose(image).size

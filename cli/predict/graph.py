@@ -15,7 +15,7 @@ from ..models.folders import ROOT
 
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
-PREPARE, SAMPLER, SAVE = "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
+POSE, PREPARE, SAMPLER, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
 AUDIO_ENCODE = "WanS2VAudioEncode"
 FILE_INPUTS = {  # part -> node and input that choose its file
     "model": (MODEL, "model_name"),
@@ -26,11 +26,13 @@ FILE_INPUTS = {  # part -> node and input that choose its file
 }
 FAST = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # of the sampler, with the LoRA of few steps
 FAST_LORA = next(file.name for file in FILES["comfy"] if file.part == "lora")
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # brings inputs of its own with some of its choices
 PARSERS: dict[str, Callable[[str], Any]] = {
     "INT": int,
     "FLOAT": float,
     "STRING": str,
     "COMBO": str,
+    DYNAMIC_COMBO: str,
     "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
 }
 
@@ -110,7 +112,7 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     inputs_of(prompt, "LoadImage")["image"] = upload(request.image)
     inputs_of(prompt, "LoadAudio")["audio"] = upload(request.audio)
     if request.pose is not None:
-        input_spec(object_info, PREPARE, "pose_video")
+        input_spec(object_info, POSE, "video")
         add_pose(prompt, upload(request.pose))
     return prompt
 
@@ -188,11 +190,18 @@ def input_spec(object_info: Mapping[str, Any], node_type: str, name: str) -> Seq
     """Type and options of an input, as the server tells them."""
     if node_type not in object_info:
         raise PackMissing(f"ComfyUI has no node {node_type}. Update this pack there.")
-    groups = object_info[node_type]["input"]
-    known = {**groups.get("required", {}), **groups.get("optional", {})}
+    known = dict(all_inputs(object_info[node_type]["input"]))
     if name not in known:
         raise PromptError(f"{node_type} has no input {name} on this server; it has {', '.join(known)}.")
     return known[name]
+
+
+def all_inputs(groups: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Sequence[Any]]]:
+    """Name, and type and options, of every input; those that come with a choice are named behind it: size.width."""
+    for name, spec in {**groups.get("required", {}), **groups.get("optional", {})}.items():
+        yield prefix + name, spec
+        for option in spec[1]["options"] if spec[0] == DYNAMIC_COMBO else ():
+            yield from all_inputs(option["inputs"], f"{prefix}{name}.")
 
 
 # --- other inputs
@@ -239,7 +248,9 @@ def container(format_name: str) -> str:
 def add_pose(prompt: Prompt, name: str) -> None:
     """Connect an uploaded video to the plan as its pose, at its own frame rate."""
     loader = add_node(prompt, "LoadVideo", "Pose Video", {"file": name})
-    inputs_of(prompt, PREPARE)["pose_video"] = [loader, 0]
+    defaults = {"strength": 1.0, "at_end": "hold", "start_percent": 0.0, "end_percent": 1.0, "fps": 16.0}
+    pose = add_node(prompt, POSE, "Pose (Wan S2V)", {"video": [loader, 0], **defaults})
+    inputs_of(prompt, PREPARE)["pose"] = [pose, 0]
 
 
 def add_node(prompt: Prompt, node_type: str, title: str, inputs: dict[str, Any]) -> str:

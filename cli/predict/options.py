@@ -137,7 +137,7 @@ def size(text: str) -> dict[str, Any]:
     width, height = int(sides[1]), int(sides[2])
     if not (SIDES_PX.allow(width) and SIDES_PX.allow(height)):
         raise argparse.ArgumentTypeError(f"sides must be multiples of {SIDES_PX}, got {text}")
-    return {"size": "custom", "width": width, "height": height}
+    return {"size": "custom", "size.width": width, "size.height": height}
 
 
 def change(text: str) -> str:

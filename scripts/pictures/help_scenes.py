@@ -10,7 +10,7 @@ Size = tuple[int, int]
 
 SMALL = {  # a run of the tiny models that takes seconds
     "WanS2VAudioEncode": {"duration": 5.0},
-    "WanS2VPrepare": {"size": "custom", "width": 64, "height": 64, "frames_per_clip": 16},
+    "WanS2VPrepare": {"size": "custom", "size.width": 64, "size.height": 64, "frames_per_clip": 16},
     "WanS2VSampler": {"steps": 2},
 }
 TALKING = "talking.mp4"
@@ -97,7 +97,18 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VAudioGuidance": Scene(
         [["WanS2VAudioGuidance"], ["WanS2VSampler"]],
         ["WanS2VAudioGuidance.audio_guidance > WanS2VSampler.audio_guidance"],
-        values={"WanS2VAudioGuidance": {"audio_cfg": 6.0, "end_percent": 0.6}, "WanS2VSampler": {"cfg_end_percent": 0.6}},
+        values={"WanS2VAudioGuidance": {"audio_cfg": 6.0, "end_percent": 0.6}},
+    ),
+    "WanS2VPose": Scene(
+        [["LoadVideo"], ["WanS2VPose"], ["WanS2VPrepare"]],
+        ["LoadVideo.VIDEO > WanS2VPose.video", "WanS2VPose.pose > WanS2VPrepare.pose"],
+        values={"LoadVideo": {"file": "sample_pose.mp4"}, "WanS2VPose": {"at_end": "loop"}},
+        sizes={"LoadVideo": (320, 480)},
+    ),
+    "WanS2VSamplingOptions": Scene(
+        [["WanS2VSamplingOptions"], ["WanS2VSampler"]],
+        ["WanS2VSamplingOptions.options > WanS2VSampler.options"],
+        values={"WanS2VSamplingOptions": {"cfg_end_percent": 0.6}},
     ),
     "WanS2VContinuity": Scene(
         [["WanS2VContinuity"], ["WanS2VSampler"]],

@@ -33,10 +33,20 @@ def input_of(name: str, kind: Any, options: dict[str, Any] | None = None) -> Sch
     choices = kind if isinstance(kind, list) else options.get("options")
     entry: Schema = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind}
     if choices and not is_file_list(name):
-        entry["choices"] = list(choices)
+        entry["choices"] = [choice_of(choice) for choice in choices]
+    if choices and isinstance(choices[0], dict):  # a dynamic combo begins with its first choice
+        entry["default"] = choices[0]["key"]
     if not is_file_list(name):
         entry |= {key: options[key] for key in KEPT_OPTIONS if options.get(key) is not None}
     return entry
+
+
+def choice_of(choice: str | dict[str, Any]) -> str | Schema:
+    """A choice; of a dynamic combo with the inputs that it brings, if any."""
+    if isinstance(choice, str):
+        return choice
+    brought = [input_of(name, *spec) for group in GROUPS for name, spec in choice["inputs"].get(group, {}).items()]
+    return {"key": choice["key"], "inputs": brought} if brought else choice["key"]
 
 
 def is_file_list(name: str) -> bool:

@@ -156,12 +156,13 @@ the portrait does.""",
         ),
         prepare(
             LISTEN,
-            change(PREPARE, {"pose_video": (13, "VIDEO")}, pose_end="loop"),
+            Node(14, "WanS2VPose", {"at_end": "loop"}, {"video": (13, "VIDEO")}),
+            change(PREPARE, {"pose": (14, "pose")}),
             PREVIEW,
             note="""## Pose
 
-*pose_strength* and the percents (advanced) decide how strictly it is followed. *pose_end*: what happens where it is shorter than the
-speech; here it starts again.""",
+*strength* and the percents decide how strictly it is followed. *at_end*: what happens where it is shorter than the speech; here it
+starts again.""",
         ),
         sample(),
         save(change(SAVE, filename_prefix="video/wan_s2v_pose")),
@@ -272,7 +273,7 @@ compute as the reference does.""",
         ),
         prepare(
             replace(LISTEN, id=9),
-            replace(PREPARE, id=10, sources={"audio": (9, "audio"), "image": (5, "IMAGE"), "vae": (4, "VAE")}),
+            replace(PREPARE, id=10, sources={"encoded_audio": (9, "encoded_audio"), "image": (5, "IMAGE"), "vae": (4, "VAE")}),
             replace(PREVIEW, id=11, sources={"images": (10, "preview")}),
         ),
         sample(
@@ -332,7 +333,7 @@ The negative prompt is the model's own, in Chinese.""",
         ),
         prepare(
             replace(LISTEN, sources={"audio_encoder": (3, "audio_encoder")}),
-            replace(PREPARE, sources={"audio": (8, "audio"), "vae": (4, "vae")}),
+            replace(PREPARE, sources={"encoded_audio": (8, "encoded_audio"), "vae": (4, "vae")}),
         ),
         sample(),
         Group(

@@ -75,7 +75,7 @@ PORTRAIT = Node(5, "LoadImage", {"image": "sample_portrait.png"}, title="Portrai
 SPEECH = Node(6, "LoadAudio", {"audio": "sample_speech.wav"}, title="Speech")
 TEXT = Node(7, "WanS2VTextEncode", {"prompt": PROMPT}, {"clip": (2, "clip")})
 LISTEN = Node(8, "WanS2VAudioEncode", {}, {"audio_encoder": (3, "audio_encoder"), "audio": (6, "AUDIO")})
-PREPARE = Node(9, "WanS2VPrepare", {}, {"audio": (8, "audio"), "image": (5, "IMAGE"), "vae": (4, "vae")})
+PREPARE = Node(9, "WanS2VPrepare", {}, {"encoded_audio": (8, "encoded_audio"), "image": (5, "IMAGE"), "vae": (4, "vae")})
 PREVIEW = Node(10, "PreviewImage", {}, {"images": (9, "preview")}, title="Clips and Sound")
 SAMPLE = Node(
     11,

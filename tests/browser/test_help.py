@@ -56,7 +56,7 @@ def test_the_canvas_speaks_chinese(chinese_canvas, person, picture):
         assert node["widgets"] == {name: said["inputs"][name]["name"] for name in node["widgets"] if name in said["inputs"]}
         assert node["outputs"] == [output["name"] for output in said["outputs"].values()]
     (node,) = nodes_of_type(graph, "WanS2VPrepare")
-    person.page.mouse.move(*person.page.evaluate(WIDGET_POSITION, [node, "sync_mode"]))
-    tooltip = person.page.get_by_text(texts["WanS2VPrepare"]["inputs"]["sync_mode"]["tooltip"])
+    person.page.mouse.move(*person.page.evaluate(WIDGET_POSITION, [node, "frames_per_clip"]))
+    tooltip = person.page.get_by_text(texts["WanS2VPrepare"]["inputs"]["frames_per_clip"]["tooltip"])
     tooltip.wait_for(timeout=TIMEOUT_MS)
     picture("chinese")

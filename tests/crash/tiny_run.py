@@ -90,10 +90,11 @@ class TinyRun:
         with torch.inference_mode():
             positive, negative = pack_module("nodes.text").WanS2VTextEncode.execute(self.clip, "A person sings.", "").args
             audio = heard or pack_module("nodes.audio").WanS2VAudioEncode.execute(self.audio_encoder, self.audio, 0.0, 0.0).args[0]
-            size = {"size": "custom", "width": SIDE, "height": SIDE, "frames_per_clip": FRAMES_PER_CLIP, "max_clips": 0}
+            size = {"size": {"size": "custom", "width": SIDE, "height": SIDE}, "frames_per_clip": FRAMES_PER_CLIP, "max_clips": 0}
             prepare = pack_module("nodes.prepare").WanS2VPrepare
-            plan = prepare.execute(audio, self.picture, self.vae, **size, sync_mode="aligned", first_frame="free", pose_fps=16.0).args[0]
+            plan = prepare.execute(audio, self.picture, self.vae, **size).args[0]
             inputs = {"model": self.model, "positive": positive, "negative": negative, "vae": self.vae, "plan": plan}
-            settings = {"seed": SEED, "steps": steps, "cfg": 4.5, "shift": 3.0, "solver": "unipc", "vae_warmup": VAE_WARMUP}
+            options = pack_module("nodes.directing").WanS2VSamplingOptions.execute(0.0, 1.0, VAE_WARMUP).args[0]
+            settings = {"seed": SEED, "steps": steps, "cfg": 4.5, "options": options}
             sampler = pack_module("nodes.sampling").WanS2VSampler
             return sampler.execute(**inputs, **settings, run_name=run_name, redo_from_clip=redo_from_clip).args[0]

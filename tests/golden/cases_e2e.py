@@ -75,18 +75,15 @@ def _plan(case: Case, vae, picture: Tensor, pose: Tensor | None) -> Plan:
     encoder = comfy_bridge().AudioEncoder(str(weights_file(case.path("wav2vec_dir"))), "fp32")
     sound = {"waveform": torch.atleast_2d(case.input("in.wave_i16"))[None].float() / 32768, "sample_rate": SAMPLE_RATE_HZ}
     output = prepare.execute(
-        audio=encode_audio.execute(audio_encoder=encoder, audio=sound, start=0.0, duration=0.0).args[0],
+        encoded_audio=encode_audio.execute(audio_encoder=encoder, audio=sound, start=0.0, duration=0.0).args[0],
         image=picture[None],
         vae=vae,
-        size="custom",
-        width=width,
-        height=height,
+        size={"size": "custom", "width": width, "height": height},
         frames_per_clip=case.setting("infer_frames"),
         max_clips=case.setting("num_repeat_requested", 0) or 0,
         sync_mode="official",
         first_frame="from picture" if case.setting("init_first_frame", False) else "free",
-        pose=pose,
-        pose_fps=case.setting("fps", 16),
+        pose=None if pose is None else comfy_bridge().ConnectedPose(pose, case.setting("fps", 16), None, 1.0, (0.0, 1.0), "hold"),
     )
     plan = output.args[0]
     timeline = plan.timeline

@@ -48,7 +48,7 @@ def run(model, vae, temp):
         texts = [[[torch.zeros(1, 9, TEXT), {}], [torch.zeros(1, 7, width), {}]] for width in (positive, negative)]
         with torch.inference_mode():
             node = pack_module("nodes.sampling").WanS2VSampler
-            return node.execute(model, *texts, vae, make_plan(layers, channels), 42, 1, 4.5, 3.0, "unipc", "", -1).args[0]
+            return node.execute(model, *texts, vae, make_plan(layers, channels), 42, 1, 4.5, "").args[0]
 
     return sample
 

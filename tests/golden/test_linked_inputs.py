@@ -34,6 +34,8 @@ def bad_values(widget):
         return [widget.min - 1, widget.max + 1, float("nan"), "4", None]
     if isinstance(widget, io().Combo.Input):
         return ["something else", None]
+    if isinstance(widget, io().DynamicCombo.Input):
+        return [None]
     return [4, None] if isinstance(widget, io().String.Input) else []
 
 
@@ -41,6 +43,8 @@ def good_value(widget):
     """Its default; None for what has no widget."""
     if isinstance(widget, io().Combo.Input):
         return widget.options[0]
+    if isinstance(widget, io().DynamicCombo.Input):
+        return {widget.id: widget.options[0].key}
     return getattr(widget, "default", None)
 
 
@@ -56,6 +60,21 @@ def test_bad_values_are_refused_with_the_name_of_the_input(nodes):
                 assert str(caught.value).startswith(f"{widget.id} must be ")
                 tried += 1
     assert tried > 100
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"size": "540P"}, "size must be one of 480P, 720P, 1024x704, custom, chosen on the node itself; got '540P'."),
+        ({"size": "custom", "width": 4096, "height": 480}, "width must be a whole number from 64 to 2048; got 4096."),
+        ({"size": "custom", "width": 832}, "height must be a whole number from 64 to 2048; got None."),
+    ],
+)
+def test_a_choice_with_inputs_of_its_own(size, message, nodes):
+    (prepare,) = (node for node in nodes if node.__name__ == "WanS2VPrepare")
+    values = {widget.id: good_value(widget) for widget in prepare.define_schema().inputs}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        prepare.execute(**{**values, "size": size})
 
 
 def test_what_a_linked_name_stands_for_is_always_read_again(bridge):

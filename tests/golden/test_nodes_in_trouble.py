@@ -15,7 +15,7 @@ pytestmark = pytest.mark.comfy
 SIDE = 64  # px
 NUM_FRAMES = 40
 RATE_HZ = 16_000
-SIZE = {"size": "custom", "width": SIDE, "height": SIDE, "frames_per_clip": 16, "max_clips": 0}
+SIZE = {"size": {"size": "custom", "width": SIDE, "height": SIDE}, "frames_per_clip": 16, "max_clips": 0}
 STILL_ALLOWED = 8  # frames
 
 
@@ -70,7 +70,8 @@ def prepare(encoder, vae):
     audio = listen(encoder).args[0]
     pictures = torch.rand(NUM_FRAMES, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
     node = pack_module("nodes.prepare").WanS2VPrepare
-    return node.execute(audio, pictures, vae, **SIZE, sync_mode="aligned", first_frame="free", pose_fps=16.0, pose=pictures).args[0]
+    pose = pack_module("nodes.directing").WanS2VPose.execute(1.0, "hold", 0.0, 1.0, 16.0, images=pictures).args[0]
+    return node.execute(audio, pictures, vae, **SIZE, pose=pose).args[0]
 
 
 def save(**source):

@@ -30,7 +30,7 @@ THREE_CLIPS = {"duration": 2.5}  # 40 frames: 13 + 16 + 11
 EXACT = {"quality": 1}  # within a level or two, and the same bytes each time
 SMALL = {
     "WanS2VAudioEncode": {"duration": NUM_FRAMES / 16},
-    "WanS2VPrepare": {"size": "custom", "width": SIZE, "height": SIZE, "frames_per_clip": FRAMES_PER_CLIP},
+    "WanS2VPrepare": {"size": "custom", "size.width": SIZE, "size.height": SIZE, "frames_per_clip": FRAMES_PER_CLIP},
     "WanS2VSampler": {"steps": 2},
 }
 
@@ -53,11 +53,12 @@ def shrink(prompt: Prompt) -> Prompt:
 
 
 def change(prompt: Prompt, **changes: Any) -> Prompt:
-    """Set inputs by name; each name must belong to exactly one node."""
+    """Set inputs by name; each name must belong to exactly one node. What a choice brings is named without it: width for size.width."""
     for name, value in changes.items():
-        owners = [node for node in prompt.values() if name in node["inputs"]]
+        owners = [(node["inputs"], key) for node in prompt.values() for key in node["inputs"] if key.rpartition(".")[2] == name]
         assert len(owners) == 1, f"{len(owners)} nodes have an input {name}"
-        owners[0]["inputs"][name] = value
+        ((inputs, key),) = owners
+        inputs[key] = value
     return prompt
 
 
@@ -84,6 +85,19 @@ def patch_model(prompt: Prompt, class_type: str, **inputs: Any) -> str:
     node_id = add(prompt, class_type, model=sampler["model"], **inputs)
     sampler["model"] = [node_id, 0]
     return node_id
+
+
+def add_pose(prompt: Prompt, **inputs: Any) -> None:
+    """Give the plan a pose: `images` or `video`, and what else differs from the defaults of Pose."""
+    defaults = {"strength": 1.0, "at_end": "hold", "start_percent": 0.0, "end_percent": 1.0, "fps": 16.0}
+    inputs_of(prompt, "WanS2VPrepare")["pose"] = [add(prompt, "WanS2VPose", **{**defaults, **inputs}), 0]
+
+
+def add_options(prompt: Prompt, **inputs: Any) -> Prompt:
+    """Give the sampler options that differ from the defaults of Sampling Options."""
+    defaults = {"cfg_start_percent": 0.0, "cfg_end_percent": 1.0, "vae_warmup": 19}
+    inputs_of(prompt, "WanS2VSampler")["options"] = [add(prompt, "WanS2VSamplingOptions", **{**defaults, **inputs}), 0]
+    return prompt
 
 
 def flash_graph(**changes: Any) -> Prompt:

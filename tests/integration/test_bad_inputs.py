@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from wan_s2v_pack.cli.comfyui.client import ComfyError, PromptFailed, PromptRefused
 
-from .graphs import Prompt, add, find, inputs_of, patch_model, quick_start
+from .graphs import Prompt, add, add_pose, find, inputs_of, patch_model, quick_start
 
 LOADERS = {
     "WanS2VModelLoader": ("model_name", "diffusion_models"),
@@ -138,21 +138,28 @@ def test_negative_times(name, renderer):
 def test_pose_as_frames_and_as_video(renderer):
     prompt = quick_start()
     pose = [add(prompt, "StandInImages", count=5), 0]
-    inputs_of(prompt, "WanS2VPrepare").update(pose=pose, pose_video=[add(prompt, "CreateVideo", images=pose, fps=16.0), 0])
-    fails(renderer, prompt, "either pose or pose_video", node="WanS2VPrepare")
+    add_pose(prompt, images=pose, video=[add(prompt, "CreateVideo", images=pose, fps=16.0), 0])
+    fails(renderer, prompt, "either video or images.*both", node="WanS2VPose")
+
+
+def test_pose_without_a_video(renderer):
+    prompt = quick_start()
+    add_pose(prompt)
+    fails(renderer, prompt, "either video or images.*none", node="WanS2VPose")
 
 
 def test_pose_video_that_is_no_video(renderer):
     (renderer.server.input_directory / "text.mp4").write_text("not a video")
     prompt = quick_start()
-    inputs_of(prompt, "WanS2VPrepare")["pose_video"] = [add(prompt, "LoadVideo", file="text.mp4"), 0]
+    add_pose(prompt, video=[add(prompt, "LoadVideo", file="text.mp4"), 0])
     fails(renderer, prompt, "video cannot be read", node="WanS2VPrepare")
 
 
 @pytest.mark.parametrize("shares", [(0.6, 0.4), (0.5, 0.5)])
 def test_pose_that_ends_before_it_begins(shares, renderer):
-    prompt = quick_start(pose_start_percent=shares[0], pose_end_percent=shares[1])
-    fails(renderer, prompt, "pose must begin before it ends", kind=PromptRefused, node="WanS2VPrepare")
+    prompt = quick_start()
+    add_pose(prompt, images=[add(prompt, "StandInImages", count=5), 0], start_percent=shares[0], end_percent=shares[1])
+    fails(renderer, prompt, "pose must begin before it ends", kind=PromptRefused, node="WanS2VPose")
 
 
 # --- numbers
@@ -163,9 +170,22 @@ def test_frames_per_clip(frames, renderer):
     fails(renderer, quick_start(frames_per_clip=frames), r"frames_per_clip.*multiple of 4.*try \d+", kind=PromptRefused)
 
 
-@pytest.mark.parametrize(("name", "value"), [("width", 72), ("width", 32), ("height", 0), ("height", 100_000), ("width", -64)])
-def test_sizes(name, value, renderer):
-    fails(renderer, quick_start(**{name: value}), rf"{name}.*multiple of 16.*{value}", kind=PromptRefused, node="WanS2VPrepare")
+@pytest.mark.parametrize(("name", "value"), [("width", 32), ("height", 0), ("height", 100_000), ("width", -64)])
+def test_sizes_out_of_range(name, value, renderer):
+    fails(renderer, quick_start(**{name: value}), rf"than m(in|ax) of .*size\.{name}", kind=PromptRefused, node="WanS2VPrepare")
+
+
+def test_size_that_is_no_multiple_of_16(renderer):
+    fails(renderer, quick_start(width=72), r"width must be a multiple of 16 .*got 72; try 64", node="WanS2VPrepare")
+
+
+@pytest.mark.parametrize("size", ["540P", None], ids=["unknown", "left out"])
+def test_size_that_there_is_not(size, renderer):
+    prompt = quick_start()
+    inputs_of(prompt, "WanS2VPrepare")["size"] = size
+    if size is None:
+        del inputs_of(prompt, "WanS2VPrepare")["size"]
+    fails(renderer, prompt, r"size must be one of 480P, 720P, 1024x704, custom", kind=PromptRefused, node="WanS2VPrepare")
 
 
 @pytest.mark.parametrize(("name", "value"), [("steps", 0), ("cfg", -1.0), ("seed", -1), ("quality", 60), ("shift", 0.0), ("max_clips", -1)])
@@ -177,7 +197,7 @@ def test_other_ranges(name, value, renderer):
     ("node", "name", "primitive", "value", "message"),
     [
         ("WanS2VPrepare", "frames_per_clip", "PrimitiveInt", 81, r"frames_per_clip must be a multiple of 4 .*got 81; try 80"),
-        ("WanS2VPrepare", "width", "PrimitiveInt", 850, r"width must be a multiple of 16 .*got 850"),
+        ("WanS2VPrepare", "size.width", "PrimitiveInt", 850, r"width must be a multiple of 16 .*got 850"),
         ("WanS2VPrepare", "max_clips", "PrimitiveInt", -1, r"max_clips must be a whole number from 0 .*got -1"),
         ("WanS2VSampler", "cfg", "PrimitiveFloat", 31.0, r"cfg must be a number from 0\.0 to 30\.0; got 31\.0"),
         ("WanS2VSampler", "run_name", "PrimitiveString", "../outside", r"run_name may hold .*got '\.\./outside'"),
@@ -204,13 +224,17 @@ def test_nan_in_the_sound(renderer):
     fails(renderer, with_audio("nan"), "audio.*NaN", node="WanS2VAudioEncode")
 
 
-@pytest.mark.parametrize("name", ["image", "pose", "previous_frames"])
-def test_nan_in_pictures(name, renderer):
+@pytest.mark.parametrize(("name", "count"), [("image", 1), ("previous_frames", 30)])
+def test_nan_in_pictures(name, count, renderer):
     prompt = quick_start()
-    inputs_of(prompt, "WanS2VPrepare")[name] = [add(prompt, "StandInImages", count=30, nan=True), 0]
-    if name == "image":
-        prompt[find(prompt, "StandInImages")]["inputs"]["count"] = 1
+    inputs_of(prompt, "WanS2VPrepare")[name] = [add(prompt, "StandInImages", count=count, nan=True), 0]
     fails(renderer, prompt, f"{name}.*NaN", node="WanS2VPrepare")
+
+
+def test_nan_in_the_pose(renderer):
+    prompt = quick_start()
+    add_pose(prompt, images=[add(prompt, "StandInImages", count=30, nan=True), 0])
+    fails(renderer, prompt, "images.*NaN", node="WanS2VPose")
 
 
 @pytest.mark.parametrize("name", ["positive", "negative"])

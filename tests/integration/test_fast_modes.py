@@ -1,4 +1,4 @@
-"""Fast modes of Sample Video on a real server: other frames, the same length; and prompts from before there were any."""
+"""Sampling Options on a real server: other frames, the same length; and those of the reference where nothing is changed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from wan_s2v_pack.cli.comfyui.client import PromptRefused
 
-from .graphs import EXACT, TWO_CLIPS, find, inputs_of, quick_start
+from .graphs import EXACT, TWO_CLIPS, add_options, find, quick_start
 
-FAST = ("cfg_start_percent", "cfg_end_percent", "vae_warmup")
 SETTINGS = {"steps": 4, **TWO_CLIPS, **EXACT}
 FIRST_CLIP = 13  # frames
 
@@ -18,16 +17,13 @@ def plain(renderer):
     return renderer.render(quick_start(**SETTINGS))
 
 
-def test_prompt_without_the_fast_modes_is_the_reference(renderer, plain):
-    prompt = quick_start(**SETTINGS)
-    for name in FAST:
-        del inputs_of(prompt, "WanS2VSampler")[name]
-    assert np.array_equal(renderer.render(prompt).luma, plain.luma)
+def test_options_as_they_come_are_the_reference(renderer, plain):
+    assert np.array_equal(renderer.render(add_options(quick_start(**SETTINGS))).luma, plain.luma)
 
 
 @pytest.mark.parametrize("changes", [{"cfg_end_percent": 0.5}, {"cfg_start_percent": 0.5}])
 def test_guidance_on_half_of_the_steps(changes, renderer, plain):
-    steps, prompt = [], quick_start(**SETTINGS, **changes)
+    steps, prompt = [], add_options(quick_start(**SETTINGS), **changes)
     before = len(renderer.server.log_text())
     video = renderer.render(prompt, steps.append)
     assert video.num_frames == plain.num_frames
@@ -37,7 +33,7 @@ def test_guidance_on_half_of_the_steps(changes, renderer, plain):
 
 
 def test_shorter_warm_up_changes_later_clips_only(renderer, plain):
-    video = renderer.render(quick_start(vae_warmup=2, **SETTINGS))
+    video = renderer.render(add_options(quick_start(**SETTINGS), vae_warmup=2))
     assert video.num_frames == plain.num_frames
     assert np.array_equal(video.luma[:FIRST_CLIP], plain.luma[:FIRST_CLIP])
     assert not np.array_equal(video.luma[FIRST_CLIP:], plain.luma[FIRST_CLIP:])
@@ -45,4 +41,4 @@ def test_shorter_warm_up_changes_later_clips_only(renderer, plain):
 
 def test_guidance_that_ends_before_it_begins_is_refused(client):
     with pytest.raises(PromptRefused, match="Guidance must begin before it ends"):
-        client.run(quick_start(cfg_start_percent=0.6, cfg_end_percent=0.4))
+        client.run(add_options(quick_start(), cfg_start_percent=0.6, cfg_end_percent=0.4))

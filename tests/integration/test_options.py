@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from .graphs import EXACT, FRAMES_PER_CLIP, NUM_FRAMES, TWO_CLIPS, add, inputs_of, quick_start
+from .graphs import EXACT, FRAMES_PER_CLIP, NUM_FRAMES, TWO_CLIPS, add, add_pose, inputs_of, quick_start
 
 FPS = 16
 
@@ -38,15 +38,15 @@ def test_size_presets_follow_the_picture(size, client):
 
 def test_pose_changes_the_video(renderer):
     prompt = quick_start(**EXACT)
-    prepare(prompt)["pose"] = [add(prompt, "StandInImages", count=12, width=80, height=120), 0]
+    add_pose(prompt, images=[add(prompt, "StandInImages", count=12, width=80, height=120), 0])
     posed = renderer.render(prompt)
     assert posed.num_frames == NUM_FRAMES
     assert not np.array_equal(posed.luma, renderer.render(quick_start(**EXACT)).luma)
 
 
 def test_pose_at_another_rate(renderer):
-    prompt = quick_start(pose_fps=24.0)
-    prepare(prompt)["pose"] = [add(prompt, "StandInImages", count=18), 0]
+    prompt = quick_start()
+    add_pose(prompt, images=[add(prompt, "StandInImages", count=18), 0], fps=24.0)
     assert renderer.render(prompt).num_frames == NUM_FRAMES
 
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from .graphs import EXACT, NUM_FRAMES, SIZE, add, find, flash_graph, inputs_of, quick_start
+from .graphs import EXACT, NUM_FRAMES, SIZE, add, add_pose, find, flash_graph, inputs_of, quick_start
 from .sounds import write_wav
 
 FPS = 16
@@ -45,10 +45,6 @@ def pose_graph(renderer, seconds, **changes):
     return prompt
 
 
-def prepare(prompt):
-    return inputs_of(prompt, "WanS2VPrepare")
-
-
 LOSSLESS = "mkv (ffv1, lossless)"
 
 
@@ -70,7 +66,7 @@ def starts(bright, fps):
 def test_flashes_of_a_minute_are_within_half_a_frame_of_every_second(rate, renderer):
     fps = RATES[rate]
     prompt = pose_graph(renderer, SECONDS, filename_prefix=f"pose/{rate.replace('.', '_')}")
-    prepare(prompt)["pose_video"] = load_video(renderer, prompt, f"flashes_{rate}.mp4", flashes(fps), fps)
+    add_pose(prompt, video=load_video(renderer, prompt, f"flashes_{rate}.mp4", flashes(fps), fps))
     seen = starts(level(renderer.render(prompt)) > 128, FPS)
     shown = starts(np.array(flashes(fps)) > 128, float(fps))
     assert len(seen) == len(shown) == SECONDS
@@ -80,8 +76,9 @@ def test_flashes_of_a_minute_are_within_half_a_frame_of_every_second(rate, rende
 @pytest.mark.parametrize("end", ["hold", "loop", "release"])
 def test_end_of_the_pose(end, renderer):
     fps, seconds = Fraction(24), 12
-    prompt = pose_graph(renderer, seconds, pose_end=end, filename_prefix=f"pose/{end}")
-    prepare(prompt)["pose_video"] = load_video(renderer, prompt, "bright_end.mp4", [25] * 60 + [230] * 12, fps)  # 2.5 s and 0.5 s
+    prompt = pose_graph(renderer, seconds, filename_prefix=f"pose/{end}")
+    video = load_video(renderer, prompt, "bright_end.mp4", [25] * 60 + [230] * 12, fps)  # 2.5 s and 0.5 s
+    add_pose(prompt, video=video, at_end=end)
     before = len(renderer.server.log_text())
     bright = level(renderer.render(prompt)) > 128
     expected = np.zeros(seconds * FPS, bool)
@@ -107,11 +104,11 @@ def test_frames_and_both_kinds_of_video_are_the_same_pose(renderer):
         video = load_video(renderer, prompt, "pose.mkv", range(30, 120, 5), Fraction(24), codec=lossless)
         images = [add(prompt, "GetVideoComponents", video=video), 0]
         given = {
-            "pose": {"pose": images, "pose_fps": 24.0},
-            "file": {"pose_video": video},
-            "made": {"pose_video": [add(prompt, "CreateVideo", images=images, fps=24.0), 0]},
+            "pose": {"images": images, "fps": 24.0},
+            "file": {"video": video},
+            "made": {"video": [add(prompt, "CreateVideo", images=images, fps=24.0), 0]},
         }
-        prepare(prompt).update(given[kind])
+        add_pose(prompt, **given[kind])
         frames[kind] = renderer.render(prompt).luma
     assert np.array_equal(frames["made"], frames["pose"])
     differences = np.abs(frames["file"].astype(int) - frames["pose"])  # ComfyUI converts colours in float, which rounds in another way
@@ -123,31 +120,31 @@ def test_a_part_of_a_video(renderer):
     prompt = pose_graph(renderer, 1)
     video = load_video(renderer, prompt, "two_flashes.mp4", [25] * 24 + [230] * 6 + [25] * 18, Fraction(24))  # flashes from 1 to 1.25 s
     part = {"start_time": 0.5, "duration": 1.0, "strict_duration": False}
-    prepare(prompt)["pose_video"] = [add(prompt, "Video Slice", video=video, **part), 0]
+    add_pose(prompt, video=[add(prompt, "Video Slice", video=video, **part), 0])
     bright = level(renderer.render(prompt)) > 128
     assert np.flatnonzero(bright).tolist() == [8, 9, 10, 11]
 
 
-def with_pose(**changes):
-    prompt = quick_start(**EXACT, **changes)
-    prepare(prompt)["pose"] = [add(prompt, "StandInImages", count=NUM_FRAMES), 0]
+def with_pose(run_name="", **changes):
+    prompt = quick_start(**EXACT, run_name=run_name)
+    add_pose(prompt, images=[add(prompt, "StandInImages", count=NUM_FRAMES), 0], **changes)
     return prompt
 
 
 def test_strength_and_steps_change_the_video(renderer):
-    changes = ({}, {"pose_strength": 0.5}, {"pose_end_percent": 0.5}, {"pose_start_percent": 0.5})
+    changes = ({}, {"strength": 0.5}, {"end_percent": 0.5}, {"start_percent": 0.5})
     videos = [renderer.render(with_pose(**change)).luma for change in changes]
     assert len({video.tobytes() for video in videos}) == len(changes)
 
 
 def test_strength_0_is_the_video_without_a_pose(renderer):
-    assert np.array_equal(renderer.render(with_pose(pose_strength=0.0)).luma, renderer.render(quick_start(**EXACT)).luma)
+    assert np.array_equal(renderer.render(with_pose(strength=0.0)).luma, renderer.render(quick_start(**EXACT)).luma)
 
 
 def test_a_run_is_not_continued_with_another_pose(renderer):
     from wan_s2v_pack.cli.comfyui.client import ComfyError
 
     renderer.render(with_pose(run_name="posed"))
-    for change in ({"pose_strength": 0.5}, {"pose_end_percent": 0.5}):
+    for change in ({"strength": 0.5}, {"end_percent": 0.5}):
         with pytest.raises(ComfyError, match="pose"):
             renderer.render(with_pose(run_name="posed", **change))

@@ -129,7 +129,7 @@ def test_options_reach_the_graph_and_the_file_is_the_servers(predict, workplace,
     inputs = {name: value for node in video.stored_json("prompt").values() for name, value in node["inputs"].items()}
     expected = {
         **{"prompt": "A man sings.", "negative_prompt": "blurred", "steps": 3, "cfg": 2.5, "frames_per_clip": 12, "seed": 7},
-        **{"width": 128, "height": 64, "size": "custom", "offload": False, "sync_mode": "official", "strength": 0.5},
+        **{"size.width": 128, "size.height": 64, "size": "custom", "offload": False, "sync_mode": "official", "strength": 0.5},
     }
     assert {name: inputs[name] for name in expected} == expected
 

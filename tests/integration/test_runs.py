@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from wan_s2v_pack.cli.comfyui.client import PromptFailed, PromptRefused
 
-from .graphs import EXACT, THREE_CLIPS, find, quick_start
+from .graphs import EXACT, THREE_CLIPS, add_options, change, find, quick_start
 
 
 def progress_of(renderer, prompt) -> tuple[list[int], np.ndarray]:
@@ -59,13 +59,20 @@ def test_redo_from_a_clip_keeps_the_earlier_ones(renderer):
     assert np.array_equal(first, second), "the same settings must give the same clips"
 
 
-@pytest.mark.parametrize(("changes", "name"), [({"first_frame": "from picture"}, "previous_frames"), ({"vae_warmup": 4}, "vae_warmup")])
-def test_redo_may_not_change_what_all_clips_share(changes, name, renderer):
+@pytest.mark.parametrize(
+    ("altered", "name"),
+    [
+        (lambda prompt: change(prompt, first_frame="from picture"), "previous_frames"),
+        (lambda prompt: add_options(prompt, vae_warmup=4), "vae_warmup"),
+    ],
+    ids=["first frame", "warm-up"],
+)
+def test_redo_may_not_change_what_all_clips_share(altered, name, renderer):
     """A start from the picture moves every later clip by 3 frames."""
     run = {"seed": 205, "run_name": f"shared {name}", "filename_prefix": "runs/shared", **THREE_CLIPS}
     renderer.render(quick_start(**run))
     with pytest.raises(PromptFailed, match=name):
-        renderer.render(quick_start(**run, redo_from_clip=1, **changes))
+        renderer.render(altered(quick_start(**run, redo_from_clip=1)))
 
 
 def test_changed_settings_are_refused_with_what_changed(renderer):

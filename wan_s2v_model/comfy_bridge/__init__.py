@@ -8,13 +8,13 @@ from .loaders import DTYPES, apply_lora, load_diffusion_model, load_text_encoder
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
 from .runtime import (
+    ConnectedPose,
     PlaceInList,
     file_of_video,
     find_file,
     free_host_memory,
     metadata_enabled,
     new_output_file,
-    open_pose,
     open_video,
     place_in_list,
     raise_if_interrupted,
@@ -32,6 +32,7 @@ __all__ = [
     "SPEEDS",
     "AudioEncoder",
     "ClipSampler",
+    "ConnectedPose",
     "PlaceInList",
     "RunVae",
     "SamplerSettings",
@@ -50,7 +51,6 @@ __all__ = [
     "metadata_enabled",
     "model_facts",
     "new_output_file",
-    "open_pose",
     "open_video",
     "place_in_list",
     "raise_if_interrupted",

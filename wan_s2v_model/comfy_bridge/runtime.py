@@ -3,7 +3,9 @@
 import glob
 import logging
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 from comfy_api.latest import InputImpl
 from comfy_execution.utils import get_executing_context
 
-from ..conditioning.pose import PoseImages, PoseVideo
+from ..conditioning.pose import PoseGuide, PoseImages, PoseVideo
 from ..files import remove_abandoned
 from ..media.file_names import fill_in, prefix_problem
 from ..media.pictures import read_pictures
@@ -96,21 +98,40 @@ def file_of_video(video: Any) -> FilePart | None:
     return None
 
 
-def open_pose(images: Any, fps: float, video: Any) -> AbstractContextManager[PoseVideo | None]:
-    """A pose, whichever way it is connected: as IMAGE with a rate, or as VIDEO, of which a file is read as its pictures are needed.
+@dataclass(frozen=True)
+class ConnectedPose:
+    """A pose as ComfyUI brings it; of a VIDEO that is a file the pictures are read as they are needed.
 
-    Raises:
-        ValueError: both are connected, or a VIDEO cannot be read.
+    Attributes:
+        images: [T, H, W, 3] at `fps`, or None. video: VIDEO, or None.
+        strength, steps, end: how it counts, as in `PoseGuide`.
     """
-    if images is not None and video is not None:
-        raise ValueError("Connect either pose or pose_video, not both.")
-    if video is None:
-        return nullcontext(None if images is None else PoseImages(read_pictures("pose", images), fps))
-    file = file_of_video(video)
-    if file is not None:
-        return VideoReader(*file)
-    parts = video.get_components()
-    return nullcontext(PoseImages(read_pictures("pose_video", parts.images), parts.frame_rate))
+
+    images: torch.Tensor | None
+    fps: float
+    video: Any
+    strength: float
+    steps: tuple[float, float]
+    end: str
+
+    @contextmanager
+    def opened(self) -> Iterator[PoseGuide]:
+        """The pose for a plan.
+
+        Raises:
+            ValueError: the VIDEO cannot be read.
+        """
+        with self._open() as video:
+            yield PoseGuide(video, self.strength, self.steps, self.end)
+
+    def _open(self) -> AbstractContextManager[PoseVideo]:
+        if self.images is not None:
+            return nullcontext(PoseImages(self.images, self.fps))
+        file = file_of_video(self.video)
+        if file is not None:
+            return VideoReader(*file)
+        parts = self.video.get_components()
+        return nullcontext(PoseImages(read_pictures("video", parts.images), parts.frame_rate))
 
 
 def open_video(video: Any) -> AbstractContextManager[VideoSource]:

@@ -103,7 +103,7 @@ def warn_if_short(timeline: Timeline, pose: PoseVideo, end: str) -> None:
     if timeline.sync_mode == "aligned" and middle_of_frame(timeline.num_frames - 1) >= pose.duration_s:
         what = {"hold": "its last picture stays", "loop": "it starts again", "release": "the model moves freely from there"}[end]
         length_s, video_s = float(pose.duration_s), timeline.seconds
-        logger.warning("the pose lasts %.2f s and the video %.2f s: %s (pose_end: %s)", length_s, video_s, what, end)
+        logger.warning("the pose lasts %.2f s and the video %.2f s: %s (at_end: %s)", length_s, video_s, what, end)
 
 
 def pose_latents(timeline: Timeline, guide: PoseGuide, height: int, width: int, encode: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..conditioning.picture import size_within_area
+from ..conditioning.timeline import Timeline
 from ..constants import TEMPORAL_STRIDE, VIDEO_FPS
 from ..time_text import rough_duration
 from .estimate import FLOAT32_BYTES, Estimate, Job, ModelFacts, Rates, estimate, num_parameters
@@ -112,6 +113,11 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     work = f"{job.steps} steps of {job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
     time = f"{rough_duration(cost.seconds)} on {device.name}"
     return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(job.disk_bytes)}"])
+
+
+def describe_shape(timeline: Timeline, height: int, width: int) -> str:
+    """What a video will really be: 512x512, 7 clips, 30.00 s."""
+    return f"{width}x{height}, {timeline.num_clips} clip{'s' * (timeline.num_clips > 1)}, {timeline.seconds:.2f} s"
 
 
 def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:

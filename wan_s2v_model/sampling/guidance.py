@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..constants import MOTION_LATENTS
 from .schedule import guided_levels, guided_steps
 
 
@@ -28,6 +29,22 @@ class AudioGuidance:
     start: float = 0.0
     end: float = 1.0
     strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What trades quality for time.
+
+    Attributes:
+        cfg_start, cfg_end: shares of the steps between which there is guidance. vae_warmup: latents decoded in front of a later clip.
+    """
+
+    cfg_start: float = 0.0
+    cfg_end: float = 1.0
+    vae_warmup: int = MOTION_LATENTS
+
+
+NO_OPTIONS = SamplingOptions()  # as the reference
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def test_official_takes_every_nth_picture_and_runs_out(fps, num_pictures, wanted
     [
         (29, "hold", ""),
         (28, "hold", "the pose lasts 1.75 s and the video 1.81 s: its last picture stays"),
-        (10, "loop", "it starts again (pose_end: loop)"),
+        (10, "loop", "it starts again (at_end: loop)"),
         (10, "release", "the model moves freely from there"),
     ],
 )

@@ -113,7 +113,7 @@ def test_clip_is_the_sample_at_the_size_that_is_asked_for(tmp_path, monkeypatch)
     found, seconds = clip.make_clip(client, options, {"vae": "mine.pth"}, tmp_path / "clip.mp4")
     request = make.call_args.args[1]
     assert (request.image, request.audio, request.files, request.suffix) == (PICTURE, SOUND, {"vae": "mine.pth"}, "mp4")
-    assert request.inputs["WanS2VPrepare"] == {"size": "custom", "width": 128, "height": 128}
+    assert request.inputs["WanS2VPrepare"] == {"size": "custom", "size.width": 128, "size.height": 128}
     assert request.inputs["WanS2VSampler"]["steps"] == 3
     assert request.inputs["WanS2VAudioEncode"] == {"duration": 0.5}
     assert (seconds, found.brightness.shape, found.offset) == (12.0, (8, GRID * GRID), None)

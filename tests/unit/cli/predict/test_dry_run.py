@@ -91,7 +91,7 @@ def test_options_decide_the_clips(inputs, frames, clips, request_of):
 
 
 def test_guidance_on_a_part_of_the_steps_counts_in_part(request_of):
-    assert dry_run.look_ahead(Server(), request_of(inputs={SAMPLER: {"cfg_end_percent": 0.5}})).job.model_calls == 1.5
+    assert dry_run.look_ahead(Server(), request_of(inputs={SAMPLER: {"cfg": 1.0}})).job.model_calls == 1
 
 
 def test_unknown_card_gets_no_time(request_of):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from wan_s2v_pack.cli.models.files import FILES
 from wan_s2v_pack.cli.predict import graph
-from wan_s2v_pack.cli.predict.graph import FAST, FAST_LORA, LORA, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
+from wan_s2v_pack.cli.predict.graph import FAST, FAST_LORA, LORA, POSE, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
 
 ROOT = Path(__file__).resolve().parents[4]
 REQUEST = Request(image=Path("me.png"), audio=Path("me.wav"))
@@ -29,8 +29,11 @@ def server():
         info[node_type]["input"]["required"][name] = combo(graph.inputs_of(prompt, node_type)[name])
     info[LORA] = {"input": {"required": {"lora_name": combo(FAST_LORA, "style.safetensors")}}}
     info["WanS2VSaveVideo"]["input"]["required"]["format"] = combo("mp4 (h264)", "webm (vp9)", "mp4 (h265)", "mkv (ffv1, lossless)")
-    info[PREPARE]["input"]["required"] = {"size": combo("480P", "custom"), "max_clips": ["INT", {}], "audio": ["WAN_S2V_AUDIO", {}]}
-    info[PREPARE]["input"]["optional"] = {"pose_video": ["VIDEO", {}]}
+    size = [{"key": "480P", "inputs": {}}, {"key": "custom", "inputs": {"required": {"width": ["INT", {}]}}}]
+    info[PREPARE]["input"]["required"] = {
+        **{"size": ["COMFY_DYNAMICCOMBO_V3", {"options": size}], "max_clips": ["INT", {}], "encoded_audio": ["WAN_S2V_AUDIO", {}]}
+    }
+    info[POSE] = {"input": {"optional": {"video": ["VIDEO", {}]}}}
     info["WanS2VModelLoader"]["input"]["optional"] = {"offload": ["BOOLEAN", {}], "weight_dtype": [["default", "bf16"]]}
     info[SAMPLER]["input"]["required"] = {"cfg": ["FLOAT", {}], "run_name": ["STRING", {}]}
     return info
@@ -55,7 +58,7 @@ def test_without_options_it_is_the_quick_start_with_the_uploads(server):
 def test_fast_is_the_shipped_workflow():
     workflow = json.loads((ROOT / "workflows" / "wan_s2v_fast.json").read_text(encoding="utf-8"))
     values = {node["type"]: node.get("widgets_values") for node in workflow["nodes"]}
-    _seed, _after, steps, cfg, shift, solver = values[SAMPLER][:6]
+    _seed, _after, steps, cfg, _run_name, _redo, solver, shift = values[SAMPLER]
     assert {"steps": steps, "cfg": cfg, "shift": shift, "solver": solver} == FAST
     assert values[LORA] == [FAST_LORA, 1.0]
 
@@ -136,16 +139,18 @@ def test_server_without_the_pack(server):
 
 
 def test_server_with_an_older_pack(server):
-    del server[LORA], server[PREPARE]["input"]["optional"]["pose_video"]
+    del server[LORA], server[POSE]["input"]["optional"]["video"]
     with pytest.raises(PackMissing, match="no node WanS2VLoraLoader"):
         build(server, fast=True)
-    with pytest.raises(PromptError, match="has no input pose_video on this server"):
+    with pytest.raises(PromptError, match="has no input video on this server"):
         build(server, pose=Path("dance.mp4"))
 
 
 def test_pose_is_connected_as_a_video(server):
     prompt = build(server, pose=Path("dance.mp4"))
-    loader = prompt[graph.inputs_of(prompt, PREPARE)["pose_video"][0]]
+    pose = prompt[graph.inputs_of(prompt, PREPARE)["pose"][0]]
+    loader = prompt[pose["inputs"]["video"][0]]
+    assert pose["class_type"] == POSE
     assert (loader["class_type"], loader["inputs"]) == ("LoadVideo", {"file": "uploaded dance.mp4"})
 
 
@@ -173,6 +178,7 @@ def test_suffix_that_cannot_be_written(server):
     [
         ("WanS2VPrepare.max_clips=3", PREPARE, 3),
         ("WanS2VPrepare.size=custom", PREPARE, "custom"),
+        ("WanS2VPrepare.size.width=640", PREPARE, 640),
         ("WanS2VModelLoader.offload=False", "WanS2VModelLoader", False),
         ("WanS2VModelLoader.weight_dtype=bf16", "WanS2VModelLoader", "bf16"),
         ("WanS2VSampler.cfg=2", SAMPLER, 2.0),
@@ -189,10 +195,10 @@ def test_other_inputs_get_the_type_of_the_server(change, node, value, server):
     ("change", "message"),
     [
         ("KSampler.seed=1", "there is no node KSampler in the graph; it has .*WanS2VSampler"),
-        ("WanS2VPrepare.sise=480P", "WanS2VPrepare has no input sise on this server; it has size, max_clips"),
+        ("WanS2VPrepare.sise=480P", "WanS2VPrepare has no input sise on this server; it has size, size.width, max_clips"),
         ("WanS2VPrepare.max_clips=many", r"max_clips must be a number \(INT\), got 'many'"),
         ("WanS2VModelLoader.offload=1", "offload is true or false"),
-        ("WanS2VPrepare.audio=x", "audio is a connection of type WAN_S2V_AUDIO, which cannot be set"),
+        ("WanS2VPrepare.encoded_audio=x", "audio is a connection of type WAN_S2V_AUDIO, which cannot be set"),
     ],
 )
 def test_other_inputs_that_do_not_fit(change, message, server):

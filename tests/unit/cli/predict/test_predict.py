@@ -92,7 +92,7 @@ def test_files_and_loras():
 
 
 def test_exact_size():
-    assert request("--size", "832X480").inputs == {PREPARE: {"size": "custom", "width": 832, "height": 480}}
+    assert request("--size", "832X480").inputs == {PREPARE: {"size": "custom", "size.width": 832, "size.height": 480}}
 
 
 @pytest.mark.parametrize(

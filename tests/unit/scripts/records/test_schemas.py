@@ -104,3 +104,12 @@ def test_snapshot_round_trip():
     text = snapshot_text({"Node": schema_of(INFO)})
     assert json.loads(text) == json.loads(json.dumps({"Node": schema_of(INFO)}))
     assert "tooltip" not in text
+
+
+def test_a_choice_that_brings_inputs():
+    """Its inputs are recorded with it; saved graphs keep their values by position, too."""
+    width = {"required": {"width": ["INT", {"default": 832, "min": 64, "max": 2048}]}}
+    size = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "480P", "inputs": {}}, {"key": "custom", "inputs": width}]}]
+    (entry,) = schema_of({"input": {"required": {"size": size}}, "output": [], "output_is_list": []})["required"]
+    brought = {"key": "custom", "inputs": [{"name": "width", "type": "INT", "default": 832, "min": 64, "max": 2048}]}
+    assert entry == {"name": "size", "type": "COMFY_DYNAMICCOMBO_V3", "choices": ["480P", brought], "default": "480P"}

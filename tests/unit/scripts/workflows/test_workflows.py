@@ -31,7 +31,7 @@ LOADERS = [
     pytest.param(node, id=f"{name}-{node['type']}") for name, flow in WORKFLOWS.items() for node in flow["nodes"] if node["type"] in FOLDERS
 ]
 TITLE = 30  # px above a node
-FAST_PRESET = [4, 1.0, 5.0, "euler"]  # steps, cfg, shift, solver: the steps that the LoRA was distilled for, see below
+FAST_PRESET = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # what the LoRA was distilled for, see below
 DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")  # the front end offers no other files, and only from some hosts
 
 
@@ -109,29 +109,32 @@ def test_inputs_are_samples(name):
 def test_every_node_that_changes_the_video_is_shown():
     """Somewhere in the set, apart from those that stand for another way in."""
     shown = {node["type"] for flow in WORKFLOWS.values() for node in flow["nodes"]}
-    assert set(read_snapshot()) - shown == {"WanS2VTail", "WanS2VTextToSpeech"}
+    assert set(read_snapshot()) - shown == {"WanS2VTail", "WanS2VTextToSpeech", "WanS2VSamplingOptions"}
 
 
 def test_the_quality_workflow_has_the_references_settings():
-    (sampler,) = (node["widgets_values"] for node in WORKFLOWS["wan_s2v_quality"]["nodes"] if node["type"] == "WanS2VSampler")
-    assert sampler[2:6] == [DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, "unipc"]
+    sampler = inputs_of("quality")["WanS2VSampler"]
+    expected = {"steps": DEFAULT_STEPS, "cfg": DEFAULT_GUIDANCE_SCALE, "shift": DEFAULT_SHIFT, "solver": "unipc"}
+    assert {name: sampler[name] for name in expected} == expected
 
 
-def nodes_of(name):
-    """Type -> widgets, without the notes."""
-    return {node["type"]: node["widgets_values"] for node in WORKFLOWS[f"wan_s2v_{name}"]["nodes"] if node["type"] != "MarkdownNote"}
+def inputs_of(name):
+    """Type -> inputs that are values, of the twin in API format."""
+    prompt = json.loads((ROOT / "docs" / "api" / f"wan_s2v_{name}.json").read_text(encoding="utf-8"))
+    return {
+        node["class_type"]: {key: value for key, value in node["inputs"].items() if not isinstance(value, list)} for node in prompt.values()
+    }
 
 
 def test_the_fast_workflow_differs_from_the_quick_start_in_lora_and_preset_only():
-    fast, plain = nodes_of("fast"), nodes_of("quick_start")
+    fast, plain = inputs_of("fast"), inputs_of("quick_start")
     changed = {kind for kind in fast if fast[kind] != plain.get(kind)}
     assert changed == {"WanS2VLoraLoader", "WanS2VSampler", "WanS2VSaveVideo"}
-    seed, control, _, _, _, _, *rest = plain["WanS2VSampler"]
-    assert fast["WanS2VSampler"] == [seed, control, *FAST_PRESET, *rest]
+    assert fast["WanS2VSampler"] == {**plain["WanS2VSampler"], **FAST_PRESET}
 
 
 def test_the_fast_preset_samples_at_the_levels_of_the_distillation():
     """lightx2v distils for timesteps 1000, 750, 500 and 250 before a shift of 5."""
-    steps, _, shift, solver = FAST_PRESET
+    steps, _, shift, solver = FAST_PRESET.values()
     base = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
     torch.testing.assert_close(build_schedule(solver, steps, shift).sigmas, shift * base / (1 + (shift - 1) * base))
