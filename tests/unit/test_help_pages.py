@@ -158,24 +158,26 @@ def test_nothing_is_wider_than_the_panel(node, language):
 
 
 def pieces(text: str) -> Iterator[str]:
-    """What cannot break; of code with its marks."""
-    for code in CODE.findall(text):
-        yield from (f"`{piece}`" for piece in re.split(r"[\s-]", code))
+    """What cannot break; of code with its marks and what stands right behind it."""
+    for code, behind in re.findall(r"`([^`]+)`([^\w\s`]?)", text):
+        *others, last = re.split(r"[\s-]", code)
+        yield from (f"`{piece}`" for piece in others)
+        yield f"`{last}`{behind}"
     words = re.sub(r"[*()]", "", LINK.sub("]", CODE.sub(" ", text)))
     yield from re.split(r"[\s-]|<wbr>|[\u3000-\uffff]", words)
 
 
 def width_px(piece: str) -> float:
-    """Letters of code are wider, and have a border."""
-    return 8.5 * len(piece.strip("`")) + 12 if piece.startswith("`") else 7.2 * len(piece)
+    """Letters of code are wider, and have a border; a Chinese comma is as wide as two letters."""
+    _, code, behind = piece.split("`") if "`" in piece else ("", "", piece)
+    return (8.5 * len(code) + 12 if code else 0) + sum(14 if letter > "\u3000" else 7.2 for letter in behind)
 
 
 def test_pieces_of_text_and_code():
-    assert list(pieces("a `b_c d-e` **f_<wbr>g** [text](https://example.org/long)")) == [
-        *("`b_c`", "`d`", "`e`"),
-        *("a", "", "", "f_", "g", "[text]"),
-    ]
+    found = list(pieces("a `b_c d-e`, **f_<wbr>g** [text](https://example.org/long)"))
+    assert found == ["`b_c`", "`d`", "`e`,", "a", "", ",", "f_", "g", "[text]"]
     assert width_px("`abcd`") == 46 > width_px("abcd")
+    assert width_px("`abcd`\u3001") == 60
 
 
 @each_page
