@@ -1,4 +1,4 @@
-"""Write anew all that is made from the code, and say which pictures are older than what they show.
+"""Write anew all that is made from the code, and say which pictures are older than what they show and which pages lack a translation.
 
 Written are: the English texts of the nodes (and texts that are gone leave the translations), the record of what saved graphs depend on,
 workflows with their twins in API format and the blueprint, and the map of the rooms. One ComfyUI is started for it.
@@ -22,6 +22,7 @@ from cli.comfyui.client import ComfyClient  # noqa: E402
 from cli.comfyui.server import PACK_NAME, ComfyServer, prepare_base_directory  # noqa: E402
 from scripts.pictures import map as rooms  # noqa: E402
 from scripts.pictures.outdated import HELP_PICTURES, outdated_pictures  # noqa: E402
+from scripts.records.help_pages import untranslated_pages  # noqa: E402
 from scripts.records.node_texts import locale_files  # noqa: E402
 from scripts.records.schemas import SNAPSHOT, breaking_changes, read_snapshot, schemas_of, snapshot_text  # noqa: E402
 from scripts.workflows.make import make_files  # noqa: E402
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     changed = write_changed(made_files(object_info), ROOT, dry_run=options.check)
     for path in changed:
         print(path)
-    for line in picture_lines(ROOT):
+    for line in [*picture_lines(ROOT), *page_lines(untranslated_pages())]:
         print(line, file=sys.stderr)
     return 1 if options.check and changed else 0
 
@@ -82,6 +83,11 @@ def picture_lines(root: Path) -> Iterator[str]:
         yield "Pictures that are older than what they show, or do not say what that is. Take them anew, and look at them:"
     for command, names in by_command.items():
         yield f"  {command} {' '.join(names)}" if command == HELP_PICTURES else f"  {command}  ({', '.join(names)})"
+
+
+def page_lines(untranslated: list[str]) -> list[str]:
+    """What to say about help pages."""
+    return [f"Help pages that are shown in English: web/docs/{', web/docs/'.join(untranslated)}"] if untranslated else []
 
 
 if __name__ == "__main__":

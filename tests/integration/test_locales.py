@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from wan_s2v_pack.scripts.records.node_texts import CONTROL, ROOT, node_texts, read_locale
+from wan_s2v_pack.scripts.records.help_pages import page_path, read_page
+from wan_s2v_pack.scripts.records.node_texts import CONTROL, node_texts, read_locale
 from wan_s2v_pack.scripts.records.schemas import is_file_list
 
 MODULE = "custom_nodes.wan_s2v"
@@ -60,7 +61,7 @@ def test_tooltips_name_the_choices(client):
     missing = []
     for name, info in client.object_info().items():
         for key, choices in few_choices(info) if info["python_module"] == MODULE else ():
-            page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+            page = read_page(name)
             explained = [choice for choice in choices if f"{choice}: " in english[name]["inputs"][key]["tooltip"]]
             translated = chinese.get(name, {}).get("inputs", {}).get(key, {}).get("tooltip")  # what is not is a warning of another test
             missing += [
@@ -80,7 +81,8 @@ def few_choices(info: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("node", sorted(node_texts()))
 def test_help_and_picture_are_served(node, server):
-    """The front end puts the folder of the page in front of the path of a picture."""
+    """The front end puts the folder of the English page in front of the path of a picture, in every language."""
     folder = f"{server.url}/extensions/wan_s2v/docs"
-    assert f"](images/{node}.png)" in fetch(f"{folder}/{node}.md").decode()
+    for page in [f"{node}.md", *([f"{node}/zh.md"] if page_path(node, "zh").is_file() else [])]:
+        assert f"](images/{node}.png)" in fetch(f"{folder}/{page}").decode()
     assert fetch(f"{folder}/images/{node}.png").startswith(b"\x89PNG")

@@ -27,6 +27,7 @@ def update(info, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(updating, "make_files", lambda object_info: {"workflows/a.json": json.dumps(sorted(object_info))})
     monkeypatch.setattr(updating, "write_changed", lambda files, root, dry_run: WRITE_CHANGED(files, tmp_path, dry_run))
     monkeypatch.setattr(updating, "outdated_pictures", lambda root: [])
+    monkeypatch.setattr(updating, "untranslated_pages", list)
     monkeypatch.setattr(updating.rooms, "draw", lambda root: "<svg/>")
 
     def run(*arguments):
@@ -70,3 +71,8 @@ def test_pictures_are_named_with_the_command_that_takes_them(tmp_path, monkeypat
     assert list(updating.picture_lines(tmp_path))[1:] == ["  scripts/help-pictures A B", "  draw  (c)"]
     monkeypatch.setattr(updating, "outdated_pictures", lambda root: [])
     assert list(updating.picture_lines(tmp_path)) == []
+
+
+def test_pages_that_are_not_translated_are_named(update, monkeypatch):
+    monkeypatch.setattr(updating, "untranslated_pages", lambda: ["A/zh.md", "B/zh.md"])
+    assert "Help pages that are shown in English: web/docs/A/zh.md, web/docs/B/zh.md" in update()[2]
