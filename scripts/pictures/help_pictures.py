@@ -1,6 +1,6 @@
-"""Store a picture of every node in use, for the help pages, in web/docs/images.
+"""Store a picture of every node, for the help pages, in web/docs/images.
 
-The nodes come from the quick-start graph in ComfyUI's own front end, with the tiny models: what they show of a video is coloured noise.
+The nodes stand alone on the canvas of ComfyUI's own front end. What a report shows comes of a run of the tiny models.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import wave
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from cli.comfyui.server import ComfyServer, prepare_base_directory  # noqa: E402
 from scripts.pictures.canvas import JOB_MESSAGE, RUN_NODE, RUN_TIMEOUT_MS, SETTLE_MS, Canvas, find_browser, open_canvas  # noqa: E402
-from scripts.pictures.help_scenes import INTERPOLATION, SCENES, TALKING, Scene  # noqa: E402
+from scripts.pictures.help_scenes import SCENES, TALKING, Scene  # noqa: E402
 from scripts.pictures.marks import save_marked  # noqa: E402
 from scripts.pictures.outdated import scene_mark  # noqa: E402
 from scripts.tiny_models.fill import fill_base_directory  # noqa: E402
@@ -34,68 +35,51 @@ from wan_s2v_model.media.video_formats import FORMATS  # noqa: E402
 from wan_s2v_model.media.video_writer import VideoWriter  # noqa: E402
 
 FOLDER = ROOT / "web" / "docs" / "images"
-GRAPH = ROOT / "workflows" / "wan_s2v_quick_start.json"
+IN_A_RUN = {"WanS2VAudioEncode", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"}
 WINDOW = (2000, 1300)
 COLOURS = 128  # of a stored picture
-PADDING = 24  # px around the nodes
+SCALE = 2  # sharp in a panel that is as wide as the node
+PADDING = 16  # px around the node
 CORNER = (110, 120)  # px of the window that the side bar and the menu cover
 FPS = 25
 MOUTH = (0.5, 0.42, 0.055, 0.05)  # of the sample portrait: centre and top, half the width, height, as shares of the width
 
-BUILD = """([columns, links, values]) => {
-    const graph = window.app.graph, nodes = {};
-    const node = key => {
-        if (key in nodes) return nodes[key];
-        const [type, title] = key.split('#'), used = Object.values(nodes);
-        let found = graph.nodes.find(each => each.type === type && !used.includes(each));
-        if (!found) {
-            found = LiteGraph.createNode(type);
-            graph.add(found);
-        }
-        if (title) found.title = title;
-        return nodes[key] = found;
-    };
-    columns.flat().forEach(node);
+ADD = "type => window.app.graph.add(LiteGraph.createNode(type)).id"
+BUILD = """([type, links, size]) => {
+    const { graph } = window.app;
+    const node = type => graph.nodes.find(each => each.type === type) ?? graph.add(LiteGraph.createNode(type));
+    const ends = end => [end.slice(0, end.lastIndexOf('.')), end.slice(end.lastIndexOf('.') + 1)];
     for (const link of links) {
         const [from, to] = link.split('>').map(end => end.trim());
-        const [target, input] = [to.slice(0, to.lastIndexOf('.')), to.slice(to.lastIndexOf('.') + 1)];
-        const slot = node(target).inputs.findIndex(each => each.name === input);
+        const [target, input] = ends(to), slot = node(target).inputs.findIndex(each => each.name === input);
         if (!from) { node(target).disconnectInput(slot); continue; }
-        const [source, output] = [from.slice(0, from.lastIndexOf('.')), from.slice(from.lastIndexOf('.') + 1)];
+        const [source, output] = ends(from);
         node(source).connect(node(source).outputs.findIndex(each => each.name === output), node(target), slot);
     }
-    for (const [key, widgets] of Object.entries(values))
-        for (const [name, value] of Object.entries(widgets)) {
-            const widget = node(key).widgets.find(each => each.name === name);
-            widget.value = value;
-            widget.callback?.(value);
-        }
-    return Object.fromEntries(Object.entries(nodes).map(([key, each]) => [key, each.id]));
+    node(type).setSize(size);  // a preview takes the room that there is when it comes
+    return node(type).id;
 }"""
-PLACE = """([columns, ids, sizes, corner]) => {
-    const { canvas, graph } = window.app, shown = columns.flat().map(key => ids[key]);
-    graph.groups.slice().forEach(group => graph.remove(group));
-    graph.nodes.filter(node => !shown.includes(node.id)).forEach(node => graph.remove(node));
-    let left = 0;
-    for (const column of columns) {
-        let top = 0, width = 0;
-        for (const key of column) {
-            const node = graph.getNodeById(ids[key]), least = node.computeSize();
-            node.setSize(sizes[key] ?? [Math.max(least[0], 380), Math.max(least[1], Math.min(node.size[1], 460))]);
-            node.pos = [left, top];
-            top += node.size[1] + 70;
-            width = Math.max(width, node.size[0]);
-        }
-        left += width + 80;
+SET = """([type, values]) => {
+    const node = window.app.graph.nodes.find(each => each.type === type);
+    for (const [name, value] of Object.entries(values)) {
+        const widget = node.widgets.find(each => each.name === name);
+        widget.value = value;
+        widget.callback?.(value);
     }
-    const boxes = shown.map(id => graph.getNodeById(id)).map(node => [...node.pos, ...node.size]);
-    const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]));
+}"""
+PLACE = """([id, size, corner, scale]) => {
+    const { canvas, graph } = window.app, node = graph.getNodeById(id);
+    graph.groups.slice().forEach(group => graph.remove(group));
+    graph.nodes.filter(each => each !== node).forEach(each => graph.remove(each));
+    const least = node.computeSize();
+    node.setSize(size ?? [Math.max(least[0], 300), least[1]]);
+    node.pos = [0, 0];
     canvas.deselectAll();
-    canvas.ds.scale = 1;
-    canvas.ds.offset[0] = corner[0];
-    canvas.ds.offset[1] = corner[1] + 30;
+    canvas.ds.scale = scale;
+    canvas.ds.offset[0] = corner[0] / scale;
+    canvas.ds.offset[1] = corner[1] / scale + 30;
     canvas.setDirty(true, true);
-    return [right, bottom + 30];
+    return [node.size[0], node.size[1] + 30];
 }"""
 HAS_OUTPUT = "id => String(id) in window.app.nodeOutputs"
 
@@ -115,40 +99,62 @@ def main() -> None:
             ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, cpu=True, extra_args=["--disable-api-nodes"]) as server,
             open_canvas(server.url, browser=browser, size=WINDOW) as canvas,
         ):
+            canvas.open(**{"Comfy.NodeBadge.NodeSourceBadgeMode": "None"})
             for path in take_pictures(canvas, nodes):
                 print(path.relative_to(ROOT))
 
 
 def take_pictures(canvas: Canvas, names: Sequence[str]) -> Iterator[Path]:
     """Store the pictures of these nodes."""
-    graph = json.loads(GRAPH.read_text(encoding="utf-8"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in names:
-        canvas.load(graph, name)
-        yield _take(canvas, SCENES[name], FOLDER / f"{name}.png")
+        yield _take(canvas, name, SCENES[name], FOLDER / f"{name}.png")
 
 
-def _take(canvas: Canvas, scene: Scene, path: Path) -> Path:
+def _take(canvas: Canvas, name: str, scene: Scene, path: Path) -> Path:
     page = canvas.page
-    ids = page.evaluate(BUILD, [scene.columns, scene.links, scene.values])
-    if scene.run:
-        page.evaluate(RUN_NODE, str(ids[scene.run]))
-        page.wait_for_function(HAS_OUTPUT, arg=ids[scene.run], timeout=RUN_TIMEOUT_MS)
-        page.wait_for_timeout(SETTLE_MS)
-        page.get_by_text(JOB_MESSAGE).first.wait_for(state="hidden", timeout=RUN_TIMEOUT_MS)
-    width, height = page.evaluate(PLACE, [scene.columns, ids, scene.sizes, CORNER])
+    node_id = _after_run(canvas, name, scene) if scene.run else _alone(canvas, name)
+    page.evaluate(SET, [name, scene.values])
+    width, height = page.evaluate(PLACE, [node_id, scene.size, CORNER, SCALE])
     page.wait_for_timeout(SETTLE_MS)
     left, top = (edge - PADDING for edge in CORNER)
-    clip = {"x": left, "y": top, "width": width + 2 * PADDING, "height": height + 2 * PADDING}
+    clip = {"x": left, "y": top, "width": SCALE * width + 2 * PADDING, "height": SCALE * height + 2 * PADDING}
     picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    save_marked(picture, path, scene_mark(scene), optimize=True)
+    save_marked(picture, path, scene_mark(name, scene), optimize=True)
     return path
+
+
+def _alone(canvas: Canvas, name: str) -> int:
+    """The node on an empty canvas."""
+    canvas.page.evaluate("() => window.app.graph.clear()")
+    return canvas.page.evaluate(ADD, name)
+
+
+def _after_run(canvas: Canvas, name: str, scene: Scene) -> int:
+    """The node in a template, run."""
+    page = canvas.page
+    canvas.load(template_with_all_nodes(), name)
+    node_id = page.evaluate(BUILD, [name, scene.run.links, scene.size])
+    for type_, values in scene.run.values.items():
+        page.evaluate(SET, [type_, values])
+    page.evaluate(RUN_NODE, str(node_id))
+    page.wait_for_function(HAS_OUTPUT, arg=node_id, timeout=RUN_TIMEOUT_MS)
+    page.wait_for_timeout(SETTLE_MS)
+    page.get_by_text(JOB_MESSAGE).first.wait_for(state="hidden", timeout=RUN_TIMEOUT_MS)
+    return node_id
+
+
+def template_with_all_nodes() -> dict[str, Any]:
+    """A template whose nodes from the sound to the file are not folded into a blueprint."""
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        if {node["type"] for node in graph["nodes"]} >= IN_A_RUN:
+            return graph
+    sys.exit(f"No template has the nodes {', '.join(sorted(IN_A_RUN))} outside of a blueprint.")
 
 
 def prepare(base: Path) -> None:
     """Put what the scenes load into the folders of a server."""
-    (base / "models" / "frame_interpolation").mkdir(parents=True, exist_ok=True)
-    (base / "models" / "frame_interpolation" / INTERPOLATION).touch()
     for sample in (ROOT / "samples").iterdir():
         shutil.copy(sample, base / "input")
     write_talking_video(base / "input" / TALKING)
