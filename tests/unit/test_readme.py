@@ -109,5 +109,5 @@ def test_links_into_a_page_lead_to_a_heading():
     for link in LINK.findall(TEXT):
         page, _, place = link.partition("#")
         if place and not page.startswith("http"):
-            titles = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+            titles = re.findall(r"^#+ (.+)$", (ROOT / (page or README.name)).read_text(encoding="utf-8"), re.MULTILINE)
             assert place in [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles], link
