@@ -18,7 +18,7 @@ try:
     from ...wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from ...wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
     from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
-    from ...wan_s2v_model.cost.cards import calculated_rates, find_card
+    from ...wan_s2v_model.cost.cards import Modes, calculated_rates, find_card
     from ...wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from ...wan_s2v_model.cost.outlook import loaded_model
     from ...wan_s2v_model.cost.requirements import DeviceFacts, refusal
@@ -27,7 +27,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
     from wan_s2v_model.constants import SAMPLE_RATE_HZ
-    from wan_s2v_model.cost.cards import calculated_rates, find_card
+    from wan_s2v_model.cost.cards import Modes, calculated_rates, find_card
     from wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from wan_s2v_model.cost.outlook import loaded_model
     from wan_s2v_model.cost.requirements import DeviceFacts, refusal
@@ -92,7 +92,7 @@ def look_ahead(client: ComfyClient, request: Request) -> Outlook:
     name = inputs_of(prompt, MODEL)["model_name"]
     model = model_facts(name, machine)
     card = find_card(machine.device)
-    rates = calculated_rates(card, job.vae_value_bytes) if card else UNKNOWN
+    rates = calculated_rates(card, Modes(job.vae_value_bytes)) if card else UNKNOWN
     device = DeviceFacts(machine.device, machine.device_bytes, machine.ram_bytes, rates, machine.is_host)
     reason = refusal(job, model, device) if by_name(name) else None  # the size of other files is not known here
     if reason is not None:
