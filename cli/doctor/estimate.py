@@ -1,20 +1,29 @@
-"""What half a minute of speech takes on a machine, calculated from what the maker states of its card. Needs PyTorch."""
+"""What half a minute of speech takes on a machine. Needs PyTorch.
+
+It is calculated: on this machine from the speed of a matrix product, on a server from what the maker states of its card.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+import torch
 
 from ..comfyui.machine import Machine
 from .checks import Facts
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 
 try:
-    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card
+    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card, measured_rates
+    from ...wan_s2v_model.cost.estimate import Rates
     from ...wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
+    from ...wan_s2v_model.cost.product import measure_product
     from ...wan_s2v_model.time_text import rough_duration
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card
+    from wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card, measured_rates
+    from wan_s2v_model.cost.estimate import Rates
     from wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
+    from wan_s2v_model.cost.product import measure_product
     from wan_s2v_model.time_text import rough_duration
 
 TIME, MEMORY = "Half a minute", "Needs"
@@ -27,7 +36,7 @@ def estimate_findings(facts: Facts) -> list[Finding]:
         return [
             Finding(WARNING, TIME, "no GPU to estimate for", "On a CPU it takes days. With --server, a ComfyUI with a GPU is looked at.")
         ]
-    return [*_time(machine), *_memory(machine)]
+    return [_time(machine, _measured(facts, machine)), *_memory(machine)]
 
 
 def machine_in(facts: Facts) -> Machine | None:
@@ -40,15 +49,25 @@ def machine_in(facts: Facts) -> Machine | None:
     return Machine(gpu.name, gpu.memory_bytes, facts.ram_bytes)
 
 
-def _time(machine: Machine) -> Iterator[Finding]:
+def _measured(facts: Facts, machine: Machine) -> Rates | None:
+    """From a product on this machine's GPU, None where it cannot be had."""
+    if facts.server is not None or facts.torch is None or facts.torch.accelerator != "cuda":
+        return None
+    try:
+        return measured_rates(machine.device, measure_product(torch.device("cuda"), torch.float16))
+    except RuntimeError:  # too little memory, or a GPU that this PyTorch does not know; the other findings say so
+        return None
+
+
+def _time(machine: Machine, measured: Rates | None) -> Finding:
     card = find_card(machine.device)
-    if card is None:
+    rates = measured or (calculated_rates(card) if card else None)
+    if rates is None:
         advice = "`predict --dry-run` says what it would do; Prepare Video measures the card and shows the time."
-        yield Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)
-        return
-    rates = calculated_rates(card)
+        return Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)
     times = "; ".join(f"{way.name} ({way.steps} steps) {rough_duration(half_minute(way, rates).seconds)}" for way in WAYS)
-    yield Finding(OK, TIME, f"of speech at {WIDTH}x{HEIGHT}, calculated for {card.name}: {times}")
+    basis = "from a product on this card" if measured else "from what its maker states"
+    return Finding(OK, TIME, f"of speech at {WIDTH}x{HEIGHT} on {machine.device}: {times}; calculated {basis}")
 
 
 def _memory(machine: Machine) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """What the device can do and how much memory can be had there, and what a MODEL needs of it."""
 
 import functools
-import time
 
 import comfy.model_management
 import comfy.model_patcher
@@ -11,6 +10,7 @@ import torch
 from ..conditioning.plan import Plan
 from ..cost.cards import Modes, host_rates, measured_rates
 from ..cost.estimate import Job, ModelFacts, num_parameters
+from ..cost.product import PRODUCT_SIZE_ON_HOST, measure_product, product_bytes
 from ..cost.requirements import DeviceFacts, require_fit
 from ..kernels.linears import EXACT
 from ..kernels.triton_works import kernels_work
@@ -20,10 +20,6 @@ from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
 from .sampling import ClipSampler
-
-PRODUCT_SIZE = 4096  # rows and columns
-PRODUCT_SIZE_ON_HOST = 512
-NUM_PRODUCTS = 4
 
 
 def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> DeviceFacts:
@@ -125,21 +121,10 @@ def obtainable_memory(device: torch.device) -> float:
 @functools.cache
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, measured once."""
-    size = PRODUCT_SIZE_ON_HOST if _is_host(device) else PRODUCT_SIZE
-    if not _is_host(device):
-        comfy.model_management.free_memory(NUM_PRODUCTS * size**2 * dtype.itemsize, device)
-    values = torch.arange(size**2, device=device, dtype=torch.float32).sin().view(size, size).to(dtype)  # not zeros, which are faster
-    out = torch.empty_like(values)
-
-    def multiply(times: int) -> float:
-        start = time.perf_counter()
-        for _ in range(times):
-            torch.mm(values, values, out=out)
-        out[0, 0].item()  # waits for the device
-        return time.perf_counter() - start
-
-    multiply(1)
-    return NUM_PRODUCTS * 2 * size**3 / multiply(NUM_PRODUCTS)
+    if _is_host(device):
+        return measure_product(device, dtype, PRODUCT_SIZE_ON_HOST)
+    comfy.model_management.free_memory(product_bytes(dtype), device)
+    return measure_product(device, dtype)
 
 
 def _is_host(device: torch.device) -> bool:
