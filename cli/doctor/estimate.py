@@ -63,7 +63,7 @@ def _time(machine: Machine, measured: Rates | None) -> Finding:
     card = find_card(machine.device)
     rates = measured or (calculated_rates(card) if card else None)
     if rates is None:
-        advice = "`predict --dry-run` says what it would do; Prepare Video measures the card and shows the time."
+        advice = "Prepare Video measures it on the canvas, and shows the time before anything is made."
         return Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)
     times = "; ".join(f"{way.name} ({way.steps} steps) {rough_duration(half_minute(way, rates).seconds)}" for way in WAYS)
     basis = "from a product on this card" if measured else "from what its maker states"
