@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from ..comfyui.machine import Machine
+from ..comfyui.speed import measured_here, stated
 from .checks import Facts
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 
 try:
-    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card, measured_rates
-    from ...wan_s2v_model.cost.estimate import Rates
+    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates
     from ...wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
-    from ...wan_s2v_model.cost.product import measure_product
     from ...wan_s2v_model.time_text import rough_duration
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card, measured_rates
-    from wan_s2v_model.cost.estimate import Rates
+    from wan_s2v_model.cost.cards import CARDS, calculated_rates
     from wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
-    from wan_s2v_model.cost.product import measure_product
     from wan_s2v_model.time_text import rough_duration
 
 TIME, MEMORY = "Half a minute", "Needs"
@@ -36,7 +31,7 @@ def estimate_findings(facts: Facts) -> list[Finding]:
         return [
             Finding(WARNING, TIME, "no GPU to estimate for", "On a CPU it takes days. With --server, a ComfyUI with a GPU is looked at.")
         ]
-    return [_time(machine, _measured(facts, machine)), *_memory(machine)]
+    return [_time(machine, is_here=facts.server is None), *_memory(machine)]
 
 
 def machine_in(facts: Facts) -> Machine | None:
@@ -49,19 +44,9 @@ def machine_in(facts: Facts) -> Machine | None:
     return Machine(gpu.name, gpu.memory_bytes, facts.ram_bytes)
 
 
-def _measured(facts: Facts, machine: Machine) -> Rates | None:
-    """From a product on this machine's GPU, None where it cannot be had."""
-    if facts.server is not None or facts.torch is None or facts.torch.accelerator != "cuda":
-        return None
-    try:
-        return measured_rates(machine.device, measure_product(torch.device("cuda"), torch.float16))
-    except RuntimeError:  # too little memory, or a GPU that this PyTorch does not know; the other findings say so
-        return None
-
-
-def _time(machine: Machine, measured: Rates | None) -> Finding:
-    card = find_card(machine.device)
-    rates = measured or (calculated_rates(card) if card else None)
+def _time(machine: Machine, *, is_here: bool) -> Finding:
+    measured = measured_here(machine) if is_here else None
+    rates = measured or stated(machine)
     if rates is None:
         advice = "Prepare Video measures it on the canvas, and shows the time before anything is made."
         return Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)

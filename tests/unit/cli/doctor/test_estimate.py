@@ -11,7 +11,7 @@ from wan_s2v_pack.cli.comfyui.machine import Machine
 from wan_s2v_pack.cli.doctor import estimate
 from wan_s2v_pack.cli.doctor.checks import Gpu
 from wan_s2v_pack.cli.doctor.estimate import estimate_findings, machine_in
-from wan_s2v_pack.wan_s2v_model.cost.cards import CARDS
+from wan_s2v_pack.wan_s2v_model.cost.cards import CARDS, measured_rates
 from wan_s2v_pack.wan_s2v_model.cost.outlook import DRAFT, half_minute_on
 from wan_s2v_pack.wan_s2v_model.time_text import rough_duration
 
@@ -27,10 +27,7 @@ def texts(facts):
 
 @pytest.fixture(autouse=True)
 def no_gpu_here(monkeypatch):
-    def measure(*_):
-        raise RuntimeError("No CUDA GPUs are available")
-
-    monkeypatch.setattr(estimate, "measure_product", measure)
+    monkeypatch.setattr(estimate, "measured_here", lambda _: None)
 
 
 def test_card_of_the_table():
@@ -43,7 +40,7 @@ def test_card_of_the_table():
 
 
 def test_measured_product_of_this_machine_counts_more(monkeypatch):
-    monkeypatch.setattr(estimate, "measure_product", lambda *_: 0.5 * 0.93 * 25.48e12)
+    monkeypatch.setattr(estimate, "measured_here", lambda machine: measured_rates(machine.device, 0.5 * 0.93 * 25.48e12))
     time = texts(SMALL)["Half a minute"][1]
     assert "draft (4 steps) about 95 min; " in time
     assert time.endswith("calculated from a product on this card ")
@@ -52,7 +49,7 @@ def test_measured_product_of_this_machine_counts_more(monkeypatch):
 
 
 def test_server_is_not_measured_by_the_gpu_of_this_machine(monkeypatch):
-    monkeypatch.setattr(estimate, "measure_product", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(estimate, "measured_here", lambda _: pytest.fail("it measured"))
     there = Machine("NVIDIA GeForce RTX 4090", 24e9, 64e9)
     assert texts(with_server(machine=there))["Half a minute"][1].endswith("calculated from what its maker states ")
 
