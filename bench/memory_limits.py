@@ -1,4 +1,4 @@
-"""Loading and running the full-size model on cards of several sizes: seconds and memory, ours and ComfyUI's own S2V model.
+"""Loading and running the full-size model on a card of which only a part is left: seconds and memory, ours and ComfyUI's own S2V model.
 
     COMFYUI_PATH=... python bench/memory_limits.py --weights /path/with/40/GB --layout bf16 --sizes 832x480 1024x704 --cards 0 24 16 12 8
 

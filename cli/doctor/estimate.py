@@ -1,19 +1,23 @@
-"""What half a minute of speech takes on a machine, calculated from what the maker states of its card. Needs PyTorch."""
+"""What half a minute of speech takes on a machine. Needs PyTorch.
+
+It is calculated: on this machine from the speed of a matrix product, on a server from what the maker states of its card.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ..comfyui.machine import Machine
+from ..comfyui.speed import measured_here, stated
 from .checks import Facts
 from .finding import GB, OK, PROBLEM, WARNING, Finding
 
 try:
-    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card
+    from ...wan_s2v_model.cost.cards import CARDS, calculated_rates
     from ...wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
     from ...wan_s2v_model.time_text import rough_duration
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.cost.cards import CARDS, calculated_rates, find_card
+    from wan_s2v_model.cost.cards import CARDS, calculated_rates
     from wan_s2v_model.cost.outlook import HEIGHT, SMALL_MODEL_BYTES, WAYS, WIDTH, half_minute
     from wan_s2v_model.time_text import rough_duration
 
@@ -27,7 +31,7 @@ def estimate_findings(facts: Facts) -> list[Finding]:
         return [
             Finding(WARNING, TIME, "no GPU to estimate for", "On a CPU it takes days. With --server, a ComfyUI with a GPU is looked at.")
         ]
-    return [*_time(machine), *_memory(machine)]
+    return [_time(machine, is_here=facts.server is None), *_memory(machine)]
 
 
 def machine_in(facts: Facts) -> Machine | None:
@@ -40,15 +44,15 @@ def machine_in(facts: Facts) -> Machine | None:
     return Machine(gpu.name, gpu.memory_bytes, facts.ram_bytes)
 
 
-def _time(machine: Machine) -> Iterator[Finding]:
-    card = find_card(machine.device)
-    if card is None:
-        advice = "`predict --dry-run` says what it would do; Prepare Video measures the card and shows the time."
-        yield Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)
-        return
-    rates = calculated_rates(card)
+def _time(machine: Machine, *, is_here: bool) -> Finding:
+    measured = measured_here(machine) if is_here else None
+    rates = measured or stated(machine)
+    if rates is None:
+        advice = "Prepare Video measures it on the canvas, and shows the time before anything is made."
+        return Finding(OK, TIME, f"the speed of {machine.device} is not known here", advice)
     times = "; ".join(f"{way.name} ({way.steps} steps) {rough_duration(half_minute(way, rates).seconds)}" for way in WAYS)
-    yield Finding(OK, TIME, f"of speech at {WIDTH}x{HEIGHT}, calculated for {card.name}: {times}")
+    basis = "from a product on this card" if measured else "from what its maker states"
+    return Finding(OK, TIME, f"of speech at {WIDTH}x{HEIGHT} on {machine.device}: {times}; calculated {basis}")
 
 
 def _memory(machine: Machine) -> Iterator[Finding]:

@@ -144,7 +144,7 @@ def planned(client: ComfyClient, options: argparse.Namespace) -> dict[str, Any]:
     """The outcome of a dry run."""
     from .dry_run import look_ahead
 
-    outlook = look_ahead(client, request_from(options))
+    outlook = look_ahead(client, request_from(options), is_here=not options.server)
     lines = [*outlook.lines(), "Nothing was uploaded, and nothing ran."]
     return {"status": PLANNED, "exit_code": DONE, **outlook.as_json(), "server": client.url, "lines": lines}
 

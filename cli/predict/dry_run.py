@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..comfyui.client import ComfyClient
 from ..comfyui.machine import Machine, machine_of
+from ..comfyui.speed import measured_here, stated
 from ..models.files import by_name, select
 from .graph import AUDIO_ENCODE, MODEL, PREPARE, SAMPLER, VAE, Prompt, PromptError, Request, build_prompt, inputs_of
 from .sound import seconds_of
@@ -18,7 +19,7 @@ try:
     from ...wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from ...wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
     from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
-    from ...wan_s2v_model.cost.cards import calculated_rates, find_card
+    from ...wan_s2v_model.cost.cards import Modes
     from ...wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from ...wan_s2v_model.cost.outlook import loaded_model
     from ...wan_s2v_model.cost.requirements import DeviceFacts, refusal
@@ -27,7 +28,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
     from wan_s2v_model.constants import SAMPLE_RATE_HZ
-    from wan_s2v_model.cost.cards import calculated_rates, find_card
+    from wan_s2v_model.cost.cards import Modes
     from wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from wan_s2v_model.cost.outlook import loaded_model
     from wan_s2v_model.cost.requirements import DeviceFacts, refusal
@@ -80,9 +81,11 @@ class Outlook:
         }
 
 
-def look_ahead(client: ComfyClient, request: Request) -> Outlook:
+def look_ahead(client: ComfyClient, request: Request, *, is_here: bool = False) -> Outlook:
     """Everything that can be known before something is uploaded.
 
+    Args:
+        is_here: the server computes on this machine, whose GPU can be measured.
     Raises:
         PromptError: if a model file is missing, an option does not fit, or the memory clearly does not suffice.
     """
@@ -91,14 +94,14 @@ def look_ahead(client: ComfyClient, request: Request) -> Outlook:
     job = job_of(prompt, request)
     name = inputs_of(prompt, MODEL)["model_name"]
     model = model_facts(name, machine)
-    card = find_card(machine.device)
-    rates = calculated_rates(card, job.vae_value_bytes) if card else UNKNOWN
-    device = DeviceFacts(machine.device, machine.device_bytes, machine.ram_bytes, rates, machine.is_host)
+    modes = Modes(job.vae_value_bytes)
+    rates = (measured_here(machine, modes) if is_here else None) or stated(machine, modes)
+    device = DeviceFacts(machine.device, machine.device_bytes, machine.ram_bytes, rates or UNKNOWN, machine.is_host)
     reason = refusal(job, model, device) if by_name(name) else None  # the size of other files is not known here
     if reason is not None:
         raise PromptError(reason)
-    cost = estimate(job, model, rates)
-    return Outlook(job, model, machine, cost, cost.seconds if card else None)
+    cost = estimate(job, model, rates or UNKNOWN)
+    return Outlook(job, model, machine, cost, cost.seconds if rates else None)
 
 
 def job_of(prompt: Prompt, request: Request) -> Job:

@@ -63,7 +63,7 @@ PYTHON = (sys.executable, "-")
 def test_all_snippets_are_run_here():
     sections = ("curl", "Python, with the client of this pack", "Python, by itself")
     counted = [*ONE_COMMAND, *(block for name in sections for language in ("bash", "python") for block in blocks(name, language))]
-    assert len(ONE_COMMAND) == 4
+    assert len(ONE_COMMAND) == 5
     assert len(counted) == num_snippets()
 
 
@@ -87,8 +87,15 @@ def test_command_with_a_run_name(run, workplace, server):
     assert (server.output_directory / "wan_s2v_runs" / "first try" / "manifest.json").is_file()
 
 
+def test_command_that_only_looks(run, workplace):
+    printed = run(ONE_COMMAND[3], *BASH)
+    assert f"video: {SECONDS:.2f} s" in printed
+    assert printed.endswith("Nothing was uploaded, and nothing ran.\n")
+    assert not list(workplace.folder.glob("*.mp4"))
+
+
 def test_command_with_json(run, workplace):
-    video, seconds, seed = run(ONE_COMMAND[3], *BASH).split("\n")[:3]
+    video, seconds, seed = run(ONE_COMMAND[4], *BASH).split("\n")[:3]
     assert open_video(workplace.folder / "talk.webm").video_codec == "vp9"
     assert (video, seed) == (str(workplace.folder / "talk.webm"), "42")
     assert float(seconds) > 0

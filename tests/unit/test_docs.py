@@ -145,6 +145,20 @@ def test_relative_links_lead_somewhere(path):
     assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
+@cache
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_into_a_page_lead_to_a_heading(path):
+    """A heading that was renamed left links to the top of its page."""
+    links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if not re.match(r"[a-z]+:", link)]
+    pages = [(path.parent / page if page else path, anchor) for page, _, anchor in (link.partition("#") for link in links) if anchor]
+    assert [anchor for page, anchor in pages if page.suffix == ".md" and anchor not in anchors(page.resolve())] == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_path_of_one_machine(path):
     assert PRIVATE_PATH.findall(path.read_text(encoding="utf-8")) == []

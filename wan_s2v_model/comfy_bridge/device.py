@@ -1,7 +1,6 @@
 """What the device can do and how much memory can be had there, and what a MODEL needs of it."""
 
 import functools
-import time
 
 import comfy.model_management
 import comfy.model_patcher
@@ -9,7 +8,9 @@ import comfy.sd
 import torch
 
 from ..conditioning.plan import Plan
-from ..cost.estimate import Job, ModelFacts, Rates, num_parameters
+from ..cost.cards import Modes, host_rates, measured_rates
+from ..cost.estimate import Job, ModelFacts, num_parameters
+from ..cost.product import PRODUCT_SIZE_ON_HOST, measure_product, product_bytes
 from ..cost.requirements import DeviceFacts, require_fit
 from ..kernels.linears import EXACT
 from ..kernels.triton_works import kernels_work
@@ -20,42 +21,23 @@ from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
 from .sampling import ClipSampler
 
-# Shares of the rate of a large product that are reached. Measured on one H100 in bf16, where that is 784 TFLOP/s.
-LINEAR_SHARE = 0.84  # with the element-wise work between the layers
-LINEAR_SHARE_FLOAT8 = 1.38
-ATTENTION_SHARE = 0.85  # cuDNN; FlashAttention 3 0.88
-ATTENTION_SHARE_FLOAT8 = 1.18
-VAE_SHARE = {2: 0.165, 4: 0.104}  # by the size of a value
-VAE_SHARE_ON_HOST = 0.4
-PRODUCT_SIZE = 4096  # rows and columns
-PRODUCT_SIZE_ON_HOST = 512
-NUM_PRODUCTS = 4
-
 
 def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> DeviceFacts:
     """The device of a MODEL with our forward: its speed in the dtype and with the kernels of the MODEL, and its free memory."""
     device, dtype, forward = model.load_device, model.model.get_dtype_inference(), forward_of(model)
     linears = pick_linears(forward.speed, device, dtype)
     attention = pick_attention(forward.attention, device, wants_float8_attention(forward.speed))
-    shares = (
-        LINEAR_SHARE if linears is EXACT else LINEAR_SHARE_FLOAT8,
-        ATTENTION_SHARE_FLOAT8 if hasattr(attention, FLOAT8_BEYOND) else ATTENTION_SHARE,
-    )
-    return _device_facts(device, dtype, vae, shares)
+    modes = Modes(vae_value_bytes(vae), float8_linears=linears is not EXACT, float8_attention=hasattr(attention, FLOAT8_BEYOND))
+    return _device_facts(device, dtype, modes)
 
 
-def _device_facts(
-    device: torch.device, dtype: torch.dtype, vae: comfy.sd.VAE, shares: tuple[float, float] = (LINEAR_SHARE, ATTENTION_SHARE)
-) -> DeviceFacts:
-    """`shares`: those of the linear layers and of the attention."""
-    is_host = _is_host(device)
-    vae_share = VAE_SHARE_ON_HOST if is_host else VAE_SHARE[vae_value_bytes(vae)]
-    rate = product_rate(device, dtype)
+def _device_facts(device: torch.device, dtype: torch.dtype, modes: Modes) -> DeviceFacts:
+    is_host, name, rate = _is_host(device), _name(device), product_rate(device, dtype)
     return DeviceFacts(
-        name=_name(device),
+        name=name,
         free_bytes=obtainable_memory(device),
         host_free_bytes=comfy.model_management.get_free_memory(torch.device("cpu")),
-        rates=Rates(linear=shares[0] * rate, attention=shares[1] * rate, vae=vae_share * rate),
+        rates=host_rates(rate) if is_host else measured_rates(name, rate, modes),
         is_host=is_host,
     )
 
@@ -92,7 +74,7 @@ def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
         held_bytes=_loaded_bytes() if is_host else 0,
         has_kernels=comfy.model_management.is_nvidia(),
     )
-    return model, _device_facts(device, dtype, vae)
+    return model, _device_facts(device, dtype, Modes(vae_value_bytes(vae)))
 
 
 def require_memory(sample: ClipSampler, plan: Plan, first_clip: int, vae: comfy.sd.VAE, disk_bytes: float = 0) -> None:
@@ -139,21 +121,10 @@ def obtainable_memory(device: torch.device) -> float:
 @functools.cache
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, measured once."""
-    size = PRODUCT_SIZE_ON_HOST if _is_host(device) else PRODUCT_SIZE
-    if not _is_host(device):
-        comfy.model_management.free_memory(NUM_PRODUCTS * size**2 * dtype.itemsize, device)
-    values = torch.arange(size**2, device=device, dtype=torch.float32).sin().view(size, size).to(dtype)  # not zeros, which are faster
-    out = torch.empty_like(values)
-
-    def multiply(times: int) -> float:
-        start = time.perf_counter()
-        for _ in range(times):
-            torch.mm(values, values, out=out)
-        out[0, 0].item()  # waits for the device
-        return time.perf_counter() - start
-
-    multiply(1)
-    return NUM_PRODUCTS * 2 * size**3 / multiply(NUM_PRODUCTS)
+    if _is_host(device):
+        return measure_product(device, dtype, PRODUCT_SIZE_ON_HOST)
+    comfy.model_management.free_memory(product_bytes(dtype), device)
+    return measure_product(device, dtype)
 
 
 def _is_host(device: torch.device) -> bool:

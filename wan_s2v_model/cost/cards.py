@@ -10,7 +10,7 @@ charts of FlashAttention 2 and SageAttention show 68 to 71 TFLOP/s of attention 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .estimate import Rates
 
@@ -19,18 +19,38 @@ BANDWIDTH_SHARE = 0.87  # of what is stated, reached by the fused kernels
 ELEMENTWISE_BYTES = 4.65e-4  # read and written between the products, for each operation in them
 CONVOLUTION_SHARE = {2: 0.216, 4: 0.165}  # of the stated bf16 rate, reached by the VAE; by the size of a value
 CONVOLUTION_BYTES = {2: 0.9e-2, 4: 1.8e-2}  # read and written between its convolutions, for each operation in them
+FLOAT8_SHARE = 0.89  # of the share of products in bf16
+FLOAT8_ATTENTION_GAIN = 1.39  # of FlashAttention 3
+LINEAR_SHARE_ON_HOST, ATTENTION_SHARE_ON_HOST, VAE_SHARE_ON_HOST = 0.84, 0.85, 0.4  # of a large product
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Shares of the stated bf16 rate that large products and self attention reach."""
+    """Shares of the stated bf16 rate: of one large product, of the products of the linear layers, and of self attention."""
 
+    large_product: float
     products: float
     attention: float
 
 
-GEFORCE = Reached(products=0.9, attention=0.97)
-DATA_CENTRE = Reached(products=0.744, attention=0.674)
+GEFORCE = Reached(large_product=0.93, products=0.9, attention=0.97)
+DATA_CENTRE = Reached(large_product=0.793, products=0.744, attention=0.674)
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How the networks compute, as far as it decides the time.
+
+    Attributes:
+        vae_value_bytes: size of a value of the VAE, 2 or 4.
+    """
+
+    vae_value_bytes: int = 4
+    float8_linears: bool = False
+    float8_attention: bool = False
+
+
+EXACT = Modes()
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,7 @@ CARDS = (
     _data_centre("H100", ("NVIDIA H100 80GB HBM3",), 80, (989, 1979, 1979), 3350),
     _data_centre("H200", ("NVIDIA H200",), 141, (989, 1979, 1979), 4800),
 )
+MEASURED = next(card for card in CARDS if card.name == "H100")
 
 
 def find_card(device_name: str) -> Card | None:
@@ -87,19 +108,34 @@ def find_card(device_name: str) -> Card | None:
     return next((card for card in CARDS if device_name in card.devices), None)
 
 
-def calculated_rates(card: Card, vae_value_bytes: int = 4) -> Rates:
-    """What a card on which nothing was measured can be expected to reach in bf16.
-
-    Args:
-        vae_value_bytes: size of a value of the VAE, 2 or 4.
-    """
+def calculated_rates(card: Card, modes: Modes = EXACT) -> Rates:
+    """What a card on which nothing was measured can be expected to reach."""
     bandwidth = BANDWIDTH_SHARE * card.bandwidth
-    convolutions = CONVOLUTION_SHARE[vae_value_bytes] * card.bf16
+    products = FLOAT8_SHARE * card.fp8 if modes.float8_linears else card.bf16
+    convolutions = CONVOLUTION_SHARE[modes.vae_value_bytes] * card.bf16
     return Rates(
-        linear=_one_after_the_other(card.reached.products * card.bf16, bandwidth / ELEMENTWISE_BYTES),
-        attention=card.reached.attention * card.bf16,
-        vae=_one_after_the_other(convolutions, bandwidth / CONVOLUTION_BYTES[vae_value_bytes]),
+        linear=_one_after_the_other(card.reached.products * products, bandwidth / ELEMENTWISE_BYTES),
+        attention=card.reached.attention * card.bf16 * (FLOAT8_ATTENTION_GAIN if modes.float8_attention else 1),
+        vae=_one_after_the_other(convolutions, bandwidth / CONVOLUTION_BYTES[modes.vae_value_bytes]),
     )
+
+
+def measured_rates(device_name: str, product_rate: float, modes: Modes = EXACT) -> Rates:
+    """What a device can be expected to reach, by the rate of a large product in 16 bits that was measured on it.
+
+    One that is not in the table is taken for an H100 that is slower or faster in everything.
+    """
+    card = find_card(device_name)
+    known = card or MEASURED
+    speed = product_rate / (known.reached.large_product * known.bf16)
+    bandwidth = known.bandwidth if card else speed * known.bandwidth
+    return calculated_rates(replace(known, bf16=speed * known.bf16, fp8=speed * known.fp8, bandwidth=bandwidth), modes)
+
+
+def host_rates(product_rate: float) -> Rates:
+    """The same of a processor that computes in main memory."""
+    shares = LINEAR_SHARE_ON_HOST, ATTENTION_SHARE_ON_HOST, VAE_SHARE_ON_HOST
+    return Rates(*(share * product_rate for share in shares))
 
 
 def _one_after_the_other(*rates: float) -> float:

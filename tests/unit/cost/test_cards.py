@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.cost.cards import CARDS, DATA_CENTRE, calculated_rates, find_card
+from wan_s2v_pack.wan_s2v_model.cost.cards import CARDS, DATA_CENTRE, Modes, calculated_rates, find_card, host_rates, measured_rates
 from wan_s2v_pack.wan_s2v_model.cost.estimate import Job, ModelFacts, estimate
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
 
@@ -17,7 +17,7 @@ def seconds(name, steps, *, height=480, width=832, clips=2, vae_value_bytes=4):
     """Of the clips behind the first one."""
     timeline = replace(plan_timeline(SAMPLES, 16_000, SAMPLES), num_clips=clips)
     job = Job(timeline, height, width, steps=steps, model_calls=1, first_clip=1, vae_value_bytes=vae_value_bytes)
-    return estimate(job, BF16, calculated_rates(BY_NAME[name], vae_value_bytes)).seconds
+    return estimate(job, BF16, calculated_rates(BY_NAME[name], Modes(vae_value_bytes))).seconds
 
 
 def call(name, **size):
@@ -56,7 +56,7 @@ def test_facts_hang_together(card):
     assert card.fp8 == 0 or card.fp8 == pytest.approx(2 * card.bf16, rel=0.02)
     assert card.int8 == pytest.approx((2 if card.reached is DATA_CENTRE else 4) * card.bf16, rel=0.02)
     assert calculated_rates(card).linear < card.bf16
-    assert calculated_rates(card, 4).vae < calculated_rates(card, 2).vae < calculated_rates(card).linear
+    assert calculated_rates(card).vae < calculated_rates(card, Modes(2)).vae < calculated_rates(card).linear
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,40 @@ def test_facts_hang_together(card):
 )
 def test_card_is_found_by_its_whole_name(device, name):
     assert find_card(device) is (BY_NAME[name] if name else None)
+
+
+FLOAT8 = Modes(float8_linears=True, float8_attention=True)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3", "a card of tomorrow"])
+def test_measured_product_gives_the_rates_that_were_measured_with_it(name):
+    """On the H100 that docs/performance.md is about a large product in bf16 reached 784 TFLOP/s."""
+    exact, float8 = measured_rates(name, 784e12), measured_rates(name, 784e12, FLOAT8)
+    assert exact.linear == pytest.approx(0.84 * 784e12, rel=0.01)
+    assert exact.attention == pytest.approx(0.85 * 784e12, rel=0.01)
+    assert exact.vae == pytest.approx(0.104 * 784e12, rel=0.01)
+    assert measured_rates(name, 784e12, Modes(2)).vae == pytest.approx(0.165 * 784e12, rel=0.01)
+    assert float8.linear == pytest.approx(1.38 * 784e12, rel=0.01)
+    assert float8.attention == pytest.approx(1.18 * 784e12, rel=0.01)
+
+
+def test_measured_product_counts_more_than_what_is_stated():
+    """Of a card that is kept cool or slow by its owner; before, a GeForce card was taken for an H100, a fifth too slow in attention."""
+    card = BY_NAME["RTX 3090"]
+    full, half = (measured_rates(card.devices[0], share * 0.93 * card.bf16) for share in (1, 0.5))
+    assert full == calculated_rates(card)
+    assert half.attention == full.attention / 2
+    assert 0.5 < half.vae / full.vae < 0.6  # its memory is as fast as ever
+
+
+def test_unknown_card_is_slower_in_everything():
+    full, half = (measured_rates("unknown", rate) for rate in (784e12, 392e12))
+    assert [getattr(half, name) / getattr(full, name) for name in ("linear", "attention", "vae")] == pytest.approx([0.5] * 3)
+
+
+def test_processor():
+    rates = host_rates(1e12)
+    assert (rates.linear, rates.attention, rates.vae) == (0.84e12, 0.85e12, 0.4e12)
 
 
 def test_no_name_twice():

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from wan_s2v_pack.cli import doctor
 from wan_s2v_pack.cli.comfyui import transport
@@ -353,3 +354,11 @@ def test_probe_tells_broken_from_absent_packages(monkeypatch, tmp_path):
     assert probe.attention_packages() == {"packages": ["sageattention"], "broken": {"flash_attn": "undefined symbol: x"}}
     for name in ("flash_attn", "sageattention"):
         sys.modules.pop(name, None)
+
+
+def test_the_form_for_problems_asks_for_what_the_doctor_says():
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "problem.yml").read_text(encoding="utf-8"))
+    field = next(item for item in form["body"] if item["id"] == "doctor")
+    assert "python -m cli doctor" in field["attributes"]["description"]
+    assert field["attributes"]["render"] == "text"  # no Markdown: the columns stay
+    assert field["validations"]["required"]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from wan_s2v_pack.cli.predict import connection, dry_run, graph, job
 from wan_s2v_pack.cli.predict.graph import PREPARE, SAMPLER, PromptError, Request
+from wan_s2v_pack.wan_s2v_model.cost.cards import measured_rates
 
 from .test_predict import outcome, parse, predict
 
@@ -99,6 +100,13 @@ def test_unknown_card_gets_no_time(request_of):
     outlook = dry_run.look_ahead(Server(device=device), request_of())
     assert outlook.seconds is None
     assert outlook.lines()[-1] == "time: not known for this device; Prepare Video measures it"
+
+
+def test_card_of_this_machine_is_measured(request_of, monkeypatch):
+    monkeypatch.setattr(dry_run, "measured_here", lambda machine, modes: measured_rates(machine.device, 50e12, modes))
+    server = Server(device={**RTX_3060, "name": "NVIDIA GeForce RTX 3080 Laptop GPU"})
+    assert dry_run.look_ahead(server, request_of(), is_here=True).seconds > 3600
+    assert dry_run.look_ahead(server, request_of()).seconds is None
 
 
 def test_too_little_memory_is_refused_in_the_words_of_the_sampler(request_of):
