@@ -92,14 +92,14 @@ def product_errors(device) -> None:
 def attention_errors(device) -> None:
     """Of rounded inputs (weights exact), and of the kernel where there is one, against float32 attention of the same bfloat16 inputs."""
     import torch
-    from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import _flash3_float8, _installed, computes_in_float8
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import KERNELS, _flash3_float8, _is_hopper
     from wan_s2v_pack.wan_s2v_model.kernels.float8 import quantise_heads
     from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
 
     def rounded(x, smooth):
         return quantise_heads(x, ERROR_HEADS, smooth).to(torch.float32).flatten(2)
 
-    has_kernel = device.type == "cuda" and _installed("fa3_fwd_interface") and computes_in_float8("fp8", _flash3_float8, device)
+    has_kernel = _is_hopper(device) and next(iter(KERNELS["fp8"].values())).is_there(device)
     for kind, offset in (("random", 0), ("keys off zero", 8)):
         q, k, v = (torch.randn(1, 4 * ERROR_TOKENS, ERROR_HEADS * 128, device=device).bfloat16() for _ in range(3))
         k = k + offset * torch.randn(ERROR_HEADS * 128, device=device).bfloat16()

@@ -78,7 +78,8 @@ class WanS2VModelLoader(io.ComfyNode):
                     default="auto",
                     tooltip="auto: on NVIDIA Hopper and newer the fastest exact kernel there is (FlashAttention 3 on Hopper if fa3-fwd is "
                     "installed, else cuDNN), unless ComfyUI runs another attention than PyTorch's; else as ComfyUI was started. "
-                    "comfyui: always as ComfyUI was started.",
+                    "comfyui: always as ComfyUI was started. sage: in 8 bits, faster and not exact, with SageAttention or "
+                    "comfy-kitchen's int8 attention. The node says what runs, and how far off it is.",
                     advanced=True,
                 ),
                 io.Boolean.Input("offload", default=True, optional=True, tooltip=OFFLOAD, advanced=True),
@@ -89,8 +90,7 @@ class WanS2VModelLoader(io.ComfyNode):
                     optional=True,
                     tooltip="Trades exactness for speed; docs/performance.md in the repository of this pack has the error. "
                     "fp8 linears: the large products in 8 bits, on NVIDIA GPUs since GeForce 40 and H100. fp8 linears and attention: the "
-                    "attention too, with fa3-fwd (H100) or sageattention installed. Where fp8 does not work the log says so and the run is "
-                    "exact.",
+                    "attention too, with fa3-fwd (H100) or sageattention installed. What has no effect on this GPU the node says.",
                     advanced=True,
                 ),
             ],
@@ -104,8 +104,11 @@ class WanS2VModelLoader(io.ComfyNode):
     @classmethod
     @checks_inputs
     def execute(cls, model_name, weight_dtype, precision, attention, offload=True, speed=comfy_bridge.SPEEDS[0]) -> io.NodeOutput:
+        comfy_bridge.require_attention(attention)
         options = {"weight_dtype": weight_dtype, "precision": precision, "attention": attention, "speed": speed}
-        return io.NodeOutput(comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options, offload=offload))
+        model = comfy_bridge.load_diffusion_model(_path("diffusion_models", model_name), options, offload=offload)
+        comfy_bridge.show_computation(model)
+        return io.NodeOutput(model)
 
 
 class WanS2VTextEncoderLoader(io.ComfyNode):

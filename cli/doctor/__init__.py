@@ -15,6 +15,7 @@ from .checks import Facts, examine
 from .facts import collect
 from .finding import PROBLEM, WARNING, Finding
 from .report import report
+from .speed import speed_findings
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
         return compare(options)
     facts = collect(comfyui=options.comfyui, models_dir=options.models_dir, url=options.server, login=login_of(options))
-    findings = [*examine(facts), *(estimated(facts) if options.estimate else ())]
+    findings = [*examine(facts), *speed_findings(facts), *(estimated(facts) if options.estimate else ())]
     print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else report(findings))
     return int(any(finding.status == PROBLEM for finding in findings))
 

@@ -26,6 +26,8 @@ REINSTALL = "Install the three of one release for one CUDA version, as pytorch.o
 ATTENTION_NAMES = {
     "attention_pytorch": "PyTorch",
     "attention_sage": "SageAttention (not exact)",
+    "attention3_sage": "SageAttention 3 in 4 bits (not exact)",
+    "attention_comfy_kitchen_int8": "comfy-kitchen in int8 (not exact)",
     "attention_flash": "flash_attn",
     "attention_xformers": "xformers",
     "attention_split": "split (slow)",
@@ -55,6 +57,9 @@ class TorchFacts:
     kernels: tuple[str, ...] = ()  # attention kernels of PyTorch itself
     packages: tuple[str, ...] = ()  # attention packages that can be imported
     broken: Mapping[str, str] = field(default_factory=dict)  # attention packages that cannot, with the reason
+    triton: str = ""  # its version
+    has_kitchen: bool = False  # comfy-kitchen has attention in int8 for the first GPU
+    system: str = ""  # sys.platform
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,9 @@ def probe_torch() -> tuple[TorchFacts | None, str]:
         kernels=tuple(devices.get("kernels", ())),
         packages=tuple(attention.get("packages", ())),
         broken=attention.get("broken", {}),
+        triton=attention.get("triton", ""),
+        has_kitchen=attention.get("has_kitchen", False),
+        system=sys.platform,
     )
     return facts, error
 

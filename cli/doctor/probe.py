@@ -52,7 +52,7 @@ def probe_torch() -> None:
     tell("versions", errors=errors, **versions)
     if torch := modules["torch"]:
         tell("devices", accelerator=accelerator(torch), gpus=gpus(torch), kernels=kernels(torch))
-        tell("attention", **attention_packages())
+        tell("attention", **attention_packages(), triton=getattr(try_import("triton")[0], "__version__", ""), has_kitchen=has_kitchen())
 
 
 def accelerator(torch: Any) -> str:
@@ -90,6 +90,12 @@ def attention_packages() -> dict[str, Any]:
             packages += [] if reason else [top]
             broken |= {top: reason} if reason else {}
     return {"packages": packages, "broken": broken}
+
+
+def has_kitchen() -> bool:
+    """Whether ComfyUI's kernels, as they are installed, have attention in int8 for the first GPU."""
+    kitchen, _ = try_import("comfy_kitchen")
+    return bool(getattr(kitchen, "int8_attention_is_available", lambda: False)())
 
 
 def probe_comfyui(comfyui: str, pack: str, *flags: str) -> None:

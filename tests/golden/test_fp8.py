@@ -1,4 +1,4 @@
-"""The fp8 modes on ComfyUI's layers, computed on the CPU: bf16 and fp8_scaled files, LoRAs, the choice and the self-test of kernels."""
+"""The fp8 modes on ComfyUI's layers, computed on the CPU: bf16 and fp8_scaled files, LoRAs, and where there is no fp8."""
 
 import logging
 from pathlib import Path
@@ -21,11 +21,6 @@ LAYER = "blocks.1.ffn.2"
 
 @pytest.fixture(scope="module")
 def fp8(bridge):
-    return pack_module("wan_s2v_model.comfy_bridge.kernels")
-
-
-@pytest.fixture(scope="module")
-def attention(bridge):
     return pack_module("wan_s2v_model.comfy_bridge.kernels")
 
 
@@ -121,95 +116,3 @@ def test_lora_is_in_the_float8_weight(bridge, fp8, files, layout):
     expected = 0.01 * up @ down
     assert relative_error(change, expected) < 0.35  # both sides are rounded to float8
     assert float(expected.norm()) > 0.1 * float(before.norm())
-
-
-# Attention
-
-
-def test_fp8_attention_leaves_the_choice_of_the_user_alone(attention, caplog):
-    attention._log_left_alone.cache_clear()
-    plain = attention.pick_attention("comfyui", CPU)
-    with caplog.at_level(logging.WARNING, "wan_s2v"):
-        assert attention.pick_attention("comfyui", CPU, float8=True) is plain
-        assert attention.pick_attention("comfyui", CPU, float8=True) is plain
-    assert caplog.text.count("attention: not in fp8, because the loader says so") == 1
-
-
-def emulated(q, k, v, heads, factor=1.0, smooth=True):
-    """What a float8 kernel computes, in float32 on rounded inputs; `factor` falsifies a scale."""
-    quantise_heads = pack_module("wan_s2v_model.kernels.float8").quantise_heads
-    rounded = []
-    for tensor, is_smooth in ((q, False), (k, smooth), (v, False)):
-        rounded.append(quantise_heads(tensor, heads, is_smooth).to(torch.float32).flatten(2))
-    sdpa = pack_module("wan_s2v_model.transformer.blocks").sdpa
-    return sdpa(factor * rounded[0], rounded[1], rounded[2], heads).to(q.dtype)
-
-
-def failing(*_, **__):
-    raise RuntimeError("no kernel image\nmore")
-
-
-@pytest.mark.parametrize(
-    ("kernel", "works", "message"),
-    [
-        (emulated, True, ""),
-        (lambda q, k, v, heads: emulated(q, k, v, heads, factor=1.3), False, "is wrong by"),
-        (lambda q, k, v, heads: emulated(q, k.flip(0), v, heads), False, "is wrong by"),
-        (lambda q, k, v, heads: torch.full_like(q, torch.nan), False, "is wrong by nan"),
-        (failing, False, "does not run here (no kernel image)"),
-    ],
-)
-def test_self_test_of_fp8_attention(attention, caplog, kernel, works, message):
-    with caplog.at_level(logging.WARNING, "wan_s2v"):
-        assert attention.computes_in_float8("a kernel", kernel, CPU) is works
-    assert message in caplog.text
-    assert bool(caplog.text) is not works
-
-
-def exactly(q, k, v, heads):
-    return pack_module("wan_s2v_model.transformer.blocks").sdpa(q, k, v, heads)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "works", "message"),
-    [
-        (exactly, True, ""),
-        (lambda q, k, v, heads: 1.1 * exactly(q, k, v, heads), False, "is wrong by"),
-        (lambda q, k, v, heads: exactly(q, k, v, heads) + 0.1 * (k.shape[1] == 5), False, "is wrong by"),
-        (lambda q, k, v, heads: torch.full_like(q, torch.nan), False, "is wrong by nan"),
-        (failing, False, "does not run here (no kernel image)"),
-    ],
-    ids=["right", "all wrong", "few keys wrong", "nan", "failing"],
-)
-def test_self_test_of_exact_attention(attention, caplog, kernel, works, message):
-    with caplog.at_level(logging.WARNING, "wan_s2v"):
-        assert attention.computes_attention("a kernel", kernel, CPU) is works
-    assert message in caplog.text
-    assert bool(caplog.text) is not works
-
-
-def test_flash_attention_gets_float8_and_a_scale_for_each_head(attention, monkeypatch):
-    """A stand-in of fa3-fwd that multiplies the scales back: the result is the attention, within the self-test's tolerance."""
-    import sys
-    from types import SimpleNamespace
-
-    seen = []
-
-    def flash_attn_func(q, k, v, q_descale, k_descale, v_descale):
-        seen.append((q.dtype, q.shape, q_descale.shape, q_descale.dtype))
-        sdpa = pack_module("wan_s2v_model.transformer.blocks").sdpa
-        pairs = (q, q_descale), (k, k_descale), (v, v_descale)
-        plain = [(values.float() * scale[:, None, :, None]).flatten(2) for values, scale in pairs]
-        return sdpa(*plain, q.shape[2]).unflatten(-1, (q.shape[2], -1)).bfloat16()
-
-    monkeypatch.setitem(sys.modules, "fa3_fwd_interface", SimpleNamespace(flash_attn_func=flash_attn_func))
-    assert attention.computes_in_float8("stand-in", attention._flash3_float8, CPU)
-    length = attention.FEW_KEYS + 40
-    assert seen == [(torch.float8_e4m3fn, (2, length, 4, 128), (2, 4), torch.float32)]
-
-
-@pytest.mark.parametrize("name", ["_flash3_float8", "_sage"])
-def test_few_keys_are_attended_to_exactly(attention, name):
-    q, k, v = randn(1, 40, 256), randn(2, 5, 256), randn(3, 5, 256)
-    expected = pack_module("wan_s2v_model.transformer.blocks").sdpa(q, k, v, 2)
-    torch.testing.assert_close(getattr(attention, name)(q, k, v, 2), expected)

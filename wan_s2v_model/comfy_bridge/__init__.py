@@ -2,8 +2,8 @@
 
 from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
-from .display import file_shower, share_reporter, text_display
-from .kernels import ATTENTIONS, SPEEDS
+from .display import file_shower, share_reporter, show_computation, text_display
+from .kernels import ATTENTIONS, SPEEDS, require_attention
 from .loaders import DTYPES, apply_lora, load_diffusion_model, load_text_encoder, load_vae
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
@@ -54,11 +54,13 @@ __all__ = [
     "open_video",
     "place_in_list",
     "raise_if_interrupted",
+    "require_attention",
     "require_file",
     "require_memory",
     "require_wan_vae",
     "run_encoder",
     "share_reporter",
+    "show_computation",
     "take_memory_peak",
     "take_others_off_gpu",
     "text_display",

@@ -9,12 +9,14 @@ from types import TracebackType
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import ComfyAPISync
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..sampling.progress import Progress
 from ..sampling.progress_log import ProgressLog
+from .model import computation_of
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
@@ -63,6 +65,21 @@ class RunDisplay:
         last_words = self._progress.end(self._num_frames) if kind is None else self._progress.stop()
         self._show_text(last_words)
         logger.info("%s", last_words)
+
+
+def show_computation(model: comfy.model_patcher.ModelPatcher) -> None:
+    """Say on the node that is running, and in the log, with what a MODEL with our forward computes and what of it is not exact."""
+    text = computation_in_words(model)
+    text_display()(text)
+    logger.info("%s", text)
+
+
+def computation_in_words(model: comfy.model_patcher.ModelPatcher) -> str:
+    """With what a MODEL with our forward computes; where the GPU has no room for the self-tests they wait for the sampler."""
+    try:
+        return computation_of(model).text
+    except torch.OutOfMemoryError:
+        return "The GPU is too full to try its kernels now; when the model is sampled the log says with what it computes"
 
 
 def share_reporter() -> Callable[[float], None]:

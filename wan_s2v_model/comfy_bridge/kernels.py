@@ -1,15 +1,22 @@
-"""Which attention kernel runs, and the proof at first use that it computes attention."""
+"""Which kernels compute attention and linear layers: what was chosen, what works here, and whether that is exact.
+
+A kernel of our choice proves at first use on each device that it computes attention. What ComfyUI or another node has chosen runs as it is,
+and is named.
+"""
 
 import functools
+import importlib.metadata
 import importlib.util
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import comfy.ops
+import comfy.quant_ops
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,20 +24,37 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..kernels.float8 import FLOAT8, Float8Heads, Float8Rows, quantise_heads
 from ..kernels.linears import EXACT, Float8Linears, Linears, float8_works, quantise_rows
 from ..kernels.self_test import passes
-from ..transformer.blocks import FLOAT8_BEYOND, AttentionFunction, sdpa
+from ..transformer.attention_check import FEW_KEYS, largest_difference, rounding_error
+from ..transformer.blocks import FLOAT8_BEYOND, OVERRIDE, AttentionFunction, sdpa
+from .patches import origin
 
 logger = logging.getLogger("wan_s2v")
-ATTENTIONS = ("auto", "comfyui")
+ATTENTIONS = ("auto", "comfyui", "sage")
 CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 HOPPER = 9  # major compute capability
-FEW_KEYS = 1024  # up to here float8 saves nothing: text and sound
 TOLERANCE = 2e-2  # of the self-test: bfloat16 results near 1 against float32
-KERNEL_ERRORS = (ImportError, RuntimeError, TypeError, ValueError, OSError)
-Kernels = dict[str, tuple[AttentionFunction, Callable[[int], bool]]]  # best first, with the compute capabilities they are for
+TOLERANCE_8_BITS, TOLERANCE_4_BITS = 0.1, 0.25  # relative, of each head
+KERNEL_ERRORS = (ImportError, RuntimeError, TypeError, ValueError, OSError, AttributeError, AssertionError)
 SPEEDS = ("exact", "fp8 linears", "fp8 linears and attention")
 
 
-TOLERANCE_FLOAT8 = 0.1  # relative, of each head
+class Kernel(NamedTuple):
+    """An attention kernel of our choice, and whether it is there for a device."""
+
+    run: AttentionFunction
+    is_there: Callable[[torch.device], bool]
+
+
+class Chosen(NamedTuple):
+    """The attention kernel that runs.
+
+    Attributes:
+        error: relative, as the self-test found it on this device; 0 for what is exact, None where nobody knows.
+    """
+
+    name: str
+    run: AttentionFunction
+    error: float | None = 0.0
 
 
 @comfy_attention.wrap_attn
@@ -74,95 +98,175 @@ def _sage(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
     return sageattn(q, k, v, tensor_layout="NHD").flatten(2)
 
 
+@comfy_attention.wrap_attn
+def _kitchen(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    if k.shape[1] <= FEW_KEYS:
+        return _cudnn(q, k, v, heads)
+    from comfy_kitchen import int8_attention
+
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # [B, S, D] -> [B, H, S, d]
+    return int8_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+@comfy_attention.wrap_attn
+def _sage3(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    if k.shape[1] <= FEW_KEYS:
+        return _cudnn(q, k, v, heads)
+    from sageattn3 import sageattn3_blackwell
+
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for t in (q, k, v))  # [B, S, D] -> [B, H, S, d]
+    return sageattn3_blackwell(q, k, v, is_causal=False).transpose(1, 2).flatten(2)
+
+
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-KERNELS_FLOAT8: Kernels = {
-    "FlashAttention 3 in fp8 (fa3_fwd)": (_flash3_float8, lambda major: major == HOPPER and _installed("fa3_fwd_interface")),
-    "SageAttention": (_sage, lambda major: _installed("sageattention")),
+def _has_kitchen(device: torch.device) -> bool:
+    """Whether ComfyUI's own kernels, as they are installed, have attention in int8 for this device."""
+    try:
+        from comfy_kitchen import int8_attention_is_available
+    except ImportError:
+        return False
+    return int8_attention_is_available(device)
+
+
+def _is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
+
+
+FLASH3, SAGE, KITCHEN, SAGE3 = "FlashAttention 3", "SageAttention", "comfy-kitchen in int8", "SageAttention 3 in 4 bits"
+SAGE_KERNEL = Kernel(_sage, lambda device: _installed("sageattention"))
+KERNELS: dict[str, dict[str, Kernel]] = {  # best first
+    "auto": {
+        f"{FLASH3} (fa3_fwd)": Kernel(_flash3, lambda device: _is_hopper(device) and _installed("fa3_fwd_interface")),
+        "cuDNN": Kernel(_cudnn, lambda device: torch.cuda.get_device_capability(device)[0] >= HOPPER),
+    },
+    "fp8": {
+        f"{FLASH3} in fp8 (fa3_fwd)": Kernel(_flash3_float8, lambda device: _is_hopper(device) and _installed("fa3_fwd_interface")),
+        SAGE: SAGE_KERNEL,
+    },
+    "sage": {
+        SAGE: SAGE_KERNEL,
+        KITCHEN: Kernel(_kitchen, _has_kitchen),
+        SAGE3: Kernel(_sage3, lambda device: _installed("sageattn3")),
+    },
 }
+OF_COMFYUI = {  # by the names of its functions; which round their inputs is said in ROUNDING
+    "attention_pytorch": "PyTorch",
+    "attention_flash": "flash_attn",
+    "attention_xformers": "xformers",
+    "attention_split": "split",
+    "attention_sub_quad": "sub-quadratic",
+    "attention_basic": "basic",
+    "attention_sage": f"{SAGE} in 8 bits",
+    "attention3_sage": SAGE3,
+    "attention_comfy_kitchen_int8": KITCHEN,
+}
+ROUNDING = ("attention_sage", "attention3_sage", "attention_comfy_kitchen_int8")
 
 
 def pick_attention(name: str, device: torch.device, float8: bool = False) -> AttentionFunction:
-    """The kernel for a setting of the model loader.
+    """The kernel for a setting of the model loader; see `choose_attention`."""
+    return choose_attention(name, device, float8).run
+
+
+def choose_attention(name: str, device: torch.device, float8: bool = False) -> Chosen:
+    """The kernel for a setting of the model loader, and what it is.
 
     `auto` is the fastest exact kernel on NVIDIA Hopper and newer, unless ComfyUI was started with a kernel of the user's choice; everywhere
-    else, and with `comfyui`, it is ComfyUI's. With `float8` one that rounds its inputs goes before. Overrides of other nodes apply to all.
+    else, and with `comfyui`, it is ComfyUI's. `sage` is one in 8 bits, or as `auto` where none works. With `float8` one that rounds its
+    inputs goes before what `auto` takes. Overrides of other nodes apply to all.
     """
-    chosen = comfy_attention.optimized_attention
-    is_free = name == "auto" and chosen is comfy_attention.attention_pytorch
+    function = comfy_attention.optimized_attention
+    if name == "sage":
+        found = _best("sage", device) if device.type == "cuda" else None
+        return found or choose_attention("auto", device)
+    is_free = name == "auto" and function is comfy_attention.attention_pytorch
     if is_free and device.type == "cuda" and comfy.model_management.is_nvidia():
-        return _fastest(device, float8) or chosen
-    if float8:
-        _log_left_alone(name)
-    return chosen
+        found = (_best("fp8", device) if float8 else None) or _best("auto", device)
+        return found or _of_comfyui(function)
+    return _of_comfyui(function)
+
+
+def _of_comfyui(function: Callable[..., Tensor]) -> Chosen:
+    """ComfyUI's attention, as it was started, or what another node has put in its place."""
+    known = OF_COMFYUI.get(function.__name__) if getattr(function, "__module__", "") == comfy_attention.__name__ else None
+    if known is None:
+        return _of_another_node(function)
+    return Chosen(f"{known}, as ComfyUI was started", function, None if function.__name__ in ROUNDING else 0.0)
+
+
+def _of_another_node(function: Any) -> Chosen:
+    return Chosen(f"of another node ({origin(function)}), exact or not", function, None)
 
 
 @functools.cache
-def _log_left_alone(name: str) -> None:
-    logger.warning("attention: not in fp8, because %s", "the loader says so" if name == "comfyui" else "ComfyUI decides the kernel here")
-
-
-@functools.cache
-def _fastest(device: torch.device, float8: bool = False) -> AttentionFunction | None:
-    major = torch.cuda.get_device_capability(device)[0]
-    for name, (kernel, fits) in (KERNELS_FLOAT8 if float8 else KERNELS).items():
-        if fits(major) and (computes_in_float8 if float8 else computes_attention)(name, kernel, device):
-            logger.info("attention: %s", name)
-            return kernel
-    if float8:
-        logger.warning("attention: no fp8 kernel works here (fa3-fwd on Hopper, or sageattention); it is exact")
-        return _fastest(device)
+def _best(kind: str, device: torch.device) -> Chosen | None:
+    """The first of the kernels of a kind that is there and passes its self-test on this device."""
+    for name, kernel in KERNELS[kind].items():
+        if not kernel.is_there(device):
+            continue
+        error = _error_in_self_test(name, kernel.run, device, is_exact=kind == "auto")
+        if error is not None:
+            chosen = Chosen(_with_version(name), kernel.run, error)
+            logger.info("attention: %s", _with_error(chosen))
+            return chosen
     return None
 
 
-def computes_attention(name: str, kernel: AttentionFunction, device: torch.device) -> bool:
-    """Compare a kernel with plain float32 attention on random values, self attention and five keys; log a failure."""
-    generator = torch.Generator(device).manual_seed(0)
-    heads, head_dim, length = 2, 128, 300
-    q, k, v = (torch.randn(1, length, heads * head_dim, generator=generator, device=device).bfloat16() for _ in range(3))
-
-    def disagreement() -> float:
-        differences = []
-        for keys in (length, 5):
-            seen, values = k[:, :keys], v[:, :keys]
-            with sdpa_kernel(SDPBackend.MATH):
-                expected = sdpa(q.float(), seen.float(), values.float(), heads)
-            differences.append((kernel(q, seen, values, heads).float() - expected).abs().max())
-        return float(torch.stack(differences).max())
-
-    return _passes(name, disagreement, TOLERANCE)
+def _with_error(chosen: Chosen) -> str:
+    return f"{chosen.name} (error {chosen.error:.1%} in its self-test)" if chosen.error else chosen.name
 
 
-def computes_in_float8(name: str, kernel: AttentionFunction, device: torch.device) -> bool:
-    """Compare a kernel that rounds its inputs with float32 on heads of unequal size and keys away from zero; log a failure."""
-    generator = torch.Generator(device).manual_seed(0)
-    heads, head_dim, length = 4, 128, FEW_KEYS + 40
-    size = torch.tensor([0.5, 1, 2, 4], device=device)[:, None]
-    q, k, v = (torch.randn(2, length, heads, head_dim, generator=generator, device=device) for _ in range(3))
-    q, k, v = (t.flatten(2).bfloat16() for t in (q / size, k * size + 4, v * size))
-    with sdpa_kernel(SDPBackend.MATH):
-        expected = sdpa(q.float(), k.float(), v.float(), heads)
-
-    def disagreement() -> float:
-        error = kernel(q, k, v, heads).float() - expected
-        wrong, right = (t.square().unflatten(-1, (heads, -1)).sum(dim=(0, 1, 3)) for t in (error, expected))
-        return float((wrong / right).max().sqrt())
-
-    return _passes(name, disagreement, TOLERANCE_FLOAT8)
+def _with_version(name: str) -> str:
+    """SageAttention 1 and 2 share their name and differ in speed."""
+    try:
+        return f"{name} {importlib.metadata.version('sageattention')} in 8 bits" if name == SAGE else name
+    except importlib.metadata.PackageNotFoundError:
+        return f"{name} in 8 bits"
 
 
-def _passes(name: str, disagreement: Callable[[], float], tolerance: float) -> bool:
+def _error_in_self_test(name: str, kernel: AttentionFunction, device: torch.device, *, is_exact: bool) -> float | None:
+    """0 for an exact kernel that gives what plain attention gives, the relative error of one that rounds, None for one that fails."""
+    measured: list[float] = []
+    tolerance = TOLERANCE if is_exact else TOLERANCE_4_BITS if name == SAGE3 else TOLERANCE_8_BITS
+
+    def measure() -> float:
+        measured.append((largest_difference if is_exact else rounding_error)(kernel, device))
+        return measured[0]
+
     fails, differs = (f"attention: {name} {problem} and is not used" for problem in ("does not run here (%s)", "is wrong by %.1e here"))
-    return passes(disagreement, tolerance, fails=fails, differs=differs, errors=KERNEL_ERRORS)
+    if not passes(measure, tolerance, fails=fails, differs=differs, errors=KERNEL_ERRORS):
+        return None
+    return 0.0 if is_exact else measured[0]
 
+
+def require_attention(name: str) -> None:
+    """Say at the loader what a choice lacks.
+
+    Raises:
+        ValueError: `sage` has no kernel on the device of the models.
+    """
+    device = comfy.model_management.get_torch_device()
+    if name != "sage" or (device.type == "cuda" and _best("sage", device) is not None):
+        return
+    there = [kernel for kernel, (_, is_there) in KERNELS["sage"].items() if device.type == "cuda" and is_there(device)]
+    if there:
+        reason = f"{', '.join(there)} is installed, but fails its self-test on this GPU; the log says how"
+    else:
+        reason = "SageAttention is not installed, and ComfyUI's comfy-kitchen has no attention in int8 for this device"
+    advice = "Choose attention: auto, or install SageAttention (on Windows with triton-windows); python -m cli doctor says how."
+    raise ValueError(f"attention: sage cannot be used: {reason}. {advice}")
+
+
+# Linear layers
 
 FP8_CAPABILITY = (8, 9)  # GeForce 40, L40, H100 and newer
 
 
 def pick_linears(speed: str, device: torch.device, dtype: torch.dtype) -> Linears:
-    """How the blocks compute their products on this device: as the setting says, or exactly where float8 does not work."""
+    """How the blocks compute their products on this device: as the setting says, or as their layers do where float8 does not work."""
     return Float8Linears(dtype, comfy_float8_weights) if speed != SPEEDS[0] and _has_float8(device) else EXACT
 
 
@@ -172,11 +276,16 @@ def wants_float8_attention(speed: str) -> bool:
 
 @functools.cache
 def _has_float8(device: torch.device) -> bool:
-    is_nvidia = device.type == "cuda" and comfy.model_management.is_nvidia()
-    if is_nvidia and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY:
+    if has_float8_cores(device):
         return float8_works(device)
-    logger.warning("speed: fp8 needs an NVIDIA GPU of compute capability 8.9 or higher (GeForce 40, H100); this run is exact")
+    logger.warning("speed: fp8 needs an NVIDIA GPU of compute capability 8.9 or higher (GeForce 40, H100); it has no effect here")
     return False
+
+
+def has_float8_cores(device: torch.device) -> bool:
+    """Whether the GPU multiplies float8."""
+    is_nvidia = device.type == "cuda" and comfy.model_management.is_nvidia()
+    return is_nvidia and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 @contextmanager
@@ -199,7 +308,62 @@ def _as_rows(weight: Tensor) -> Float8Rows:
     return Float8Rows(values, scale.to(values.device, torch.float32).reshape(1, 1).repeat(values.shape[0], 1))
 
 
-KERNELS: Kernels = {
-    "FlashAttention 3 (fa3_fwd)": (_flash3, lambda major: major == HOPPER and _installed("fa3_fwd_interface")),
-    "cuDNN": (_cudnn, lambda major: major >= HOPPER),
-}
+def _format_of_input(layer: nn.Module) -> str:
+    """To what a layer of ComfyUI rounds its input by itself, because its file is packed so or ComfyUI was started so; "" for nothing."""
+    packed = getattr(layer, "quant_format", None)
+    if packed is not None:
+        rounds = comfy.quant_ops.QUANT_ALGOS.get(packed, {}).get("quantize_input", True)
+        is_whole = getattr(layer, "_full_precision_mm", False) or getattr(layer, "comfy_force_cast_weights", False)
+        return packed if rounds and not is_whole else ""
+    is_fast = isinstance(layer, comfy.ops.fp8_ops.Linear) and layer.weight.dtype == FLOAT8
+    return "fp8_matrix_mult" if is_fast else ""
+
+
+# In words
+
+
+class Computation(NamedTuple):
+    """How a MODEL is computed on its device, in words."""
+
+    text: str
+    is_exact: bool
+
+
+def describe(forward: Any, device: torch.device, dtype: torch.dtype, overrides: dict[str, Any]) -> Computation:
+    """What runs, and what of the loader's `speed` and `attention` has no effect here.
+
+    Args:
+        forward: a `Forward` of `model.py`. dtype: in which the layers compute. overrides: the transformer_options of the MODEL.
+    """
+    chosen = choose_attention(forward.attention, device, wants_float8_attention(forward.speed))
+    if OVERRIDE in overrides:
+        chosen = _of_another_node(overrides[OVERRIDE])
+    linears = pick_linears(forward.speed, device, dtype)
+    layers, layers_are_exact = _linears_in_words(linears, forward.transformer, dtype)
+    is_exact = layers_are_exact and chosen.error == 0
+    text = f"computes {'exactly' if is_exact else 'not exactly'}: linear layers in {layers}; attention {_with_error(chosen)}"
+    return Computation(". ".join([text, *_without_effect(forward, device, linears, chosen)]), is_exact)
+
+
+def _linears_in_words(linears: Linears, transformer: nn.Module, dtype: torch.dtype) -> tuple[str, bool]:
+    """In what they compute, and whether that is exact."""
+    if linears.rounding:
+        return linears.rounding, False
+    name = str(dtype).removeprefix("torch.")
+    formats = Counter(filter(None, map(_format_of_input, transformer.modules())))
+    if formats:
+        return f"{name}, but {', '.join(f'{count} in {format}' for format, count in formats.items())} by ComfyUI", False
+    if dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation:
+        return f"{name} with sums in float16 (ComfyUI's --fast)", False
+    return name, True
+
+
+def _without_effect(forward: Any, device: torch.device, linears: Linears, chosen: Chosen) -> Iterator[str]:
+    """What of the loader's choices does nothing here, and why."""
+    if forward.speed != SPEEDS[0] and not linears.rounding:
+        reason = (
+            "its self-test failed, see the log" if has_float8_cores(device) else "this device has no fp8 (GeForce 40, H100 and newer have)"
+        )
+        yield f"speed: {forward.speed} has no effect on them: {reason}"
+    if wants_float8_attention(forward.speed) and chosen.error == 0:
+        yield "No attention in fp8 runs here: it needs attention: auto, and fa3-fwd (H100) or SageAttention"

@@ -47,7 +47,7 @@ def load_diffusion_model(
     """Load a Wan S2V transformer as a ComfyUI MODEL.
 
     Args:
-        options: `weight_dtype` (default, fp32, fp16, bf16), `precision` (official, fast), `attention` (auto, comfyui)
+        options: `weight_dtype` (default, fp32, fp16, bf16), `precision` (official, fast), `attention` (one of ATTENTIONS)
             and, unless exact, `speed` (one of SPEEDS).
         disable_dynamic: ComfyUI asks for a copy without dynamic VRAM this way (torch.compile, hooks, several GPUs).
         offload: False keeps all weights on the GPU once they are there.

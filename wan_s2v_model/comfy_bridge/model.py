@@ -29,7 +29,7 @@ from ..transformer.config import WanS2VConfig
 from ..transformer.crew import Member
 from ..transformer.model import ClipConstants, Conditions, SharedSelfAttention, WanS2VTransformer, share_layers
 from .gpus import crew_of
-from .kernels import SPEEDS, pick_attention, pick_linears, wants_float8_attention
+from .kernels import SPEEDS, Computation, describe, pick_attention, pick_linears, wants_float8_attention
 from .memory import in_host_memory
 from .patches import ROOT, bound_to, patch_raw_parameters, share_raw_parameters, take_replaced_modules
 from .runtime import raise_if_interrupted
@@ -359,6 +359,12 @@ def forward_of(model: comfy.model_patcher.ModelPatcher) -> Forward:
         return Forward(transformer, transformer.attention_name, transformer.speed)
     keywords = model.object_patches["diffusion_model._forward"].keywords
     return Forward(keywords["transformer"], keywords["attention_name"], SPEEDS[0])
+
+
+def computation_of(model: comfy.model_patcher.ModelPatcher) -> Computation:
+    """What such a MODEL computes with on its device, in words."""
+    options = model.model_options.get("transformer_options", {})
+    return describe(forward_of(model), model.load_device, model.model.get_dtype_inference(), options)
 
 
 def s2v_config(native: Any) -> WanS2VConfig:

@@ -77,11 +77,11 @@ def take_replaced_modules(model: comfy.model_patcher.ModelPatcher) -> dict[str, 
         else:
             ignored[re.sub(r"\d+", "*", path)] = patch
     for path, patch in ignored.items():
-        logger.warning("another node has replaced %s (%s): that has no effect with Wan S2V's own sampler", path, _origin(patch))
+        logger.warning("another node has replaced %s (%s): that has no effect with Wan S2V's own sampler", path, origin(patch))
     return forwards
 
 
-def _origin(patch: Any) -> str:
+def origin(patch: Any) -> str:
     """Where the code of a patch comes from, in words."""
     function = getattr(patch, "__func__", getattr(patch, "func", patch))
     named = function if hasattr(function, "__qualname__") else type(function)

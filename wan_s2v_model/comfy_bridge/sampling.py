@@ -24,7 +24,7 @@ from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
 from ..sampling.solvers import SOLVERS
 from ..transformer.config import WanS2VConfig
-from .display import RunDisplay
+from .display import RunDisplay, computation_in_words
 from .gpus import Gpus
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
@@ -138,6 +138,7 @@ class ClipSampler:
     @contextmanager
     def report_to(self, progress: Progress, num_frames: int, check: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
+        logger.info("%s", computation_in_words(self.model))
         with RunDisplay(self.model, progress, num_frames) as display:
 
             def on_step(done: int, x0: Tensor) -> None:

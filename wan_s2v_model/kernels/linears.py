@@ -24,7 +24,13 @@ Float8Weights = Callable[[nn.Module, torch.dtype, torch.device], AbstractContext
 
 
 class Linears:
-    """The layers compute their products themselves: exact."""
+    """The layers compute their products themselves.
+
+    Attributes:
+        rounding: to what inputs are rounded before a product, for people; "" where they are not.
+    """
+
+    rounding = ""
 
     def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The type in which a norm hands its result to a product, where all else is of type `dtype`."""
@@ -91,6 +97,8 @@ class Float8Linears(Linears):
         dtype: that of the results.
         weights: gives the weight of a layer in float8.
     """
+
+    rounding = "fp8"
 
     def __init__(self, dtype: torch.dtype, weights: Float8Weights = float8_weights):
         self.dtype = dtype

@@ -11,12 +11,19 @@ from .self_test import passes
 
 AGREEMENT = 1e-5  # between kernels and torch, on values near 1 in float32
 AGREEMENT_BF16 = 5e-2
+TENSOR_CORES = (8, 0)  # compute capability from which Triton uses them
 
 
 @torch.compiler.assume_constant_result  # else torch.compile would trace the self-test
 def kernels_work(device: torch.device) -> bool:
     """Whether the Triton kernels can be built for this device and agree with the torch code."""
     return _passes_self_test(device)
+
+
+@torch.compiler.assume_constant_result
+def products_work(device: torch.device) -> bool:
+    """Whether the Triton kernels that multiply matrices are of use: before compute capability 8.0 they get no tensor cores and spill."""
+    return kernels_work(device) and torch.cuda.get_device_capability(device) >= TENSOR_CORES
 
 
 @functools.cache

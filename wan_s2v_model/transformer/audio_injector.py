@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..constants import MOTION_FRAMES, MOTION_LATENTS
 from ..kernels.casting import CastWeights, cast_weights, is_changed, run_as_input
 from ..kernels.fused import add_gated, layer_norm
-from ..kernels.triton_works import kernels_work
+from ..kernels.triton_works import products_work
 from .blocks import Attention, Compute, Residual
 from .config import WanS2VConfig
 
@@ -152,7 +152,7 @@ class AudioInjector(nn.Module):
         query = stream.norm_video(sound.shift[:, :, 0], sound.scale[:, :, 0], ADALN_EPS, compute.linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
-        if kernels_work(stream.x.device) and not compute.is_overridden and not is_changed(injector.o):
+        if products_work(stream.x.device) and not compute.is_overridden and not is_changed(injector.o):
             y = injector.few_key_attention(query, sound.keys, sound.values, compute)
         else:
             y = injector(query, (sound.keys, sound.values), compute)

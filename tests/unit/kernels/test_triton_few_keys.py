@@ -58,5 +58,5 @@ def test_projection_that_an_adapter_changed_runs_as_it_is(noise, tiny_config, ra
     plain, layer = run(), injector.injector[0].o
     layer.forward = lambda x: nn.Linear.forward(layer, x) + 100
     for kernels_work in (False, True):
-        monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.transformer.audio_injector.kernels_work", lambda device, works=kernels_work: works)
+        monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.transformer.audio_injector.products_work", lambda device, works=kernels_work: works)
         torch.testing.assert_close(run(), plain + 100, atol=1e-4, rtol=1e-5)

@@ -44,3 +44,12 @@ def test_kernels_that_fail_or_disagree_are_not_used_and_the_log_says_so(monkeypa
 def test_self_test_compares_kernels_and_torch_code():
     pytest.importorskip("triton")
     assert triton_works._disagreement(torch.device("cpu")) <= triton_works.AGREEMENT
+
+
+@pytest.mark.parametrize(
+    ("works", "capability", "are_of_use"), [(True, (7, 5), False), (True, (8, 0), True), (True, (12, 0), True), (False, (9, 0), False)]
+)
+def test_matrix_products_in_triton_need_its_tensor_cores(monkeypatch, works, capability, are_of_use):
+    monkeypatch.setattr(triton_works, "kernels_work", lambda device: works)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert triton_works.products_work(FakeGpu()) is are_of_use

@@ -22,6 +22,7 @@ from wan_s2v_pack.cli.doctor import checks, facts, probe
 from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
 from wan_s2v_pack.cli.doctor.finding import Finding
 from wan_s2v_pack.cli.doctor.models import ModelFound
+from wan_s2v_pack.cli.doctor.speed import speed_findings
 from wan_s2v_pack.cli.models.folders import ModelFolders
 from wan_s2v_pack.cli.models.headers import DOWNLOAD, GGUF, LEAVE, REPLACE
 from wan_s2v_pack.tests.foreign_files import wan, wan_vae
@@ -206,7 +207,7 @@ def test_json_and_exit_status(given, status, monkeypatch, capsys):
     parser = argparse.ArgumentParser()
     doctor.add_parser(parser.add_subparsers())
     assert doctor.run(parser.parse_args(["doctor", "--json"])) == status
-    assert [Finding(**finding) for finding in json.loads(capsys.readouterr().out)] == checks.examine(given)
+    assert [Finding(**finding) for finding in json.loads(capsys.readouterr().out)] == [*checks.examine(given), *speed_findings(given)]
 
 
 # --- collectors
@@ -241,7 +242,7 @@ def test_what_was_told_before_a_crash_counts(no_comfyui, monkeypatch, tmp_path):
     versions = {"versions": {"torch": "2.11.0", "torchvision": "0.26.0", "torchaudio": "2.11.0", "errors": {}}}
     write_probe(monkeypatch, tmp_path, f"import os\nprint({probe.MARK + json.dumps(versions)!r}, flush=True)\nos.abort()")
     found = facts.collect(models_dir=tmp_path)
-    assert found.torch == TorchFacts("2.11.0", "0.26.0", "2.11.0")
+    assert found.torch == TorchFacts("2.11.0", "0.26.0", "2.11.0", system=sys.platform)
 
 
 def test_a_folder_without_comfyui_is_a_finding(monkeypatch, tmp_path):
