@@ -39,6 +39,7 @@ def _device_facts(device: torch.device, dtype: torch.dtype, modes: Modes) -> Dev
         host_free_bytes=comfy.model_management.get_free_memory(torch.device("cpu")),
         rates=host_rates(rate) if is_host else measured_rates(name, rate, modes),
         is_host=is_host,
+        is_measured=not getattr(comfy.model_management, "directml_enabled", False),  # for DirectML it says 1 GB, whatever there is
     )
 
 
