@@ -14,6 +14,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
 from ..wan_s2v_model.runs.manifest import RUNS_FOLDER
 
@@ -34,6 +35,20 @@ def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
         if problem is not None:
             raise ValueError(problem)
         return execute(cls, *args, **kwargs)
+
+    return run
+
+
+def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Let the message of an error also stand on the node, for nodes that say something there after every run: it stays until then."""
+
+    @functools.wraps(execute)
+    def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        try:
+            return execute(cls, *args, **kwargs)
+        except Exception as error:
+            comfy_bridge.text_display()(str(error))
+            raise
 
     return run
 

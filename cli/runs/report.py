@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -164,7 +164,11 @@ def show_text(run: Run, now: float) -> str:
     entries = {"folder": str(run.folder), "state": f"{state_text(run)}; changed {age_text(run.changed, now)}; {size_text(run.size_bytes)}"}
     if not run.problem:
         made_with = "; ".join(map(_versions_text, run.manifest.made_with))
-        entries |= {"video": _video_text(run), **_settings_entries(run.settings), **({"made with": made_with} if made_with else {})}
+        entries |= {
+            "video": _video_text(run),
+            **_settings_entries(run.settings, run.manifest.words),
+            **({"made with": made_with} if made_with else {}),
+        }
         entries["format"] = f"version {run.manifest.version}"
     if run.strange:
         entries["strange"] = f"{', '.join(run.strange)}: no run has such files; nothing here touches them"
@@ -207,20 +211,20 @@ def _video_text(run: Run) -> str:
     return f"{picture_text(run)}, {clips}, {short_duration(run.num_frames / FPS)} finished{sync}"
 
 
-def _settings_entries(settings: dict[str, Any]) -> dict[str, str]:
+def _settings_entries(settings: dict[str, Any], words: Mapping[str, str]) -> dict[str, str]:
     sampling = [f"{settings['steps']} steps"] if "steps" in settings else []
     sampling += [f"{name} {settings[name]}" for name in ("solver", "cfg", "seed") if name in settings]
     sampling += [f"{name} {value}" for name, value in settings.items() if name not in SHOWN_ELSEWHERE and value not in ("", None)]
-    used = [f"{words} {settings[name]}" for name, words in INPUTS.items() if settings.get(name)]
+    used = [f"{title} {words.get(name, settings[name])!r}" for name, title in INPUTS.items() if settings.get(name)]
     entries = {
-        "model": _model_text(str(settings.get("model", ""))),
-        "LoRAs": "none" if settings.get("loras") == NO_LORAS else str(settings.get("loras", "")),
+        "model": ", ".join(filter(None, (words.get("model"), _model_text(str(settings.get("model", "")))))),
+        "LoRAs": "none" if settings.get("loras") == NO_LORAS else words.get("loras", str(settings.get("loras", ""))),
         "nodes": str(settings.get("model_nodes") or ""),
         "VAE": str(settings.get("vae", "")),
         "sampling": ", ".join(sampling),
-        "inputs": ", ".join(used) + " (hashes)",
+        "inputs": ", ".join(used),
     }
-    return {name: text for name, text in entries.items() if text.removesuffix(" (hashes)")}
+    return {name: text for name, text in entries.items() if text}
 
 
 def _versions_text(versions: dict[str, Any]) -> str:

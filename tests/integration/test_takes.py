@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from wan_s2v_pack.cli.comfyui.client import PromptFailed
 
-from .graphs import EXACT, TWO_CLIPS, add, find, inputs_of, quick_start
+from .graphs import EXACT, TWO_CLIPS, add, change, find, inputs_of, quick_start
 from .rendering import open_video
 
 
@@ -46,7 +46,7 @@ def test_a_run_that_somebody_else_has_redone_is_looked_at_again(renderer):
     assert sampled(renderer, prompt)
     assert sampled(renderer, quick_start(seed=302, run_name="shared", redo_from_clip=1, filename_prefix="takes/other", **TWO_CLIPS))
     with pytest.raises(PromptFailed, match=r"seed: 302 -> 301"):
-        renderer.client.run(prompt)
+        renderer.client.run(change(prompt, if_changed="stop"))
 
 
 def test_redo_behind_the_last_clip_is_refused(renderer):

@@ -8,7 +8,7 @@ process, the folder describes a run that ended after some whole clip.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, discard, has_readers, is_held, lock_file, remove, sync_folder, write_atomically
-from .changes import RedoError, changes_of, require_unchanged, shown
+from .changes import REDO, STOP, Notes, RedoError, changes_of, changes_since, first_changed_clip, require_unchanged, shown
 from .manifest import (
     CLIP_PATTERN,
     CLIP_TENSORS,
@@ -37,6 +37,7 @@ from .manifest import (
     read_manifest,
 )
 
+NO_NOTES = Notes()
 DTYPES = {"F32": torch.float32, "U8": torch.uint8}
 logger = logging.getLogger("wan_s2v")
 
@@ -57,7 +58,7 @@ class RunStore:
         self._fingerprint = fingerprint
         self._hashes: list[str] = []  # of the clips that the manifest lists
         self._made_with: list[dict[str, Any]] = []
-        self._versions: Fingerprint = {}
+        self._notes = NO_NOTES
         self._redone_from: int | None = None
         self._is_open = False
         self._lock: FileLock | None = None
@@ -67,12 +68,10 @@ class RunStore:
         cls,
         folder: Path,
         fingerprint: Mapping[str, Value] = MappingProxyType({}),
-        *,
+        notes: Notes = NO_NOTES,
         redo_from: int | None = None,
         fixed: Collection[str] = (),
-        assumed: Mapping[str, Value] = MappingProxyType({}),
-        earlier: Mapping[str, Callable[[], Value]] = MappingProxyType({}),
-        versions: Mapping[str, str] = MappingProxyType({}),
+        if_changed: str = STOP,
     ) -> "RunStore":
         """Create the run folder, or continue the run in it.
 
@@ -82,9 +81,8 @@ class RunStore:
             redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint. A redo that was begun
                 with the same inputs and has not come to the last of the fingerprint's `clips` goes on instead.
             fixed: names that must not change while earlier clips are kept, such as the picture size.
-            assumed: values of names that the manifest of an older version of the pack does not have.
-            earlier: gives by name what older versions wrote for the same inputs.
-            versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
+            if_changed: REDO makes the clips from the first one that differs on anew, where the fingerprint differs.
+            notes: what is compared or kept beside the fingerprint.
         Raises:
             RunChangedError: the fingerprint differs from that of the finished clips.
             RedoError: there is no clip `redo_from`, or one before it is missing or damaged; nothing was touched.
@@ -99,9 +97,9 @@ class RunStore:
             lock = _lock_folder(folder)
         store = cls(folder, dict(fingerprint))
         store._is_open, store._lock = True, lock
-        store._versions = dict(versions)
+        store._notes = notes
         try:
-            store._load(redo_from, fixed, assumed, earlier)
+            store._load(redo_from, fixed, if_changed)
         except BaseException:
             store.close()
             raise
@@ -198,16 +196,16 @@ class RunStore:
         """SHA-256 of the file of each finished clip, "" for clips of early versions."""
         return tuple(self._hashes[: self.num_finished])
 
-    def _load(
-        self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value], earlier: Mapping[str, Callable[[], Value]]
-    ) -> None:
+    def _load(self, redo_from: int | None, fixed: Collection[str], if_changed: str) -> None:
         """Learn what is there and what of it stays; nothing is touched before all of it may be."""
         with _reported(f"cannot open the run folder {self.folder}"):
             manifest = _manifest_of(self.folder) or Manifest()
-            old = {**assumed, **manifest.fingerprint}
-            changes = changes_of(old, self._fingerprint, earlier) if manifest.num_clips else {}
+            changes = changes_since(manifest, self._fingerprint, self._notes)
             self._require_redoable(redo_from, manifest)
-            require_unchanged(self.name, changes, redo_from, fixed)
+            if changes and redo_from is None and if_changed == REDO:
+                redo_from = min(first_changed_clip(changes, fixed, manifest.by_clip, self._notes.by_clip), manifest.num_clips)
+                logger.info("run '%s': its inputs have changed, it is made anew from clip %d on", self.name, redo_from)
+            require_unchanged(self.name, changes, redo_from, fixed, (manifest.words, self._notes.words))
             self._hashes = list(manifest.hashes)
             kept = self._kept_clips(redo_from, manifest, changes)
             if kept < manifest.num_clips:
@@ -284,12 +282,12 @@ class RunStore:
     def _note_versions(self, index: int) -> None:
         """Remember with what the clips from here on are made, if that has changed."""
         before = {name: value for name, value in self._made_with[-1].items() if name != FIRST_CLIP} if self._made_with else {}
-        if before == self._versions:
+        if before == self._notes.versions:
             return
         if before:
-            changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, self._versions).items())
+            changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, dict(self._notes.versions)).items())
             logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
-        self._made_with.append({FIRST_CLIP: index, **self._versions})
+        self._made_with.append({FIRST_CLIP: index, **self._notes.versions})
 
     def _list_clips(self, hashes: list[str]) -> None:
         """Write the manifest with the finished clips, given by the hashes of their files."""
@@ -303,6 +301,8 @@ class RunStore:
             made_with=tuple(self._made_with),
             redone_from=redone_from,
             in_progress=(self.shown.start, self.shown.stop) if self.shown and not is_done else None,
+            words=self._notes.words,
+            by_clip=self._notes.by_clip,
         )
         write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
         self._hashes = hashes

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.wan_s2v_model.files import lock_file
-from wan_s2v_pack.wan_s2v_model.runs.changes import RunChangedError
+from wan_s2v_pack.wan_s2v_model.runs.changes import Notes, RunChangedError
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "steps": 40, "cfg": 4.5, "prompt": "a woman sings", "audio": "sha256:ab", "pose": None, "official": False}
@@ -192,7 +192,7 @@ def made_with(folder):
 
 
 def add_clips(folder, until, torch_version, **options):
-    with RunStore.open(folder, FINGERPRINT, versions={"torch": torch_version, "pack": "1"}, **options) as store:
+    with RunStore.open(folder, FINGERPRINT, Notes(versions={"torch": torch_version, "pack": "1"}), **options) as store:
         for index in range(store.num_finished, until):
             store.write_clip(index, **clip(index))
 

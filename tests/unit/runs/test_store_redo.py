@@ -8,7 +8,7 @@ import pytest
 import torch
 from wan_s2v_pack.tests.run_folders import SETTINGS, clip, clip_path, cut_off, flip_last_byte, make_run
 from wan_s2v_pack.wan_s2v_model.files import reading
-from wan_s2v_pack.wan_s2v_model.runs.changes import RedoError
+from wan_s2v_pack.wan_s2v_model.runs.changes import REDO, Notes, RedoError, RunChangedError, spans_of
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 NUM_CLIPS = 6
@@ -140,3 +140,40 @@ def test_the_file_of_a_reader_that_was_killed_keeps_nobody_away_and_goes(folder)
     (folder / "1f.reader").touch()
     assert redo(folder, until=4) == 2
     assert not list(folder.glob("*.reader"))
+
+
+def run_with_prompts(folder, texts, num_clips, if_changed="stop"):
+    """A run whose clips are told these texts."""
+    notes = Notes(by_clip={"prompt": spans_of(texts)})
+    fingerprint = {**SETTINGS, "prompt": " ".join(texts), "clips": 4}
+    with RunStore.open(folder, fingerprint, notes, if_changed=if_changed) as store:
+        kept = store.num_finished
+        for index in range(kept, num_clips):
+            store.write_clip(index, **clip(index))
+    return kept
+
+
+def test_a_changed_run_is_redone_from_the_first_clip_that_changes(tmp_path):
+    folder = tmp_path / "song"
+    assert run_with_prompts(folder, ["a", "a", "b", "b"], 4) == 0
+    with pytest.raises(RunChangedError):
+        run_with_prompts(folder, ["a", "a", "c", "c"], 4)
+    assert run_with_prompts(folder, ["a", "a", "c", "c"], 3, REDO) == 2
+    assert run_with_prompts(folder, ["a", "a", "c", "c"], 4) == 3, "it goes on with the same inputs"
+    assert run_with_prompts(folder, ["d", "a", "c", "c"], 4, REDO) == 0
+
+
+def test_a_change_behind_the_finished_clips_costs_none(tmp_path):
+    folder = tmp_path / "song"
+    assert run_with_prompts(folder, ["a", "a", "b", "b"], 2) == 0
+    assert run_with_prompts(folder, ["a", "a", "b", "c"], 4, REDO) == 2
+
+
+def test_a_run_of_an_older_version_is_redone_from_its_beginning(tmp_path):
+    """Its manifest does not say what each clip was told."""
+    folder = tmp_path / "song"
+    run_with_prompts(folder, ["a", "a", "b", "b"], 4)
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["by_clip"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert run_with_prompts(folder, ["a", "a", "c", "c"], 4, REDO) == 0

@@ -265,7 +265,7 @@ def test_show_says_settings_in_words(runs_folder, runs_command):
         "s2v.safetensors (32.6 GB, of 2025-11-22), weight_dtype bf16, precision official",
         "LoRAs       none",
         "40 steps, solver unipc, cfg 4.5, seed 42, invented_later True",
-        "prompt aa11 (hashes)",
+        "prompt 'aa11'",
         "Clips 0 to 2 are kept. The same prompt again samples clip 3 with the noise of seed 45.",
     ):
         assert text in output
