@@ -113,12 +113,16 @@ def run_name_problem(run_name: str | None) -> str | None:
 
 
 def clip_to_redo(run_name: str, redo_from_clip: int) -> int | None:
-    """From which clip a run is sampled anew; None where all clips are kept."""
-    if redo_from_clip < 0:
+    """From which clip a run is sampled anew, counted from 0 as in the code; None where all clips are kept.
+
+    Args:
+        redo_from_clip: counted from 1; 0 or less keeps all.
+    """
+    if redo_from_clip < 1:
         return None
     if not run_name:
         raise ValueError("redo_from_clip needs the run_name of an earlier run.")
-    return redo_from_clip
+    return redo_from_clip - 1
 
 
 def run_folder(run_name: str) -> Path:

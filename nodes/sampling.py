@@ -62,7 +62,7 @@ class WanS2VSampler(io.ComfyNode):
                     min=0,
                     max=LARGEST_SEED,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Noise of clip 0; each later clip uses the next number.",
+                    tooltip="Noise of the first clip; each later clip uses the next number.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -97,10 +97,10 @@ class WanS2VSampler(io.ComfyNode):
                 io.Int.Input(
                     "redo_from_clip",
                     optional=True,
-                    default=-1,
+                    default=0,
                     min=-1,
                     max=100_000,
-                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample again; -1 keeps all. "
+                    tooltip="Throw away this clip (the first is 1) and all later ones of the named run and sample again; 0 keeps all. "
                     "Cut off and queued again with the same inputs, it goes on.",
                     advanced=True,
                 ),
@@ -165,7 +165,7 @@ class WanS2VSampler(io.ComfyNode):
         cfg,
         run_name,
         if_changed=NEW_TAKE,
-        redo_from_clip=-1,
+        redo_from_clip=0,
         continuity=AS_REFERENCE,
         audio_guidance=None,
         options=NO_OPTIONS,

@@ -56,7 +56,7 @@ def test_finished_run_is_not_sampled_again(renderer):
 def test_redo_from_a_clip_keeps_the_earlier_ones(renderer):
     prompt = quick_start(seed=202, run_name="redone", filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
     _, first = progress_of(renderer, prompt)
-    redo = quick_start(seed=202, run_name="redone", redo_from_clip=1, filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
+    redo = quick_start(seed=202, run_name="redone", redo_from_clip=2, filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
     _, second = progress_of(renderer, redo)
     assert np.array_equal(first, second), "the same settings must give the same clips"
 
@@ -74,7 +74,7 @@ def test_redo_may_not_change_what_all_clips_share(altered, name, renderer):
     run = {"seed": 205, "run_name": f"shared {name}", "filename_prefix": "runs/shared", **THREE_CLIPS}
     renderer.render(quick_start(**run))
     with pytest.raises(PromptFailed, match=name):
-        renderer.render(altered(quick_start(**run, redo_from_clip=1)))
+        renderer.render(altered(quick_start(**run, redo_from_clip=2)))
 
 
 def test_another_prompt_makes_another_take_and_the_first_one_stays(renderer):
@@ -98,12 +98,12 @@ def test_another_prompt_makes_another_take_and_the_first_one_stays(renderer):
 
 def test_a_later_prompt_is_redone_from_its_clip_on(renderer):
     run = {"seed": 207, "run_name": "later", "filename_prefix": "runs/later", **THREE_CLIPS, **EXACT}
-    first, second = (with_prompts(quick_start(**run), f"A man talks.\nclip 2: A man {does}.") for does in ("sings", "laughs"))
+    first, second = (with_prompts(quick_start(**run), f"A man talks.\nclip 3: A man {does}.") for does in ("sings", "laughs"))
     renderer.render(first)
     before = len(renderer.server.log_text())
     renderer.render(change(second, if_changed="redo from the first clip that changes"))
     log = renderer.server.log_text()[before:]
-    assert "its inputs have changed, it is made anew from clip" in log
+    assert "its inputs have changed, it is made anew from clip 3 on" in log
     assert len(re.findall(r"clip \d.* finished: ", log)) == 1
 
 

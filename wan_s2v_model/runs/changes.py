@@ -115,7 +115,7 @@ def require_unchanged(run_name: str, changes: Changes, redo_from: int | None, fi
     if not changes:
         return
     lines = "\n".join(f"  {line}" for line in told(changes, *words))
-    ways = "redo it from clip 0" if redo_from else "redo it from the first clip that should be made anew"
+    ways = "redo it from clip 1" if redo_from else "redo it from the first clip that should be made anew"
     raise RunChangedError(
         f"run '{run_name}' was made with other inputs:\n{lines}\n"
         f"Set these back to continue the run, or give another run name to keep both (if_changed: new take does so), or {ways}.",

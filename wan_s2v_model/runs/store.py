@@ -89,7 +89,7 @@ class RunStore:
             RunStoreError: in use by another process, not readable, not writable, or of a newer version.
         """
         if redo_from and not folder.is_dir():
-            raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to -1, or check run_name.")
+            raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to 0, or check run_name.")
         with _reported(f"cannot open the run folder {folder}"):
             if not folder.is_dir():
                 folder.mkdir(parents=True)
@@ -124,10 +124,10 @@ class RunStore:
         """
         self._check_open()
         if index != self.num_finished:
-            raise ValueError(f"clip {index} of run '{self.name}' cannot be stored: clip {self.num_finished} is the next one")
+            raise ValueError(f"clip {index + 1} of run '{self.name}' cannot be stored: clip {self.num_finished + 1} is the next one")
         tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames)
         path = self._clip_path(index)
-        with _reported(f"cannot store clip {index} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
+        with _reported(f"cannot store clip {index + 1} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
             try:
                 if len(self._hashes) > index:
                     self._list_clips(self._hashes[:index])  # clips after a damaged one are stale from here on
@@ -144,7 +144,7 @@ class RunStore:
     def raise_failure(self) -> None:
         """Raise RunStoreError if the last clip could not be stored: while one is written the next one is being made, in vain."""
         if self._failure is not None:
-            raise RunStoreError(f"clip {self.num_finished} of run '{self.name}' could not be stored") from self._failure
+            raise RunStoreError(f"clip {self.num_finished + 1} of run '{self.name}' could not be stored") from self._failure
 
     def read_frames(self, index: int) -> Tensor:
         """Return the pictures of a finished clip, [T, H, W, 3] uint8."""
@@ -166,7 +166,7 @@ class RunStore:
         """Forget clip `index` and every later one; it is undone as a whole or not at all."""
         self._check_open()
         if index < 0:
-            raise ValueError(f"redo must start at clip 0 or later, got {index}")
+            raise ValueError(f"redo must start at clip 1 or later, got {index + 1}")
         with _reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
             self._list_clips(self._hashes[:index])
             self.num_finished = min(index, self.num_finished)
@@ -204,7 +204,7 @@ class RunStore:
             self._require_redoable(redo_from, manifest)
             if changes and redo_from is None and if_changed == REDO:
                 redo_from = min(first_changed_clip(changes, fixed, manifest.by_clip, self._notes.by_clip), manifest.num_clips)
-                logger.info("run '%s': its inputs have changed, it is made anew from clip %d on", self.name, redo_from)
+                logger.info("run '%s': its inputs have changed, it is made anew from clip %d on", self.name, redo_from + 1)
             require_unchanged(self.name, changes, redo_from, fixed, (manifest.words, self._notes.words))
             self._hashes = list(manifest.hashes)
             kept = self._kept_clips(redo_from, manifest, changes)
@@ -224,9 +224,9 @@ class RunStore:
         """Raise RedoError if there is no such clip; the first one of a redo that was cut off may be gone already."""
         has_clip = not redo_from or redo_from < manifest.num_clips or redo_from == manifest.redone_from
         if not has_clip:
-            there = f"it has {manifest.num_clips}, counted from 0" if manifest.num_clips else "it has none yet"
+            there = f"it has {manifest.num_clips}" if manifest.num_clips else "it has none yet"
             raise RedoError(
-                f"run '{self.name}' has no clip {redo_from} to redo: {there}. Set redo_from_clip to -1 to go on, or to another clip."
+                f"run '{self.name}' has no clip {redo_from + 1} to redo: {there}. Set redo_from_clip to 0 to go on, or to another clip."
             )
 
     def _kept_clips(self, redo_from: int | None, manifest: Manifest, changes: Mapping[str, object]) -> int:
@@ -238,14 +238,14 @@ class RunStore:
         begin = manifest.redone_from if redo_from is None else redo_from
         if begin and (before := self._finished(min(begin, manifest.num_clips))[0]) < begin:
             raise RedoError(
-                f"run '{self.name}' cannot be redone from clip {begin}, because clip {before} is missing or damaged: it would be made with "
-                f"the inputs of the redo. Set redo_from_clip to {before}, with the old inputs first if they should hold up to clip {begin}."
+                f"run '{self.name}' cannot be redone from clip {begin + 1}: clip {before + 1} is missing or damaged and would be made with "
+                f"the inputs of the redo. Set redo_from_clip to {before + 1}, with the old inputs first if they should hold until then."
             )
         finished, problem = self._finished(manifest.num_clips)
         if redo_from is not None:
             return finished if self._has_begun(redo_from, manifest, changes, finished) else redo_from
         if problem:
-            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, finished, problem)
+            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, finished + 1, problem)
         return finished
 
     def _has_begun(self, redo_from: int, manifest: Manifest, changes: Mapping[str, object], finished: int) -> bool:
@@ -253,7 +253,7 @@ class RunStore:
         is_same = manifest.redone_from == redo_from and not changes
         if not (is_same and all(map(self._is_as_written, range(redo_from, finished - 1)))):  # the last is compared already
             return False
-        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, finished)
+        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from + 1, finished)
         return True
 
     def _require_no_readers(self) -> None:
@@ -286,7 +286,7 @@ class RunStore:
             return
         if before:
             changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, dict(self._notes.versions)).items())
-            logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
+            logger.info("run '%s': other versions from clip %d on, so the last bits may differ: %s", self.name, index + 1, changes)
         self._made_with.append({FIRST_CLIP: index, **self._notes.versions})
 
     def _list_clips(self, hashes: list[str]) -> None:
@@ -319,9 +319,9 @@ class RunStore:
     @contextlib.contextmanager
     def _clip_file(self, index: int) -> Iterator[safe_open]:
         if not 0 <= index < self.num_finished:
-            raise IndexError(f"run '{self.name}' has no clip {index}: {self.num_finished} are finished")
+            raise IndexError(f"run '{self.name}' has no clip {index + 1}: {self.num_finished} are finished")
         with (
-            _reported(f"cannot read clip {index} of run '{self.name}' in {self.folder}"),
+            _reported(f"cannot read clip {index + 1} of run '{self.name}' in {self.folder}"),
             safe_open(self._clip_path(index), framework="pt") as file,
         ):
             yield file

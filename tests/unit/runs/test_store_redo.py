@@ -40,7 +40,7 @@ def test_it_goes_on(folder, redo_from, caplog):
         assert store.num_finished == 4
         for index in range(4):
             assert torch.equal(store.read_latents(index), clip(index if index < 2 else 50 + index)["latents"])
-    assert ("run 'song': the redo from clip 2 goes on: 4 clips are finished" in caplog.text) == (redo_from is not None)
+    assert ("run 'song': the redo from clip 3 goes on: 4 clips are finished" in caplog.text) == (redo_from is not None)
 
 
 def test_it_goes_on_again_and_again(folder):
@@ -81,7 +81,7 @@ def test_a_clip_that_the_run_does_not_have_is_refused_before_anything_is_touched
     for name in ("in_progress.mp4", "clip_00005.safetensors.tmp"):
         (folder / name).write_bytes(b"x")
     before = contents(folder)
-    with pytest.raises(RedoError, match=rf"no clip {first_clip} to redo: it has 5, counted from 0"):
+    with pytest.raises(RedoError, match=rf"no clip {first_clip + 1} to redo: it has 5\."):
         RunStore.open(folder, settings(seed), redo_from=first_clip)
     assert contents(folder) == before
     RunStore.open(folder, settings(seed=42)).close()
@@ -104,7 +104,7 @@ def test_a_gap_before_the_redo_is_not_filled_with_new_inputs(folder, damage, dam
     """It was made with them. (Only the clip that is continued from is compared with its hash: a flipped bit before it is not seen.)"""
     damage(clip_path(folder, damaged))
     before = contents(folder)
-    with pytest.raises(RedoError, match=rf"from clip 2, because clip {damaged} is missing or damaged.* redo_from_clip to {damaged}"):
+    with pytest.raises(RedoError, match=rf"from clip 3: clip {damaged + 1} is missing or damaged.* redo_from_clip to {damaged + 1}"):
         RunStore.open(folder, settings(seed=43), redo_from=2)
     assert contents(folder) == before
     assert redo(folder, until=5, first_clip=damaged, seed=42) == damaged
@@ -115,7 +115,7 @@ def test_a_gap_before_the_redo_is_not_filled_with_new_inputs(folder, damage, dam
 def test_nor_is_one_that_comes_while_a_redo_goes_on(folder, redo_from):
     redo(folder, until=4)
     cut_off(clip_path(folder, 1))
-    with pytest.raises(RedoError, match="clip 1 is missing or damaged"):
+    with pytest.raises(RedoError, match="clip 2 is missing or damaged"):
         RunStore.open(folder, settings(seed=43), redo_from=redo_from)
     assert redo(folder, until=4, first_clip=1) == 1
 
