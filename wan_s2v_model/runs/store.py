@@ -222,8 +222,7 @@ class RunStore:
 
     def _require_redoable(self, redo_from: int | None, manifest: Manifest) -> None:
         """Raise RedoError if there is no such clip; the first one of a redo that was cut off may be gone already."""
-        has_clip = not redo_from or redo_from < manifest.num_clips or redo_from == manifest.redone_from
-        if not has_clip:
+        if redo_from and redo_from >= manifest.num_clips and redo_from != manifest.redone_from:
             there = f"it has {manifest.num_clips}" if manifest.num_clips else "it has none yet"
             raise RedoError(
                 f"run '{self.name}' has no clip {redo_from + 1} to redo: {there}. Set redo_from_clip to 0 to go on, or to another clip."
