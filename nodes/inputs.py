@@ -14,6 +14,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
 from ..wan_s2v_model.runs.manifest import RUNS_FOLDER
 
@@ -34,6 +35,20 @@ def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
         if problem is not None:
             raise ValueError(problem)
         return execute(cls, *args, **kwargs)
+
+    return run
+
+
+def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Let the message of an error also stand on the node, for nodes that say something there after every run: it stays until then."""
+
+    @functools.wraps(execute)
+    def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        try:
+            return execute(cls, *args, **kwargs)
+        except Exception as error:
+            comfy_bridge.text_display()(str(error))
+            raise
 
     return run
 
@@ -98,12 +113,16 @@ def run_name_problem(run_name: str | None) -> str | None:
 
 
 def clip_to_redo(run_name: str, redo_from_clip: int) -> int | None:
-    """From which clip a run is sampled anew; None where all clips are kept."""
-    if redo_from_clip < 0:
+    """From which clip a run is sampled anew, counted from 0 as in the code; None where all clips are kept.
+
+    Args:
+        redo_from_clip: counted from 1; 0 or less keeps all.
+    """
+    if redo_from_clip < 1:
         return None
     if not run_name:
         raise ValueError("redo_from_clip needs the run_name of an earlier run.")
-    return redo_from_clip
+    return redo_from_clip - 1
 
 
 def run_folder(run_name: str) -> Path:

@@ -17,7 +17,7 @@ from ..wan_s2v_model.cost.requirements import describe_plan, describe_shape
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
 from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import draw_plan
-from .inputs import checks_inputs, choice_problem
+from .inputs import checks_inputs, choice_problem, shows_errors
 from .sockets import WanS2VAudio, WanS2VPlan, WanS2VPoseSettings
 
 FIRST_FRAME = ("free", "from picture")
@@ -111,6 +111,7 @@ class WanS2VPrepare(io.ComfyNode):
         return FRAMES_PER_CLIP.problem("frames_per_clip", frames_per_clip) or True
 
     @classmethod
+    @shows_errors
     @checks_inputs
     def execute(
         cls,

@@ -11,16 +11,18 @@ from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite, require_width
 from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS
 from ..wan_s2v_model.limits import LARGEST_SEED
+from ..wan_s2v_model.runs.changes import IF_CHANGED, NEW_TAKE, Notes, words_of_graph
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.earlier import earlier_texts
-from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
+from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
 from ..wan_s2v_model.runs.finish import Networks, finish_and_show, require_space, run_bytes
+from ..wan_s2v_model.runs.manifest import Fingerprint
 from ..wan_s2v_model.runs.store import RunStore
-from ..wan_s2v_model.runs.takes import handed_on, takes
+from ..wan_s2v_model.runs.takes import LookAtRuns, handed_on, takes
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.guidance import NO_OPTIONS
 from ..wan_s2v_model.sampling.progress import Progress, video_size
-from .inputs import checks_inputs, clip_to_redo, folder_of_run, run_name_problem
+from .inputs import checks_inputs, clip_to_redo, folder_of_run, run_folder, run_name_problem, shows_errors
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
@@ -32,15 +34,11 @@ FIXED = (
 )
 
 
-def _kept_inputs(model, positive, negative, plan, settings, seed, vae) -> dict:
-    """What the folder of a named run is compared with, for `RunStore.open`; hashing it takes seconds."""
+def _kept_inputs(model, positive, negative, plan, settings, seed, vae, words) -> tuple[Fingerprint, Notes]:
+    """What the folder of a named run is compared with; hashing it takes seconds."""
     fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
-    return {
-        "fingerprint": fingerprint,
-        "assumed": assumed_in_older_runs(fingerprint),
-        "earlier": earlier_texts(model, positive, negative, plan, vae),
-        "versions": comfy_bridge.versions(model),
-    }
+    earlier, by_clip = earlier_texts(model, positive, negative, plan, vae), hashes_by_clip(positive, negative, plan)
+    return fingerprint, Notes(assumed_in_older_runs(fingerprint), earlier, comfy_bridge.versions(model), words, by_clip)
 
 
 class WanS2VSampler(io.ComfyNode):
@@ -64,7 +62,7 @@ class WanS2VSampler(io.ComfyNode):
                     min=0,
                     max=LARGEST_SEED,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Noise of clip 0; each later clip uses the next number.",
+                    tooltip="Noise of the first clip; each later clip uses the next number.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -87,13 +85,22 @@ class WanS2VSampler(io.ComfyNode):
                     tooltip="Keeps every finished clip under output/wan_s2v_runs/<name>; queue again to continue after a crash or cancel. "
                     "Empty: nothing is kept.",
                 ),
+                io.Combo.Input(
+                    "if_changed",
+                    optional=True,
+                    options=list(IF_CHANGED),
+                    default=NEW_TAKE,
+                    tooltip="Where the named run was made with other inputs. new take: a run of its own beside it, <name>_2 and so on. "
+                    "stop: nothing is made, and a list says what has changed. redo ...: the clips from there on are thrown away and made "
+                    "anew; another seed, sound or picture changes all of them.",
+                ),
                 io.Int.Input(
                     "redo_from_clip",
                     optional=True,
-                    default=-1,
+                    default=0,
                     min=-1,
                     max=100_000,
-                    tooltip="Throw away this clip (counted from 0) and all later ones of the named run and sample again; -1 keeps all. "
+                    tooltip="Throw away this clip (the first is 1) and all later ones of the named run and sample again; 0 keeps all. "
                     "Cut off and queued again with the same inputs, it goes on.",
                     advanced=True,
                 ),
@@ -131,6 +138,7 @@ class WanS2VSampler(io.ComfyNode):
                 ),
             ],
             outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -143,6 +151,7 @@ class WanS2VSampler(io.ComfyNode):
         return handed_on.count(run_name, inputs) if run_name else 0
 
     @classmethod
+    @shows_errors
     @checks_inputs
     def execute(
         cls,
@@ -155,7 +164,8 @@ class WanS2VSampler(io.ComfyNode):
         steps,
         cfg,
         run_name,
-        redo_from_clip=-1,
+        if_changed=NEW_TAKE,
+        redo_from_clip=0,
         continuity=AS_REFERENCE,
         audio_guidance=None,
         options=NO_OPTIONS,
@@ -169,38 +179,32 @@ class WanS2VSampler(io.ComfyNode):
         require_finite(positive, negative)
         positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
         plan = replace(plan, continuity=continuity)
-        settings = SamplerSettings(
-            steps,
-            cfg,
-            shift,
-            solver,
-            sampler=sampler,
-            sigmas=sigmas,
-            round_state=plan.timeline.sync_mode == "official",
-            cfg_start=options.cfg_start,
-            cfg_end=options.cfg_end,
-            vae_warmup=options.vae_warmup,
-            audio=audio_guidance,
-        )
+        official = plan.timeline.sync_mode == "official"
+        given = {"sampler": sampler, "sigmas": sigmas, "audio": audio_guidance, "round_state": official, **vars(options)}
+        settings = SamplerSettings(steps, cfg, shift, solver, **given)
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         require_width(sample.config.text_dim, positive=positive, negative=negative)
         plan.require_audio(sample.config.num_audio_layers, sample.config.audio_dim)
-        kept = {} if not run_name else _kept_inputs(model, positive, negative, plan, settings, seed, vae)
-        name = takes.name(run_name, comfy_bridge.place_in_list())
-        with folder_of_run(name) as folder, RunStore.open(folder, redo_from=redo_from, fixed=FIXED, **kept) as store:
-            cls._run(store, plan, seed, sample, vae)
+        place = comfy_bridge.place_in_list()
+        words = words_of_graph(cls.hidden.prompt, place.node_id) if run_name and place else {}
+        kept = _kept_inputs(model, positive, negative, plan, settings, seed, vae, words) if run_name else ({}, Notes())
+        look = LookAtRuns(run_folder(""), *kept)
+        searches = if_changed == NEW_TAKE and redo_from is None
+        name = takes.name(run_name, place, look.may_go_on if searches else lambda name: True)
+        with folder_of_run(name) as folder, RunStore.open(folder, *kept, redo_from, FIXED, if_changed) as store:
+            cls._run(store, plan, seed, sample, vae, look.take(name))
             clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=options.vae_warmup)
         if run_name:
             handed_on.note(run_name, folder)
         return io.NodeOutput(clips)
 
     @classmethod
-    def _run(cls, store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae) -> None:
-        """Sample the clips that the store does not have yet."""
+    def _run(cls, store: RunStore, plan: Plan, seed: int, sample: ClipSampler, vae, take: str) -> None:
+        """Sample the clips that the store does not have yet; `take` is said beside what is shown."""
         total = plan.timeline.num_clips
         if store.num_finished >= total:
             logger.info("all %d clips are there already", total)
-            comfy_bridge.text_display()(f"{video_size(plan.timeline.num_frames)}, all clips were there")
+            comfy_bridge.text_display()(f"{video_size(plan.timeline.num_frames)}, all clips were there{take}")
             return
 
         require_space(store, plan)
@@ -209,7 +213,7 @@ class WanS2VSampler(io.ComfyNode):
         progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
         run_vae, device = RunVae(vae), sample.model.load_device
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
-        with sample.report_to(progress, plan.timeline.num_frames, check=store.raise_failure):
+        with sample.report_to(progress, plan.timeline.num_frames, take, check=store.raise_failure):
             finish_and_show(
                 store,
                 plan,

@@ -12,7 +12,7 @@ from .inputs import checks_inputs
 MEMORY_ADVICE = "Close other programs that use the GPU, or choose umt5_xxl_fp8_e4m3fn_scaled.safetensors in Load Wan S2V Text Encoder."
 EXAMPLE = """A woman stands in a sunny kitchen and talks to the camera, calm.
 0:15 A woman stands in a sunny kitchen and laughs.
-# clip 6 is the clip after the sixth one: clips count from 0
+# clips count from 1
 clip 6: A woman stands in a sunny kitchen and sings with all her heart.
 """
 
@@ -69,7 +69,7 @@ class WanS2VPromptSchedule(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE,
                     tooltip="One prompt per line, behind the time or the clip from which it holds: 0:05, 12.5s: or clip 3: (clips count "
-                    "from 0). The first needs no time. Lines that begin with # are left out.",
+                    "from 1). The first needs no time. Lines that begin with # are left out.",
                 ),
                 io.String.Input(
                     "negative_prompt",

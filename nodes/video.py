@@ -15,22 +15,26 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.constants import MOTION_FRAMES, VIDEO_FPS
 from ..wan_s2v_model.cost.requirements import require_image_memory
 from ..wan_s2v_model.files import write_problem
+from ..wan_s2v_model.media.audio_input import read_audio
 from ..wan_s2v_model.media.file_names import prefix_problem
-from ..wan_s2v_model.media.frame_rate import convert
+from ..wan_s2v_model.media.frame_rate import convert, rate_by_sound
 from ..wan_s2v_model.media.pictures import read_pictures
-from ..wan_s2v_model.media.video_formats import FORMATS
-from ..wan_s2v_model.media.video_source import VideoSource, source_of_images
+from ..wan_s2v_model.media.video_formats import FORMATS, VideoFormat
+from ..wan_s2v_model.media.video_reader import VideoReader
+from ..wan_s2v_model.media.video_source import MOST_APART_S, VideoSource, source_of_images, sync_problem
 from ..wan_s2v_model.media.video_writer import write_video
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.manifest import MANIFEST_NAME
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_images, tail_of_run
-from .inputs import UNCONNECTED, checks_inputs, run_folder, run_name_problem
+from .inputs import UNCONNECTED, checks_inputs, run_folder, run_name_problem, shows_errors
 from .sockets import WanS2VClips
 
 logger = logging.getLogger("wan_s2v")
+WARN, STOP = IF_OUT_OF_SYNC = ("warn", "stop")
 RATES = ("16", "24", "25", "30", "48", "50", "60")
 MAX_FRAMES = 1000
+LEAST_FPS = 1.0
 
 
 class WanS2VDecode(io.ComfyNode):
@@ -118,6 +122,15 @@ class WanS2VSaveVideo(io.ComfyNode):
                     step=0.001,
                     tooltip="Frame rate of images; clips and video bring their own.",
                 ),
+                io.Combo.Input(
+                    "if_out_of_sync",
+                    optional=True,
+                    options=list(IF_OUT_OF_SYNC),
+                    default=WARN,
+                    tooltip="What happens where images and audio do not last equally long. warn: the node says so, and writes the file. "
+                    "stop: nothing is written.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The saved file."),
@@ -133,17 +146,35 @@ class WanS2VSaveVideo(io.ComfyNode):
         return problem or (filename_prefix is not None and prefix_problem(filename_prefix)) or True
 
     @classmethod
+    @shows_errors
     @checks_inputs
-    def execute(cls, filename_prefix, format, quality, fps, clips=None, video=None, images=None, audio=UNCONNECTED) -> io.NodeOutput:
+    def execute(
+        cls, filename_prefix, format, quality, fps, clips=None, video=None, images=None, audio=UNCONNECTED, if_out_of_sync=WARN
+    ) -> io.NodeOutput:
         connected = [name for name, value in (("clips", clips), ("video", video), ("images", images)) if value is not None]
         if len(connected) != 1:
             raise ValueError(f"Connect exactly one of clips, video or images; connected: {', '.join(connected) or 'none'}.")
+        chosen = FORMATS[format]
         with cls._source(clips, video, images, audio, fps) as source:
-            suffix = FORMATS[format].container
-            path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, suffix, cls.hidden)
-            write_video(path, source, FORMATS[format], quality, cls._metadata(), comfy_bridge.raise_if_interrupted)
-        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=preview)
+            if (problem := sync_problem(source)) and if_out_of_sync != WARN:
+                raise ValueError(f"{problem} (if_out_of_sync is {if_out_of_sync}: nothing was written)")
+            path, subfolder = comfy_bridge.new_output_file(filename_prefix, source.width, source.height, chosen.container, cls.hidden)
+            write_video(path, source, chosen, quality, cls._metadata(), comfy_bridge.raise_if_interrupted)
+        ignored = images is None and fps not in (VIDEO_FPS, float(source.fps))
+        notes = [problem, f"fps {fps:g} is not used: {connected[0]} bring {float(source.fps):g}" if ignored else None]
+        comfy_bridge.text_display()("\n".join([f"{Path(subfolder, path.name).as_posix()}", *filter(None, notes)]))
+        for note in filter(None, notes):
+            logger.warning("%s: %s", path.name, note)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=cls._shown(path, subfolder, chosen))
+
+    @classmethod
+    def _shown(cls, path: Path, subfolder: str, chosen: VideoFormat) -> dict:
+        """The video on the node; its first picture where browsers do not play it."""
+        saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
+        if chosen.plays_in_browsers:
+            return ui.PreviewVideo([saved]).as_dict()
+        with VideoReader(str(path), 0.0, 0.0) as reader:
+            return {"video": [saved], **ui.PreviewImage(reader.read([0])).as_dict()}
 
     @classmethod
     def _source(cls, clips, video, images, audio, fps: float) -> AbstractContextManager[VideoSource]:
@@ -184,11 +215,12 @@ class WanS2VFrameRate(io.ComfyNode):
                 io.Image.Input("images", tooltip="From Decode Clips (Wan S2V), or from an interpolation node behind it."),
                 io.Float.Input(
                     "source_fps",
-                    default=float(VIDEO_FPS),
-                    min=1.0,
+                    default=0.0,
+                    min=0.0,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frame rate of images: 16 from Decode Clips, 32 behind an interpolation x2, 48 behind x3, and so on.",
+                    tooltip="Frame rate of images: 16 from Decode Clips, 32 behind an interpolation x2, 48 behind x3, and so on. "
+                    "0: what fits the sound, whatever stands in front.",
                 ),
                 io.Combo.Input(
                     "target_fps",
@@ -196,6 +228,7 @@ class WanS2VFrameRate(io.ComfyNode):
                     default="24",
                     tooltip="Frame rate to make. From 48 come 24 and 16 in even steps; from 16 to 24 every second frame is shown twice.",
                 ),
+                io.Audio.Input("audio", optional=True, tooltip="The sound of the video, from Decode Clips: its length gives source_fps 0."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames at target_fps."),
@@ -205,17 +238,34 @@ class WanS2VFrameRate(io.ComfyNode):
         )
 
     @classmethod
+    @shows_errors
     @checks_inputs
-    def execute(cls, images, source_fps, target_fps) -> io.NodeOutput:
+    def execute(cls, images, source_fps, target_fps, audio=None) -> io.NodeOutput:
         images = read_pictures("images", images)
+        source_fps, note = cls._rate(images.shape[0], source_fps, audio)
         conversion = convert(images.shape[0], source_fps, float(target_fps))
-        report = conversion.describe()
-        logger.log(logging.WARNING if conversion.num_repeated else logging.INFO, "%s", report)
+        report = conversion.describe() + note
+        comfy_bridge.text_display()(report)
+        logger.log(logging.WARNING if conversion.num_repeated or note else logging.INFO, "%s", report)
         if conversion.pictures != list(range(images.shape[0])):
             shape, advice = (len(conversion.pictures), *images.shape[1:]), "Choose a lower target_fps, or work on the video in parts."
             require_image_memory(shape, comfy_bridge.free_host_memory(), advice, images.itemsize)
             images = images[conversion.pictures]
         return io.NodeOutput(images, float(target_fps), report)
+
+    @classmethod
+    def _rate(cls, num_pictures: int, source_fps: float, audio) -> tuple[float, str]:
+        """The rate of the pictures, and what to say of one that does not fit the sound."""
+        if audio is None:
+            if source_fps < LEAST_FPS:
+                raise ValueError(f"source_fps must be at least {LEAST_FPS:g}, or 0 with audio connected; got {source_fps:g} without audio.")
+            return source_fps, ""
+        sound = read_audio("audio", audio)
+        if source_fps < LEAST_FPS:
+            return rate_by_sound(num_pictures, sound.seconds), ""
+        lasts = num_pictures / source_fps
+        apart = abs(lasts - sound.seconds) > MOST_APART_S
+        return source_fps, f" source_fps {source_fps:g} does not fit: {lasts:.2f} s of picture, {sound.seconds:.2f} s of sound." * apart
 
 
 class WanS2VTail(io.ComfyNode):

@@ -56,7 +56,7 @@ SETTINGS = (
     Setting("start", "WanS2VAudioEncode", "start", float, "S", "second of the sound at which the video begins"),
     Setting("duration", "WanS2VAudioEncode", "duration", float, "S", "length in seconds; 0: to the end of the sound"),
     Setting("run-name", SAMPLER, "run_name", str, "NAME", "keep finished clips; the same command then continues after a crash or Ctrl-C"),
-    Setting("redo-from-clip", SAMPLER, "redo_from_clip", int, "N", "make the clips of --run-name anew from this one on"),
+    Setting("redo-from-clip", SAMPLER, "redo_from_clip", int, "N", "make the clips of --run-name anew from this one on; the first is 1"),
 )
 FILE_FLAGS = {"model": "model", "text-encoder": "text", "audio-encoder": "audio", "vae": "vae"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -97,7 +97,7 @@ def state_text(run: Run) -> str:
     if run.problem:
         words.append("not a run" if run.is_foreign else run.problem)
     elif run.num_finished < len(run.clips):
-        words.append(f"damaged from clip {run.num_finished} on")
+        words.append(f"damaged from clip {run.num_finished + 1} on")
     elif run.is_finished:
         words.append("finished")
     elif not run.in_use:
@@ -164,7 +164,11 @@ def show_text(run: Run, now: float) -> str:
     entries = {"folder": str(run.folder), "state": f"{state_text(run)}; changed {age_text(run.changed, now)}; {size_text(run.size_bytes)}"}
     if not run.problem:
         made_with = "; ".join(map(_versions_text, run.manifest.made_with))
-        entries |= {"video": _video_text(run), **_settings_entries(run.settings), **({"made with": made_with} if made_with else {})}
+        entries |= {
+            "video": _video_text(run),
+            **_settings_entries(run.settings, run.manifest.words),
+            **({"made with": made_with} if made_with else {}),
+        }
         entries["format"] = f"version {run.manifest.version}"
     if run.strange:
         entries["strange"] = f"{', '.join(run.strange)}: no run has such files; nothing here touches them"
@@ -184,8 +188,8 @@ def next_text(run: Run) -> str:
     seed = run.settings.get("seed")
     step = 0 if run.settings.get("seed_policy") == "same seed" else run.num_finished
     noise = f" with the noise of seed {(seed + step) % 2**64}" if isinstance(seed, int) else ""
-    kept = "" if run.num_finished == 0 else "Clip 0 is kept. " if run.num_finished == 1 else f"Clips 0 to {run.num_finished - 1} are kept. "
-    return f"{kept}The same prompt again samples clip {run.num_finished}{noise}."
+    kept = "" if run.num_finished == 0 else "Clip 1 is kept. " if run.num_finished == 1 else f"Clips 1 to {run.num_finished} are kept. "
+    return f"{kept}The same prompt again samples clip {run.num_finished + 1}{noise}."
 
 
 def show_facts(run: Run) -> dict[str, Any]:
@@ -207,26 +211,26 @@ def _video_text(run: Run) -> str:
     return f"{picture_text(run)}, {clips}, {short_duration(run.num_frames / FPS)} finished{sync}"
 
 
-def _settings_entries(settings: dict[str, Any]) -> dict[str, str]:
+def _settings_entries(settings: dict[str, Any], words: Mapping[str, str]) -> dict[str, str]:
     sampling = [f"{settings['steps']} steps"] if "steps" in settings else []
     sampling += [f"{name} {settings[name]}" for name in ("solver", "cfg", "seed") if name in settings]
     sampling += [f"{name} {value}" for name, value in settings.items() if name not in SHOWN_ELSEWHERE and value not in ("", None)]
-    used = [f"{words} {settings[name]}" for name, words in INPUTS.items() if settings.get(name)]
+    used = [f"{title} {words.get(name, settings[name])!r}" for name, title in INPUTS.items() if settings.get(name)]
     entries = {
-        "model": _model_text(str(settings.get("model", ""))),
-        "LoRAs": "none" if settings.get("loras") == NO_LORAS else str(settings.get("loras", "")),
+        "model": ", ".join(filter(None, (words.get("model"), _model_text(str(settings.get("model", "")))))),
+        "LoRAs": "none" if settings.get("loras") == NO_LORAS else words.get("loras", str(settings.get("loras", ""))),
         "nodes": str(settings.get("model_nodes") or ""),
         "VAE": str(settings.get("vae", "")),
         "sampling": ", ".join(sampling),
-        "inputs": ", ".join(used) + " (hashes)",
+        "inputs": ", ".join(used),
     }
-    return {name: text for name, text in entries.items() if text.removesuffix(" (hashes)")}
+    return {name: text for name, text in entries.items() if text}
 
 
 def _versions_text(versions: dict[str, Any]) -> str:
     first = versions.get("from_clip")
     text = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "from_clip")
-    return f"{text}, from clip {first} on" if first else text
+    return f"{text}, from clip {first + 1} on" if first else text
 
 
 def _model_text(identity: str) -> str:
@@ -249,14 +253,14 @@ def _clip_table(run: Run) -> list[str]:
     for clip in run.clips:
         written = datetime.fromtimestamp(clip.changed).strftime("%Y-%m-%d %H:%M:%S") if clip.changed else "-"
         position = position_text(start) if clip.index <= run.num_finished else "-"
-        rows.append((str(clip.index), position, str(clip.num_frames or "-"), size_text(clip.size_bytes), written, clip.problem))
+        rows.append((str(clip.index + 1), position, str(clip.num_frames or "-"), size_text(clip.size_bytes), written, clip.problem))
         start += clip.num_frames
     return _columns(rows, right={0, 1, 2, 3})
 
 
 def _clip_facts(clip: Clip) -> dict[str, Any]:
     return {
-        "clip": clip.index,
+        "clip": clip.index + 1,
         "file": clip.path.name,
         "frames": clip.num_frames,
         "size_bytes": clip.size_bytes,
@@ -272,17 +276,15 @@ def _clip_facts(clip: Clip) -> dict[str, Any]:
 def verify_text(found: Verification) -> str:
     """One line per problem, then what to do."""
     run = found.run
-    lines = [f"clip {clip.index}: {clip.path.name} {problem}" for clip, problem in found.problems]
+    lines = [f"clip {clip.index + 1}: {clip.path.name} {problem}" for clip, problem in found.problems]
     lines += [f"leftover: {path.name}: a write that a crash cut off; remove it with: {command('runs clean')}" for path in _old(run)]
     lines += [f"strange: {name}: no run has such a file" for name in run.strange]
     if found.redo_from is None:
         return "\n".join([*lines, f"run '{run.name}': {_intact_text(found)}"])
-    kept = (
-        f"clips 0 to {found.redo_from - 1} are kept" if found.redo_from > 1 else "clip 0 is kept" if found.redo_from else "nothing is kept"
-    )
+    kept = f"clips 1 to {found.redo_from} are kept" if found.redo_from > 1 else "clip 1 is kept" if found.redo_from else "nothing is kept"
     advice = (
-        f"run '{run.name}' is damaged from clip {found.redo_from} on. Set redo_from_clip to {found.redo_from} in Sample Video (Wan S2V) "
-        f"and queue the same prompt again: {kept}. Or put the file back from a copy."
+        f"run '{run.name}' is damaged from clip {found.redo_from + 1} on. Set redo_from_clip to {found.redo_from + 1} in Sample Video "
+        f"(Wan S2V) and queue the same prompt again: {kept}. Or put the file back from a copy."
     )
     return "\n".join([*lines, "", *textwrap.wrap(advice, WIDTH)])
 
@@ -294,8 +296,8 @@ def verify_facts(found: Verification) -> dict[str, Any]:
         "in_use": found.run.in_use,
         "clips": len(found.run.clips),
         "clips_hashed": found.num_hashed,
-        "problems": [{"clip": clip.index, "file": clip.path.name, "problem": problem} for clip, problem in found.problems],
-        "redo_from_clip": found.redo_from,
+        "problems": [{"clip": clip.index + 1, "file": clip.path.name, "problem": problem} for clip, problem in found.problems],
+        "redo_from_clip": None if found.redo_from is None else found.redo_from + 1,
         "leftovers": [path.name for path in _old(found.run)],
         "strange": list(found.run.strange),
     }

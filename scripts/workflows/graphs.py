@@ -222,12 +222,12 @@ The video at 16 fps, saved as it is. The *run_name* keeps its clips: change the 
             """## Interpolate
 
 Three times the frames, of which *Change Frame Rate* takes every second one: 24 fps, same length, still in sync. Any interpolation node
-fits here; tell *source_fps* what it makes.""",
+fits here, or none: the rate in front comes from the sound.""",
             (
                 Node(13, "WanS2VDecode", {}, {"clips": (11, "clips")}),
                 Node(14, "FrameInterpolationModelLoader", {"model_name": INTERPOLATION}),
                 Node(15, "FrameInterpolate", {"multiplier": 3}, {"interp_model": (14, "INTERP_MODEL"), "images": (13, "images")}),
-                Node(16, "WanS2VFrameRate", {"source_fps": 48, "target_fps": "24"}, {"images": (15, "IMAGE")}),
+                Node(16, "WanS2VFrameRate", {"target_fps": "24"}, {"images": (15, "IMAGE"), "audio": (13, "audio")}),
             ),
         ),
         Group(

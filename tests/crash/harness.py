@@ -229,7 +229,12 @@ class Harness:
         after_clip = prepare()
         call_after_clips(after_clip)
         try:
-            self.tiny.render(place.output, run_name="run", video_format=place.video_format, redo_from_clip=redo_from)
+            self.tiny.render(
+                place.output,
+                run_name="run",
+                video_format=place.video_format,
+                redo_from_clip=0 if redo_from is None or redo_from < 0 else redo_from + 1,
+            )
         except RunStoreError as error:
             if "in use by another process" not in str(error):
                 raise

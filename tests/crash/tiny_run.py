@@ -75,7 +75,7 @@ class TinyRun:
         saved = pack_module("nodes.video").WanS2VSaveVideo.execute("video", video_format, QUALITY, float(FPS), clips=clips)
         return Path(saved.args[1])
 
-    def sample(self, output: Path, *, run_name: str, redo_from_clip: int = -1, heard: Any = None, steps: int = STEPS) -> Any:
+    def sample(self, output: Path, *, run_name: str, redo_from_clip: int = 0, heard: Any = None, steps: int = STEPS) -> Any:
         """The graph up to the sampler; gives its clips.
 
         Args:

@@ -34,15 +34,15 @@ def serve(monkeypatch, **abilities):
 def test_text_goes_to_the_running_node(display, node, monkeypatch):
     sent = []
     serve(monkeypatch, send_progress_text=lambda text, node_id: sent.append((text, node_id)))
-    display.text_display()("clip 0 (1 of 2)")
-    assert sent == [("clip 0 (1 of 2)", "12")]
+    display.text_display()("clip 1 of 2")
+    assert sent == [("clip 1 of 2", "12")]
 
 
 def test_nothing_is_sent_without_a_server(display, node, monkeypatch):
     monkeypatch.delitem(sys.modules, "server", raising=False)
-    display.text_display()("clip 0 (1 of 2)")
+    display.text_display()("clip 1 of 2")
     serve(monkeypatch)  # of a version that shows no text
-    display.text_display()("clip 0 (1 of 2)")
+    display.text_display()("clip 1 of 2")
 
 
 @pytest.fixture
@@ -76,11 +76,11 @@ def test_bar_counts_the_steps_of_all_clips(shown, run):
         run.step(30, X0)
     assert moved == [(0, 30), (1, 30), (10, 30), (10, 30), (30, 30)]
     assert [text.split(",")[:2] for text in sent[:-1]] == [
-        ["clip 0 (1 of 3)", " step 0/10"],
-        ["clip 0 (1 of 3)", " step 1/10"],
-        ["clip 0 (1 of 3)", " decoding"],
-        ["clip 1 (2 of 3)", " step 0/10"],
-        ["clip 2 (3 of 3)", " decoding"],
+        ["clip 1 of 3", " step 0/10"],
+        ["clip 1 of 3", " step 1/10"],
+        ["clip 1 of 3", " decoding"],
+        ["clip 2 of 3", " step 0/10"],
+        ["clip 3 of 3", " decoding"],
     ]
 
 
@@ -95,4 +95,4 @@ def test_a_stopped_node_says_where(shown, run):
     run.step(13, X0)
     with pytest.raises(KeyboardInterrupt), run:
         raise KeyboardInterrupt
-    assert shown[0][-1] == "stopped at clip 1 (2 of 3), step 3/10, after 0:00"
+    assert shown[0][-1] == "stopped at clip 2 of 3, step 3/10, after 0:00"

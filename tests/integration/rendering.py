@@ -90,8 +90,9 @@ class Renderer:
         return path
 
     def video_paths(self, outputs: dict[str, Any]) -> list[Path]:
-        """Every video among the outputs of a prompt; pictures are marked as not animated."""
-        files = (OutputFile(**item) for node in outputs.values() if any(node.get("animated", ())) for item in node["images"])
+        """Every video among the outputs of a prompt; pictures are marked as not animated, and may stand for a video beside them."""
+        shown = (node.get("video") or (node["images"] if any(node.get("animated", ())) else ()) for node in outputs.values())
+        files = (OutputFile(**item) for items in shown for item in items)
         return [file.path(self.server.base_directory) for file in files]
 
     def output_files(self) -> set[Path]:

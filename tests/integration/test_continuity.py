@@ -94,17 +94,17 @@ def test_run_with_another_anchor_is_not_continued(anchor, changed, renderer):
     name = changed.replace("_", " ")
     renderer.render(drifting_graph(renderer, 2, run_name=name))
     with pytest.raises(PromptFailed, match=f"was made with other inputs:\n  {changed}: 0.0 -> 0.5"):
-        renderer.render(with_continuity(drifting_graph(renderer, 2, run_name=name), anchor=anchor, anchor_strength=0.5))
+        renderer.render(with_continuity(drifting_graph(renderer, 2, run_name=name, if_changed="stop"), anchor=anchor, anchor_strength=0.5))
 
 
 def test_redo_may_switch_latent_statistics_on_but_not_colour_transfer(renderer):
     settings = {"run_name": "held late", "filename_prefix": "continuity/late", **EXACT}
     free = renderer.render(first_graph(renderer, **settings)).luma
-    held = renderer.render(with_continuity(first_graph(renderer, redo_from_clip=2, **settings), anchor="latent statistics")).luma
+    held = renderer.render(with_continuity(first_graph(renderer, redo_from_clip=3, **settings), anchor="latent statistics")).luma
     assert np.array_equal(held[: FIRST_CLIP + FRAMES_PER_CLIP], free[: FIRST_CLIP + FRAMES_PER_CLIP])
     assert abs(held[-1].mean() - free[0].mean()) < abs(free[-1].mean() - free[0].mean())
     with pytest.raises(PromptFailed, match="colour_anchor"):
-        renderer.render(with_continuity(first_graph(renderer, redo_from_clip=2, **settings), anchor="colour transfer"))
+        renderer.render(with_continuity(first_graph(renderer, redo_from_clip=3, **settings), anchor="colour transfer"))
 
 
 # Going on
@@ -134,8 +134,8 @@ def test_run_that_has_grown_is_read_again(renderer):
         return go_on(renderer, second_graph(renderer), {"run_name": "grown"}).luma[0].mean()
 
     assert last_level(seed=1) == last_level(seed=1)
-    renderer.render(drifting_graph(renderer, 3, gain=0.8, offset=0.0, run_name="grown", redo_from_clip=1, **EXACT))
-    assert go_on(renderer, second_graph(renderer), {"run_name": "grown"}).luma[0].mean() < last_level(redo_from_clip=1) - 10
+    renderer.render(drifting_graph(renderer, 3, gain=0.8, offset=0.0, run_name="grown", redo_from_clip=2, **EXACT))
+    assert go_on(renderer, second_graph(renderer), {"run_name": "grown"}).luma[0].mean() < last_level(redo_from_clip=2) - 10
 
 
 def test_going_on_from_a_video_file_and_from_clips(renderer):

@@ -21,10 +21,10 @@ def test_estimate_is_in_the_log_before_the_first_clip(cfg, calls, renderer):
     log = log_of(renderer, quick_start(cfg=cfg, seed=300, **TWO_CLIPS))
     line = re.search(rf"estimate: 2 clips of 64x64, \d+ tokens, 2 steps of {calls}: .* on the CPU; RAM: [\d.]+ GB, \d.* free", log)
     assert line is not None
-    assert line.end() < log.index("clip 0 (1 of 2) finished")
+    assert line.end() < log.index("clip 1 of 2 finished")
 
 
 def test_estimate_counts_only_the_clips_that_are_left(renderer):
     run = {"seed": 301, "run_name": "estimated", "filename_prefix": "runs/estimated", **THREE_CLIPS}
     assert "estimate: 3 clips of 64x64" in log_of(renderer, quick_start(**run))
-    assert "estimate: 1 clip of 64x64" in log_of(renderer, quick_start(**run, redo_from_clip=2))
+    assert "estimate: 1 clip of 64x64" in log_of(renderer, quick_start(**run, redo_from_clip=3))

@@ -91,5 +91,6 @@ def test_an_overwritten_file_of_the_same_name_and_size_is_noticed(loras, rendere
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, path)
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert path.stat().st_size == facts.st_size
-    with pytest.raises(PromptFailed, match=r"(?s)made with other inputs:.*loras: "):
+    inputs_of(prompt, "WanS2VSampler")["if_changed"] = "stop"
+    with pytest.raises(PromptFailed, match=r"(?s)made with other inputs:.*loras: 'overwritten.safetensors', with another content"):
         renderer.render(prompt)

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from .graphs import EXACT, NUM_FRAMES, SIZE, add, add_pose, find, flash_graph, inputs_of, quick_start
+from .graphs import EXACT, NUM_FRAMES, SIZE, add, add_pose, change, find, flash_graph, inputs_of, quick_start
 from .sounds import write_wav
 
 FPS = 16
@@ -145,6 +145,6 @@ def test_a_run_is_not_continued_with_another_pose(renderer):
     from wan_s2v_pack.cli.comfyui.client import ComfyError
 
     renderer.render(with_pose(run_name="posed"))
-    for change in ({"strength": 0.5}, {"end_percent": 0.5}):
+    for changes in ({"strength": 0.5}, {"end_percent": 0.5}):
         with pytest.raises(ComfyError, match="pose"):
-            renderer.render(with_pose(run_name="posed", **change))
+            renderer.render(change(with_pose(run_name="posed", **changes), if_changed="stop"))

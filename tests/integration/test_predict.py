@@ -93,7 +93,7 @@ def test_the_samples_are_the_default(predict, workplace, server):
     assert outcome["bytes"] == video.path.stat().st_size
     prompt = video.stored_json("prompt")
     assert prompt[find(prompt, "LoadImage")]["inputs"]["image"].startswith("sample_portrait")
-    assert re.search(r"^clip 0 \(1 of 1\), step 0/2 \[-+\] 0 %", said, re.MULTILINE)
+    assert re.search(r"^clip 1 of 1, step 0/2 \[-+\] 0 %", said, re.MULTILINE)
 
 
 def test_dry_run_says_what_a_run_makes_and_leaves_nothing(predict, workplace, server):
@@ -225,7 +225,7 @@ def test_signal_cancels_the_job_and_the_same_command_continues(by, start, workpl
     name = f"stopped by {by.name}"
     arguments = ("--server", server.url, "--run-name", name, *LONG, "--output", f"{by.name}.mp4")
     process = start(*arguments)
-    lines_of(process, r"^clip 1 \(2 of 3\)")
+    lines_of(process, r"^clip 2 of 3")
     process.send_signal(by)
     _, said = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130, said
@@ -233,13 +233,13 @@ def test_signal_cancels_the_job_and_the_same_command_continues(by, start, workpl
     assert client.queue_state() == ([], [])
     done = workplace.run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "clip 0 (1 of 3)" not in done.stderr
+    assert "clip 1 of 3" not in done.stderr
     check_video(workplace.folder / f"{by.name}.mp4", seconds=2.5)
 
 
 def test_cancelled_by_somebody_else(start, server, client):
     process = start("--server", server.url, *ENDLESS, "--seed", "21")
-    lines_of(process, r"^clip 0 \(1 of 1\)")
+    lines_of(process, r"^clip 1 of 1")
     (running,), _ = client.queue_state()
     client.interrupt(running)
     _, said = process.communicate(timeout=DEADLINE_S)
@@ -248,7 +248,7 @@ def test_cancelled_by_somebody_else(start, server, client):
 
 def test_waiting_in_the_queue_and_cancelled_there(start, server, client):
     first = start("--server", server.url, *ENDLESS, "--seed", "22")
-    lines_of(first, r"^clip 0 \(1 of 1\)")
+    lines_of(first, r"^clip 1 of 1")
     second = start("--server", server.url, "--seed", "23")
     lines_of(second, r"^waiting in the queue, 1 job before$")
     second.send_signal(signal.SIGINT)
@@ -266,7 +266,7 @@ def test_waiting_in_the_queue_and_cancelled_there(start, server, client):
 
 def test_own_server_ends_with_the_command_and_leaves_nothing(start, workplace):
     process = start(*ENDLESS)
-    lines_of(process, r"^clip 0 \(1 of 1\)")
+    lines_of(process, r"^clip 1 of 1")
     (server,) = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=DEADLINE_S)
@@ -277,7 +277,7 @@ def test_own_server_ends_with_the_command_and_leaves_nothing(start, workplace):
 
 def test_own_server_that_dies(start, workplace):
     process = start("--json", *ENDLESS)
-    lines_of(process, r"^clip 0 \(1 of 1\)")
+    lines_of(process, r"^clip 1 of 1")
     psutil.Process(process.pid).children()[0].kill()
     printed, said = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 3, said

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from wan_s2v_pack.cli.comfyui.client import PromptFailed, PromptRefused
 
-from .graphs import EXACT, THREE_CLIPS, add_options, change, find, quick_start
+from .graphs import EXACT, THREE_CLIPS, TWO_CLIPS, add_options, change, find, inputs_of, quick_start
 
 
 def progress_of(renderer, prompt) -> tuple[list[int], np.ndarray]:
@@ -54,7 +56,7 @@ def test_finished_run_is_not_sampled_again(renderer):
 def test_redo_from_a_clip_keeps_the_earlier_ones(renderer):
     prompt = quick_start(seed=202, run_name="redone", filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
     _, first = progress_of(renderer, prompt)
-    redo = quick_start(seed=202, run_name="redone", redo_from_clip=1, filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
+    redo = quick_start(seed=202, run_name="redone", redo_from_clip=2, filename_prefix="runs/redone", **THREE_CLIPS, **EXACT)
     _, second = progress_of(renderer, redo)
     assert np.array_equal(first, second), "the same settings must give the same clips"
 
@@ -72,13 +74,58 @@ def test_redo_may_not_change_what_all_clips_share(altered, name, renderer):
     run = {"seed": 205, "run_name": f"shared {name}", "filename_prefix": "runs/shared", **THREE_CLIPS}
     renderer.render(quick_start(**run))
     with pytest.raises(PromptFailed, match=name):
-        renderer.render(altered(quick_start(**run, redo_from_clip=1)))
+        renderer.render(altered(quick_start(**run, redo_from_clip=2)))
+
+
+def test_another_prompt_makes_another_take_and_the_first_one_stays(renderer):
+    """A changed prompt ended red, with two hashes for an explanation."""
+    run = {"seed": 206, "run_name": "take", "filename_prefix": "runs/take", **TWO_CLIPS, **EXACT}
+    first = renderer.render(saying("A man talks.", **run)).luma
+    before = len(renderer.server.log_text())
+    second = renderer.render(saying("A woman talks.", **run)).luma
+    assert (
+        "run 'take' has other inputs: prompt: 'A man talks.' -> 'A woman talks.'; this take is kept as run 'take_2'"
+        in (renderer.server.log_text()[before:])
+    )
+    assert not np.array_equal(first, second)
+    assert len(clips_of(renderer, "take_2")) == 2
+    assert len(clips_of(renderer, "take")) == 4
+    renderer.client.free()
+    before = len(renderer.server.log_text())
+    assert np.array_equal(renderer.render(saying("A man talks.", **run)).luma, first)
+    assert "all 2 clips are there already" in renderer.server.log_text()[before:]
+
+
+def test_a_later_prompt_is_redone_from_its_clip_on(renderer):
+    run = {"seed": 207, "run_name": "later", "filename_prefix": "runs/later", **THREE_CLIPS, **EXACT}
+    first, second = (with_prompts(quick_start(**run), f"A man talks.\nclip 3: A man {does}.") for does in ("sings", "laughs"))
+    renderer.render(first)
+    before = len(renderer.server.log_text())
+    renderer.render(change(second, if_changed="redo from the first clip that changes"))
+    log = renderer.server.log_text()[before:]
+    assert "its inputs have changed, it is made anew from clip 3 on" in log
+    assert len(re.findall(r"clip \d.* finished: ", log)) == 1
+
+
+def saying(text, **changes):
+    prompt = quick_start(**changes)
+    inputs_of(prompt, "WanS2VTextEncode")["prompt"] = text
+    return prompt
+
+
+def with_prompts(prompt, schedule):
+    node = prompt[find(prompt, "WanS2VTextEncode")]
+    node.update(
+        class_type="WanS2VPromptSchedule", inputs={**node["inputs"], "schedule": schedule, "transition": "switch", "blend_clips": 2}
+    )
+    del node["inputs"]["prompt"]
+    return prompt
 
 
 def test_changed_settings_are_refused_with_what_changed(renderer):
     renderer.render(quick_start(seed=203, run_name="changed", filename_prefix="runs/changed"))
     with pytest.raises(PromptFailed, match=r"seed.*203.*204") as refused:
-        renderer.render(quick_start(seed=204, run_name="changed", filename_prefix="runs/changed"))
+        renderer.render(quick_start(seed=204, run_name="changed", if_changed="stop", filename_prefix="runs/changed"))
     assert refused.value.node_type == "WanS2VSampler"
 
 

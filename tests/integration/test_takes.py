@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from wan_s2v_pack.cli.comfyui.client import PromptFailed
 
-from .graphs import EXACT, TWO_CLIPS, add, find, inputs_of, quick_start
+from .graphs import EXACT, TWO_CLIPS, add, change, find, inputs_of, quick_start
 from .rendering import open_video
 
 
@@ -44,16 +44,16 @@ def test_a_run_that_somebody_else_has_redone_is_looked_at_again(renderer):
     """A cached handle gave the frames of the other run."""
     prompt = quick_start(seed=301, run_name="shared", filename_prefix="takes/shared", **TWO_CLIPS)
     assert sampled(renderer, prompt)
-    assert sampled(renderer, quick_start(seed=302, run_name="shared", redo_from_clip=1, filename_prefix="takes/other", **TWO_CLIPS))
+    assert sampled(renderer, quick_start(seed=302, run_name="shared", redo_from_clip=2, filename_prefix="takes/other", **TWO_CLIPS))
     with pytest.raises(PromptFailed, match=r"seed: 302 -> 301"):
-        renderer.client.run(prompt)
+        renderer.client.run(change(prompt, if_changed="stop"))
 
 
 def test_redo_behind_the_last_clip_is_refused(renderer):
     prompt = quick_start(seed=303, run_name="short", filename_prefix="takes/short", **TWO_CLIPS)
     renderer.render(prompt)
-    with pytest.raises(PromptFailed, match="has no clip 2 to redo: it has 2, counted from 0"):
-        renderer.render(quick_start(seed=777, run_name="short", redo_from_clip=2, filename_prefix="takes/short", **TWO_CLIPS))
+    with pytest.raises(PromptFailed, match="has no clip 3 to redo: it has 2\\. Set redo_from_clip to 0"):
+        renderer.render(quick_start(seed=777, run_name="short", redo_from_clip=3, filename_prefix="takes/short", **TWO_CLIPS))
     inputs_of(prompt, "WanS2VSaveVideo")["filename_prefix"] = "takes/short_again"
     renderer.render(prompt)
 

@@ -147,7 +147,7 @@ def test_a_clip_is_kept_and_dropped_when_its_files_are_let_go(tmp_path, for_a_mo
 def test_a_clip_that_cannot_be_stored_says_why_though_nothing_can_be_removed(tmp_path, monkeypatch):
     with RunStore.open(tmp_path / "run") as store:
         HeldFiles(monkeypatch, inf)
-        with pytest.raises(RunStoreError, match=r"cannot store clip 0 .*cannot access the file") as caught:
+        with pytest.raises(RunStoreError, match=r"cannot store clip 1 .*cannot access the file") as caught:
             store.write_clip(0, **CLIP)
         assert "clip_00000.safetensors.tmp" in str(caught.value.__cause__)
 

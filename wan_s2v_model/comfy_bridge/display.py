@@ -27,14 +27,15 @@ class RunDisplay:
     """Shows a run on its node (bar, text, latent preview) and in the log, and in the end what was made or where it stopped.
 
     Args:
-        num_frames: of the video.
+        num_frames: of the video. take: what stands on the node below each line.
     """
 
-    def __init__(self, model: comfy.model_patcher.ModelPatcher, progress: Progress, num_frames: int) -> None:
+    def __init__(self, model: comfy.model_patcher.ModelPatcher, progress: Progress, num_frames: int, take: str = "") -> None:
         import latent_preview  # a module of ComfyUI's root, not of `comfy`
 
         self._progress = progress
         self._num_frames = num_frames
+        self._take = take
         self._previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
         self._show_text = text_display()
         self._log = ProgressLog()
@@ -53,7 +54,7 @@ class RunDisplay:
         line = self._progress.line()
         total = self._progress.num_clips * self._progress.steps_per_clip
         comfy.utils.ProgressBar(total).update_absolute(done, total, preview)  # a bar leaves out small steps, but never its first
-        self._show_text(line)
+        self._show_text(line + self._take)
         self._log.show(line)
 
     def __enter__(self) -> "RunDisplay":
@@ -63,7 +64,7 @@ class RunDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._log.__exit__(kind, error, traceback)
         last_words = self._progress.end(self._num_frames) if kind is None else self._progress.stop()
-        self._show_text(last_words)
+        self._show_text(last_words + self._take)
         logger.info("%s", last_words)
 
 

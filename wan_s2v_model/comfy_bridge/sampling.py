@@ -141,10 +141,10 @@ class ClipSampler:
         return sum(self.calls_of_steps) / self.num_steps
 
     @contextmanager
-    def report_to(self, progress: Progress, num_frames: int, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def report_to(self, progress: Progress, num_frames: int, take: str = "", check: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
         logger.info("%s", computation_in_words(self.model))
-        with RunDisplay(self.model, progress, num_frames) as display:
+        with RunDisplay(self.model, progress, num_frames, take) as display:
 
             def on_step(done: int, x0: Tensor) -> None:
                 check()

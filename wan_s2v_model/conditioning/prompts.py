@@ -37,7 +37,7 @@ class ScheduledPrompt:
     """A prompt and when it begins.
 
     Attributes:
-        start_s: seconds of the video, where `start_clip` is None; clips count from 0.
+        start_s: seconds of the video, where `start_clip` is None; clips count from 0 here.
         blend_clips: clips in which it is mixed with the one before; 0 switches.
     """
 
@@ -50,7 +50,8 @@ class ScheduledPrompt:
 def parse_schedule(text: str) -> list[ScheduledPrompt]:
     """Read one prompt per line; empty lines and lines that begin with # are left out.
 
-    A line begins with a time (`0:05`, `1:02:03`, `12.5s:`) or a clip (`clip 3:`), which has its colon; the first prompt may do without.
+    A line begins with a time (`0:05`, `1:02:03`, `12.5s:`) or a clip (`clip 3:`, the first is 1), which has its colon; the first prompt may
+    do without.
 
     Raises:
         ValueError: a line has no start or no prompt, or there is no prompt at all.
@@ -74,7 +75,9 @@ def _parse_line(line: str, number: int, is_first: bool) -> ScheduledPrompt:
     if not prompt:
         raise ValueError(f"Line {number} of the schedule has no prompt: got {line!r}. {EXAMPLE}")
     if start["clip"] is not None:
-        return ScheduledPrompt(prompt, start_clip=int(start["clip"]))
+        if int(start["clip"]) == 0:
+            raise ValueError(f"Line {number} of the schedule begins in clip 0, but clips count from 1: got {line[:EXCERPT]!r}.")
+        return ScheduledPrompt(prompt, start_clip=int(start["clip"]) - 1)
     hours, minutes, seconds = int(start["h"] or 0), int(start["m"] or 0), float(start["s"] or start["seconds"])
     return ScheduledPrompt(prompt, start_s=3600 * hours + 60 * minutes + seconds)
 
@@ -102,7 +105,7 @@ def place_on_clips(conditioning: Conditioning, timeline: Timeline) -> Conditioni
     clips[min(clips, key=clips.__getitem__)] = 0
     shown = _shown(clips, timeline.num_clips)
     for clip, prompt in shown.items():
-        logger.info("prompt from clip %d on: %s", clip, _excerpt(prompt))
+        logger.info("prompt from clip %d on: %s", clip + 1, _excerpt(prompt))
     placed = [
         [tensor, {**options, PROMPT_KEY: replace(prompt, start_clip=clip)}]
         for clip, prompt in shown.items()
@@ -117,7 +120,7 @@ def _shown(clips: dict[ScheduledPrompt, int], num_clips: int) -> dict[int, Sched
     shown = {clip: prompt for prompt, clip in clips.items() if clip < num_clips}
     for prompt, clip in clips.items():
         if shown.get(clip) != prompt:
-            reason = f"another one begins in clip {clip}, too" if clip < num_clips else f"the video ends with clip {num_clips - 1}"
+            reason = f"another one begins in clip {clip + 1}, too" if clip < num_clips else f"the video ends with clip {num_clips}"
             logger.warning("this prompt is never shown, %s: %s", reason, _excerpt(prompt))
     return dict(sorted(shown.items()))
 

@@ -52,6 +52,17 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     return television if abs(float(fps) - float(television)) < ROUNDED else Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
 
 
+def rate_by_sound(num_pictures: int, sound_s: float) -> float:
+    """The frame rate of pictures that belong to a sound: a multiple of the model's where they are as many as interpolation makes of n."""
+    if sound_s <= 0:
+        return float(VIDEO_FPS)
+    n = max(1, round(sound_s * VIDEO_FPS))
+    factor = max(1, round((num_pictures - 1) / max(1, n - 1)))
+    if num_pictures in (n * factor, (n - 1) * factor + 1):
+        return float(VIDEO_FPS * factor)
+    return round(num_pictures / sound_s, 3)
+
+
 def convert(num_source: int, source_fps: float, target_fps: float) -> Conversion:
     """Pick a picture for each moment of the target; the duration stays as it is.
 

@@ -28,6 +28,11 @@ class VideoFormat:
     pixel_format: str = "yuv420p"
     is_live: bool = False
 
+    @property
+    def plays_in_browsers(self) -> bool:
+        """Whether every browser shows it."""
+        return self.video_codec in ("h264", "vp9")
+
 
 @dataclass(frozen=True)
 class _VideoEncoder:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .audio_input import Sound, read_audio
-from .frame_rate import exact_rate
+from .frame_rate import exact_rate, rate_by_sound
 from .pictures import read_pictures
 from .sound import fold_down
 from .sound_reader import SoundReader, open_sound
@@ -21,6 +21,7 @@ from .video_reader import VideoReader
 
 logger = logging.getLogger("wan_s2v")
 
+MOST_APART_S = 0.125  # that picture and sound may be at their end: two frames of the model
 AT_ONCE = 8  # pictures of a file that are in memory
 MOST_FPS = 240
 SHORT_STEPS = 10  # one of so many steps between pictures may be shorter than a frame of the rate that is chosen for an uneven file
@@ -34,6 +35,7 @@ class VideoSource(NamedTuple):
         frames: batches of [T, H, W, 3], uint8 or float in [0, 1].
         sound: [C, T] with C of 1 or 2, and its rate in Hz; or a reader, which is read beside the frames.
         rounded_down: the frames are levels that were rounded down, which is noted in the file.
+        num_frames: where it is known before they are read.
     """
 
     width: int
@@ -42,6 +44,7 @@ class VideoSource(NamedTuple):
     frames: Iterator[Tensor]
     sound: tuple[Tensor, int] | SoundReader | None
     rounded_down: bool = False
+    num_frames: int | None = None
 
 
 def source_of_images(images: Any, audio: Any, fps: float | Fraction) -> VideoSource:
@@ -52,7 +55,23 @@ def source_of_images(images: Any, audio: Any, fps: float | Fraction) -> VideoSou
     """
     pixels = read_pictures("images", images)
     height, width = pixels.shape[1:3]
-    return VideoSource(width, height, exact_rate(fps), iter([pixels]), None if audio is None else _checked(read_audio("audio", audio)))
+    sound = None if audio is None else _checked(read_audio("audio", audio))
+    return VideoSource(width, height, exact_rate(fps), iter([pixels]), sound, num_frames=len(pixels))
+
+
+def sync_problem(source: VideoSource) -> str | None:
+    """What to say where picture and sound do not last equally long; None where they do, or where it is not known before they are read."""
+    if source.num_frames is None or not isinstance(source.sound, tuple):
+        return None
+    waveform, rate_hz = source.sound
+    picture_s, sound_s = float(source.num_frames / source.fps), waveform.shape[1] / rate_hz
+    if abs(picture_s - sound_s) <= MOST_APART_S:
+        return None
+    fitting = rate_by_sound(source.num_frames, sound_s)
+    return (
+        f"not in sync: {source.num_frames} frames at {float(source.fps):g} fps last {picture_s:.2f} s, and the sound {sound_s:.2f} s. "
+        f"At {fitting:g} fps both would last equally long. Is a node that interpolates, or Change Frame Rate, bypassed?"
+    )
 
 
 def _checked(sound: Sound) -> tuple[Tensor, int] | None:

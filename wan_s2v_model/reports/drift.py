@@ -97,7 +97,7 @@ def describe_drift(figures: Sequence[ClipFigures]) -> str:
     """The figures as a table, and what they come to."""
     rows = [_row([heading for heading, _ in COLUMNS])]
     frame = 0
-    for number, clip in enumerate(figures):
+    for number, clip in enumerate(figures, 1):
         levels = [f"{level:.1f}" for level in (*clip.mean, *clip.std, clip.sharpness)]
         jump = "-" if clip.jump is None else f"{clip.jump:.2f}"
         rows.append(_row([str(number), f"{frame / VIDEO_FPS:.2f}", *levels, jump, f"{clip.step:.2f}"]))
@@ -118,7 +118,7 @@ def _summary(figures: Sequence[ClipFigures]) -> list[str]:
         texts = ", ".join(f"{colour} {total:+.1f} ({slope:+.2f} per clip)" for colour, total, slope in changes)
         lines.append(f"Drift of the {name} from the first clip to the last: {texts}.")
     lines.append(f"Drift of the sharpness: {_sharpness_change(figures):+.0f} %.")
-    number, worst = max(enumerate(figures[1:], 1), key=lambda item: item[1].jump or 0.0)
+    number, worst = max(enumerate(figures[1:], 2), key=lambda item: item[1].jump or 0.0)
     lines.append(f"Largest jump: {worst.jump or 0.0:.2f} at the start of clip {number}, where a step is {worst.step:.2f}.")
     return [*lines, "Motion, another posture and a change of scene move these numbers, too: look at the trend over many clips."]
 

@@ -80,7 +80,7 @@ def _draw_axis(canvas: Canvas, num_clips: int, top: float) -> None:
     every = max(1, ceil(num_clips * LEAST_LABEL_GAP / PLOT_WIDTH))
     for clip in range(0, num_clips, every):
         canvas.box(_place(clip, num_clips), top, 1, 4, BORDER)
-        text = f"clip {clip}" if clip == 0 else str(clip)
+        text = f"clip {clip + 1}" if clip == 0 else str(clip + 1)
         canvas.text(_place(clip, num_clips), top + AXIS_HEIGHT / 2 + 2, text, colour=DIM_TEXT, size=SMALL_FONT_SIZE, anchor="mm")
 
 

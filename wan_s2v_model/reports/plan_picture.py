@@ -63,7 +63,7 @@ def draw_plan(
 
 
 def _draw_clips(canvas: Canvas, starts: Sequence[float]) -> None:
-    """Shade the clips and number them from 0, as messages and `redo` do; `starts` are fractions of the plot's width."""
+    """Shade the clips and number them from 1, as messages and `redo_from_clip` do; `starts` are fractions of the plot's width."""
     top = MARGIN + HEADER_HEIGHT
     edges = [PLOT_LEFT + round(min(max(start, 0.0), 1.0) * PLOT_WIDTH) for start in starts] + [PLOT_LEFT + PLOT_WIDTH]
     label_every = max(1, ceil(len(starts) * LEAST_LABEL_GAP / PLOT_WIDTH))
@@ -73,7 +73,7 @@ def _draw_clips(canvas: Canvas, starts: Sequence[float]) -> None:
             canvas.box(left, top - 4, 1, PLOT_HEIGHT + 4, BORDER)
         room = (right - left) * label_every
         if number % label_every == 0 and room >= LEAST_NUMBER_GAP:
-            label = f"clip {number}" if number == 0 or (label_every == 1 and room >= LEAST_LABEL_GAP) else str(number)
+            label = f"clip {number + 1}" if number == 0 or (label_every == 1 and room >= LEAST_LABEL_GAP) else str(number + 1)
             canvas.text((left + right) / 2, top - HEADER_HEIGHT / 2, label, colour=DIM_TEXT, size=SMALL_FONT_SIZE, anchor="mm")
 
 

@@ -7,10 +7,11 @@ import torch
 
 from ..conditioning.clip import ALL_STEPS
 from ..conditioning.plan import AS_REFERENCE, Plan
-from ..conditioning.prompts import PROMPT_KEY
+from ..conditioning.prompts import PROMPT_KEY, conditioning_of_clip, prompt_weights
 from ..constants import MOTION_LATENTS
+from .changes import spans_of
 from .identity import attachments, model_identity, tensors_of
-from .manifest import Fingerprint
+from .manifest import Fingerprint, Spans
 from .stable_text import digest, sample, stable_text, without_addresses
 
 ADDED_LATER: Fingerprint = {  # names with what was done before
@@ -68,6 +69,25 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "pose_start": plan.pose_steps[0],
         "pose_end": plan.pose_steps[1],
     }
+
+
+def hashes_by_clip(positive: list, negative: list, plan: Plan) -> dict[str, Spans]:
+    """Of the inputs that may change from clip to clip: by the name in the fingerprint what each clip is told, by hash."""
+    num_clips = plan.timeline.num_clips
+    poses = {id(latents): digest(latents) for latents in plan.pose_latents or ()}  # a pose that is held fills clip after clip
+    return {
+        "prompt": spans_of(_texts_by_clip(positive, num_clips)),
+        "negative_prompt": spans_of(_texts_by_clip(negative, num_clips)),
+        "pose": spans_of([poses[id(latents)] for latents in plan.pose_latents or ()]),
+    }
+
+
+def _texts_by_clip(conditioning: list, num_clips: int) -> list[str]:
+    prompts = list(dict.fromkeys(options[PROMPT_KEY] for _, options in conditioning if PROMPT_KEY in options))
+    weights = [tuple(prompt_weights(prompts, clip)) for clip in range(num_clips)]
+    first = {weight: clip for clip, weight in reversed(list(enumerate(weights)))}
+    texts = {weight: text_of(conditioning_of_clip(conditioning, clip)) for weight, clip in first.items()}
+    return [texts[weight] for weight in weights]
 
 
 def assumed_in_older_runs(fingerprint: Fingerprint) -> Fingerprint:

@@ -140,7 +140,7 @@ def _next_state(store: RunStore, plan: Plan, encode: Encode, decode: Decode) -> 
     clip = store.num_finished
     if clip == 0:
         return first_state(plan, encode)
-    logger.info("continuing the run at clip %d of %d", clip + 1, plan.timeline.num_clips)
+    logger.info("continuing the run at %s", clip_place(clip, plan.timeline.num_clips))
     anchor = find_anchor(plan, store.read_latents(0)[None], decode)
     return MotionState(clip, _history(store, plan, encode, decode, anchor), store.read_motion_latents(clip - 1), anchor)
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ FIRST_CLIP = "from_clip"  # in `made_with`
 
 Value = str | int | float | bool | None
 Fingerprint = dict[str, Value]
+Spans = Sequence[tuple[int, str]]  # of a value for each clip: the clips at which another one begins, with it
 
 
 class ClipTensor(NamedTuple):
@@ -57,6 +58,8 @@ class Manifest:
         hashes: SHA-256 of the file of each finished clip, "" for clips of early versions.
         made_with: versions of programs, each with `from_clip`, the first clip that was made with them.
         redone_from: the first clip of a redo that is not done yet.
+        words: what the user calls an input whose value in the fingerprint is a hash.
+        by_clip: hashes of what each clip is told, of inputs that change from clip to clip.
         in_progress: the first clip that the video in progress holds as listed, and the one behind the last; None when the run is done.
     """
 
@@ -66,6 +69,8 @@ class Manifest:
     made_with: tuple[dict[str, Any], ...] = ()
     redone_from: int | None = None
     in_progress: tuple[int, int] | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+    by_clip: Mapping[str, Spans] = field(default_factory=dict)
 
     @property
     def num_clips(self) -> int:
@@ -83,6 +88,8 @@ class Manifest:
             **({"made_with": self.made_with} if self.made_with else {}),
             **({} if self.redone_from is None else {"redone_from": self.redone_from}),
             **({} if self.in_progress is None else {"in_progress": self.in_progress}),
+            **({"words": dict(self.words)} if self.words else {}),
+            **({"by_clip": dict(self.by_clip)} if self.by_clip else {}),
         }
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
@@ -113,6 +120,8 @@ def read_manifest(folder: Path) -> Manifest:
             made_with=tuple(dict(entry) for entry in content.get("made_with", []) if entry[FIRST_CLIP] >= 0),
             redone_from=content.get("redone_from"),
             in_progress=_pair(content.get("in_progress")),
+            words={str(name): str(text) for name, text in content.get("words", {}).items()},
+            by_clip={str(name): [(int(clip), str(text)) for clip, text in spans] for name, spans in content.get("by_clip", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError("is damaged or no run manifest") from error
@@ -123,6 +132,11 @@ def _pair(value: Any) -> tuple[int, int] | None:
         return None
     first, end = map(int, value)
     return first, end
+
+
+def value_at(spans: Spans, clip: int) -> str | None:
+    """The value that holds for a clip; None where there is none."""
+    return next((value for first, value in reversed(spans) if first <= clip), None)
 
 
 def clip_name(index: int) -> str:

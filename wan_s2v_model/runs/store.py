@@ -8,7 +8,7 @@ process, the folder describes a run that ended after some whole clip.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, discard, has_readers, is_held, lock_file, remove, sync_folder, write_atomically
-from .changes import RedoError, changes_of, require_unchanged, shown
+from .changes import REDO, STOP, Notes, RedoError, changes_of, changes_since, first_changed_clip, require_unchanged, shown
 from .manifest import (
     CLIP_PATTERN,
     CLIP_TENSORS,
@@ -37,6 +37,7 @@ from .manifest import (
     read_manifest,
 )
 
+NO_NOTES = Notes()
 DTYPES = {"F32": torch.float32, "U8": torch.uint8}
 logger = logging.getLogger("wan_s2v")
 
@@ -57,7 +58,7 @@ class RunStore:
         self._fingerprint = fingerprint
         self._hashes: list[str] = []  # of the clips that the manifest lists
         self._made_with: list[dict[str, Any]] = []
-        self._versions: Fingerprint = {}
+        self._notes = NO_NOTES
         self._redone_from: int | None = None
         self._is_open = False
         self._lock: FileLock | None = None
@@ -67,12 +68,10 @@ class RunStore:
         cls,
         folder: Path,
         fingerprint: Mapping[str, Value] = MappingProxyType({}),
-        *,
+        notes: Notes = NO_NOTES,
         redo_from: int | None = None,
         fixed: Collection[str] = (),
-        assumed: Mapping[str, Value] = MappingProxyType({}),
-        earlier: Mapping[str, Callable[[], Value]] = MappingProxyType({}),
-        versions: Mapping[str, str] = MappingProxyType({}),
+        if_changed: str = STOP,
     ) -> "RunStore":
         """Create the run folder, or continue the run in it.
 
@@ -82,16 +81,15 @@ class RunStore:
             redo_from: forget this clip and all later ones; the rest of the run may then have another fingerprint. A redo that was begun
                 with the same inputs and has not come to the last of the fingerprint's `clips` goes on instead.
             fixed: names that must not change while earlier clips are kept, such as the picture size.
-            assumed: values of names that the manifest of an older version of the pack does not have.
-            earlier: gives by name what older versions wrote for the same inputs.
-            versions: of the programs at work; kept and logged, but no reason to refuse, as the result differs in the last bits at most.
+            if_changed: REDO makes the clips from the first one that differs on anew, where the fingerprint differs.
+            notes: what is compared or kept beside the fingerprint.
         Raises:
             RunChangedError: the fingerprint differs from that of the finished clips.
             RedoError: there is no clip `redo_from`, or one before it is missing or damaged; nothing was touched.
             RunStoreError: in use by another process, not readable, not writable, or of a newer version.
         """
         if redo_from and not folder.is_dir():
-            raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to -1, or check run_name.")
+            raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to 0, or check run_name.")
         with _reported(f"cannot open the run folder {folder}"):
             if not folder.is_dir():
                 folder.mkdir(parents=True)
@@ -99,9 +97,9 @@ class RunStore:
             lock = _lock_folder(folder)
         store = cls(folder, dict(fingerprint))
         store._is_open, store._lock = True, lock
-        store._versions = dict(versions)
+        store._notes = notes
         try:
-            store._load(redo_from, fixed, assumed, earlier)
+            store._load(redo_from, fixed, if_changed)
         except BaseException:
             store.close()
             raise
@@ -126,10 +124,10 @@ class RunStore:
         """
         self._check_open()
         if index != self.num_finished:
-            raise ValueError(f"clip {index} of run '{self.name}' cannot be stored: clip {self.num_finished} is the next one")
+            raise ValueError(f"clip {index + 1} of run '{self.name}' cannot be stored: clip {self.num_finished + 1} is the next one")
         tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames)
         path = self._clip_path(index)
-        with _reported(f"cannot store clip {index} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
+        with _reported(f"cannot store clip {index + 1} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
             try:
                 if len(self._hashes) > index:
                     self._list_clips(self._hashes[:index])  # clips after a damaged one are stale from here on
@@ -146,7 +144,7 @@ class RunStore:
     def raise_failure(self) -> None:
         """Raise RunStoreError if the last clip could not be stored: while one is written the next one is being made, in vain."""
         if self._failure is not None:
-            raise RunStoreError(f"clip {self.num_finished} of run '{self.name}' could not be stored") from self._failure
+            raise RunStoreError(f"clip {self.num_finished + 1} of run '{self.name}' could not be stored") from self._failure
 
     def read_frames(self, index: int) -> Tensor:
         """Return the pictures of a finished clip, [T, H, W, 3] uint8."""
@@ -168,7 +166,7 @@ class RunStore:
         """Forget clip `index` and every later one; it is undone as a whole or not at all."""
         self._check_open()
         if index < 0:
-            raise ValueError(f"redo must start at clip 0 or later, got {index}")
+            raise ValueError(f"redo must start at clip 1 or later, got {index + 1}")
         with _reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
             self._list_clips(self._hashes[:index])
             self.num_finished = min(index, self.num_finished)
@@ -198,16 +196,16 @@ class RunStore:
         """SHA-256 of the file of each finished clip, "" for clips of early versions."""
         return tuple(self._hashes[: self.num_finished])
 
-    def _load(
-        self, redo_from: int | None, fixed: Collection[str], assumed: Mapping[str, Value], earlier: Mapping[str, Callable[[], Value]]
-    ) -> None:
+    def _load(self, redo_from: int | None, fixed: Collection[str], if_changed: str) -> None:
         """Learn what is there and what of it stays; nothing is touched before all of it may be."""
         with _reported(f"cannot open the run folder {self.folder}"):
             manifest = _manifest_of(self.folder) or Manifest()
-            old = {**assumed, **manifest.fingerprint}
-            changes = changes_of(old, self._fingerprint, earlier) if manifest.num_clips else {}
+            changes = changes_since(manifest, self._fingerprint, self._notes)
             self._require_redoable(redo_from, manifest)
-            require_unchanged(self.name, changes, redo_from, fixed)
+            if changes and redo_from is None and if_changed == REDO:
+                redo_from = min(first_changed_clip(changes, fixed, manifest.by_clip, self._notes.by_clip), manifest.num_clips)
+                logger.info("run '%s': its inputs have changed, it is made anew from clip %d on", self.name, redo_from + 1)
+            require_unchanged(self.name, changes, redo_from, fixed, (manifest.words, self._notes.words))
             self._hashes = list(manifest.hashes)
             kept = self._kept_clips(redo_from, manifest, changes)
             if kept < manifest.num_clips:
@@ -224,11 +222,10 @@ class RunStore:
 
     def _require_redoable(self, redo_from: int | None, manifest: Manifest) -> None:
         """Raise RedoError if there is no such clip; the first one of a redo that was cut off may be gone already."""
-        has_clip = not redo_from or redo_from < manifest.num_clips or redo_from == manifest.redone_from
-        if not has_clip:
-            there = f"it has {manifest.num_clips}, counted from 0" if manifest.num_clips else "it has none yet"
+        if redo_from and redo_from >= manifest.num_clips and redo_from != manifest.redone_from:
+            there = f"it has {manifest.num_clips}" if manifest.num_clips else "it has none yet"
             raise RedoError(
-                f"run '{self.name}' has no clip {redo_from} to redo: {there}. Set redo_from_clip to -1 to go on, or to another clip."
+                f"run '{self.name}' has no clip {redo_from + 1} to redo: {there}. Set redo_from_clip to 0 to go on, or to another clip."
             )
 
     def _kept_clips(self, redo_from: int | None, manifest: Manifest, changes: Mapping[str, object]) -> int:
@@ -240,14 +237,14 @@ class RunStore:
         begin = manifest.redone_from if redo_from is None else redo_from
         if begin and (before := self._finished(min(begin, manifest.num_clips))[0]) < begin:
             raise RedoError(
-                f"run '{self.name}' cannot be redone from clip {begin}, because clip {before} is missing or damaged: it would be made with "
-                f"the inputs of the redo. Set redo_from_clip to {before}, with the old inputs first if they should hold up to clip {begin}."
+                f"run '{self.name}' cannot be redone from clip {begin + 1}: clip {before + 1} is missing or damaged and would be made with "
+                f"the inputs of the redo. Set redo_from_clip to {before + 1}, with the old inputs first if they should hold until then."
             )
         finished, problem = self._finished(manifest.num_clips)
         if redo_from is not None:
             return finished if self._has_begun(redo_from, manifest, changes, finished) else redo_from
         if problem:
-            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, finished, problem)
+            logger.warning("run '%s': clip %d %s; it and the clips after it will be made again", self.name, finished + 1, problem)
         return finished
 
     def _has_begun(self, redo_from: int, manifest: Manifest, changes: Mapping[str, object], finished: int) -> bool:
@@ -255,7 +252,7 @@ class RunStore:
         is_same = manifest.redone_from == redo_from and not changes
         if not (is_same and all(map(self._is_as_written, range(redo_from, finished - 1)))):  # the last is compared already
             return False
-        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from, finished)
+        logger.info("run '%s': the redo from clip %d goes on: %d clips are finished", self.name, redo_from + 1, finished)
         return True
 
     def _require_no_readers(self) -> None:
@@ -284,12 +281,12 @@ class RunStore:
     def _note_versions(self, index: int) -> None:
         """Remember with what the clips from here on are made, if that has changed."""
         before = {name: value for name, value in self._made_with[-1].items() if name != FIRST_CLIP} if self._made_with else {}
-        if before == self._versions:
+        if before == self._notes.versions:
             return
         if before:
-            changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, self._versions).items())
-            logger.info("run '%s': from clip %d on made with other versions, so the last bits may differ: %s", self.name, index, changes)
-        self._made_with.append({FIRST_CLIP: index, **self._versions})
+            changes = ", ".join(f"{name} {shown(*change)}" for name, change in changes_of(before, dict(self._notes.versions)).items())
+            logger.info("run '%s': other versions from clip %d on, so the last bits may differ: %s", self.name, index + 1, changes)
+        self._made_with.append({FIRST_CLIP: index, **self._notes.versions})
 
     def _list_clips(self, hashes: list[str]) -> None:
         """Write the manifest with the finished clips, given by the hashes of their files."""
@@ -303,6 +300,8 @@ class RunStore:
             made_with=tuple(self._made_with),
             redone_from=redone_from,
             in_progress=(self.shown.start, self.shown.stop) if self.shown and not is_done else None,
+            words=self._notes.words,
+            by_clip=self._notes.by_clip,
         )
         write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
         self._hashes = hashes
@@ -319,9 +318,9 @@ class RunStore:
     @contextlib.contextmanager
     def _clip_file(self, index: int) -> Iterator[safe_open]:
         if not 0 <= index < self.num_finished:
-            raise IndexError(f"run '{self.name}' has no clip {index}: {self.num_finished} are finished")
+            raise IndexError(f"run '{self.name}' has no clip {index + 1}: {self.num_finished} are finished")
         with (
-            _reported(f"cannot read clip {index} of run '{self.name}' in {self.folder}"),
+            _reported(f"cannot read clip {index + 1} of run '{self.name}' in {self.folder}"),
             safe_open(self._clip_path(index), framework="pt") as file,
         ):
             yield file

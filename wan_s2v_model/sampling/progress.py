@@ -74,13 +74,13 @@ class Progress:
         self._latest = report
 
     def line(self) -> str:
-        """What to show now: clip 11 (12 of 720), step 17/40, 1:02:03 elapsed, 4:05:06 left."""
+        """What to show now: clip 12 of 720, step 17/40, 1:02:03 elapsed, 4:05:06 left."""
         text = f"{self.place()}, {self._elapsed()} elapsed"
         left = self.seconds_left()
         return text if left is None else f"{text}, {duration(left)} left"
 
     def place(self) -> str:
-        """The clip and what is done with it: clip 11 (12 of 720), step 17/40, or after its last step, decoding."""
+        """The clip and what is done with it: clip 12 of 720, step 17/40, or after its last step, decoding."""
         steps = self._done - self.clip * self.steps_per_clip
         doing = "decoding" if steps == self.steps_per_clip else f"step {steps}/{self.steps_per_clip}"
         return f"{clip_place(self.clip, self.num_clips)}, {doing}"
@@ -106,7 +106,7 @@ class Progress:
         return f"{video_size(num_frames)}, {part}made in {self._elapsed()}"
 
     def stop(self) -> str:
-        """What to show where a run is cancelled or fails: stopped at clip 1 (2 of 4), step 17/40, after 1:02:03."""
+        """What to show where a run is cancelled or fails: stopped at clip 2 of 4, step 17/40, after 1:02:03."""
         return f"stopped at {self.place()}, after {self._elapsed()}"
 
     def _elapsed(self) -> str:
@@ -119,5 +119,9 @@ def video_size(num_frames: int) -> str:
 
 
 def clip_place(clip: int, num_clips: int) -> str:
-    """A clip by the number that `redo_from_clip` takes, and how far it is: clip 7 (8 of 12)."""
-    return f"clip {clip} ({clip + 1} of {num_clips})"
+    """A clip as it is shown, counted from 1: clip 8 of 12.
+
+    Args:
+        clip: counted from 0, as everywhere in the code and in the names of files.
+    """
+    return f"clip {clip + 1} of {num_clips}"

@@ -40,8 +40,8 @@ def timeline(num_clips, frames_per_clip=80, free_start=True):
         ("12.5s: a", {"start_s": 12.5}),
         ("12S:a", {"start_s": 12.0}),
         ("  0s:\ta", {"start_s": 0.0}),
-        ("clip 3: a", {"start_clip": 3}),
-        ("Clip  0: a", {"start_clip": 0}),
+        ("clip 3: a", {"start_clip": 2}),
+        ("Clip  1: a", {"start_clip": 0}),
         ("a", {}),
     ],
 )
@@ -66,7 +66,7 @@ def test_comments_and_empty_lines_are_left_out_and_the_rest_of_a_line_is_the_pro
     assert parse_schedule(text) == [
         ScheduledPrompt("A man talks."),
         ScheduledPrompt("A man (smile:1.2) #1: sings.", 10.0),
-        ScheduledPrompt("A man # nods.", start_clip=9),
+        ScheduledPrompt("A man # nods.", start_clip=8),
     ]
 
 
@@ -81,6 +81,7 @@ def test_comments_and_empty_lines_are_left_out_and_the_rest_of_a_line_is_the_pro
         ("a\n0:5 b", "Line 2 of the schedule has no time"),
         ("0:05 a\n0:10", "Line 2 of the schedule has no prompt: got '0:10'"),
         ("clip 2:", "Line 1 of the schedule has no prompt: got 'clip 2:'"),
+        ("clip 0: a", "Line 1 of the schedule begins in clip 0, but clips count from 1: got 'clip 0: a'"),
     ],
 )
 def test_lines_that_cannot_be_read_are_refused_by_number(text, message):
@@ -178,10 +179,10 @@ def test_prompts_that_no_clip_shows_are_named(caplog):
     conditioning = scheduled({}, {"start_s": 4.0}, {"start_s": 5.0}, {"start_clip": 3})
     assert numbers(place_on_clips(conditioning, timeline(3)), 3) == [[1], [3], [3]]
     assert caplog.messages == [
-        "this prompt is never shown, another one begins in clip 1, too: 2",
-        "this prompt is never shown, the video ends with clip 2: 4",
-        "prompt from clip 0 on: 1",
-        "prompt from clip 1 on: 3",
+        "this prompt is never shown, another one begins in clip 2, too: 2",
+        "this prompt is never shown, the video ends with clip 3: 4",
+        "prompt from clip 1 on: 1",
+        "prompt from clip 2 on: 3",
     ]
 
 

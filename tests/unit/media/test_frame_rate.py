@@ -4,7 +4,7 @@ import itertools
 from fractions import Fraction
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.media.frame_rate import convert, exact_rate
+from wan_s2v_pack.wan_s2v_model.media.frame_rate import convert, exact_rate, rate_by_sound
 
 TARGETS = [16, 24, 25, 30, 48, 50, 60]
 FACTORS = [1, 2, 3, 4, 8]
@@ -98,3 +98,13 @@ def test_rates_of_film_and_television_are_exact():
 )
 def test_rates_with_few_decimals_stand_for_exact_ones(rounded, exact):
     assert exact_rate(rounded) == Fraction(exact)
+
+
+@pytest.mark.parametrize(
+    ("num_pictures", "seconds", "fps"),
+    [(26, 1.625, 16), (76, 1.625, 48), (78, 1.625, 48), (101, 1.625, 64), (39, 1.625, 24), (1, 1 / 16, 16), (3, 1 / 16, 48), (5, 0.0, 16)],
+    ids=["as decoded", "interpolated", "with the last one", "x4", "converted", "one frame", "one frame x3", "no sound"],
+)
+def test_rate_by_the_sound(num_pictures, seconds, fps):
+    """Of 26 frames an interpolation x3 makes 76, which are at 48 fps, not at 46.8."""
+    assert rate_by_sound(num_pictures, seconds) == fps

@@ -9,7 +9,7 @@ import torch
 from wan_s2v_pack.wan_s2v_model.media.sound_reader import SoundReader
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_reader import VideoReader
-from wan_s2v_pack.wan_s2v_model.media.video_source import VideoSource, constant_rate, source_of_file, source_of_images
+from wan_s2v_pack.wan_s2v_model.media.video_source import VideoSource, constant_rate, source_of_file, source_of_images, sync_problem
 from wan_s2v_pack.wan_s2v_model.media.video_writer import write_video as write_video_file
 
 PICTURES = torch.rand(20, 32, 48, 4, generator=torch.Generator().manual_seed(0))
@@ -172,3 +172,29 @@ def test_files_of_rounded_down_levels_say_so_and_are_read_half_a_level_lighter(t
                 assert (reader.read([1, 2]).mean() * 255).item() == pytest.approx(expected, abs=0.02 if "ffv1" in name else 0.5)
             with source_of_file(str(path)) as again:
                 assert again.rounded_down == is_rounded_down
+
+
+def images_and_sound(num_frames, seconds, fps):
+    audio = {"waveform": torch.zeros(1, 1, round(seconds * 16_000)), "sample_rate": 16_000}
+    return source_of_images(torch.rand(num_frames, 8, 8, 3), audio, fps)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "text"),
+    [
+        (13, 24.0, "not in sync: 13 frames at 24 fps last 0.54 s, and the sound 1.62 s. At 8 fps both"),
+        (76, 16.0, "not in sync: 76 frames at 16 fps last 4.75 s, and the sound 1.62 s. At 48 fps both"),
+    ],
+    ids=["interpolation bypassed", "Change Frame Rate bypassed"],
+)
+def test_picture_and_sound_of_other_lengths_are_told(num_frames, fps, text):
+    assert sync_problem(images_and_sound(num_frames, 1.625, fps)).startswith(text)
+
+
+@pytest.mark.parametrize(("num_frames", "fps"), [(26, 16.0), (39, 24.0), (76, 48.0), (27, 16.0)])
+def test_picture_and_sound_of_about_the_same_length_are_in_sync(num_frames, fps):
+    assert sync_problem(images_and_sound(num_frames, 1.625, fps)) is None
+
+
+def test_what_has_no_sound_is_not_out_of_sync():
+    assert sync_problem(source_of_images(torch.rand(3, 8, 8, 3), None, 16.0)) is None

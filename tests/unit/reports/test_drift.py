@@ -84,8 +84,8 @@ def drifting(num_clips=5):
 def test_report_has_a_row_for_each_clip_with_its_time():
     rows = describe_drift(drifting()).splitlines()
     assert rows[0].split() == ["clip", "time", "s", "mean", "R", "G", "B", "spread", "R", "G", "B", "sharpness", "jump", "step"]
-    assert rows[1].split() == ["0", "0.00", *["120.0"] * 3, *["20.0"] * 3, "800.0", "-", "0.00"]
-    assert rows[5].split() == ["4", "4.00", *["132.0"] * 3, *["24.0"] * 3, "800.0", "3.00", "0.00"]
+    assert rows[1].split() == ["1", "0.00", *["120.0"] * 3, *["20.0"] * 3, "800.0", "-", "0.00"]
+    assert rows[5].split() == ["5", "4.00", *["132.0"] * 3, *["24.0"] * 3, "800.0", "3.00", "0.00"]
     assert len({len(row) for row in rows[:6]}) == 1
 
 
@@ -93,7 +93,7 @@ def test_report_says_what_it_comes_to():
     text = describe_drift(drifting())
     assert "mean from the first clip to the last: red +12.0 (+3.00 per clip), green +12.0 (+3.00 per clip), blue +12.0" in text
     assert "spread from the first clip to the last: red +4.0 (+1.00 per clip)" in text
-    assert "Largest jump: 3.00 at the start of clip 1" in text
+    assert "Largest jump: 3.00 at the start of clip 2" in text
 
 
 def test_report_of_one_clip_has_no_drift():

@@ -10,7 +10,8 @@ from wan_s2v_pack.wan_s2v_model.audio.features import SilenceFeatures
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.prompts import PROMPT_KEY, ScheduledPrompt
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
+from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
+from wan_s2v_pack.wan_s2v_model.runs.manifest import value_at
 from wan_s2v_pack.wan_s2v_model.sampling.guidance import AudioGuidance
 
 
@@ -249,3 +250,36 @@ def test_functions_in_the_options_of_a_sampler_count_by_what_they_remember(input
 
     assert solver(0.2, 0.8) == solver(0.2, 0.8)
     assert solver(0.2, 0.8) != solver(0.2, 0.9)
+
+
+def scheduled(*values, blend_clips=0):
+    """Prompts of one value each, that begin in clips 0, 2, 4 and so on."""
+    prompts = [ScheduledPrompt(str(value), start_clip=2 * index, blend_clips=blend_clips) for index, value in enumerate(values)]
+    return [[torch.full((1, 5, 8), float(value)), {PROMPT_KEY: prompt}] for value, prompt in zip(values, prompts, strict=True)]
+
+
+def by_clip(inputs, **changes):
+    """Hash of the prompt and of the pose of each of 5 clips."""
+    timeline = replace(inputs["plan"].timeline, num_clips=5)
+    plan = replace(inputs["plan"], timeline=timeline, pose_latents=changes.get("pose"))
+    hashes = hashes_by_clip(changes.get("positive", inputs["positive"]), inputs["negative"], plan)
+    return {name: [value_at(spans, clip) for clip in range(5)] for name, spans in hashes.items()}
+
+
+def test_a_prompt_is_told_clip_by_clip(inputs):
+    old, new = (by_clip(inputs, positive=scheduled(1, second, 3))["prompt"] for second in (2, 5))
+    assert [a == b for a, b in zip(old, new, strict=True)] == [True, True, False, False, True]
+    assert len(set(by_clip(inputs)["prompt"])) == 1
+
+
+def test_a_blended_prompt_reaches_into_the_clips_behind_its_beginning(inputs):
+    old, new = (by_clip(inputs, positive=scheduled(1, second, 3, blend_clips=2))["prompt"] for second in (2, 5))
+    assert [a == b for a, b in zip(old, new, strict=True)] == [True, True, False, False, False]
+
+
+def test_a_pose_is_told_clip_by_clip(inputs):
+    poses = [torch.full((1, 16, 20, 4, 4), float(value)) for value in (1, 2, 3)]
+    first, other = (by_clip(inputs, pose=(poses[0], poses[0], poses[index], poses[0], poses[0]))["pose"] for index in (1, 2))
+    assert [a == b for a, b in zip(first, other, strict=True)] == [True, True, False, True, True]
+    assert first[0] == first[1] == first[4]
+    assert set(by_clip(inputs)["pose"]) == {None}

@@ -127,7 +127,7 @@ def test_trouble_while_a_clip_is_written_costs_no_other_clip(folder, whole, monk
         Stage("sample", 3, Cancel()).run(folder)
     with monkeypatch.context() as patch:
         fail_at(patch, stage, file_name, ERRORS[error])
-        with pytest.raises(Cancel if error == "cancel" else RunStoreError, match=None if error == "cancel" else "clip 2 of run 'song'"):
+        with pytest.raises(Cancel if error == "cancel" else RunStoreError, match=None if error == "cancel" else "clip 3 of run 'song'"):
             Stage().run(folder)
     assert num_clips(folder) == 2
     assert not list(folder.glob("*.tmp"))
@@ -211,7 +211,7 @@ def test_log_has_the_figures_of_each_clip(folder, caplog):
         Stage().run(folder, peak_bytes=lambda: 31.25e9)
     lines = [record.message for record in caplog.records if "finished" in record.message]
     assert len(lines) == NUM_CLIPS
-    for word in ("clip 1 (2 of 5) finished: 12 frames", "sampled 0.", "decoded 0.", "encoded 0.", "written 0.", "31.2 GB of device memory"):
+    for word in ("clip 2 of 5 finished: 12 frames", "sampled 0.", "decoded 0.", "encoded 0.", "written 0.", "31.2 GB of device memory"):
         assert word in lines[1]
 
 

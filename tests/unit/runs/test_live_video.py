@@ -243,7 +243,7 @@ def test_without_a_usable_file_it_begins_at_a_place_that_keeps_up_and_says_so(tr
     before = encoded[0]
     with caplog.at_level(logging.INFO, "wan_s2v"):
         assert show(store, long_clips, 25, shown) == range(3, 25)
-    assert "the video in progress begins at clip 3 (4 of 25)" in caplog.text
+    assert "the video in progress begins at clip 4 of 25" in caplog.text
     assert encoded[0] - before == 22 * 12
     check_greys(path, long_clips, range(3, 25))
     assert show(store, long_clips, 25, range(3, 25)) == range(3, 25)

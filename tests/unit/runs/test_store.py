@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.wan_s2v_model.files import lock_file
-from wan_s2v_pack.wan_s2v_model.runs.changes import RunChangedError
+from wan_s2v_pack.wan_s2v_model.runs.changes import Notes, RunChangedError
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 FINGERPRINT = {"seed": 42, "steps": 40, "cfg": 4.5, "prompt": "a woman sings", "audio": "sha256:ab", "pose": None, "official": False}
@@ -134,7 +134,7 @@ def test_writing_after_close_is_refused(folder):
 @pytest.mark.parametrize("index", [-1, 0, 2])
 def test_clips_are_written_in_order(folder, index):
     make_run(folder, 1)
-    with RunStore.open(folder, FINGERPRINT) as store, pytest.raises(ValueError, match="clip 1 is the next one"):
+    with RunStore.open(folder, FINGERPRINT) as store, pytest.raises(ValueError, match="clip 2 is the next one"):
         store.write_clip(index, **clip(0))
 
 
@@ -192,7 +192,7 @@ def made_with(folder):
 
 
 def add_clips(folder, until, torch_version, **options):
-    with RunStore.open(folder, FINGERPRINT, versions={"torch": torch_version, "pack": "1"}, **options) as store:
+    with RunStore.open(folder, FINGERPRINT, Notes(versions={"torch": torch_version, "pack": "1"}), **options) as store:
         for index in range(store.num_finished, until):
             store.write_clip(index, **clip(index))
 
@@ -203,7 +203,7 @@ def test_other_versions_are_noted_and_not_refused(folder, caplog):
         add_clips(folder, 3, "2.10")
         assert "other versions" not in caplog.text
         add_clips(folder, 5, "2.11")
-    assert "run 'song': from clip 3 on made with other versions, so the last bits may differ: torch '2.10' -> '2.11'" in caplog.text
+    assert "run 'song': other versions from clip 4 on, so the last bits may differ: torch '2.10' -> '2.11'" in caplog.text
     assert made_with(folder) == [{"from_clip": 0, "torch": "2.10", "pack": "1"}, {"from_clip": 3, "torch": "2.11", "pack": "1"}]
 
 
@@ -284,7 +284,7 @@ def test_drop_from_deletes_later_clips_first(folder, monkeypatch):
 
 
 def test_a_negative_redo_is_refused(folder):
-    with RunStore.open(folder, FINGERPRINT) as store, pytest.raises(ValueError, match="clip 0 or later"):
+    with RunStore.open(folder, FINGERPRINT) as store, pytest.raises(ValueError, match="clip 1 or later, got 0"):
         store.drop_from(-1)
 
 
@@ -305,7 +305,7 @@ def test_redo_takes_new_inputs_from_there_on(folder):
 def test_redo_keeps_no_clip_of_another_size(folder):
     make_run(folder, 3, {"width": 832, "seed": 1})
     new = {"width": 1280, "seed": 2}
-    with pytest.raises(RunChangedError, match="redo it from clip 0") as caught:
+    with pytest.raises(RunChangedError, match="redo it from clip 1") as caught:
         RunStore.open(folder, new, redo_from=1, fixed=("width",))
     assert set(caught.value.changes) == {"width"}
     with RunStore.open(folder, new, redo_from=0, fixed=("width",)) as store:

@@ -151,7 +151,7 @@ def test_damaged_clip_counts_as_missing_with_all_later_ones(folder, caplog, dama
     damage(folder / "clip_00001.safetensors")
     with caplog.at_level(logging.WARNING, "wan_s2v"), RunStore.open(folder, FINGERPRINT) as store:
         assert store.num_finished == 1
-        assert "clip 1" in caplog.text
+        assert "clip 2" in caplog.text
         assert_clip(store, 0)
         store.write_clip(1, **clip(60))
     with RunStore.open(folder, FINGERPRINT) as store:
@@ -172,7 +172,7 @@ def test_run_does_not_go_on_from_a_clip_that_has_changed(folder, caplog, flipped
         flip_last_byte(folder / f"clip_{index:05d}.safetensors")
     with caplog.at_level(logging.WARNING, "wan_s2v"), RunStore.open(folder, FINGERPRINT) as store:
         assert store.num_finished == finished
-    assert (f"clip {finished} has changed since it was written" in caplog.text) == (finished < 4)
+    assert (f"clip {finished + 1} has changed since it was written" in caplog.text) == (finished < 4)
 
 
 def test_opening_does_not_touch_the_clips_after_a_damaged_one(folder):
@@ -291,7 +291,7 @@ def test_disk_full_leaves_nothing_behind_and_the_run_continues(folder, monkeypat
     with RunStore.open(folder, FINGERPRINT) as store:
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-            with pytest.raises(RunStoreError, match=r"clip 1 of run 'song'.*No space left") as caught:
+            with pytest.raises(RunStoreError, match=r"clip 2 of run 'song'.*No space left") as caught:
                 store.write_clip(1, **clip(1))
         assert caught.value.errno == errno.ENOSPC
         assert names(folder) == ["clip_00000.safetensors", "manifest.json", "run.lock"]
@@ -316,9 +316,9 @@ def test_vanished_folder(folder):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-        with pytest.raises(RunStoreError, match=f"clip 1 of run 'song' in {folder}"):
+        with pytest.raises(RunStoreError, match=f"clip 2 of run 'song' in {folder}"):
             store.write_clip(1, **clip(1))
-        with pytest.raises(RunStoreError, match="cannot read clip 0"):
+        with pytest.raises(RunStoreError, match="cannot read clip 1"):
             store.read_frames(0)
         with pytest.raises(RunStoreError, match="cannot drop"):
             store.drop_from(0)

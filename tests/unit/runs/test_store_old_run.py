@@ -22,7 +22,7 @@ from wan_s2v_pack.tests.unit.runs import old_run
 from wan_s2v_pack.tests.unit.runs.old_run import NUM_CLIPS, NUM_OLD_CLIPS, SEED, decode, encode, make_inputs, sample
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.runs.changes import RunChangedError
+from wan_s2v_pack.wan_s2v_model.runs.changes import Notes, RunChangedError
 from wan_s2v_pack.wan_s2v_model.runs.earlier import earlier_texts
 from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, run_fingerprint
 from wan_s2v_pack.wan_s2v_model.runs.finish import finish_run
@@ -49,7 +49,7 @@ def inputs(tmp_path, plan):
 def finish(folder, inputs):
     fingerprint = run_fingerprint(**inputs)
     earlier = earlier_texts(*(inputs[name] for name in ("model", "positive", "negative", "plan", "vae")))
-    with RunStore.open(folder, fingerprint, assumed=assumed_in_older_runs(fingerprint), earlier=earlier) as store:
+    with RunStore.open(folder, fingerprint, Notes(assumed_in_older_runs(fingerprint), earlier)) as store:
         begin = store.num_finished
         finish_run(store, inputs["plan"], SEED, sample=sample, encode=encode, decode=decode)
     return begin

@@ -8,7 +8,7 @@ import pytest
 import torch
 from wan_s2v_pack.tests.run_folders import SETTINGS, clip, clip_path, cut_off, flip_last_byte, make_run
 from wan_s2v_pack.wan_s2v_model.files import reading
-from wan_s2v_pack.wan_s2v_model.runs.changes import RedoError
+from wan_s2v_pack.wan_s2v_model.runs.changes import REDO, Notes, RedoError, RunChangedError, spans_of
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 NUM_CLIPS = 6
@@ -40,7 +40,7 @@ def test_it_goes_on(folder, redo_from, caplog):
         assert store.num_finished == 4
         for index in range(4):
             assert torch.equal(store.read_latents(index), clip(index if index < 2 else 50 + index)["latents"])
-    assert ("run 'song': the redo from clip 2 goes on: 4 clips are finished" in caplog.text) == (redo_from is not None)
+    assert ("run 'song': the redo from clip 3 goes on: 4 clips are finished" in caplog.text) == (redo_from is not None)
 
 
 def test_it_goes_on_again_and_again(folder):
@@ -81,7 +81,7 @@ def test_a_clip_that_the_run_does_not_have_is_refused_before_anything_is_touched
     for name in ("in_progress.mp4", "clip_00005.safetensors.tmp"):
         (folder / name).write_bytes(b"x")
     before = contents(folder)
-    with pytest.raises(RedoError, match=rf"no clip {first_clip} to redo: it has 5, counted from 0"):
+    with pytest.raises(RedoError, match=rf"no clip {first_clip + 1} to redo: it has 5\."):
         RunStore.open(folder, settings(seed), redo_from=first_clip)
     assert contents(folder) == before
     RunStore.open(folder, settings(seed=42)).close()
@@ -104,7 +104,7 @@ def test_a_gap_before_the_redo_is_not_filled_with_new_inputs(folder, damage, dam
     """It was made with them. (Only the clip that is continued from is compared with its hash: a flipped bit before it is not seen.)"""
     damage(clip_path(folder, damaged))
     before = contents(folder)
-    with pytest.raises(RedoError, match=rf"from clip 2, because clip {damaged} is missing or damaged.* redo_from_clip to {damaged}"):
+    with pytest.raises(RedoError, match=rf"from clip 3: clip {damaged + 1} is missing or damaged.* redo_from_clip to {damaged + 1}"):
         RunStore.open(folder, settings(seed=43), redo_from=2)
     assert contents(folder) == before
     assert redo(folder, until=5, first_clip=damaged, seed=42) == damaged
@@ -115,7 +115,7 @@ def test_a_gap_before_the_redo_is_not_filled_with_new_inputs(folder, damage, dam
 def test_nor_is_one_that_comes_while_a_redo_goes_on(folder, redo_from):
     redo(folder, until=4)
     cut_off(clip_path(folder, 1))
-    with pytest.raises(RedoError, match="clip 1 is missing or damaged"):
+    with pytest.raises(RedoError, match="clip 2 is missing or damaged"):
         RunStore.open(folder, settings(seed=43), redo_from=redo_from)
     assert redo(folder, until=4, first_clip=1) == 1
 
@@ -140,3 +140,40 @@ def test_the_file_of_a_reader_that_was_killed_keeps_nobody_away_and_goes(folder)
     (folder / "1f.reader").touch()
     assert redo(folder, until=4) == 2
     assert not list(folder.glob("*.reader"))
+
+
+def run_with_prompts(folder, texts, num_clips, if_changed="stop"):
+    """A run whose clips are told these texts."""
+    notes = Notes(by_clip={"prompt": spans_of(texts)})
+    fingerprint = {**SETTINGS, "prompt": " ".join(texts), "clips": 4}
+    with RunStore.open(folder, fingerprint, notes, if_changed=if_changed) as store:
+        kept = store.num_finished
+        for index in range(kept, num_clips):
+            store.write_clip(index, **clip(index))
+    return kept
+
+
+def test_a_changed_run_is_redone_from_the_first_clip_that_changes(tmp_path):
+    folder = tmp_path / "song"
+    assert run_with_prompts(folder, ["a", "a", "b", "b"], 4) == 0
+    with pytest.raises(RunChangedError):
+        run_with_prompts(folder, ["a", "a", "c", "c"], 4)
+    assert run_with_prompts(folder, ["a", "a", "c", "c"], 3, REDO) == 2
+    assert run_with_prompts(folder, ["a", "a", "c", "c"], 4) == 3, "it goes on with the same inputs"
+    assert run_with_prompts(folder, ["d", "a", "c", "c"], 4, REDO) == 0
+
+
+def test_a_change_behind_the_finished_clips_costs_none(tmp_path):
+    folder = tmp_path / "song"
+    assert run_with_prompts(folder, ["a", "a", "b", "b"], 2) == 0
+    assert run_with_prompts(folder, ["a", "a", "b", "c"], 4, REDO) == 2
+
+
+def test_a_run_of_an_older_version_is_redone_from_its_beginning(tmp_path):
+    """Its manifest does not say what each clip was told."""
+    folder = tmp_path / "song"
+    run_with_prompts(folder, ["a", "a", "b", "b"], 4)
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["by_clip"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert run_with_prompts(folder, ["a", "a", "c", "c"], 4, REDO) == 0

@@ -166,7 +166,7 @@ def test_no_run_is_a_clear_error(tmp_path):
 def test_damaged_clip_is_a_clear_error(tmp_path):
     store_clips(tmp_path / "song", [9, 12])
     (tmp_path / "song" / "clip_00001.safetensors").write_bytes(b"nothing")
-    with pytest.raises(RunStoreError, match="cannot read clip 1 of run 'song'"):
+    with pytest.raises(RunStoreError, match="cannot read clip 2 of run 'song'"):
         tail_of_run(RunStore.reading(tmp_path / "song"), 5)
 
 

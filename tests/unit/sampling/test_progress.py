@@ -29,30 +29,30 @@ def run_steps(progress, clock, steps, seconds=10.0):
 def test_line_names_clip_step_and_times(clock):
     progress = Progress(4, 10, clock=clock)
     run_steps(progress, clock, range(1, 6))
-    assert progress.line() == "clip 0 (1 of 4), step 5/10, 0:50 elapsed, 5:50 left"
+    assert progress.line() == "clip 1 of 4, step 5/10, 0:50 elapsed, 5:50 left"
 
 
 def test_a_clip_begins_before_its_first_step(clock):
     progress = Progress(3, 2, clock=clock)
     progress.begin(0)
-    assert progress.line() == "clip 0 (1 of 3), step 0/2, 0:00 elapsed"
+    assert progress.line() == "clip 1 of 3, step 0/2, 0:00 elapsed"
     run_steps(progress, clock, [1, 2])
     progress.begin(1)
-    assert progress.place() == "clip 1 (2 of 3), step 0/2"
+    assert progress.place() == "clip 2 of 3, step 0/2"
     run_steps(progress, clock, [3])
-    assert progress.place() == "clip 1 (2 of 3), step 1/2"
+    assert progress.place() == "clip 2 of 3, step 1/2"
 
 
 def test_behind_its_last_step_a_clip_is_decoded(clock):
     """The text stayed at the last step for as long as decoding took."""
     progress = Progress(3, 2, clock=clock)
     run_steps(progress, clock, [1, 2])
-    assert progress.line() == "clip 0 (1 of 3), decoding, 0:20 elapsed, 0:40 left"
+    assert progress.line() == "clip 1 of 3, decoding, 0:20 elapsed, 0:40 left"
 
 
 def test_a_run_that_goes_on_begins_at_its_first_clip(clock):
     progress = Progress(5, 10, first_clip=3, clock=clock)
-    assert progress.line() == "clip 3 (4 of 5), step 0/10, 0:00 elapsed"
+    assert progress.line() == "clip 4 of 5, step 0/10, 0:00 elapsed"
 
 
 def test_clips_of_an_earlier_start_do_not_count_in_the_pace(clock):
@@ -115,7 +115,7 @@ def test_a_clip_that_is_begun_again_does_not_spoil_the_pace(clock):
     run_steps(progress, clock, [1, 2, 3])
     clock.now += 500  # out of memory
     progress.begin(0)
-    assert progress.place() == "clip 0 (1 of 1), step 0/10"
+    assert progress.place() == "clip 1 of 1, step 0/10"
     run_steps(progress, clock, [1, 2])
     assert progress.seconds_left() == pytest.approx(80)
 
@@ -124,7 +124,7 @@ def test_nothing_is_promised_before_the_second_step(clock):
     progress = Progress(10, 10, clock=clock)
     assert progress.seconds_left() is None
     run_steps(progress, clock, [1])
-    assert progress.line() == "clip 0 (1 of 10), step 1/10, 0:10 elapsed"
+    assert progress.line() == "clip 1 of 10, step 1/10, 0:10 elapsed"
 
 
 def test_late_clip_does_not_give_negative_times(clock):
@@ -145,7 +145,7 @@ def test_the_end_says_what_was_made_and_no_time_left(clock):
 def test_a_stopped_run_says_where(clock):
     progress = Progress(3, 40, clock=clock)
     run_steps(progress, clock, range(1, 58))
-    assert progress.stop() == "stopped at clip 1 (2 of 3), step 17/40, after 9:30"
+    assert progress.stop() == "stopped at clip 2 of 3, step 17/40, after 9:30"
 
 
 def test_the_longest_line_fits_in_80_columns(clock):
@@ -159,4 +159,4 @@ def test_a_changed_clock_changes_nothing(monkeypatch):
     progress = Progress(2, 10)
     monkeypatch.setattr(time, "time", lambda: -1e9)
     progress.step(1)
-    assert progress.line() == "clip 0 (1 of 2), step 1/10, 0:00 elapsed"
+    assert progress.line() == "clip 1 of 2, step 1/10, 0:00 elapsed"

@@ -6,7 +6,7 @@ import logging
 import pytest
 from wan_s2v_pack.wan_s2v_model.sampling.progress_log import HEARTBEAT_S, ProgressLog
 
-LONG = "clip 719 (720 of 720), step 39/40, 1000:00:00 elapsed, 49:59:47 left" + 40 * "."
+LONG = "clip 720 of 720, step 39/40, 1000:00:00 elapsed, 49:59:47 left" + 40 * "."
 
 
 class Terminal(io.StringIO):

@@ -56,11 +56,10 @@ def test_without_options_it_is_the_quick_start_with_the_uploads(server):
 
 
 def test_fast_is_the_shipped_workflow():
-    workflow = json.loads((ROOT / "workflows" / "wan_s2v_fast.json").read_text(encoding="utf-8"))
-    values = {node["type"]: node.get("widgets_values") for node in workflow["nodes"]}
-    _seed, _after, steps, cfg, _run_name, _redo, solver, shift = values[SAMPLER]
-    assert {"steps": steps, "cfg": cfg, "shift": shift, "solver": solver} == FAST
-    assert values[LORA] == [FAST_LORA, 1.0]
+    shipped = json.loads((ROOT / "docs" / "api" / "wan_s2v_fast.json").read_text(encoding="utf-8"))
+    sampler, lora = (graph.inputs_of(shipped, node) for node in (SAMPLER, LORA))
+    assert {name: sampler[name] for name in FAST} == FAST
+    assert (lora["lora_name"], lora["strength"]) == (FAST_LORA, 1.0)
 
 
 def test_fast_gives_way_to_options(server):

@@ -72,12 +72,12 @@ def test_sampling_says_clip_step_time_so_far_and_time_left(bar, clock):
     clock.now_s = 100.0
     bar.on_stage(Stage(SAMPLER_ID))
     step(bar, clock, 0, 100.0)
-    assert bar.line() == "clip 0 (1 of 3), step 0/40 [--------------------------------] 0 %, 0:00 elapsed"
+    assert bar.line() == "clip 1 of 3, step 0/40 [------------------------------------] 0 %, 0:00 elapsed"
     step(bar, clock, 1, 120.0)
-    assert bar.line() == "clip 0 (1 of 3), step 1/40 [--------------------------------] 1 %, 0:20 elapsed"
+    assert bar.line() == "clip 1 of 3, step 1/40 [------------------------------------] 1 %, 0:20 elapsed"
     for value in range(2, 61):
         step(bar, clock, value, 120.0 + (value - 1) * 65)
-    assert bar.line() == "clip 1 (2 of 3), step 20/40 [######-------] 50 %, 1:04:15 elapsed, 1:05:00 left"
+    assert bar.line() == "clip 2 of 3, step 20/40 [########---------] 50 %, 1:04:15 elapsed, 1:05:00 left"
     clock.now_s += 30
     assert bar.line().endswith("1:04:45 elapsed, 1:04:30 left")
 
@@ -86,9 +86,9 @@ def test_behind_its_last_step_a_clip_is_decoded_until_the_next_one_begins(bar, c
     """The node says the number of its last step again when the next clip begins."""
     for value in (STEPS - 1, STEPS):
         step(bar, clock, value, float(value))
-    assert bar.line().startswith("clip 0 (1 of 3), decoding [")
+    assert bar.line().startswith("clip 1 of 3, decoding [")
     step(bar, clock, STEPS, 50.0)
-    assert bar.line().startswith("clip 1 (2 of 3), step 0/40 [")
+    assert bar.line().startswith("clip 2 of 3, step 0/40 [")
 
 
 def test_time_left_is_the_one_on_the_node(bar, clock):
@@ -146,9 +146,9 @@ def test_log_has_a_line_per_node_and_clip_and_now_and_then(bar, clock, log):
         step(bar, clock, value, value * 0.7, clips=2)
     steps = [line.split(" [")[0] for line in log.getvalue().splitlines()]
     assert LOG_EVERY_S == 60
-    assert steps == ["Portrait", "Sample Video (Wan S2V)", "clip 0 (1 of 2), step 1/40", "clip 1 (2 of 2), step 1/40"]
+    assert steps == ["Portrait", "Sample Video (Wan S2V)", "clip 1 of 2, step 1/40", "clip 2 of 2, step 1/40"]
     step(bar, clock, 2 * STEPS, clock.now_s + LOG_EVERY_S, clips=2)
-    assert log.getvalue().splitlines()[-1].startswith("clip 1 (2 of 2), decoding [####")
+    assert log.getvalue().splitlines()[-1].startswith("clip 2 of 2, decoding [####")
 
 
 def test_terminal_has_one_line_that_is_drawn_over(clock):
@@ -161,4 +161,4 @@ def test_terminal_has_one_line_that_is_drawn_over(clock):
 
 def test_node_whose_start_was_not_heard(bar, clock):
     step(bar, clock, 3, now_s=5)
-    assert bar.line().startswith("clip 0 (1 of 3), step 3/40 [")
+    assert bar.line().startswith("clip 1 of 3, step 3/40 [")

@@ -193,12 +193,12 @@ def test_damage_is_found(runs_folder, runs_command, damage, problem):
     status, output, _ = runs_command("verify", "song")
     assert status == bool(problem)
     if problem:
-        assert output.splitlines()[0].startswith("clip 1: clip_00001.safetensors ")
+        assert output.splitlines()[0].startswith("clip 2: clip_00001.safetensors ")
         assert problem in output
-        assert "Set redo_from_clip to 1" in output
-        assert "clip 0 is kept" in output
+        assert "Set redo_from_clip to 2" in output
+        assert "clip 1 is kept" in output
     facts = json.loads(runs_command("verify", "song", "--json")[1])
-    assert facts["redo_from_clip"] == (1 if problem else None)
+    assert facts["redo_from_clip"] == (2 if problem else None)
     assert facts["clips_hashed"] == 3
 
 
@@ -253,7 +253,7 @@ def test_list_of_nothing(runs_folder, runs_command):
 @pytest.mark.parametrize(("settings", "seed"), [({}, 45), ({"seed_policy": "same seed"}, 42), ({"seed": 2**64 - 1}, 2)])
 def test_show_says_the_seed_of_the_next_clip(runs_folder, runs_command, settings, seed):
     make_run(runs_folder, "song", **settings)
-    assert f"samples clip 3 with the noise of seed {seed}." in runs_command("show", "song")[1]
+    assert f"samples clip 4 with the noise of seed {seed}." in runs_command("show", "song")[1]
 
 
 def test_show_says_settings_in_words(runs_folder, runs_command):
@@ -265,13 +265,13 @@ def test_show_says_settings_in_words(runs_folder, runs_command):
         "s2v.safetensors (32.6 GB, of 2025-11-22), weight_dtype bf16, precision official",
         "LoRAs       none",
         "40 steps, solver unipc, cfg 4.5, seed 42, invented_later True",
-        "prompt aa11 (hashes)",
-        "Clips 0 to 2 are kept. The same prompt again samples clip 3 with the noise of seed 45.",
+        "prompt 'aa11'",
+        "Clips 1 to 3 are kept. The same prompt again samples clip 4 with the noise of seed 45.",
     ):
         assert text in output
     assert "pose" not in output
     table = [line.split() for line in output.splitlines()[-3:]]
-    assert [row[:3] for row in table] == [["0", "0:00.000", "17"], ["1", "0:01.062", "20"], ["2", "0:02.312", "20"]]
+    assert [row[:3] for row in table] == [["1", "0:00.000", "17"], ["2", "0:01.062", "20"], ["3", "0:02.312", "20"]]
     assert json.loads(runs_command("show", "song", "--json")[1])["settings"] == {**SETTINGS}
 
 
@@ -285,12 +285,12 @@ def test_show_says_with_what_the_clips_were_made(runs_folder, runs_command):
     path = make_run(runs_folder, "song", 2) / "manifest.json"
     versions = [{"from_clip": 0, "torch": "2.11", "comfyui": "0.30"}, {"from_clip": 1, "torch": "2.12", "comfyui": "0.30"}]
     path.write_text(json.dumps({**json.loads(path.read_text()), "made_with": versions}))
-    assert "torch 2.11, comfyui 0.30; torch 2.12, comfyui 0.30, from clip 1 on" in runs_command("show", "song")[1]
+    assert "torch 2.11, comfyui 0.30; torch 2.12, comfyui 0.30, from clip 2 on" in runs_command("show", "song")[1]
 
 
 @pytest.mark.parametrize(
     ("num_clips", "text"),
-    [(0, "The same prompt again samples clip 0"), (1, "Clip 0 is kept."), (4, "samples nothing, unless redo_from_clip is set")],
+    [(0, "The same prompt again samples clip 1"), (1, "Clip 1 is kept."), (4, "samples nothing, unless redo_from_clip is set")],
 )
 def test_show_says_what_comes_next(runs_folder, runs_command, num_clips, text):
     make_run(runs_folder, "song", num_clips)
