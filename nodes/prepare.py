@@ -8,11 +8,11 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.conditioning.clip import start_history
-from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_image
+from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_image, size_note
 from ..wan_s2v_model.conditioning.plan import VideoShape, plan_video
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES
 from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP
-from ..wan_s2v_model.cost.estimate import default_job
+from ..wan_s2v_model.cost.outlook import REFERENCE
 from ..wan_s2v_model.cost.requirements import describe_plan, describe_shape
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
 from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
@@ -138,16 +138,16 @@ class WanS2VPrepare(io.ComfyNode):
             options = {"real_audio_history": audio_history == "real", "folder": Path(folder_paths.get_temp_directory())}
             plan = plan_video(encoded_audio, shape, picture, history, guide, encode=encode, **options)
         timeline = plan.timeline
-        job = default_job(timeline, height, width, comfy_bridge.vae_value_bytes(vae))
+        job, facts = REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), comfy_bridge.assumed_facts(vae)
         preview = draw_plan(
             plan.waveform,
             plan.sample_rate_hz,
             image=picture,
             clip_starts_s=timeline.clip_starts_s,
             seconds=timeline.seconds,
-            lines=describe_plan(job, *comfy_bridge.assumed_facts(vae)),
+            lines=describe_plan(job, *facts),
         )
-        comfy_bridge.text_display()(describe_shape(timeline, height, width))
+        comfy_bridge.text_display()("\n".join(filter(None, (describe_shape(job, *facts), size_note(image=image, size=size["size"])))))
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)
 
 

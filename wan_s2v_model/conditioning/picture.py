@@ -19,6 +19,7 @@ logger = logging.getLogger("wan_s2v")
 GREY = 0.5
 AREAS = {"480P": 480 * 832, "720P": 720 * 1280, "1024x704": 1024 * 704}  # px
 CUSTOM_SIZE = "custom"
+LEAST_OF_AREA = 0.8  # below which a preset says why
 CANDIDATES = 100  # sizes that the reference tries
 
 
@@ -34,6 +35,14 @@ def choose_size(size: str, image: Tensor, height: int, width: int) -> tuple[int,
     if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
         logger.info("%dx%d is not a multiple of %d: the far motion history loses its last rows or columns", width, height, SIZE_MULTIPLE)
     return height, width
+
+
+def size_note(size: str, image: Tensor) -> str | None:
+    """What to say where a preset gives much less than its area, because it does not enlarge the picture [T, H, W, C]; else None."""
+    height, width = image.shape[1:3]
+    if size == CUSTOM_SIZE or height * width > LEAST_OF_AREA * AREAS[size]:
+        return None
+    return f"{size} is an upper limit: a picture of {width}x{height} is not enlarged. For more, enlarge it first, or choose size custom."
 
 
 def size_within_area(height: int, width: int, max_area: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from functools import cache
 
 from ..checkpoints.s2v import expected_shapes
 from ..conditioning.timeline import Timeline
-from ..constants import DEFAULT_STEPS, MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..constants import MOTION_FRAMES, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..kernels.row_chunks import chunk_size
 from ..transformer.config import WanS2VConfig
 from .vae_memory import DECODE
@@ -49,11 +49,6 @@ class Job:
     vae_warmup: int = MOTION_LATENTS
     conditionings: int | None = None
     disk_bytes: float = 0
-
-
-def default_job(timeline: Timeline, height: int, width: int, vae_value_bytes: int) -> Job:
-    """The job of a plan at the sampler's defaults, with guidance."""
-    return Job(timeline, height, width, steps=DEFAULT_STEPS, model_calls=2, vae_value_bytes=vae_value_bytes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..conditioning.timeline import Timeline, plan_timeline
 from ..constants import DEFAULT_FRAMES_PER_CLIP, DEFAULT_STEPS, SAMPLE_RATE_HZ
@@ -29,6 +29,10 @@ class Way:
 
     def job(self, timeline: Timeline, height: int = HEIGHT, width: int = WIDTH, vae_value_bytes: int = 4) -> Job:
         return Job(timeline, height, width, steps=self.steps, model_calls=self.model_calls, vae_value_bytes=vae_value_bytes)
+
+    def of(self, job: Job) -> Job:
+        """Another job, made this way."""
+        return replace(job, steps=self.steps, model_calls=self.model_calls)
 
 
 DRAFT = Way("draft", steps=4, model_calls=1)  # with the LoRA for few steps

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..conditioning.picture import size_within_area
-from ..conditioning.timeline import Timeline
 from ..constants import TEMPORAL_STRIDE, VIDEO_FPS
 from ..time_text import rough_duration
 from .estimate import FLOAT32_BYTES, Estimate, Job, ModelFacts, Rates, estimate, num_parameters
+from .outlook import DRAFT, WAYS
 
 logger = logging.getLogger("wan_s2v")
 
@@ -130,9 +130,10 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(job.disk_bytes)}"])
 
 
-def describe_shape(timeline: Timeline, height: int, width: int) -> str:
-    """What a video will really be: 512x512, 7 clips, 30.00 s."""
-    return f"{width}x{height}, {timeline.num_clips} clip{'s' * (timeline.num_clips > 1)}, {timeline.seconds:.2f} s"
+def describe_shape(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
+    """What a video will really be, for the node: 512x512, 7 clips, 30.00 s, and how long it will take."""
+    clips = f"{job.timeline.num_clips} clip{'s' * (job.timeline.num_clips > 1)}"
+    return f"{job.width}x{job.height}, {clips}, {job.timeline.seconds:.2f} s\n{_times(job, model, device)}"
 
 
 def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:
@@ -140,13 +141,12 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
     timeline, cost = job.timeline, estimate(job, model, device.rates)
     size = f"{job.width} x {job.height}   {timeline.num_frames} frames   {timeline.seconds:.2f} s"
     petaflop = (cost.linear_flop + cost.attention_flop) / 1e15
-    guidance = "with" if job.model_calls > 1 else "without"
     lines = [
         f"{size}   {timeline.num_clips} clips of {timeline.frames_per_clip}",
         f"sync: {timeline.sync_mode}   {cost.tokens:,} tokens   {petaflop:.2f} PFLOP per model call",
-        f"time: {rough_duration(cost.seconds)} on {device.name}",
+        f"time: {_times(job, model, device)}",
         *_memory(cost, model, device),
-        f"assumed: 14B model in {8 * model.value_bytes} bits, {job.steps} steps {guidance} guidance",
+        f"assumed: 14B model in {8 * model.value_bytes} bits; {DRAFT.steps} steps: with the LoRA for few steps, without guidance",
     ]
     short = shortage(cost, model, device, REFUSED_SHARE)
     if short is not None and short.is_measured:
@@ -155,6 +155,12 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
     if timeline.num_clips > 1 and last < timeline.frames_per_clip // 4:
         lines.append(f"the last clip shows only {last} frames: {last / VIDEO_FPS:.2f} s less sound saves one clip")
     return lines
+
+
+def _times(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
+    """How long a plan takes both ways, as it is not known yet which sampler will get it."""
+    ways = (f"{rough_duration(estimate(way.of(job), model, device.rates).seconds)} at {way.steps} steps" for way in reversed(WAYS))
+    return f"{', '.join(ways)}, on {device.name}"
 
 
 def _memory(cost: Estimate, model: ModelFacts, device: DeviceFacts) -> list[str]:

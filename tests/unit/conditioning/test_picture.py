@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_frames, fit_image, size_within_area
+from wan_s2v_pack.wan_s2v_model.conditioning.picture import (
+    AREAS,
+    CUSTOM_SIZE,
+    choose_size,
+    fit_frames,
+    fit_image,
+    size_note,
+    size_within_area,
+)
 
 PRESETS = ("480P", "720P", "1024x704")
 
@@ -164,3 +172,12 @@ def test_frames_are_fitted_one_by_one(noise):
     frames = noise(3, 90, 70, 3)
     together = fit_frames(frames, 64, 128, cover=True)
     assert torch.equal(together, torch.cat([fit_frames(frame[None], 64, 128, cover=True) for frame in frames]))
+
+
+@pytest.mark.parametrize(
+    ("size", "sides", "is_noted"), [("720P", 512, True), ("480P", 512, True), ("480P", 600, False), ("custom", 64, False)]
+)
+def test_a_preset_that_does_not_enlarge_the_picture_says_so(size, sides, is_noted):
+    note = size_note(size, torch.zeros(1, sides, sides, 3))
+    assert (note is not None) == is_noted
+    assert note is None or f"{size} is an upper limit: a picture of {sides}x{sides} is not enlarged" in note

@@ -13,6 +13,7 @@ from wan_s2v_pack.wan_s2v_model.cost.requirements import (
     _fits,
     describe_job,
     describe_plan,
+    describe_shape,
     refusal,
     require_fit,
     require_image_memory,
@@ -141,7 +142,7 @@ def known_cost(monkeypatch):
         attention_flop=1e15,
         seconds=11_400,
     )
-    monkeypatch.setattr(resources, "estimate", lambda *_: cost)
+    monkeypatch.setattr(resources, "estimate", lambda job, *_: replace(cost, seconds=142.5 * job.steps * job.model_calls))
 
 
 @pytest.mark.usefixtures("known_cost")
@@ -149,10 +150,19 @@ def test_preview_says_what_is_made_what_it_costs_and_what_is_assumed():
     assert describe_plan(JOB, BF16, GPU) == [
         "832 x 480   150 frames   9.38 s   2 clips of 80",
         "sync: aligned   35,074 tokens   1.90 PFLOP per model call",
-        "time: about 3 h 10 min on Test GPU",
+        "time: about 3 h 10 min at 40 steps, about 10 min at 4 steps, on Test GPU",
         "GPU memory: 5.9 GB at least, 31 GB for full speed, 8.0 GB free",
         "RAM: 34 GB for full speed, 64 GB free",
-        "assumed: 14B model in 16 bits, 40 steps with guidance",
+        "assumed: 14B model in 16 bits; 4 steps: with the LoRA for few steps, without guidance",
+    ]
+
+
+@pytest.mark.usefixtures("known_cost")
+def test_the_node_says_what_the_video_will_be_and_how_long_it_takes_both_ways():
+    """The sampler is not known yet, and a draft takes a twentieth of the time."""
+    assert describe_shape(JOB, BF16, GPU).splitlines() == [
+        "832x480, 2 clips, 9.38 s",
+        "about 3 h 10 min at 40 steps, about 10 min at 4 steps, on Test GPU",
     ]
 
 
@@ -166,7 +176,7 @@ def test_preview_on_a_machine_that_is_too_small():
 @pytest.mark.usefixtures("known_cost")
 def test_log_line_counts_what_is_left():
     assert describe_job(replace(JOB, steps=4, model_calls=1, first_clip=1, disk_bytes=0.18e9), RESIDENT, GPU) == (
-        "1 clip of 832x480, 35,074 tokens, 4 steps of 1 model call: about 3 h 10 min on Test GPU; "
+        "1 clip of 832x480, 35,074 tokens, 4 steps of 1 model call: about 10 min on Test GPU; "
         "GPU memory: 5.9 GB at least, 31 GB for full speed, 8.0 GB free; RAM: 34 GB for full speed, 64 GB free; disk: 0.2 GB"
     )
     assert describe_job(JOB, BF16, GPU).startswith("2 clips of 832x480, 35,074 tokens, 40 steps of 2 model calls:")
