@@ -125,8 +125,8 @@ def _take(canvas: Canvas, name: str, scene: Scene, path: Path) -> Path:
 
 
 def _alone(canvas: Canvas, name: str) -> int:
-    """The node on an empty canvas."""
-    canvas.page.evaluate("() => window.app.graph.clear()")
+    """The node on an empty canvas, with an id of its own: the front end keeps values of widgets by their node's id."""
+    canvas.page.evaluate("() => window.app.graph.nodes.slice().forEach(node => window.app.graph.remove(node))")
     return canvas.page.evaluate(ADD, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from wan_s2v_pack.scripts.records.help_pages import WORDS
-from wan_s2v_pack.scripts.records.node_texts import read_locale
+from wan_s2v_pack.scripts.records.node_texts import CONTROL, read_locale
 
 from .person import WIDGET_POSITION, Person
 from .workflows import QUICK_START, nodes_of_type, read
@@ -92,7 +92,8 @@ def test_the_canvas_speaks_chinese(chinese_canvas, person, picture):
     for node in nodes:
         said = texts[node["type"]]
         assert node["title"] == said["display_name"]
-        assert node["widgets"] == {name: said["inputs"][name]["name"] for name in node["widgets"] if name in said["inputs"]}
+        widgets = {CONTROL if name == "fixed" else name: label for name, label in node["widgets"].items()}  # named after its default
+        assert widgets == {name: said["inputs"][name]["name"] for name in widgets if name in said["inputs"]}
         assert node["outputs"] == [output["name"] for output in said["outputs"].values()]
     (node,) = nodes_of_type(graph, "WanS2VPrepare")
     person.page.mouse.move(*person.page.evaluate(WIDGET_POSITION, [node, "frames_per_clip"]))

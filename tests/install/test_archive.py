@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 from wan_s2v_pack.cli.comfyui.client import ComfyClient
 from wan_s2v_pack.cli.comfyui.server import ComfyServer
+from wan_s2v_pack.scripts.records.help_pages import HELP
 from wan_s2v_pack.scripts.records.schemas import read_snapshot
 from wan_s2v_pack.scripts.tiny_models.fill import fill_base_directory
 from wan_s2v_pack.tests.integration.graphs import quick_start
@@ -41,6 +42,7 @@ def test_validate_has_nothing_to_say(comfy):
 def test_archive_holds_what_comfyui_loads_and_the_command_line_and_nothing_else(archive):
     names = set(archive.namelist())
     assert names >= NEEDED | COMMANDS | {f"web/docs/{page}" for node in read_snapshot() for page in (f"{node}.md", f"images/{node}.png")}
+    assert names >= {f"web/docs/{page.relative_to(HELP).as_posix()}" for page in HELP.rglob("*.md")}, "in every language"
     assert names >= {f"locales/{language}/{file}.json" for language in ("en", "zh") for file in ("main", "nodeDefs")}
     assert [name for name in names if name.startswith(LEFT_OUT)] == []
     assert sum(item.file_size for item in archive.infolist()) < LARGEST_BYTES
