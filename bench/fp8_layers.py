@@ -20,6 +20,7 @@ TOKENS = {"832x480": 35_074, "1024x704": 63_360}
 ERROR_TOKENS, ERROR_HEADS = 1024, 2
 LOUD_CHANNELS, LOUDNESS = 8, 100
 ROUNDS = 10
+INT8_TOKENS = 64  # that share a step
 
 
 def main() -> None:
@@ -107,10 +108,19 @@ def attention_errors(device) -> None:
         results = {"bf16": sdpa(q, k, v, ERROR_HEADS)}
         for name, smooth in (("rounded", False), ("rounded, smoothed", True)):
             results[name] = sdpa(rounded(q, False), rounded(k, smooth), rounded(v, False), ERROR_HEADS)
+        results["int8 q and k"] = sdpa(in_int8(q, False), in_int8(k, True), v.float(), ERROR_HEADS)
         if has_kernel:
             results["kernel"] = _flash3_float8(q, k, v, ERROR_HEADS)
         errors = "  ".join(f"{name} {relative_error(result, exact):.2e}" for name, result in results.items())
         print(f"attention {kind:14s} {errors}", flush=True)
+
+
+def in_int8(x, smooth: bool):
+    """[B, S, heads * 128] in steps of 1/127 of the largest value in 64 tokens of a head, as SageAttention rounds queries and keys."""
+    blocks = x.float() - (x.float().mean(dim=1, keepdim=True) if smooth else 0)
+    blocks = blocks.unflatten(2, (ERROR_HEADS, -1)).unflatten(1, (-1, INT8_TOKENS))  # [B, blocks, tokens, heads, d]
+    step = blocks.abs().amax(dim=(2, 4), keepdim=True) / 127
+    return ((blocks / step).round() * step).flatten(1, 2).flatten(2)
 
 
 def milliseconds(run: Callable) -> float:

@@ -12,6 +12,7 @@ from .workflows import QUICK_START, SIZE, SMALL, nodes_of_type, read
 
 SECONDS = 3.5  # 56 frames in 4 clips
 PAINT_MS = 500  # from a decoded frame to a painted one
+TEXT_OF_NODE = "id => app.graph.getNodeById(id).widgets.find(widget => widget.name === '$$node-text-preview')?.value"
 LONGER = {"WanS2VAudioEncode": {"duration": SECONDS}, "WanS2VSampler": {**SMALL["WanS2VSampler"], "steps": 20}}
 
 
@@ -22,12 +23,14 @@ class Run(NamedTuple):
         early, late: the sampler's video while the run went on, and after it was played at the end.
         still_running: the prompt had not ended at `early`.
         graph: as the canvas held it when Run was pressed.
+        computation: what the loader of the model shows below its inputs.
     """
 
     early: dict[str, float]
     late: dict[str, float]
     still_running: bool
     graph: dict[str, Any]
+    computation: str
     video: Path
 
 
@@ -45,9 +48,12 @@ def run(canvas, client, server, picture):
     canvas.page.wait_for_timeout(PAINT_MS)
     picture("live_preview")
     assert person.wait_for_end(client, prompt_id) == "success"
+    (loader,) = nodes_of_type(workflow, "WanS2VModelLoader")
+    computation = canvas.page.evaluate(TEXT_OF_NODE, loader)
     person.wait_for_video(save)
     (file,) = client.history(prompt_id)["outputs"][str(save)]["images"]
-    return Run(early, person.play(sampler), still_running, graph, server.output_directory / file["subfolder"] / file["filename"])
+    path = server.output_directory / file["subfolder"] / file["filename"]
+    return Run(early, person.play(sampler), still_running, graph, computation, path)
 
 
 def test_finished_clips_are_seen_while_the_run_goes_on(run):
@@ -56,6 +62,10 @@ def test_finished_clips_are_seen_while_the_run_goes_on(run):
     assert run.early["width"] == run.early["height"] == SIZE
     assert run.late["played"] == run.late["duration"] == pytest.approx(SECONDS, abs=1 / 16)
     assert run.late["sound_bytes"] > 0
+
+
+def test_loader_shows_with_what_the_model_is_computed(run):
+    assert run.computation.startswith("computes exactly: linear layers in float32; attention ")
 
 
 def test_dropped_video_gives_the_graph_back(run, person, canvas):

@@ -43,9 +43,10 @@ def gpu(kernels, monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
         monkeypatch.setattr(kernels.comfy.model_management, "is_nvidia", lambda: True)
         monkeypatch.setattr(kernels.comfy.model_management, "get_torch_device", lambda: device)
+        monkeypatch.setattr(kernels.comfy.model_management, "should_use_bf16", lambda _: capability >= (8, 0))
         for name in ("largest_difference", "rounding_error"):
             measure = getattr(kernels, name)
-            monkeypatch.setattr(kernels, name, lambda kernel, _, measure=measure: measure(kernel, CPU))
+            monkeypatch.setattr(kernels, name, lambda kernel, _, dtype, measure=measure: measure(kernel, CPU, dtype))
         return device
 
     return make
@@ -157,6 +158,35 @@ def test_flash_attention_gets_float8_and_a_scale_for_each_head(kernels, monkeypa
 def test_few_keys_are_attended_to_exactly(kernels, name):
     q, k, v = (torch.randn(1, length, 256, generator=torch.Generator().manual_seed(length)) for length in (40, 5, 6))
     torch.testing.assert_close(getattr(kernels, name)(q, k, v[:, :5], 2), exactly(q, k, v[:, :5], 2))
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 6), torch.bfloat16)])
+def test_kernels_are_tried_in_the_type_in_which_the_card_computes(kernels, gpu, install, comfy_runs, capability, dtype):
+    seen = []
+
+    def noted(q, k, v, **named):
+        seen.append(q.dtype)
+        return sageattn(q, k, v, **named)
+
+    comfy_runs("attention_pytorch")
+    install("sageattention", sageattn=noted)
+    assert kernels.choose_attention("sage", gpu(*capability)).error > 0
+    assert seen == [dtype]
+
+
+@pytest.mark.parametrize("name", ["_sage", "_sage3"])
+def test_sage_gets_16_bits_of_a_model_in_float32(kernels, install, name):
+    seen = []
+
+    def noted(q, k, v, **_):
+        seen.append({t.dtype for t in (q, k, v)})
+        return q
+
+    install("sageattention", sageattn=noted)
+    install("sageattn3", sageattn3_blackwell=noted)
+    q = torch.zeros(1, kernels.FEW_KEYS + 1, 256)
+    assert getattr(kernels, name)(q, q, q, 2).dtype == torch.float32
+    assert seen == [{torch.bfloat16}]
 
 
 # The choice

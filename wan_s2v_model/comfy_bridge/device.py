@@ -73,7 +73,7 @@ def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
         residual_bytes=(PRECISIONS["official"] or dtype).itemsize,
         is_resident=is_host or comfy.model_management.unet_offload_device() == device,
         held_bytes=_loaded_bytes() if is_host else 0,
-        has_kernels=comfy.model_management.is_nvidia(),
+        has_kernels=kernels_work(device),
     )
     return model, _device_facts(device, dtype, Modes(vae_value_bytes(vae)))
 

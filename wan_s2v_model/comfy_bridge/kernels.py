@@ -94,8 +94,13 @@ def _sage(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
         return _cudnn(q, k, v, heads)
     from sageattention import sageattn
 
-    q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))  # [B, S, D] -> [B, S, H, d]
-    return sageattn(q, k, v, tensor_layout="NHD").flatten(2)
+    heads16 = (_in_16_bits(t).unflatten(-1, (heads, -1)) for t in (q, k, v))  # [B, S, D] -> [B, S, H, d]
+    return sageattn(*heads16, tensor_layout="NHD").flatten(2).to(q.dtype)
+
+
+def _in_16_bits(x: Tensor) -> Tensor:
+    """SageAttention takes nothing else."""
+    return x.bfloat16() if x.dtype == torch.float32 else x
 
 
 @comfy_attention.wrap_attn
@@ -114,8 +119,8 @@ def _sage3(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
         return _cudnn(q, k, v, heads)
     from sageattn3 import sageattn3_blackwell
 
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for t in (q, k, v))  # [B, S, D] -> [B, H, S, d]
-    return sageattn3_blackwell(q, k, v, is_causal=False).transpose(1, 2).flatten(2)
+    heads16 = (_in_16_bits(t).unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for t in (q, k, v))  # [B, S, D] -> [B, H, S, d]
+    return sageattn3_blackwell(*heads16, is_causal=False).transpose(1, 2).flatten(2).to(q.dtype)
 
 
 def _installed(package: str) -> bool:
@@ -233,7 +238,8 @@ def _error_in_self_test(name: str, kernel: AttentionFunction, device: torch.devi
     tolerance = TOLERANCE if is_exact else TOLERANCE_4_BITS if name == SAGE3 else TOLERANCE_8_BITS
 
     def measure() -> float:
-        measured.append((largest_difference if is_exact else rounding_error)(kernel, device))
+        dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float16
+        measured.append((largest_difference if is_exact else rounding_error)(kernel, device, dtype))
         return measured[0]
 
     fails, differs = (f"attention: {name} {problem} and is not used" for problem in ("does not run here (%s)", "is wrong by %.1e here"))

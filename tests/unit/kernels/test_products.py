@@ -154,3 +154,13 @@ def test_linear_layers_take_the_way_of_the_device(noise, monkeypatch):
     monkeypatch.setitem(WAYS, BEHIND, lambda *arguments: seen.append(BEHIND) or in_float32(*arguments))
     linears.product(Float8Rows.rounded(noise(2, 3, 32)), Float8Rows.rounded(noise(48, 32)), None, torch.float32)
     assert seen == [BEHIND]
+
+
+@pytest.mark.parametrize("way", [ON_HOST, BEHIND])
+def test_products_compile_without_their_self_test(noise, monkeypatch, way):
+    monkeypatch.setattr(products, "way_of", torch.compiler.assume_constant_result(lambda device: way))
+    monkeypatch.setattr(products, "_largest_error", lambda *_: pytest.fail("tested"))
+    arguments = float8_rows(noise, 6, 64), float8_rows(noise, 48, 64, seed=1), noise(48, seed=2).bfloat16(), torch.bfloat16
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(multiply, backend="eager", fullgraph=True)(*arguments), multiply(*arguments))
+    torch.compiler.reset()
