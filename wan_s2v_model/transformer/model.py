@@ -173,7 +173,7 @@ class WanS2VTransformer(nn.Module):
         cast = compute.cast
         tokens, split = self.embed_tokens(x, conditions, cast)
         constants = remember(lambda: self.clip_constants(x, conditions, cast))
-        e_head, e = self.embed_time(timestep, cast)
+        e_head, e = self.embed_time(timestep, cast, x.device)
         part = None if team is None else Part(team, Shards.of_clip(x.shape[2], split, tokens.shape[1], team.shares), x.device)
         if part is not None:
             tokens, constants, split = tokens[:, part.rows], _of_part(part, constants), part.split
@@ -213,7 +213,7 @@ class WanS2VTransformer(nn.Module):
     def clip_constants(self, x: Tensor, conditions: Conditions, cast: CastWeights = cast_weights) -> ClipConstants:
         """Compute what is the same in every step of a clip; a fifth of all weights is needed only here."""
         num_latent_frames, height, width = x.shape[2:]
-        positions = token_positions(num_latent_frames, height, width, conditions.motion_latents is not None).to(x.device)
+        positions = token_positions(num_latent_frames, height, width, conditions.motion_latents is not None)
         context = self.embed_text(conditions.context.to(x.dtype))
         audio = None
         if conditions.audio_embedding is not None:
@@ -222,7 +222,7 @@ class WanS2VTransformer(nn.Module):
             whole, local = self.embed_audio(features[..., :num_frames], conditions.audio_strength, cast, history)
             audio = self.audio_injector.project(whole, local, x.dtype, cast)
         return ClipConstants(
-            rope=rope_table(positions, self.config.head_dim),
+            rope=rope_table(positions, self.config.head_dim, x.device),
             context=context,
             text=[block.project_text(context, cast) for block in self._blocks()],
             audio=audio,
@@ -260,16 +260,18 @@ class WanS2VTransformer(nn.Module):
             sequence.append(self.frame_packer(conditions.motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
         return torch.cat(sequence, dim=1), video.shape[1]
 
-    def embed_time(self, timestep: Tensor, cast: CastWeights = cast_weights) -> tuple[Tensor, Tensor]:
+    def embed_time(
+        self, timestep: Tensor, cast: CastWeights = cast_weights, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Time embeddings in float32; reference and motion tokens are always at timestep 0.
 
         Args:
-            timestep: [B].
+            timestep: [B]. device: of the result; by default that of `timestep`.
         Returns:
             [B, dim] for the head and [B, 6, 2, dim] for the blocks (last but one axis: video, other tokens).
         """
         both = torch.stack([timestep, torch.zeros_like(timestep)], dim=1).flatten()  # [B] -> [2B]
-        e = timestep_embedding(both, self.config.freq_dim)
+        e = timestep_embedding(both, self.config.freq_dim).to(device or timestep.device)
         e = run_as_input(self.time_embedding[2], F.silu(run_as_input(self.time_embedding[0], e, cast)), cast)
         projected = run_as_input(self.time_projection[1], F.silu(e), cast)
         projected = projected.reshape(-1, 2, 6, self.config.dim).transpose(1, 2)  # [2B, 6 * D] -> [B, 6, 2, D]
@@ -282,16 +284,16 @@ class WanS2VTransformer(nn.Module):
 
 
 def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
-    """Sinusoid of the timestep, cosines first, computed in float64.
+    """Sinusoid of the timestep, cosines first, computed in float64 on the CPU: not every accelerator has that type.
 
     Args:
         timesteps: [B] on the 0..1000 scale.
     Returns:
-        [B, freq_dim] float32.
+        [B, freq_dim] float32, on the CPU.
     """
     half = freq_dim // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
-    angle = timesteps.double()[:, None] * frequencies
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half)
+    angle = timesteps.cpu().double()[:, None] * frequencies
     return torch.cat([angle.cos(), angle.sin()], dim=1).float()
 
 

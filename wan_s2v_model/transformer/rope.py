@@ -33,13 +33,13 @@ def token_positions(num_latent_frames: int, height: int, width: int, with_motion
     return torch.cat(grids)
 
 
-def rope_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every rotation; angles in float64, result in float32.
+def rope_table(positions: Tensor, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every rotation; angles in float64, which not every accelerator has, so on the CPU; result in float32.
 
     The complex channels of a head are split 22 time, 21 row, 21 column (for head_dim 128).
 
     Args:
-        positions: [S, 3] (time, row, column).
+        positions: [S, 3] (time, row, column), on the CPU. device: of the result.
     Returns:
         Two [S, head_dim // 2] float32 tensors.
     """
@@ -47,10 +47,11 @@ def rope_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     per_axis = (channels - 2 * (channels // 3), channels // 3, channels // 3)
     angles = []
     for axis, count in enumerate(per_axis):
-        frequencies = THETA ** (-torch.arange(count, dtype=torch.float64, device=positions.device) / count)
+        frequencies = THETA ** (-torch.arange(count, dtype=torch.float64) / count)
         angles.append(positions[:, axis, None].double() * frequencies)
     angle = torch.cat(angles, dim=1)
-    return angle.cos().float(), angle.sin().float()
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return (cos, sin) if device is None else (cos.to(device), sin.to(device))
 
 
 def _spread(size: int, count: int) -> list[int]:
