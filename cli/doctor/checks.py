@@ -16,13 +16,25 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.comfyui_version import OLDEST_COMFYUI, is_too_old
 
 OLDEST_PYTHON = (3, 10)
-OLDEST_TORCH_DYNAMIC = (2, 8)  # ComfyUI's dynamic VRAM
 TORCHVISION_OFFSET = 15  # torch 2.11 belongs to torchvision 0.26
 BF16_CAPABILITY = (8, 0)
 CUDNN_CAPABILITY = (9, 0)  # from here on our `attention: auto` tries cuDNN first, on HOPPER behind FlashAttention 3
 HOPPER, FLASH3 = 9, "fa3_fwd_interface"
 FRAMES_GB = 5.0  # free disk that some minutes of video need
 REINSTALL = "Install the three of one release for one CUDA version, as pytorch.org's install command does."
+OTHER_DEVICES = {  # by PyTorch's name: in words, and what to do there
+    "mps": ("Apple's GPU", "Take bf16 or GGUF files: it has no 8-bit floats."),
+    "xpu": ("Intel's GPU", "Nothing to do if it works."),
+    "privateuseone": (
+        "DirectML",
+        "Its free memory is not known, so nothing is refused in advance. A build of PyTorch for the GPU is much faster.",
+    ),
+}
+NO_GPU = {  # by Python's name of the system
+    "darwin": "PyTorch needs Apple silicon and macOS 14 for the GPU; {torch} is installed.",
+    "win32": "NVIDIA: check the driver (nvidia-smi) and that {torch} is a CUDA build. AMD, Intel: take ComfyUI's portable build for them.",
+    "linux": "NVIDIA: check the driver (nvidia-smi) and that {torch} is a CUDA build. AMD: it has to be a ROCm build. Intel: an XPU build.",
+}
 ATTENTION_NAMES = {
     "attention_pytorch": "PyTorch",
     "attention_sage": "SageAttention (not exact)",
@@ -59,12 +71,17 @@ class TorchFacts:
 
 @dataclass(frozen=True)
 class RuntimeFacts:
-    """What ComfyUI decides when it starts."""
+    """What ComfyUI decides when it starts.
 
-    wants_dynamic: bool = True  # by its flags
-    forces_dynamic: bool = False
-    wsl: bool = False
-    aimdo: bool = True  # comfy-aimdo loads
+    Attributes:
+        dynamic: with dynamic VRAM. why: ComfyUI's own words if it wanted to and could not.
+        device: PyTorch's type of the device that computes. device_name: in ComfyUI's words.
+    """
+
+    dynamic: bool = True
+    why: str = ""
+    device: str = "cuda"
+    device_name: str = ""
     vram_state: str = "NORMAL_VRAM"
     attention: str = "attention_pytorch"
     pinned_bytes: int = 0
@@ -108,6 +125,7 @@ class Facts:
     free_bytes: Mapping[str, int] = field(default_factory=dict)
     pack_nodes: int | None = None
     probe_error: str = ""
+    system: str = "linux"  # Python's name for it
     server: ServerFacts | None = None
 
 
@@ -218,9 +236,7 @@ def check_gpu(facts: Facts) -> Iterator[Finding]:
     if facts.torch is None or not facts.torch.version:
         return
     if not facts.torch.gpus:
-        found = f"none, only {facts.torch.accelerator}" if facts.torch.accelerator else "none that PyTorch can use"
-        advice = f"With an NVIDIA GPU, check its driver (nvidia-smi) and that torch ({facts.torch.version}) is a CUDA build."
-        yield Finding(WARNING, topic, f"{found}; a CPU is for trying things out", advice)
+        yield _other_device(facts)
     for gpu in facts.torch.gpus:
         text = f"{gpu.name}, {gpu.memory_bytes / GB:.1f} GB"
         if gpu.capability is None:
@@ -233,36 +249,28 @@ def check_gpu(facts: Facts) -> Iterator[Finding]:
             yield Finding(OK, topic, text)
 
 
+def _other_device(facts: Facts) -> Finding:
+    """What computes where PyTorch's CUDA has nothing."""
+    device = facts.runtime.device if facts.runtime else facts.torch.accelerator if facts.torch else ""
+    name = facts.runtime.device_name if facts.runtime else device
+    if device in OTHER_DEVICES:
+        words, advice = OTHER_DEVICES[device]
+        return Finding(WARNING, "GPU", f"{words} ({name}); this pack was tested on NVIDIA and CPU only", advice)
+    build = f"torch {facts.torch.version}" if facts.torch else "torch"
+    advice = NO_GPU.get(facts.system, NO_GPU["linux"]).format(torch=build)
+    return Finding(WARNING, "GPU", "none that PyTorch can use; a CPU is for trying things out", advice)
+
+
 def check_memory_mode(facts: Facts) -> Iterator[Finding]:
     topic, runtime = "Memory mode", facts.runtime
     if runtime is None or facts.torch is None or not facts.torch.gpus:
         return
-    reason, advice = why_not_dynamic(runtime, facts.torch)
-    if reason:
-        yield Finding(WARNING, topic, f"older memory management ({runtime.vram_state}); dynamic VRAM is off: {reason}", advice)
-    else:
+    if runtime.dynamic:
         yield Finding(OK, topic, "dynamic VRAM")
-
-
-def why_not_dynamic(runtime: RuntimeFacts, torch: TorchFacts) -> tuple[str, str]:
-    """Why ComfyUI does not use dynamic VRAM, and what to do; ("", "") if it does."""
-    if not runtime.aimdo:
-        return "comfy-aimdo is missing or does not load", "Install ComfyUI's requirements.txt again."
-    if runtime.forces_dynamic:
-        return "", ""
-    if not runtime.wants_dynamic:
-        flags = "--highvram, --gpu-only, --novram, --cpu and --disable-dynamic-vram"
-        return "turned off by a flag of ComfyUI", f"Start ComfyUI without {flags}."
-    if torch.gpus[0].capability is None:
-        return "it needs an NVIDIA GPU", "Nothing to do."
-    if runtime.wsl:
-        return (
-            "ComfyUI leaves it off in WSL",
-            "Start ComfyUI with --enable-dynamic-vram to try it, or run it on Windows itself or on Linux.",
-        )
-    if numbers(torch.version) < OLDEST_TORCH_DYNAMIC:
-        return f"it needs torch {_dotted(OLDEST_TORCH_DYNAMIC)}", "Update torch, torchvision and torchaudio together."
-    return "", ""
+        return
+    reason = runtime.why or "ComfyUI leaves it off for this device, system or flags"
+    advice = "Put that right." if runtime.why else "Nothing to do if the memory is enough; ComfyUI's flag --enable-dynamic-vram tries it."
+    yield Finding(WARNING, topic, f"older memory management ({runtime.vram_state}); dynamic VRAM is off: {reason}", advice)
 
 
 def check_ram(facts: Facts) -> Iterator[Finding]:

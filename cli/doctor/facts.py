@@ -66,6 +66,7 @@ def collect(*, comfyui: Path | None = None, models_dir: Path | None = None, url:
         pack_nodes=nodes,
         probe_error=error,
         server=server,
+        system=sys.platform,
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -92,23 +93,38 @@ def attention_packages() -> dict[str, Any]:
     return {"packages": packages, "broken": broken}
 
 
+class Warnings(logging.Handler):
+    """Keeps what ComfyUI warns of while it starts."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def about(self, *words: str) -> str:
+        """The first sentences of a warning that holds one of these words, in lower case; "" if there is none."""
+        found = (text for text in self.texts if any(word in text.lower() for word in words))
+        return ". ".join(next(found, "").split(". ")[:2]).rstrip(".")
+
+
 def probe_comfyui(comfyui: str, pack: str, *flags: str) -> None:
     """What ComfyUI decides when it starts with these flags, and whether it can load the pack."""
     os.chdir(comfyui)
     sys.path[:] = [comfyui, *(path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent)]
-    sys.argv = ["main.py", *flags]
-    importlib.import_module("comfy.options").enable_args_parsing()
-    cli_args = importlib.import_module("comfy.cli_args")
-    aimdo, _ = try_import("comfy_aimdo.control")
-    loads = bool(aimdo and aimdo.init())  # ComfyUI, too, does this before it imports torch
+    sys.argv = ["main.py", "--disable-all-custom-nodes", *flags]
+    warnings = Warnings()
+    logging.getLogger().addHandler(warnings)
+    importlib.import_module("main")  # all of ComfyUI's start but the server
     management = importlib.import_module("comfy.model_management")
     attention = importlib.import_module("comfy.ldm.modules.attention")
     tell(
         "runtime",
-        wants_dynamic=cli_args.enables_dynamic_vram(),
-        forces_dynamic=cli_args.args.enable_dynamic_vram,
-        wsl=management.is_wsl(),
-        aimdo=loads,
+        dynamic=bool(importlib.import_module("comfy.memory_management").aimdo_enabled),
+        why=warnings.about("dynamicvram", "aimdo"),
+        device=management.get_torch_device().type,
+        device_name=management.get_torch_device_name(management.get_torch_device()),
         vram_state=management.vram_state.name,
         attention=attention.optimized_attention.__name__,
         pinned_bytes=int(management.MAX_PINNED_MEMORY),

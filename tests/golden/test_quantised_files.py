@@ -142,3 +142,27 @@ def test_quantised_vae(bridge, models, tmp_path):
     save_file({**load_file(models / VAE), "conv1.weight_scale": torch.ones(())}, tmp_path / "vae.safetensors")
     with refusal(r"vae\.safetensors holds quantised weights, which no VAE loader reads\. Pick wan_2\.1_vae"):
         bridge.load_vae(str(tmp_path / "vae.safetensors"), "fp32")
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    """ComfyUI as it is on a Mac, up to where it would use the GPU."""
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("mps"))
+
+
+def test_fp8_files_are_refused_on_a_mac_before_anything_is_sampled(mac, load, weights):
+    with refusal(r"8-bit floats \(fp8\), which Apple's GPUs do not have. Load wan2.2_s2v_14B_bf16.safetensors instead"):
+        load(as_fp8_scaled(weights))
+
+
+def test_fp8_text_encoders_work_there_on_the_cpu_and_are_refused_on_the_gpu(mac, bridge, models, tmp_path, monkeypatch):
+    import comfy.model_management
+
+    path = tmp_path / "umt5.safetensors"
+    save_file(as_fp8_scaled(load_file(models / TEXT_ENCODER)), path)
+    bridge.loaders.read_text_encoder(str(path))
+    monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: torch.device("mps"))
+    with refusal("Load umt5_xxl_fp16.safetensors instead"):
+        bridge.load_text_encoder(str(path))

@@ -57,6 +57,7 @@ def _device_facts(
         host_free_bytes=comfy.model_management.get_free_memory(torch.device("cpu")),
         rates=Rates(linear=shares[0] * rate, attention=shares[1] * rate, vae=vae_share * rate),
         is_host=is_host,
+        is_measured=not getattr(comfy.model_management, "directml_enabled", False),  # for DirectML it says 1 GB, whatever there is
     )
 
 

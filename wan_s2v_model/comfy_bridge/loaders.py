@@ -38,6 +38,9 @@ from .patches import ROOT, patch_raw_parameters
 logger = logging.getLogger("wan_s2v")
 SPARE_ROWS = 512  # more than any umT5 has behind the words of its tokenizer
 VAE_WIDTH = "decoder.head.0.gamma"
+FLOAT8 = comfy.model_management.FLOAT8_TYPES
+OTHER_TYPES = "Load wan2.2_s2v_14B_bf16.safetensors instead, or a GGUF file with a GGUF loader."
+OTHER_TEXT_TYPES = "Load umt5_xxl_fp16.safetensors instead."
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -54,11 +57,12 @@ def load_diffusion_model(
     Raises:
         CheckpointError: if the file is not a complete Wan S2V transformer.
     """
+    device = comfy.model_management.get_torch_device()
     state_dict, config = read_transformer(path)
+    _require_types_of(device, state_dict, Path(path).name, OTHER_TYPES)
     keys = {"image_model": "wan2.1", "model_type": "s2v", "dim": config.dim, "config": config}
     model_config = S2VModelConfig({**keys, **{name: value for name, value in options.items() if name != "weight_dtype"}})
     model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, "")
-    device = comfy.model_management.get_torch_device()
     _set_dtypes(model_config, state_dict, options["weight_dtype"], device)
     model = model_config.get_model(state_dict)
     patcher = patcher_class(disable_dynamic or not offload)(model, device, comfy.model_management.unet_offload_device())
@@ -143,6 +147,12 @@ def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], wei
     model_config.set_inference_dtype(dtype, cast, device=device)
 
 
+def _require_types_of(device: torch.device, tensors: Mapping[str, Tensor], file_name: str, advice: str) -> None:
+    """Raise CheckpointError if weights have a type that the device cannot even hold; ComfyUI would fail when it samples."""
+    if comfy.model_management.is_device_mps(device) and any(tensor.dtype in FLOAT8 for tensor in tensors.values()):
+        raise CheckpointError(f"{file_name} holds weights in 8-bit floats (fp8), which Apple's GPUs do not have. {advice}")
+
+
 def load_text_encoder(path: str, offload: bool = True) -> comfy.sd.CLIP:
     """Load a umT5 encoder of any size as a ComfyUI CLIP.
 
@@ -163,6 +173,7 @@ def _load_clip_patcher(path: str, disable_dynamic: bool = False, offload: bool =
 
 def _load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     state_dict, dimensions = read_text_encoder(path)
+    _require_types_of(comfy.model_management.text_encoder_device(), state_dict, Path(path).name, OTHER_TEXT_TYPES)
     _require_tokenizer(state_dict[TOKENIZER], dimensions["vocab_size"], Path(path).name)
     detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state_dict)
     target = SimpleNamespace(params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from .estimate import FLOAT32_BYTES, Estimate, Job, ModelFacts, Rates, estimate,
 logger = logging.getLogger("wan_s2v")
 
 REFUSED_SHARE = 0.8  # of what is needed must be there; trying in vain costs less than a wrong refusal
+TRY_ANYWAY = "WAN_S2V_TRY_ANYWAY"  # environment variable: with any value nothing is refused for its memory, only warned of
 IMAGE_SHARE = 0.8  # of the free main memory that one IMAGE may take
 EIGHT_BIT = 1.5  # bytes per weight below which a file counts as fp8; some of its layers have more bits
 SIXTEEN_BIT = 2
@@ -26,6 +28,7 @@ class DeviceFacts:
     Attributes:
         free_bytes: including what other models can be made to leave. host_free_bytes: main memory.
         is_host: computes in main memory.
+        is_measured: `free_bytes` was asked of the device; else ComfyUI has put a figure in its place, on which nothing is refused.
     """
 
     name: str
@@ -33,16 +36,18 @@ class DeviceFacts:
     host_free_bytes: float
     rates: Rates
     is_host: bool = False
+    is_measured: bool = True
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """A kind of memory of which there is too little; `of_frames`: for frames alone, whatever the model."""
+    """A kind of memory of which there is too little; `of_frames`: for frames alone, whatever the model; `is_measured`: as of the device."""
 
     kind: str
     needed_bytes: float
     free_bytes: float
     of_frames: bool = False
+    is_measured: bool = True
 
 
 def shortage(cost: Estimate, model: ModelFacts, device: DeviceFacts, share: float = 1.0) -> Shortage | None:
@@ -56,20 +61,23 @@ def shortage(cost: Estimate, model: ModelFacts, device: DeviceFacts, share: floa
         kinds = [Shortage("main memory", cost.least_device_bytes + cost.clip_host_bytes, host_free)]
     else:
         stays_behind = 0.0
-        if not (model.is_file_backed or model.is_resident):
+        if device.is_measured and not (model.is_file_backed or model.is_resident):
             stays_behind = max(0.0, model.weights_bytes + cost.least_device_bytes - device.free_bytes)
         kinds = [
-            Shortage(f"GPU memory on {device.name}", cost.least_device_bytes, device.free_bytes),
+            Shortage(f"GPU memory on {device.name}", cost.least_device_bytes, device.free_bytes, is_measured=device.is_measured),
             Shortage("main memory", cost.clip_host_bytes + stays_behind, host_free, of_frames=not stays_behind),
         ]
-    return next((kind for kind in kinds if share * kind.needed_bytes > kind.free_bytes), None)
+    short = [kind for kind in kinds if share * kind.needed_bytes > kind.free_bytes]
+    return min(short, key=lambda kind: not kind.is_measured, default=None)
 
 
 def refusal(job: Job, model: ModelFacts, device: DeviceFacts) -> str | None:
     """Why a job clearly cannot run, and what helps; None if it may."""
     short = shortage(estimate(job, model, device.rates), model, device, REFUSED_SHARE)
-    if short is None:
-        return None
+    return None if short is None else _reason(short, job, model, device)
+
+
+def _reason(short: Shortage, job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     return (
         f"{job.width}x{job.height} with {job.timeline.frames_per_clip} frames per clip needs at least {_gigabytes(short.needed_bytes)} of "
         f"{short.kind}, but only {_gigabytes(short.free_bytes)} can be had. "
@@ -78,15 +86,22 @@ def refusal(job: Job, model: ModelFacts, device: DeviceFacts) -> str | None:
 
 
 def require_fit(job: Job, model: ModelFacts, device: DeviceFacts) -> None:
-    """Log what a job costs.
+    """Log what a job costs; warn if it seems not to fit, and the figures are not sure or the user wants to try.
 
     Raises:
         ValueError: it clearly does not fit.
     """
     logger.info("estimate: %s", describe_job(job, model, device))
-    reason = refusal(job, model, device)
-    if reason is not None:
-        raise ValueError(reason)
+    short = shortage(estimate(job, model, device.rates), model, device, REFUSED_SHARE)
+    if short is None:
+        return
+    reason = _reason(short, job, model, device)
+    if not short.is_measured:
+        logger.warning("%s But ComfyUI cannot measure the memory of this device, so it is tried.", reason)
+    elif os.environ.get(TRY_ANYWAY):
+        logger.warning("%s It is tried all the same, as %s is set.", reason, TRY_ANYWAY)
+    else:
+        raise ValueError(f"{reason} If that is wrong, start ComfyUI with {TRY_ANYWAY}=1 in its environment.")
 
 
 def require_image_memory(shape: Sequence[int], free_bytes: float, advice: str, value_bytes: int = FLOAT32_BYTES) -> None:
@@ -134,7 +149,7 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
         f"assumed: 14B model in {8 * model.value_bytes} bits, {job.steps} steps {guidance} guidance",
     ]
     short = shortage(cost, model, device, REFUSED_SHARE)
-    if short is not None:
+    if short is not None and short.is_measured:
         lines.append(f"too large: {next(_advice(job, model, device, short))} would help")
     last = timeline.clip_frames(timeline.num_clips - 1)
     if timeline.num_clips > 1 and last < timeline.frames_per_clip // 4:
@@ -146,7 +161,8 @@ def _memory(cost: Estimate, model: ModelFacts, device: DeviceFacts) -> list[str]
     host_free = _gigabytes(device.host_free_bytes + model.held_bytes)
     if device.is_host:
         return [f"RAM: {_gigabytes(cost.least_device_bytes + cost.clip_host_bytes)}, {host_free} free"]
-    least, full, free = (_gigabytes(size) for size in (cost.least_device_bytes, cost.full_device_bytes, device.free_bytes))
+    least, full = _gigabytes(cost.least_device_bytes), _gigabytes(cost.full_device_bytes)
+    free = _gigabytes(device.free_bytes) if device.is_measured else "nobody knows how much"
     return [
         f"GPU memory: {least} at least, {full} for full speed, {free} free",
         f"RAM: {_gigabytes(cost.host_bytes)} for full speed, {host_free} free",

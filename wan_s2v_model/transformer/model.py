@@ -260,9 +260,7 @@ class WanS2VTransformer(nn.Module):
             sequence.append(self.frame_packer(conditions.motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
         return torch.cat(sequence, dim=1), video.shape[1]
 
-    def embed_time(
-        self, timestep: Tensor, cast: CastWeights = cast_weights, device: torch.device | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def embed_time(self, timestep: Tensor, cast: CastWeights = cast_weights, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Time embeddings in float32; reference and motion tokens are always at timestep 0.
 
         Args:

@@ -193,7 +193,7 @@ def test_job_that_does_not_fit_is_refused():
     tiny = replace(GPU, free_bytes=1e9)
     with pytest.raises(ValueError, match=r"needs at least .* of GPU memory on Test GPU") as caught:
         require_fit(JOB, BF16, tiny)
-    assert str(caught.value) == refusal(JOB, BF16, tiny)
+    assert str(caught.value).startswith(refusal(JOB, BF16, tiny))
 
 
 def test_images_that_fit_are_let_through():
@@ -207,3 +207,30 @@ def test_images_that_do_not_fit_are_refused_in_words():
         match=r"^101 frames of 832x480 need 0\.5 GB as IMAGE, but only 0\.6 GB of memory are free\. Cut it\.$",
     ):
         require_image_memory((101, 480, 832, 3), free_bytes=0.48e9 / 0.8, advice="Cut it.")
+
+
+DIRECTML = replace(GPU, name="DirectML", free_bytes=2**30, is_measured=False)
+
+
+def test_a_figure_that_nobody_measured_refuses_nothing(caplog):
+    require_fit(JOB, BF16, DIRECTML)
+    assert "needs at least" in caplog.text
+    assert "cannot measure the memory" in caplog.text
+    lines = describe_plan(JOB, BF16, DIRECTML)
+    assert not any("too large" in line for line in lines)
+    assert any("nobody knows how much free" in line for line in lines)
+
+
+def test_main_memory_is_measured_there_too():
+    with pytest.raises(ValueError, match="of main memory"):
+        require_fit(JOB, BF16, replace(DIRECTML, host_free_bytes=CLIP_HOST / 2))
+
+
+def test_a_refusal_says_how_to_try_it_anyway(monkeypatch, caplog):
+    small = replace(GPU, free_bytes=LEAST / 2)
+    monkeypatch.delenv(resources.TRY_ANYWAY, raising=False)
+    with pytest.raises(ValueError, match="WAN_S2V_TRY_ANYWAY=1"):
+        require_fit(JOB, BF16, small)
+    monkeypatch.setenv(resources.TRY_ANYWAY, "1")
+    require_fit(JOB, BF16, small)
+    assert "tried all the same" in caplog.text

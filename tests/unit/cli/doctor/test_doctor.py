@@ -65,6 +65,12 @@ def with_runtime(**changes):
     return replace(HEALTHY, runtime=replace(HEALTHY.runtime, **changes))
 
 
+def with_device(kind):
+    """No GPU that PyTorch calls CUDA."""
+    runtime = RuntimeFacts(dynamic=False, device=kind, device_name="the device")
+    return replace(with_torch(gpus=(), accelerator=kind), runtime=runtime)
+
+
 def with_gpu(**changes):
     return with_torch(gpus=(replace(H100, **changes),))
 
@@ -115,21 +121,21 @@ def test_healthy_machine():
         (with_torch(torchaudio="2.11.0+cu128"), "problem", "PyTorch", "different platforms (cu128, cu130)", "one CUDA version"),
         (with_torch(torchvision="0.25.0+cu130"), "problem", "PyTorch", "torch 2.11 needs torchvision 0.26", "one CUDA version"),
         (with_torch(torchaudio="2.10.0+cu130"), "problem", "PyTorch", "torch 2.11 needs torchaudio 2.11", "one CUDA version"),
-        (with_torch(gpus=(), accelerator=""), "warning", "GPU", "none that PyTorch can use", "nvidia-smi"),
-        (with_torch(gpus=(), accelerator="mps"), "warning", "GPU", "only mps", "nvidia-smi"),
+        (with_device("cpu"), "warning", "GPU", "none that PyTorch can use", "nvidia-smi"),
+        (replace(with_torch(gpus=(), accelerator=""), system="win32"), "warning", "GPU", "none that PyTorch can use", "portable build"),
+        (replace(with_torch(gpus=(), accelerator=""), system="darwin"), "warning", "GPU", "none that PyTorch can use", "Apple silicon"),
+        (with_device("mps"), "warning", "GPU", "Apple's GPU (the device)", "bf16 or GGUF"),
+        (with_device("xpu"), "warning", "GPU", "Intel's GPU (the device)", "Nothing to do"),
+        (with_device("privateuseone"), "warning", "GPU", "DirectML (the device)", "memory is not known"),
         (with_gpu(capability=(7, 5)), "warning", "GPU", "compute capability 7.5", "bfloat16"),
         (with_gpu(capability=None), "warning", "GPU", "not NVIDIA", "tested on NVIDIA"),
-        (with_gpu(capability=None), "warning", "Memory mode", "needs an NVIDIA GPU", "Nothing to do"),
-        (with_runtime(wants_dynamic=False), "warning", "Memory mode", "turned off by a flag", "without --highvram"),
-        (with_runtime(wsl=True), "warning", "Memory mode", "WSL", "--enable-dynamic-vram"),
-        (with_runtime(wsl=True, forces_dynamic=True), "ok", "Memory mode", "dynamic VRAM", ""),
-        (with_runtime(aimdo=False), "warning", "Memory mode", "comfy-aimdo", "requirements.txt"),
+        (with_runtime(dynamic=False), "warning", "Memory mode", "for this device, system or flags", "--enable-dynamic-vram"),
         (
-            with_torch(version="2.7.1+cu130", torchvision="0.22.1+cu130", torchaudio="2.7.1+cu130"),
+            with_runtime(dynamic=False, why="No working comfy-aimdo"),
             "warning",
             "Memory mode",
-            "torch 2.8",
-            "Update",
+            "off: No working comfy-aimdo",
+            "Put that right",
         ),
         (replace(HEALTHY, ram_bytes=16_000_000_000), "warning", "RAM", "the model has 32.6 GB", "fp8"),
         (with_torch(broken={"xformers": "no kernel"}), "warning", "Attention", "xformers is installed but", "Uninstall"),
@@ -199,7 +205,7 @@ def test_report_is_one_readable_screen():
     assert doctor.report(checks.examine(HEALTHY)).endswith("everything is in order")
 
 
-@pytest.mark.parametrize(("given", "status"), [(HEALTHY, 0), (with_runtime(wsl=True), 0), (with_models(vae=()), 1)])
+@pytest.mark.parametrize(("given", "status"), [(HEALTHY, 0), (with_runtime(dynamic=False), 0), (with_models(vae=()), 1)])
 def test_json_and_exit_status(given, status, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "collect", lambda **_: given)
     parser = argparse.ArgumentParser()
@@ -353,3 +359,33 @@ def test_probe_tells_broken_from_absent_packages(monkeypatch, tmp_path):
     assert probe.attention_packages() == {"packages": ["sageattention"], "broken": {"flash_attn": "undefined symbol: x"}}
     for name in ("flash_attn", "sageattention"):
         sys.modules.pop(name, None)
+
+
+LATER_COMFYUI = {  # with rules of its own for dynamic VRAM
+    "main.py": """
+import logging, sys
+import comfy.memory_management
+assert "--disable-all-custom-nodes" in sys.argv
+comfy.memory_management.aimdo_enabled = {dynamic}
+if not {dynamic}:
+    logging.warning("Old driver. DynamicVRAM needs ROCm 7.14. Falling back to legacy.")
+""",
+    "comfy/memory_management.py": "aimdo_enabled = False",
+    "comfy/model_management.py": """
+from types import SimpleNamespace
+vram_state, MAX_PINNED_MEMORY = SimpleNamespace(name="NORMAL_VRAM"), -1
+get_torch_device = lambda: SimpleNamespace(type="xpu")
+get_torch_device_name = lambda device: "an Arc"
+""",
+    "comfy/ldm/modules/attention.py": "def optimized_attention(): pass",
+}
+
+
+@pytest.mark.parametrize(("dynamic", "why"), [(True, ""), (False, "Old driver. DynamicVRAM needs ROCm 7.14")])
+def test_comfyui_itself_says_what_it_decides(tmp_path, dynamic, why):
+    for name, text in LATER_COMFYUI.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("{dynamic}", str(dynamic)))
+    runtime, _, _ = facts.probe_comfyui(tmp_path, [])
+    assert runtime == RuntimeFacts(dynamic, why, "xpu", "an Arc", "NORMAL_VRAM", "optimized_attention", -1)
