@@ -214,7 +214,7 @@ class WanS2VSampler(io.ComfyNode):
                 store,
                 plan,
                 seed,
-                Networks(sample, run_vae.encode, decode),
+                Networks(sample, run_vae.encode, decode, sample.dtype),
                 show=comfy_bridge.file_shower(),
                 peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
             )

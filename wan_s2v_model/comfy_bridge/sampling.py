@@ -114,6 +114,11 @@ class ClipSampler:
         return forward_of(self.model).transformer.config
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which the transformer computes."""
+        return self.model.model.get_dtype_inference()
+
+    @property
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 

@@ -30,12 +30,17 @@ Result = TypeVar("Result")
 GIGABYTE = 1e9
 
 
+class NotFiniteError(ValueError):
+    """The model made no picture."""
+
+
 class Networks(NamedTuple):
-    """What makes a clip, as for `run_clips`."""
+    """What makes a clip, as for `run_clips`; `dtype`: in which the model computes, where that is known."""
 
     sample: Sample
     encode: Encode
     decode: Decode
+    dtype: torch.dtype | None = None
 
 
 def finish_and_show(
@@ -59,7 +64,12 @@ def finish_and_show(
             live.consume(clip)
             store.shown = live.shown
 
-        finish_run(store, plan, seed, **networks._asdict(), on_stored=on_stored, peak_bytes=peak_bytes)
+        sample, encode, decode, dtype = networks
+        work = {"sample": sample, "encode": encode, "decode": decode}
+        try:
+            finish_run(store, plan, seed, **work, on_stored=on_stored, peak_bytes=peak_bytes)  # type: ignore[arg-type]
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}{_words_about(dtype)}") from error
 
 
 def run_bytes(plan: Plan, first_clip: int = 0) -> int:
@@ -100,7 +110,7 @@ def finish_run(
             sampled.
         peak_bytes: most device memory taken since the last call, for the log; None where it is not known.
     Raises:
-        ValueError: the model produced NaN or infinite latents; the clips before are kept.
+        NotFiniteError: the model produced NaN or infinite latents; the clips before are kept.
         RunStoreError: a clip could not be stored; the clips before are kept.
     """
     watch = Stopwatch()
@@ -173,11 +183,19 @@ def _bytes_of(frames: Tensor) -> Tensor:
 
 def _require_finite(latents: Tensor) -> Tensor:
     if not torch.isfinite(latents).all():
-        raise ValueError(
+        raise NotFiniteError(
             "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "
             "or set attention to comfyui and weight_dtype to bf16 in Load Wan S2V Model."
         )
     return latents
+
+
+def _words_about(dtype: torch.dtype | None) -> str:
+    if dtype is None:
+        return ""
+    name, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+    beyond = f", whose numbers end at {largest:,.0f}: bf16 or fp32 go further" if dtype == torch.float16 else ""
+    return f" It computed in {name}{beyond}."
 
 
 class Stopwatch:

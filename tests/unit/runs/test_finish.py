@@ -15,7 +15,7 @@ from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.reports.drift import measure_clips
 from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
-from wan_s2v_pack.wan_s2v_model.runs.finish import Stopwatch, finish_run
+from wan_s2v_pack.wan_s2v_model.runs.finish import Networks, Stopwatch, finish_and_show, finish_run
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 
@@ -154,6 +154,19 @@ def test_latents_that_are_not_finite_are_not_stored(folder, value):
     with RunStore.open(folder, FINGERPRINT) as store, pytest.raises(ValueError, match="The model produced NaN or infinite latents"):
         finish_run(store, make_plan(), SEED, sample=lambda clip, known, noise: noise * value, encode=encode, decode=decode)
     assert num_clips(folder) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [(None, r"Model\.$"), (torch.bfloat16, r"computed in bfloat16\.$"), (torch.float16, r"float16.* end at 65,504: bf16")],
+)
+def test_an_overflow_names_the_type_in_which_the_model_computes(folder, dtype, words):
+    def overflow(clip, known, noise):
+        return (noise.half() * 1e6).float()
+
+    networks = Networks(overflow, encode, decode, dtype)
+    with RunStore.open(folder, FINGERPRINT) as store, pytest.raises(ValueError, match=words):
+        finish_and_show(store, make_plan(), SEED, networks, show=lambda path: None, peak_bytes=lambda: None)
 
 
 def test_clocks_that_jump_do_no_harm(folder, whole, monkeypatch):
