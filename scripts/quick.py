@@ -17,12 +17,25 @@ MOST_CPU_S = 60
 SLOW_FILES = (  # of tests/unit, each more than a second of CPU
     *("audio/test_loudness.py", "audio/test_wav2vec2.py", "checkpoints/test_wav2vec2.py"),
     *("cli/comfyui/test_client.py", "cli/comfyui/test_server.py", "cli/comfyui/test_transport.py", "cli/models/test_download.py"),
-    *("cli/predict/test_connection.py", "cli/runs/test_runs.py", "conditioning/test_picture.py", "cost/test_estimate.py"),
+    *(
+        "cli/test_command.py",
+        "cli/predict/test_connection.py",
+        "cli/runs/test_runs.py",
+        "conditioning/test_picture.py",
+        "cost/test_estimate.py",
+    ),
     *("kernels/test_float8.py", "kernels/test_fused.py", "kernels/test_linears.py", "kernels/test_triton_blocks.py"),
     *("media/test_sound.py", "media/test_speech_worker.py", "media/test_video_reader.py", "media/test_video_writer.py"),
     *("reports/test_drift_plot.py", "reports/test_sync.py", "reports/test_sync_offset.py"),
     *("runs/test_clips.py", "runs/test_finish.py", "runs/test_finish_hour.py", "runs/test_stable_text.py", "runs/test_store.py"),
-    *("runs/test_store_faults.py", "runs/test_tail.py", "sampling/test_continuity.py", "test_files.py", "test_published_files.py"),
+    *(
+        "runs/test_store_faults.py",
+        "runs/test_tail.py",
+        "sampling/test_continuity.py",
+        "test_files.py",
+        "test_files_held.py",
+        "test_published_files.py",
+    ),
     *("transformer/test_model.py", "transformer/test_model_compile.py", "transformer/test_model_shared_attention.py"),
     "tts_worker/test_cosyvoice_worker.py",
 )

@@ -2,7 +2,7 @@
 
 import re
 
-OLDEST_COMFYUI = "0.30.0"  # a test compares what other files say with it
+OLDEST_COMFYUI = "0.25.0"  # a test compares what other files say with it
 
 
 def require_comfyui() -> None:

@@ -8,6 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+try:
+    from ...wan_s2v_model.files import discard, replace
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import discard, replace
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,9 +46,10 @@ def write_file(path: Path, header: bytes, tensors: Iterable[Tensor]) -> None:
             _write_all(file, tensors, header)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        replace(part, path)
+    except BaseException:
+        discard(part)
+        raise
 
 
 def _write_all(file: BinaryIO, tensors: Iterable[Tensor], header: bytes) -> None:

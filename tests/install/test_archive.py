@@ -78,10 +78,10 @@ def fetch(url: str, path: str) -> bytes:
 def test_below_the_oldest_comfyui_the_message_is_clear(installed):
     version = installed / "comfyui_version.py"
     present = version.read_text()
-    version.write_text('__version__ = "0.29.1"\n')
+    version.write_text('__version__ = "0.24.1"\n')
     try:
         log = start_and_end(installed)
     finally:
         version.write_text(present)
-    assert "Wan S2V needs ComfyUI 0.30.0 or newer, this is 0.29.1. Update ComfyUI and restart it." in log
+    assert "Wan S2V needs ComfyUI 0.25.0 or newer, this is 0.24.1. Update ComfyUI and restart it." in log
     assert f"(IMPORT FAILED): {installed / 'custom_nodes' / FOLDER}" in log

@@ -36,14 +36,14 @@ def make_comfyui(folder: Path, version: str | None) -> Path:
 
 @pytest.mark.parametrize(
     ("version", "named"),
-    [("0.29.9", "this is 0.29.9"), ("0.3.75", "this is 0.3.75"), ("0.29", "this is 0.29"), (None, "this is an older one")],
+    [("0.24.9", "this is 0.24.9"), ("0.3.75", "this is 0.3.75"), ("0.24", "this is 0.24"), (None, "this is an older one")],
 )
 def test_too_old(version, named, tmp_path):
     message = import_into(make_comfyui(tmp_path, version))
     assert message.startswith(f"ImportError: Wan S2V needs ComfyUI {OLDEST_COMFYUI} or newer, {named}. Update ComfyUI")
 
 
-@pytest.mark.parametrize("version", ["0.30.0", "0.30", "0.30.1rc2", "0.31.0-dev", "1.0.0", "nightly"])
+@pytest.mark.parametrize("version", ["0.25.0", "0.25", "0.25.1rc2", "0.31.0-dev", "1.0.0", "nightly"])
 def test_new_enough(version, tmp_path):
     assert "No module named 'comfy" in import_into(make_comfyui(tmp_path, version))  # it went on to the nodes
 
@@ -57,3 +57,9 @@ def test_registry_is_told_the_same_version():
 def test_documents_name_the_same_version(file):
     named = re.findall(r"ComfyUI (?:below )?(\d[\d.]*\d)", (ROOT / file).read_text(encoding="utf-8"))
     assert set(named) == {OLDEST_COMFYUI.removesuffix(".0")}
+
+
+def test_the_oldest_and_the_newest_are_tried_every_night():
+    nightly = (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    tried = re.search(r"comfyui: \[(.+)\]", nightly)[1].replace('"', "").split(", ")
+    assert {f"v{OLDEST_COMFYUI}", "master"} < set(tried)

@@ -1,6 +1,7 @@
 """Loads the models into ComfyUI's memory management, and LoRA files onto a MODEL, through its patches."""
 
 import functools
+import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,7 +145,14 @@ def _set_dtypes(model_config: S2VModelConfig, state_dict: dict[str, Tensor], wei
         chosen = comfy.model_management.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=stored)
         dtype = DTYPES.get(weight_dtype, chosen)
         cast = comfy.model_management.unet_manual_cast(dtype, device, supported)
-    model_config.set_inference_dtype(dtype, cast, device=device)
+    takes_device = "device" in inspect.signature(model_config.set_inference_dtype).parameters  # since ComfyUI 0.27
+    model_config.set_inference_dtype(dtype, cast, **({"device": device} if takes_device else {}))
+
+
+def _require_types_of(device: torch.device, tensors: Mapping[str, Tensor], file_name: str, advice: str) -> None:
+    """Raise CheckpointError if weights have a type that the device cannot even hold; ComfyUI would fail when it samples."""
+    if comfy.model_management.is_device_mps(device) and any(tensor.dtype in FLOAT8 for tensor in tensors.values()):
+        raise CheckpointError(f"{file_name} holds weights in 8-bit floats (fp8), which Apple's GPUs do not have. {advice}")
 
 
 def _require_types_of(device: torch.device, tensors: Mapping[str, Tensor], file_name: str, advice: str) -> None:

@@ -109,8 +109,8 @@ def test_healthy_machine():
     ("given", "status", "topic", "text", "advice"),
     [
         (replace(HEALTHY, comfyui=None), "problem", "ComfyUI", "not found", "--comfyui"),
-        (replace(HEALTHY, comfyui_version="0.29.3"), "problem", "ComfyUI", "0.29.3", "Update it to 0.30"),
-        (replace(HEALTHY, comfyui_version=""), "warning", "ComfyUI", "unknown version", "0.30"),
+        (replace(HEALTHY, comfyui_version="0.24.3"), "problem", "ComfyUI", "0.24.3", "Update it to 0.25"),
+        (replace(HEALTHY, comfyui_version=""), "warning", "ComfyUI", "unknown version", "0.25"),
         (replace(HEALTHY, python="3.9.1 (python)"), "problem", "Python", "3.9.1", "3.10"),
         (with_server(error="no answer"), "problem", "Server", "no answer", "--server"),
         (with_server(has_pack=False), "problem", "Server", "no Wan S2V nodes", "custom_nodes"),
