@@ -155,12 +155,6 @@ def _require_types_of(device: torch.device, tensors: Mapping[str, Tensor], file_
         raise CheckpointError(f"{file_name} holds weights in 8-bit floats (fp8), which Apple's GPUs do not have. {advice}")
 
 
-def _require_types_of(device: torch.device, tensors: Mapping[str, Tensor], file_name: str, advice: str) -> None:
-    """Raise CheckpointError if weights have a type that the device cannot even hold; ComfyUI would fail when it samples."""
-    if comfy.model_management.is_device_mps(device) and any(tensor.dtype in FLOAT8 for tensor in tensors.values()):
-        raise CheckpointError(f"{file_name} holds weights in 8-bit floats (fp8), which Apple's GPUs do not have. {advice}")
-
-
 def load_text_encoder(path: str, offload: bool = True) -> comfy.sd.CLIP:
     """Load a umT5 encoder of any size as a ComfyUI CLIP.
 
