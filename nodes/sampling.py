@@ -210,8 +210,8 @@ class WanS2VSampler(io.ComfyNode):
         require_space(store, plan)
         comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
         comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
-        progress = Progress(total, sample.num_steps, store.num_finished, sample.calls_of_steps)
-        run_vae, device = RunVae(vae), sample.model.load_device
+        progress = Progress(total, sample.num_steps, store.num_finished, sample.work_of_steps)
+        run_vae = RunVae(vae)
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
         with sample.report_to(progress, plan.timeline.num_frames, take, check=store.raise_failure):
             finish_and_show(
@@ -220,5 +220,5 @@ class WanS2VSampler(io.ComfyNode):
                 seed,
                 Networks(sample, run_vae.encode, decode, sample.dtype),
                 show=comfy_bridge.file_shower(),
-                peak_bytes=lambda: comfy_bridge.take_memory_peak(device),
+                peak_bytes=lambda: comfy_bridge.take_memory_peak(sample.model),
             )

@@ -124,6 +124,25 @@ def test_other_nodes_that_look_into_blocks_see_all_tokens(bridge, model, on):
     assert len(set(seen)) == 1
 
 
+# What is said
+
+
+def test_time_and_words_know_of_the_gpus(bridge, model, on):
+    one, two, four = (clip_sampler(bridge, on(model, count), cfg_end=0.4) for count in (1, 2, 4))
+    assert [sampler.work_of_steps for sampler in (one, two, four)] == [[2, 2, 1, 1, 1], [1, 1, 0.5, 0.5, 0.5], [0.5, 0.5] + 3 * [0.25]]
+    assert [sampler.work_on_gpus for sampler in (one, two, four)] == ["", "2 GPUs: prompt | negative", "4 GPUs: 2 x 2"]
+    assert one.calls_per_step == four.calls_per_step
+
+
+def test_node_and_log_say_what_the_gpus_do(bridge, model, on, monkeypatch, caplog):
+    display = pack_module("wan_s2v_model.comfy_bridge.display")
+    shown, progress = [], pack_module("wan_s2v_model.sampling.progress").Progress(1, 5)
+    monkeypatch.setattr(display, "text_display", lambda: shown.append)
+    with caplog.at_level("INFO"), clip_sampler(bridge, on(model, 2)).report_to(progress, 5) as _:
+        pass
+    assert "2 GPUs: prompt | negative" in caplog.text
+
+
 # Trouble
 
 

@@ -11,12 +11,16 @@ GPU, OTHER_GPU = torch.device("cuda", 0), torch.device("cuda", 1)
 
 
 class Patcher:
-    def __init__(self, model=None, device=GPU, stays=False):
+    def __init__(self, model=None, device=GPU, stays=False, copies=()):
+        self.copies = list(copies)
         self.model = SimpleNamespace(disable_offload=stays) if model is None else model
         self.load_device = device
 
     def is_clone(self, other):
         return self.model is other.model
+
+    def get_additional_models_with_key(self, key):
+        return self.copies
 
 
 @pytest.fixture
@@ -47,6 +51,20 @@ def test_encoders_leave_and_transformer_and_vae_stay(loaded, caplog):
     with caplog.at_level("INFO"):
         assert loaded([text, clone, audio, vae], transformer, vae) == [clone, vae]
     assert "off the GPU before sampling" in caplog.text
+
+
+def test_every_gpu_of_a_model_is_freed(bridge, monkeypatch):
+    import comfy.model_management
+
+    copy, text, far = Patcher(device=OTHER_GPU), Patcher(), Patcher(device=OTHER_GPU)
+    transformer = Patcher(copies=[copy])
+    loaded = [SimpleNamespace(model=patcher, device=patcher.load_device) for patcher in (transformer, text, copy, far)]
+    freed = {}
+    monkeypatch.setattr(comfy.model_management, "current_loaded_models", loaded)
+    monkeypatch.setattr(comfy.model_management, "free_memory", lambda size, device, keep: freed.update({device: keep}))
+    bridge.take_others_off_gpu(transformer)
+    leaving = {device: [entry.model for entry in loaded if entry not in keep] for device, keep in freed.items()}
+    assert leaving == {GPU: [text], OTHER_GPU: [far]}
 
 
 def test_models_that_are_not_to_be_offloaded_stay(loaded):

@@ -1,6 +1,7 @@
 """What the device can do and how much memory can be had there, and what a MODEL needs of it."""
 
 import functools
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.model_patcher
@@ -16,6 +17,7 @@ from ..kernels.linears import EXACT
 from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
+from .gpus import gpus_of
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
@@ -28,7 +30,8 @@ def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> 
     linears = pick_linears(forward.speed, device, dtype)
     attention = pick_attention(forward.attention, device, wants_float8_attention(forward.speed))
     modes = Modes(vae_value_bytes(vae), float8_linears=linears is not EXACT, float8_attention=hasattr(attention, FLOAT8_BEYOND))
-    return _device_facts(device, dtype, modes)
+    facts, count = _device_facts(device, dtype, modes), len(gpus_of(model))
+    return facts if count == 1 else replace(facts, name=f"{count} GPUs like {facts.name}")
 
 
 def _device_facts(device: torch.device, dtype: torch.dtype, modes: Modes) -> DeviceFacts:
@@ -95,6 +98,7 @@ def require_memory(sample: ClipSampler, plan: Plan, first_clip: int, vae: comfy.
         vae_warmup=sample.settings.vae_warmup,
         conditionings=sample.num_conditionings,
         disk_bytes=disk_bytes,
+        work=sum(sample.work_of_steps) / sample.num_steps,
     )
     require_fit(job, model_facts(sample.model), device_facts(sample.model, vae))
 

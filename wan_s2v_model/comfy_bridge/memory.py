@@ -10,6 +10,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from .gpus import gpus_of
+
 logger = logging.getLogger("wan_s2v")
 EVERYTHING_BYTES = 1e30
 OOM_ERRORS = (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR)
@@ -28,17 +30,20 @@ def stays_on_gpu(patcher: comfy.model_patcher.ModelPatcher) -> bool:
 
 
 def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.model_patcher.ModelPatcher) -> None:
-    """Free the GPU of text and audio encoders and whatever else is not needed for sampling, unless it is meant to stay.
+    """Free the GPUs of a MODEL of text and audio encoders and whatever else is not needed for sampling, unless it is meant to stay.
 
     ComfyUI itself unloads only what is in the way, and with dynamic VRAM keeps the encoders' weights until something else needs the room.
     """
-    device = model.load_device
-    if comfy.model_management.is_device_cpu(device):
-        return
+    gpus = gpus_of(model)
+    for patcher in gpus:
+        if not comfy.model_management.is_device_cpu(patcher.load_device):
+            _take_off(patcher.load_device, [*gpus, *needed])
 
+
+def _take_off(device: torch.device, needed: Sequence[comfy.model_patcher.ModelPatcher]) -> None:
     def leaves(loaded: comfy.model_management.LoadedModel) -> bool:
         patcher = loaded.model
-        is_needed = patcher is None or stays_on_gpu(patcher) or any(patcher.is_clone(other) for other in (model, *needed))
+        is_needed = patcher is None or stays_on_gpu(patcher) or any(patcher.is_clone(other) for other in needed)
         return loaded.device == device and not is_needed
 
     loaded_models = comfy.model_management.current_loaded_models
@@ -50,21 +55,22 @@ def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.
 
 
 def take_all_others_off_gpu(model: comfy.model_patcher.ModelPatcher) -> None:
-    """Leave one model alone on its device, whatever the loaders of the others were told: memory has run out."""
-    device = model.load_device
-    if not comfy.model_management.is_device_cpu(device):
-        loaded_models = comfy.model_management.current_loaded_models
-        keep = [loaded for loaded in loaded_models if loaded.model is not None and loaded.model.is_clone(model)]
-        comfy.model_management.free_memory(EVERYTHING_BYTES, device, keep)
+    """Leave one model alone on each of its GPUs, whatever the loaders of the others were told: memory has run out."""
+    for patcher in gpus_of(model):
+        device = patcher.load_device
+        if not comfy.model_management.is_device_cpu(device):
+            loaded_models = comfy.model_management.current_loaded_models
+            keep = [loaded for loaded in loaded_models if loaded.model is not None and loaded.model.is_clone(patcher)]
+            comfy.model_management.free_memory(EVERYTHING_BYTES, device, keep)
 
 
-def take_memory_peak(device: torch.device) -> float | None:
-    """Most bytes of a CUDA device that tensors took since the last call; None for other devices."""
-    if device.type != "cuda":
-        return None
-    peak = torch.cuda.max_memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    return peak
+def take_memory_peak(model: comfy.model_patcher.ModelPatcher) -> float | None:
+    """Most bytes of one of its CUDA devices that tensors took since the last call; None for other devices."""
+    devices = [patcher.load_device for patcher in gpus_of(model) if patcher.load_device.type == "cuda"]
+    peaks = [torch.cuda.max_memory_allocated(device) for device in devices]
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    return max(peaks, default=None)
 
 
 def in_host_memory(tensor: Tensor) -> Tensor:
@@ -83,7 +89,7 @@ def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Seque
     """Load a model that must not be offloaded as a whole; ComfyUI would leave out what it thinks does not fit."""
     if stays_on_gpu(model):
         needed = model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
-        comfy.model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)
+        comfy.model_management.load_models_gpu(gpus_of(model), memory_required=needed, force_full_load=True)
 
 
 class RetryInLessMemory:

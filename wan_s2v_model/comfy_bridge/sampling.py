@@ -19,13 +19,14 @@ from ..conditioning.prompts import conditioning_of_clip
 from ..constants import MOTION_LATENTS
 from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
+from ..sampling.gpus import describe, work_of_step
 from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
 from ..sampling.solvers import SOLVERS
 from ..transformer.config import WanS2VConfig
 from .display import RunDisplay, computation_in_words
-from .gpus import Gpus
+from .gpus import Gpus, gpus_of
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
@@ -133,17 +134,33 @@ class ClipSampler:
     @property
     def calls_of_steps(self) -> list[int]:
         """Model calls in each step of a first-order solver, one for each conditioning that the step asks."""
-        return [model_calls(cfg, audio_cfg, *self._num_texts()) for cfg, audio_cfg in self._scales_of_steps()]
+        return [self._calls(*scales) for scales in self._scales_of_steps()]
 
     @property
     def calls_per_step(self) -> float:
         """The mean of `calls_of_steps`."""
         return sum(self.calls_of_steps) / self.num_steps
 
+    @property
+    def work_of_steps(self) -> list[float]:
+        """How long each step takes on the GPUs of the MODEL, in calls of one GPU."""
+        return [work_of_step(len(gpus_of(self.model)), calls) for calls in self.calls_of_steps]
+
+    @property
+    def work_on_gpus(self) -> str:
+        """What the GPUs of the MODEL do in the steps with the most calls, in words; empty for one GPU."""
+        (positive, negative), (cfg, audio_cfg) = self._num_texts(), max(self._scales_of_steps(), key=lambda scales: self._calls(*scales))
+        calls = [*["prompt"] * positive, *["negative"] * negative * (cfg != 1), *["silent"] * positive * (cfg != audio_cfg)]
+        return describe(len(gpus_of(self.model)), calls)
+
     @contextmanager
     def report_to(self, progress: Progress, num_frames: int, take: str = "", check: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
         logger.info("%s", computation_in_words(self.model))
+        gpus = self.work_on_gpus
+        if gpus:
+            logger.info("%s", gpus)
+            take = f"{take}\n{gpus}"
         with RunDisplay(self.model, progress, num_frames, take) as display:
 
             def on_step(done: int, x0: Tensor) -> None:
@@ -188,6 +205,9 @@ class ClipSampler:
             options.pop(POSE_LEVELS_KEY, None)
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
+
+    def _calls(self, cfg: float, audio_cfg: float) -> int:
+        return model_calls(cfg, audio_cfg, *self._num_texts())
 
     def _num_texts(self) -> tuple[int, int]:
         """Positive and negative conditionings of a clip."""

@@ -37,6 +37,7 @@ class Job:
         vae_warmup: latents of motion that are decoded in front of a later clip.
         conditionings: sets of constants that are kept for a clip; None: as many as the calls of a step.
         disk_bytes: that the clips which are left will take.
+        work: how long a step takes, in model calls of one GPU; None: as many as it makes.
     """
 
     timeline: Timeline
@@ -49,6 +50,7 @@ class Job:
     vae_warmup: int = MOTION_LATENTS
     conditionings: int | None = None
     disk_bytes: float = 0
+    work: float | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def _clip_seconds(job: Job, clip: int, config: WanS2VConfig, rates: Rates) -> fl
     vae_flop = VAE_DECODE_FLOP * (context + job.timeline.num_latent_frames - 1 + FIRST_LATENT)
     if clip + 1 < job.timeline.num_clips:
         vae_flop += VAE_ENCODE_FLOP * (MOTION_LATENTS - 1 + FIRST_LATENT)
-    return job.steps * job.model_calls * call + vae_flop * job.height * job.width / rates.vae
+    work = job.model_calls if job.work is None else job.work
+    return job.steps * work * call + vae_flop * job.height * job.width / rates.vae
 
 
 def _weights(model: ModelFacts, is_counted: Callable[[str], bool]) -> float:

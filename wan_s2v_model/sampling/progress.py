@@ -22,7 +22,7 @@ class Progress:
 
     Args:
         first_clip: clips that are there already; they cost this run no time and do not count in its pace.
-        calls_of_steps: model calls in each step of a clip, where steps take unequally long.
+        calls_of_steps: model calls in each step of a clip, or what else is proportional to its time, where steps take unequally long.
         clock: seconds from a clock that is never set, so that changed clocks and time zones do no harm.
     """
 
@@ -31,7 +31,7 @@ class Progress:
         num_clips: int,
         steps_per_clip: int,
         first_clip: int = 0,
-        calls_of_steps: Sequence[int] = (),
+        calls_of_steps: Sequence[float] = (),
         clock: Callable[[], float] = time.monotonic,
     ):
         self.num_clips = num_clips

@@ -188,9 +188,12 @@ class Attention(nn.Module):
         normed: Callable[..., Tensor | Float8Heads] = self._normed_float8 if compute.takes_float8(x.shape[1]) else self._normed
         asking = rope[0][:num_queries], rope[1][:num_queries]
         attention = compute.self_attention(self.num_heads)
+        to_queries = partial(normed, self.q, self.norm_q, rope=asking, cast=cast, linears=linears)
+        # queries first take the least memory; queries last give keys and values time to travel
+        q = None if attention.exchanges else to_queries(x[:, :num_queries])
         attention.take_keys(normed(self.k, self.norm_k, x, rope, cast, linears))
         attention.take_values(linears(self.v, x))
-        q = normed(self.q, self.norm_q, x[:, :num_queries], asking, cast, linears)
+        q = to_queries(x[:, :num_queries]) if q is None else q
         del x
         attended = attention.ask(q, compute.attend, self.num_heads, only_video=num_queries is not None)
         del q, attention

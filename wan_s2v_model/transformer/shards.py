@@ -102,7 +102,13 @@ def video_order(shards: Shards, device: torch.device) -> Tensor:
 
 
 class SelfAttention:
-    """Attention of one GPU to keys and values of its own; they are taken first, so that several GPUs can exchange them meanwhile."""
+    """Attention of one GPU to keys and values of its own.
+
+    Attributes:
+        exchanges: whether keys and values travel, so that they should be taken as early as can be.
+    """
+
+    exchanges = False
 
     def take_keys(self, keys: Heads) -> None:
         """[B, S, dim], or in float8."""
@@ -121,6 +127,8 @@ class OverKeys(SelfAttention):
 
     They travel while the next product is computed. Keys stand member by member: to attention their order is all the same.
     """
+
+    exchanges = True
 
     def __init__(self, team: Team, shards: Shards):
         self._team, self._shards = team, shards
@@ -141,6 +149,8 @@ class OverHeads(SelfAttention):
 
     That is less than `OverKeys` sends from four members on. Members may have unequal numbers of heads.
     """
+
+    exchanges = True
 
     def __init__(self, team: Team, shards: Shards, heads: int):
         self._team, self._shards = team, shards
