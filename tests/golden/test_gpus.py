@@ -4,10 +4,12 @@ The devices are the CPU under several names.
 """
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.golden.report import replay_folder
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, randn, sample_clip, with_cache
 from wan_s2v_pack.tests.golden.test_hooks import LATE, make_sampler
 from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours
@@ -122,6 +124,27 @@ def test_other_nodes_that_look_into_blocks_see_all_tokens(bridge, model, on):
         results.append(sample_clip(clip_sampler(bridge, patched, **WITHOUT_GUIDANCE)))
     assert torch.equal(*results)
     assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("kind", ["forward", "e2e"])
+def test_recorded_results_of_the_reference_with_every_call_shared_by_three(bridge, golden_folder, monkeypatch, capsys, kind):
+    crews, network = pack_module("wan_s2v_model.transformer.crew"), pack_module("wan_s2v_model.transformer.model").WanS2VTransformer
+    forward, crew, shared = network.forward, crews.Crew([torch.device("cpu")] * 3, crews.Halt()), []
+
+    def share(transformer, x, timestep, conditions, compute=None, **options):
+        shared.append(True)
+
+        def work(member):
+            own = None if compute is None else replace(compute, transformer_options=dict(compute.transformer_options))
+            return forward(transformer, x, timestep, conditions, own, **{**options, "team": member})
+
+        return crew.run(work)
+
+    monkeypatch.setattr(network, "forward", share)
+    assert replay_folder(golden_folder, kind)
+    crew.close()
+    assert shared
+    assert "all rows ok" in capsys.readouterr().out
 
 
 # What is said
