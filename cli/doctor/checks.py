@@ -57,6 +57,15 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Link:
+    """From one GPU to the next: whether past main memory, and whether what is copied is there."""
+
+    is_direct: bool
+    arrives: bool
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
 class TorchFacts:
     """Versions are with their build, e.g. 2.11.0+cu130. `errors`: what importing a package said, by package."""
 
@@ -65,6 +74,7 @@ class TorchFacts:
     torchaudio: str = ""
     errors: Mapping[str, str] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
+    links: tuple[Link, ...] = ()  # between them
     accelerator: str = ""  # cuda, mps, xpu or none
     kernels: tuple[str, ...] = ()  # attention kernels of PyTorch itself
     packages: tuple[str, ...] = ()  # attention packages that can be imported
@@ -142,6 +152,7 @@ def examine(facts: Facts) -> list[Finding]:
         check_python,
         check_torch,
         check_gpu,
+        check_links,
         check_memory_mode,
         check_ram,
         check_attention,
@@ -264,6 +275,19 @@ def _other_device(facts: Facts) -> Finding:
     build = f"torch {facts.torch.version}" if facts.torch else "torch"
     advice = NO_GPU.get(facts.system, NO_GPU["linux"]).format(torch=build)
     return Finding(WARNING, "GPU", "none that PyTorch can use; a CPU is for trying things out", advice)
+
+
+def check_links(facts: Facts) -> Iterator[Finding]:
+    links = facts.torch.links if facts.torch else ()
+    if not links:
+        return
+    way = "directly" if all(link.is_direct for link in links) else "through main memory"
+    text = f"{len(links)} reach each other {way}, {min(link.bytes_per_s for link in links) / GB:.0f} GB/s"
+    if all(link.arrives for link in links):
+        yield Finding(OK, "Several GPUs", f"{text}; ComfyUI's MultiGPU CFG Split in front of Sample Video lets all work on one video")
+    else:
+        advice = "Update the driver, or switch IOMMU or ACS off in the BIOS. Until then copies go through main memory."
+        yield Finding(WARNING, "Several GPUs", f"{text}, but what is copied gets lost", advice)
 
 
 def check_memory_mode(facts: Facts) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from ..comfyui.machine import machine_of
 from ..models.files import PARTS
 from ..models.folders import ROOT, FolderError, ModelFolders, find_base, find_comfyui, find_model_folders
 from ..models.headers import SAFETENSORS, HeaderError, describe, find_candidates
-from .checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
+from .checks import Facts, Gpu, Link, RuntimeFacts, ServerFacts, TorchFacts
 from .models import ModelFound
 from .probe import MARK
 
@@ -154,6 +154,7 @@ def probe_torch() -> tuple[TorchFacts | None, str]:
         torchaudio=versions["torchaudio"],
         errors=versions["errors"],
         gpus=tuple(gpus),
+        links=tuple(Link(**link) for link in told.get("links", {}).get("links", ())),
         accelerator=devices.get("accelerator", ""),
         kernels=tuple(devices.get("kernels", ())),
         packages=tuple(attention.get("packages", ())),

@@ -13,12 +13,14 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 IMPORT_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)  # what packages of different builds raise
 TRIO = ("torch", "torchvision", "torchaudio")
 ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "fa3_fwd_interface", "sageattention", "sageattn3", "xformers.ops")
+COPIED_BYTES = 2**28
 MARK = "wan_s2v_probe "
 
 
@@ -54,6 +56,7 @@ def probe_torch() -> None:
     if torch := modules["torch"]:
         tell("devices", accelerator=accelerator(torch), gpus=gpus(torch), kernels=kernels(torch))
         tell("attention", **attention_packages(), triton=getattr(try_import("triton")[0], "__version__", ""), has_kitchen=has_kitchen())
+        tell("links", links=links(torch))
 
 
 def accelerator(torch: Any) -> str:
@@ -73,6 +76,31 @@ def gpus(torch: Any) -> list[dict[str, Any]]:
         {"name": item.name, "memory_bytes": item.total_memory, "capability": [item.major, item.minor] if is_nvidia else None}
         for item in found
     ]
+
+
+def links(torch: Any) -> list[dict[str, Any]]:
+    """How each GPU reaches the next one: whether directly, whether what is copied is there, and bytes per second."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [link(torch, source, (source + 1) % count) for source in range(count if count > 1 else 0)]
+
+
+def link(torch: Any, source: int, target: int) -> dict[str, Any]:
+    sent = torch.arange(COPIED_BYTES // 4, dtype=torch.int32, device=f"cuda:{source}")
+    got = torch.zeros_like(sent, device=f"cuda:{target}")
+
+    def copy() -> float:
+        for gpu in (source, target):
+            torch.cuda.synchronize(gpu)
+        start = time.perf_counter()
+        got.copy_(sent)
+        for gpu in (source, target):
+            torch.cuda.synchronize(gpu)
+        return time.perf_counter() - start
+
+    copy()
+    seconds = copy()
+    is_direct = torch.cuda.can_device_access_peer(source, target)
+    return {"is_direct": is_direct, "arrives": bool(torch.equal(got.cpu(), sent.cpu())), "bytes_per_s": COPIED_BYTES / seconds}
 
 
 def kernels(torch: Any) -> list[str]:

@@ -25,6 +25,8 @@ FILE_INPUTS = {  # part -> node and input that choose its file
     "lora": (LORA, "lora_name"),
 }
 FAST = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # of the sampler, with the LoRA of few steps
+GPUS = "MultiGPU_WorkUnits"  # a node of ComfyUI
+ALL_GPUS = 64  # more than any machine has
 FAST_LORA = next(file.name for file in FILES["comfy"] if file.part == "lora")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # brings inputs of its own with some of its choices
 PARSERS: dict[str, Callable[[str], Any]] = {
@@ -66,6 +68,7 @@ class Request:
         changes: further inputs in words, `NODE.INPUT=VALUE`; the server says of which type they are.
         suffix: of the video file, e.g. "mp4"; decides its format.
         fast: few steps with a LoRA; `inputs` and `loras` still win.
+        gpus: how many of them work on the video at most.
     """
 
     image: Path
@@ -77,6 +80,7 @@ class Request:
     loras: Sequence[Lora] = ()
     suffix: str = "mp4"
     fast: bool = False
+    gpus: int = 1
 
 
 def quick_start() -> Prompt:
@@ -106,6 +110,8 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
         inputs_of(prompt, node_type).update(values)
     choose_files(prompt, object_info, request.files)
     add_loras(prompt, object_info, request.loras or ([Lora()] if request.fast else []))
+    if request.gpus > 1:
+        use_gpus(prompt, object_info, request.gpus)
     for change in request.changes:
         apply_change(prompt, object_info, change)
     choose_format(prompt, object_info, request.suffix)
@@ -153,6 +159,13 @@ def add_loras(prompt: Prompt, object_info: Mapping[str, Any], loras: Sequence[Lo
         sampler["model"] = [add_node(prompt, LORA, "Load LoRA (Wan S2V)", inputs), 0]
 
 
+def use_gpus(prompt: Prompt, object_info: Mapping[str, Any], count: int) -> None:
+    """Let so many GPUs work on the video: ComfyUI's own node in front of the sampler."""
+    input_spec(object_info, GPUS, "max_gpus")
+    sampler = inputs_of(prompt, SAMPLER)
+    sampler["model"] = [add_node(prompt, GPUS, "MultiGPU CFG Split", {"model": sampler["model"], "max_gpus": count}), 0]
+
+
 def choose_file(part: str, available: Sequence[str], wanted: str | None, *, usual: str) -> str | None:
     """The wanted file; without a wish the usual one, else the first that looks right; None if there is none."""
     offered = {with_slashes(name): name for name in available}  # a server on Windows may list them with backslashes
@@ -189,7 +202,7 @@ def choices(object_info: Mapping[str, Any], node_type: str, name: str) -> list[s
 def input_spec(object_info: Mapping[str, Any], node_type: str, name: str) -> Sequence[Any]:
     """Type and options of an input, as the server tells them."""
     if node_type not in object_info:
-        raise PackMissing(f"ComfyUI has no node {node_type}. Update this pack there.")
+        raise PackMissing(f"ComfyUI has no node {node_type}. Update {'ComfyUI' if node_type == GPUS else 'this pack'} there.")
     known = dict(all_inputs(object_info[node_type]["input"]))
     if name not in known:
         raise PromptError(f"{node_type} has no input {name} on this server; it has {', '.join(known)}.")

@@ -13,7 +13,7 @@ from typing import Any
 from ..comfyui.address import add_options as add_server_options
 from ..models.files import PARTS
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
-from .graph import AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
+from .graph import ALL_GPUS, AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
 
 try:
     from ...wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
@@ -32,6 +32,14 @@ def number_of_frames(text: str) -> int:
     if not FRAMES_PER_CLIP.allow(frames):
         raise argparse.ArgumentTypeError(f"must be a multiple of {FRAMES_PER_CLIP}, got {frames}")
     return frames
+
+
+def number_of_gpus(text: str) -> int:
+    if text == "all":
+        return ALL_GPUS
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number or all, got {text}")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,8 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{flag}", metavar="NAME", help=f"file in models/{PARTS[part].folder}")
     lora = "LoRA in models/loras, with its strength (default: 1); can be repeated"
     group.add_argument("--lora", action="append", type=lora_choice, metavar="NAME[:STRENGTH]", default=[], help=lora)
+    group.add_argument("--gpus", type=number_of_gpus, metavar="N", default=1, help="let so many GPUs of the server work on the video; "
+                       "or all (default: 1)")  # fmt: skip
     group.add_argument("--no-offload", action="store_true", help="keep all models on the GPU: 46 GB of weights, and room to compute")
 
 
@@ -181,4 +191,5 @@ def request_from(options: argparse.Namespace) -> Request:
         loras=options.lora,
         suffix=options.output.suffix[1:].lower(),
         fast=options.fast,
+        gpus=options.gpus,
     )

@@ -18,7 +18,7 @@ from wan_s2v_pack.cli import doctor
 from wan_s2v_pack.cli.comfyui import transport
 from wan_s2v_pack.cli.comfyui.machine import Machine
 from wan_s2v_pack.cli.doctor import checks, facts, probe
-from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, RuntimeFacts, ServerFacts, TorchFacts
+from wan_s2v_pack.cli.doctor.checks import Facts, Gpu, Link, RuntimeFacts, ServerFacts, TorchFacts
 from wan_s2v_pack.cli.doctor.finding import Finding
 from wan_s2v_pack.cli.doctor.models import ModelFound
 from wan_s2v_pack.cli.doctor.speed import speed_findings
@@ -29,6 +29,7 @@ from wan_s2v_pack.tests.foreign_files import wan, wan_vae
 ROOT = Path(__file__).resolve().parents[4]
 H100 = Gpu("NVIDIA H100", 80_000_000_000, (9, 0), "580.65")
 TORCH = TorchFacts("2.11.0+cu130", "0.26.0+cu130", "2.11.0+cu130", gpus=(H100,), accelerator="cuda", kernels=("cuDNN", "flash"))
+DIRECT, OVER_HOST = Link(True, True, 390e9), Link(False, True, 12e9)
 MODELS = {
     "model": (ModelFound("wan2.2_s2v_14B_bf16.safetensors", 32_600_000_000, "bf16"),),
     "text": (ModelFound("umt5_xxl_fp16.safetensors", 11_400_000_000, "fp16"),),
@@ -131,6 +132,9 @@ def test_healthy_machine():
         (with_gpu(capability=(7, 5)), "warning", "GPU", "compute capability 7.5", "bfloat16"),
         (with_gpu(capability=None), "warning", "GPU", "not NVIDIA", "tested on NVIDIA"),
         (with_runtime(dynamic=False), "warning", "Memory mode", "for this device, system or flags", "--enable-dynamic-vram"),
+        (with_torch(links=(DIRECT, replace(DIRECT, bytes_per_s=20e9))), "ok", "Several GPUs", "2 reach each other directly, 20 GB/s", ""),
+        (with_torch(links=(DIRECT, OVER_HOST)), "ok", "Several GPUs", "through main memory, 12 GB/s; ComfyUI's MultiGPU CFG Split", ""),
+        (with_torch(links=(DIRECT, replace(DIRECT, arrives=False))), "warning", "Several GPUs", "gets lost", "IOMMU"),
         (
             with_runtime(dynamic=False, why="No working comfy-aimdo"),
             "warning",

@@ -22,6 +22,11 @@ def test_probe_sees_the_gpu():
     assert probe.gpus(torch)[0]["capability"] is None
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_probe_finds_no_links_of_less_than_two_gpus(count):
+    assert probe.links(SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: count > 0, device_count=lambda: count))) == []
+
+
 def test_probe_tells_broken_from_absent_packages(monkeypatch, tmp_path):
     (tmp_path / "flash_attn.py").write_text("raise OSError('undefined symbol: x\\nmore')", encoding="utf-8")
     (tmp_path / "sageattention.py").write_text("", encoding="utf-8")

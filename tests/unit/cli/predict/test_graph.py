@@ -125,6 +125,19 @@ def test_all_missing_files_are_listed_before_anything_is_uploaded(server):
     ]
 
 
+def test_gpus_stand_behind_the_loras(server):
+    server[graph.GPUS] = {"input": {"required": {"model": ["MODEL", {}], "max_gpus": ["INT", {}]}}}
+    prompt = build(server, gpus=4, loras=[Lora("style.safetensors")])
+    split = prompt[graph.inputs_of(prompt, SAMPLER)["model"][0]]
+    assert (split["class_type"], split["inputs"]["max_gpus"]) == ("MultiGPU_WorkUnits", 4)
+    assert prompt[split["inputs"]["model"][0]]["class_type"] == LORA
+
+
+def test_gpus_need_a_comfyui_that_knows_of_them(server):
+    with pytest.raises(PackMissing, match=r"no node MultiGPU_WorkUnits\. Update ComfyUI"):
+        build(server, gpus=2)
+
+
 def test_missing_lora(server):
     offer(server, "lora", "style.safetensors")
     with pytest.raises(PromptError, match=rf"{FAST_LORA}  in  models/loras  \(there: style\.safetensors\)(.|\n)*--only lora"):

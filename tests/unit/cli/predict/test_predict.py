@@ -19,7 +19,7 @@ from wan_s2v_pack.cli.comfyui.client import ComfyError, NoAnswer, OutputFile, Pr
 from wan_s2v_pack.cli.comfyui.server import ServerError
 from wan_s2v_pack.cli.models.folders import FolderError
 from wan_s2v_pack.cli.predict import connection, job
-from wan_s2v_pack.cli.predict.graph import AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
+from wan_s2v_pack.cli.predict.graph import ALL_GPUS, AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
 from wan_s2v_pack.cli.predict.options import PICTURE, SOUND, request_from
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -91,6 +91,10 @@ def test_files_and_loras():
     assert found.fast
 
 
+def test_number_of_gpus():
+    assert [request(*arguments).gpus for arguments in ([], ["--gpus", "4"], ["--gpus", "all"])] == [1, 4, ALL_GPUS]
+
+
 def test_exact_size():
     assert request("--size", "832X480").inputs == {PREPARE: {"size": "custom", "size.width": 832, "size.height": 480}}
 
@@ -102,6 +106,8 @@ def test_exact_size():
         (["--size", "830x480"], "sides must be multiples of 16 from 64 to 2048, got 830x480"),
         (["--size", "64x4096"], "sides must be multiples of 16 from 64 to 2048, got 64x4096"),
         (["--frames", "50"], "must be a multiple of 4 from 4 to 120, got 50"),
+        (["--gpus", "0"], "must be a number or all, got 0"),
+        (["--gpus", "many"], "must be a number or all, got many"),
         (["--frames", "0"], "must be a multiple of 4 from 4 to 120, got 0"),
         (["--steps", "ten"], "invalid int value: 'ten'"),
         (["--image", "nothing.png"], "there is no file nothing.png"),
