@@ -26,6 +26,7 @@ from ..kernels.linears import EXACT, Float8Linears, Linears, float8_works, quant
 from ..kernels.self_test import passes
 from ..transformer.attention_check import FEW_KEYS, largest_difference, rounding_error
 from ..transformer.blocks import FLOAT8_BEYOND, OVERRIDE, AttentionFunction, sdpa
+from ..transformer.shards import Heads
 from .patches import origin
 
 logger = logging.getLogger("wan_s2v")
@@ -74,15 +75,16 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
 
 
 @comfy_attention.wrap_attn
-def _flash3_float8(q: Tensor | Float8Heads, k: Tensor | Float8Heads, v: Tensor, heads: int, **_: Any) -> Tensor:
-    if v.shape[1] <= FEW_KEYS:
+def _flash3_float8(q: Heads, k: Heads, v: Heads, heads: int, **_: Any) -> Tensor:
+    if isinstance(v, Tensor) and v.shape[1] <= FEW_KEYS:
         return _flash3(q, k, v, heads)
     from fa3_fwd_interface import flash_attn_func
 
     q, k = (t if isinstance(t, Float8Heads) else quantise_heads(t, heads, smooth) for t, smooth in ((q, False), (k, True)))
-    values = quantise_heads(v, heads)
+    values = v if isinstance(v, Float8Heads) else quantise_heads(v, heads)
     scales = {"q_descale": q.scale, "k_descale": k.scale, "v_descale": values.scale}
-    return flash_attn_func(q.values, k.values, values.values, **scales).flatten(2).to(v.dtype)
+    found = flash_attn_func(q.values, k.values, values.values, **scales).flatten(2)
+    return found.to(v.dtype) if isinstance(v, Tensor) else found
 
 
 setattr(_flash3_float8, FLOAT8_BEYOND, FEW_KEYS)

@@ -4,6 +4,7 @@ Where Triton runs the kernels of `triton_blocks.py` make them; elsewhere torch c
 and the error of a fast mode can be tested without a GPU. Whether a GPU does it right is found out in `linears.py` before the first use.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +97,13 @@ class Float8Heads:
         return (self.values.float() * self.scale[:, None, :, None]).to(dtype)
 
 
-def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
+def quantise_heads(x: Tensor, heads: int, smooth: bool = False, agree: Callable[[Tensor], Tensor] = lambda peak: peak) -> Float8Heads:
     """Float8 with one scale per batch entry and head, from a sample of the tokens.
 
     Args:
         x: [B, S, heads * head_dim].
         smooth: first subtract the mean of the sample from all. For keys this changes no attention weight and makes the values smaller.
+        agree: makes one of the peaks [B, heads] of all who hold some of the tokens.
     Returns:
         x, or x less that mean.
     """
@@ -110,12 +112,12 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False) -> Float8Heads:
     if kernels_work(x.device):
         from . import triton_blocks
 
-        scale = _scale_of_heads(triton_blocks.head_peaks(x, mean, heads, PEAK_STRIDE).amax(dim=1))
+        scale = _scale_of_heads(agree(triton_blocks.head_peaks(x, mean, heads, PEAK_STRIDE).amax(dim=1)))
         values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
         triton_blocks.quantise_heads(x, mean, scale, values)
         return Float8Heads(values.unflatten(-1, (heads, -1)), scale)
     centred = (x.float() if mean is None else x.float() - mean[:, None]).unflatten(-1, (heads, -1))
-    scale = _scale_of_heads(centred[:, ::PEAK_STRIDE].abs().amax(dim=(1, 3)))
+    scale = _scale_of_heads(agree(centred[:, ::PEAK_STRIDE].abs().amax(dim=(1, 3))))
     return Float8Heads.rounded(centred, scale)
 
 

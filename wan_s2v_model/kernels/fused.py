@@ -5,7 +5,7 @@ NVIDIA GPUs after they have shown once that they agree with the other, and the c
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast as cast_type
 
 import torch
@@ -129,12 +129,18 @@ def rms_norm_rope(x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Ten
 
 
 def rms_norm_rope_float8(
-    x: Tensor, weight: Tensor, eps: float, rope: tuple[Tensor, Tensor], heads: int, smooth: bool = False
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    rope: tuple[Tensor, Tensor],
+    heads: int,
+    smooth: bool = False,
+    agree: Callable[[Tensor], Tensor] = lambda mean: mean,
 ) -> Float8Heads:
     """`rms_norm_rope`, then float8 with a scale per head that no token can exceed, by the weights of the norm.
 
     Args:
-        smooth: as of `quantise_heads`.
+        smooth: as of `quantise_heads`. agree: makes one of the means [B, heads * head_dim] of all who hold some of the tokens.
     """
     largest = torch.linalg.vector_norm(weight.unflatten(0, (heads, -1)), ord=math.inf, dim=1, dtype=torch.float32)
     bound = (2 if smooth else 1) * math.sqrt(x.shape[-1])  # of a normed and rotated channel by its weight, and of two that are subtracted
@@ -142,7 +148,7 @@ def rms_norm_rope_float8(
     scale_of_batch = scale.repeat(x.shape[0], 1)
     if not (kernels_work(x.device) and x.is_contiguous()):
         x = rms_norm_rope(x.float(), weight, eps, rope)
-        x = x - x[:, ::MEAN_STRIDE].mean(dim=1, keepdim=True) if smooth else x
+        x = x - agree(x[:, ::MEAN_STRIDE].mean(dim=1))[:, None] if smooth else x
         return Float8Heads.rounded(x.unflatten(-1, (heads, -1)), scale_of_batch)
     from . import triton_blocks
 
@@ -151,7 +157,7 @@ def rms_norm_rope_float8(
     if smooth:
         sample = torch.empty_like(x[:, ::MEAN_STRIDE], memory_format=torch.contiguous_format)
         triton_blocks.rms_norm_rope(x, weight, eps, rope, out=sample, stride=MEAN_STRIDE)
-        mean = sample.mean(dim=1, dtype=torch.float32)
+        mean = agree(sample.mean(dim=1, dtype=torch.float32))
     values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
     triton_blocks.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean)
     return Float8Heads(values.unflatten(-1, (heads, -1)), scale_of_batch)

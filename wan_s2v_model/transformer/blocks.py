@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.casting import CastWeights, cast_weights, is_changed, run_as_input
-from ..kernels.float8 import Activation, Float8Heads
+from ..kernels.float8 import Activation, Float8Heads, quantise_heads
 from ..kernels.fused import add_gated, add_then_norm, layer_norm, modulated_norm, rms_norm_rope, rms_norm_rope_float8
 from ..kernels.linears import EXACT, Linears
 from ..kernels.row_chunks import CHUNK_ROWS, CHUNK_ROWS_KEY
 from .config import WanS2VConfig
-from .shards import Part, SelfAttention
+from .shards import Heads, Part, SelfAttention
 
 AttentionFunction = Callable[..., Tensor]
 Rope = tuple[Tensor, Tensor]  # cos and sin, each [S, head_dim // 2]
@@ -65,16 +65,18 @@ class Compute:
         """Whether another node's attention runs."""
         return OVERRIDE in self.transformer_options
 
-    def takes_float8(self, num_keys: int) -> bool:
+    def takes_float8(self, num_tokens: int, heads: int) -> bool:
         """Whether self attention is given queries and keys in float8; another node's attention is not."""
-        return num_keys > getattr(self.attention, FLOAT8_BEYOND, math.inf) and not self.is_overridden and self.part is None
+        num_keys = num_tokens if self.part is None else self.part.num_keys
+        can = self.part is None or self.part.takes_float8(heads)
+        return can and num_keys > getattr(self.attention, FLOAT8_BEYOND, math.inf) and not self.is_overridden
 
     def self_attention(self, heads: int) -> SelfAttention:
         """Takes keys and values, then queries."""
         return SelfAttention() if self.part is None else self.part.self_attention(heads)
 
-    def attend(self, q: Tensor | Float8Heads, k: Tensor | Float8Heads, v: Tensor, heads: int) -> Tensor:
-        """Attention on [B, S, heads * head_dim], or with queries and keys in float8."""
+    def attend(self, q: Heads, k: Heads, v: Heads, heads: int) -> Tensor:
+        """Attention on [B, S, heads * head_dim], or with queries and keys in float8, and values that have travelled."""
         return self.attention(q, k, v, heads, transformer_options=self.transformer_options)
 
 
@@ -185,18 +187,21 @@ class Attention(nn.Module):
             [B, S, dim], or [B, num_queries, dim].
         """
         cast, linears, x = compute.cast, compute.linears, norm()
-        normed: Callable[..., Tensor | Float8Heads] = self._normed_float8 if compute.takes_float8(x.shape[1]) else self._normed
         asking = rope[0][:num_queries], rope[1][:num_queries]
         attention = compute.self_attention(self.num_heads)
+        is_float8 = compute.takes_float8(x.shape[1], self.num_heads)
+        normed: Callable[..., Heads] = partial(self._normed_float8, agree=attention.mean) if is_float8 else self._normed
         to_queries = partial(normed, self.q, self.norm_q, rope=asking, cast=cast, linears=linears)
         # queries first take the least memory; queries last give keys and values time to travel
         q = None if attention.exchanges else to_queries(x[:, :num_queries])
         attention.take_keys(normed(self.k, self.norm_k, x, rope, cast, linears))
-        attention.take_values(linears(self.v, x))
+        v = linears(self.v, x)
+        attention.take_values(quantise_heads(v, self.num_heads, agree=attention.largest) if is_float8 and attention.exchanges else v)
+        del v
         q = to_queries(x[:, :num_queries]) if q is None else q
         del x
         attended = attention.ask(q, compute.attend, self.num_heads, only_video=num_queries is not None)
-        del q, attention
+        del q, attention, normed, to_queries
         return linears(self.o, attended)
 
     def few_key_attention(self, x: Activation, k: Tensor, v: Tensor, compute: Compute) -> Tensor:
@@ -218,12 +223,19 @@ class Attention(nn.Module):
             return rms_norm_rope(projected, weight, self.eps, rope)
 
     def _normed_float8(
-        self, layer: nn.Module, norm: nn.Module, x: Activation, rope: Rope, cast: CastWeights, linears: Linears
+        self,
+        layer: nn.Module,
+        norm: nn.Module,
+        x: Activation,
+        rope: Rope,
+        cast: CastWeights,
+        linears: Linears,
+        agree: Callable[[Tensor], Tensor],
     ) -> Float8Heads:
-        """The same in float8; keys less what they share, which no softmax sees."""
+        """The same in float8; keys less what they share (of that, `agree` makes one of all members'), which no softmax sees."""
         projected = linears(layer, x)
         with cast(norm, projected) as (weight, _):
-            return rms_norm_rope_float8(projected, weight, self.eps, rope, self.num_heads, smooth=layer is self.k)
+            return rms_norm_rope_float8(projected, weight, self.eps, rope, self.num_heads, layer is self.k, agree)
 
 
 class Prompt(NamedTuple):

@@ -10,14 +10,17 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..kernels.float8 import Float8Heads
+
 Finish = Callable[[], None]
-Heads = Any  # a Tensor, or Float8Heads where nothing is exchanged
-Attend = Callable[[Heads, Heads, Tensor, int], Tensor]  # queries, keys, values, heads
+Heads = Tensor | Float8Heads  # [B, S, heads * head_dim], or in float8
+Attend = Callable[[Heads, Heads, Heads, int], Tensor]  # queries, keys, values, heads
+EVEN = 2  # tokens are cut at even places: products in float8 need even rows
 KEYS, HEADS = "keys", "heads"  # what members exchange
 
 
@@ -43,10 +46,11 @@ class Team(Protocol):
         ...
 
 
-def bounds(size: int, shares: Sequence[float]) -> list[int]:
-    """Where to cut `size` things in these proportions: len(shares) + 1 places, from 0 to `size`."""
+def bounds(size: int, shares: Sequence[float], multiple: int = 1) -> list[int]:
+    """Where to cut `size` things in these proportions, at multiples of something: len(shares) + 1 places, from 0 to `size`."""
     total = sum(shares)
-    return [round(size * done / total) for done in accumulate(shares, initial=0.0)]
+    places = [multiple * round(size * done / total / multiple) for done in accumulate(shares, initial=0.0)]
+    return [*(min(place, size) for place in places[:-1]), size]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Shards:
         return self._counts(self.groups[:1])
 
     def _counts(self, groups: tuple[tuple[int, int], ...]) -> list[int]:
-        cuts = [(copies, bounds(tokens, self.shares)) for copies, tokens in groups]
+        cuts = [(copies, bounds(tokens, self.shares, EVEN)) for copies, tokens in groups]
         return [sum(copies * (cut[member + 1] - cut[member]) for copies, cut in cuts) for member in range(len(self.shares))]
 
 
@@ -87,7 +91,7 @@ def rows(shards: Shards, member: int, device: torch.device) -> Tensor:
     """Places in the whole sequence of a member's tokens, in its order: [counts[member]] int64."""
     parts, start = [], 0
     for copies, tokens in shards.groups:
-        cut = bounds(tokens, shards.shares)
+        cut = bounds(tokens, shards.shares, EVEN)
         places = start + torch.arange(copies * tokens).view(copies, tokens)
         parts.append(places[:, cut[member] : cut[member + 1]].flatten())
         start += copies * tokens
@@ -111,69 +115,96 @@ class SelfAttention:
     exchanges = False
 
     def take_keys(self, keys: Heads) -> None:
-        """[B, S, dim], or in float8."""
         self._keys = keys
 
-    def take_values(self, values: Tensor) -> None:
+    def take_values(self, values: Heads) -> None:
         self._values = values
+
+    def mean(self, own: Tensor) -> Tensor:
+        """The mean over all members of something of each."""
+        return own
+
+    def largest(self, own: Tensor) -> Tensor:
+        """The largest of all members."""
+        return own
 
     def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
         """[B, Q, dim] -> [B, Q, dim]; queries of all tokens, or of the video tokens only."""
         return attend(queries, self._keys, self._values, heads)
 
 
-class OverKeys(SelfAttention):
-    """Keys and values of all members come to each, which asks for its own queries: any number of heads.
-
-    They travel while the next product is computed. Keys stand member by member: to attention their order is all the same.
-    """
+class Exchanged(SelfAttention):
+    """Base of attention over several GPUs."""
 
     exchanges = True
 
     def __init__(self, team: Team, shards: Shards):
         self._team, self._shards = team, shards
 
-    def take_keys(self, keys: Tensor) -> None:
-        self._all_keys = gather(self._team, self._shards.counts, keys)
+    def mean(self, own: Tensor) -> Tensor:
+        return self._of_each(own).mean(dim=1)
 
-    def take_values(self, values: Tensor) -> None:
-        self._all_values = gather(self._team, self._shards.counts, values)
+    def largest(self, own: Tensor) -> Tensor:
+        return self._of_each(own).amax(dim=1)
+
+    def _of_each(self, own: Tensor) -> Tensor:
+        """[B, C] -> [B, members, C]."""
+        return gather(self._team, [1] * len(self._team.shares), own[:, None])()
+
+
+class OverKeys(Exchanged):
+    """Keys and values of all members come to each, which asks for its own queries: any number of heads.
+
+    They travel while the next product is computed. Keys stand member by member: to attention their order is all the same.
+    """
+
+    def take_keys(self, keys: Heads) -> None:
+        self._all_keys = self._gather(keys)
+
+    def take_values(self, values: Heads) -> None:
+        self._all_values = self._gather(values)
 
     @torch.compiler.disable
     def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
         return attend(queries, self._all_keys(), self._all_values(), heads)
 
+    def _gather(self, own: Heads) -> Callable[[], Heads]:
+        if isinstance(own, Tensor):
+            return gather(self._team, self._shards.counts, own)
+        whole, scale = gather(self._team, self._shards.counts, own.values), own.scale  # all members have the same scales
+        return lambda: Float8Heads(whole(), scale)
 
-class OverHeads(SelfAttention):
+
+class OverHeads(Exchanged):
     """Every member asks with the queries of all for some of the heads (Ulysses): queries, keys, values and result travel.
 
     That is less than `OverKeys` sends from four members on. Members may have unequal numbers of heads.
     """
 
-    exchanges = True
-
     def __init__(self, team: Team, shards: Shards, heads: int):
-        self._team, self._shards = team, shards
+        super().__init__(team, shards)
         self._cut = bounds(heads, team.shares)
         self._own_heads = self._cut[team.rank + 1] - self._cut[team.rank]
 
-    def take_keys(self, keys: Tensor) -> None:
+    def take_keys(self, keys: Heads) -> None:
         self._all_keys = self._to_heads(keys, self._shards.counts)
 
-    def take_values(self, values: Tensor) -> None:
+    def take_values(self, values: Heads) -> None:
         self._all_values = self._to_heads(values, self._shards.counts)
 
     @torch.compiler.disable
     def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
         counts = self._shards.video_counts if only_video else self._shards.counts
+        assert isinstance(queries, Tensor)
         asked = self._to_heads(queries, counts)()
         keys, values = self._all_keys(), self._all_values()
         found = attend(asked, keys, values, self._own_heads) if self._own_heads else asked
         return self._to_tokens(found, counts, queries)
 
     @torch.compiler.disable
-    def _to_heads(self, tokens: Tensor, counts: list[int]) -> Callable[[], Tensor]:
+    def _to_heads(self, tokens: Heads, counts: list[int]) -> Callable[[], Tensor]:
         """[B, own tokens, dim] -> [B, tokens of all, own heads * head_dim]."""
+        assert isinstance(tokens, Tensor)  # in float8 they would need the scales of the heads, too
         given = [part.contiguous() for part in tokens.split(self._widths(tokens), dim=2)]
         own = given[self._team.rank]
         whole = own.new_empty(own.shape[0], sum(counts), own.shape[2])
@@ -208,15 +239,27 @@ class Part:
         self.rows = rows(shards, team.rank, device)
 
     @property
+    def num_keys(self) -> int:
+        """Tokens of all members."""
+        return sum(self._shards.counts)
+
+    def takes_float8(self, heads: int) -> bool:
+        """Whether queries, keys and values may be in float8 here."""
+        return not self._is_over_heads(heads)
+
+    @property
     def place(self) -> Hashable:
         """Tells parts apart."""
         return self._team.key, self._shards
 
     def self_attention(self, heads: int) -> SelfAttention:
         """With the keys of all members."""
-        if self._team.over == HEADS and heads >= len(self._team.shares):
+        if self._is_over_heads(heads):
             return OverHeads(self._team, self._shards, heads)
         return OverKeys(self._team, self._shards)
+
+    def _is_over_heads(self, heads: int) -> bool:
+        return self._team.over == HEADS and heads >= len(self._team.shares)
 
     def gather_video(self, own: Tensor) -> Tensor:
         """What all members made of their video tokens, each [B, its tokens, C], in the order of the video: [B, F * n, C]."""

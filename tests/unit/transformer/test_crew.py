@@ -5,7 +5,9 @@ import threading
 import pytest
 import torch
 from wan_s2v_pack.tests.forwards import call
+from wan_s2v_pack.wan_s2v_model.kernels.float8 import Float8Heads
 from wan_s2v_pack.wan_s2v_model.transformer import shards
+from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
 from wan_s2v_pack.wan_s2v_model.transformer.model import SharedSelfAttention
 from wan_s2v_pack.wan_s2v_model.transformer.shards import HEADS, KEYS
@@ -69,6 +71,36 @@ def test_sizes_that_do_not_divide_and_inputs_that_are_absent(tiny_transformer, o
     inputs = without(odd_inputs, *absent)
     alone = call(tiny_transformer, **inputs)
     torch.testing.assert_close(together(crew(4, over=over), tiny_transformer, inputs), alone, **CLOSE)
+
+
+@pytest.fixture
+def float8_attention():
+    """Attention that takes float8, as on a GPU, and what it was given."""
+    seen = []
+
+    def attention(q, k, v, heads, **_):
+        seen.append(tuple(type(t) for t in (q, k, v)))
+        return sdpa(*(t.to(torch.float32).flatten(2) if isinstance(t, Float8Heads) else t for t in (q, k, v)), heads)
+
+    attention.float8_beyond = 16
+    attention.seen = seen
+    return attention
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_float8_travels_in_float8_and_costs_no_more_than_on_one(tiny_transformer, clip_inputs, crew, float8_attention, size):
+    """A mean of each member's own keys would not be the same for all, and the weights of the keys wrong."""
+    exact = call(tiny_transformer, **clip_inputs)
+    alone = call(tiny_transformer, **clip_inputs, attention=float8_attention)
+    float8_attention.seen.clear()
+    shared = together(crew(size), tiny_transformer, clip_inputs, attention=float8_attention)
+    assert float8_attention.seen.count((Float8Heads,) * 3) == size * len(tiny_transformer.blocks)
+    assert 0 < (shared - exact).norm() < 1.3 * (alone - exact).norm()
+
+
+def test_exchange_of_heads_stays_exact(tiny_transformer, clip_inputs, crew, float8_attention):
+    together(crew(2, over=HEADS), tiny_transformer, clip_inputs, attention=float8_attention)
+    assert {kind for kinds in float8_attention.seen for kind in kinds} == {torch.Tensor}
 
 
 def test_every_member_gets_the_whole(tiny_transformer, clip_inputs, crew):
