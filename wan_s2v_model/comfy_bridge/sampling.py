@@ -19,7 +19,7 @@ from ..conditioning.prompts import conditioning_of_clip
 from ..constants import MOTION_LATENTS
 from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
-from ..sampling.gpus import describe, work_of_step
+from ..sampling.gpus import describe, num_crews, work_of_step
 from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
@@ -185,7 +185,8 @@ class ClipSampler:
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
         if not self._has_hooks:
-            options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > 1)
+            crews = num_crews(len(gpus_of(self.model)), self.num_conditionings)
+            options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > crews)
         if self._saves_memory:
             options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
         self.on_clip(clip)
@@ -292,8 +293,7 @@ class ScaledGuider(comfy.samplers.CFGGuider):
             self._gpus.close()
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
-        whole, level = self.cfg, float(timestep[0])
-        self.cfg, audio_cfg = self.text.at(level), self.audio.at(level)
+        whole, (self.cfg, audio_cfg) = self.cfg, self._scales_at(timestep)
         num_texts = (len(self.conds[name]) for name in ("positive", "negative"))
         model_options = self._gpus.for_calls(model_options, model_calls(self.cfg, audio_cfg, *num_texts))
         if audio_cfg != self.cfg:
@@ -303,6 +303,13 @@ class ScaledGuider(comfy.samplers.CFGGuider):
             return super().predict_noise(x, timestep, model_options, seed)
         finally:
             self.cfg = whole
+
+    def _scales_at(self, timestep: Tensor) -> tuple[float, float]:
+        """Guidance by the prompt and by the sound at a noise level [B]."""
+        if self.text.is_constant and self.audio.is_constant:
+            return self.text.value, self.audio.value
+        level = float(timestep[0])
+        return self.text.at(level), self.audio.at(level)
 
     def _weigh_sound(self, predict, ratio: float, args: dict[str, Any]) -> list[Tensor]:
         """Predictions of both prompts, the positive one with its difference to silence times `ratio`: cfg then makes it audio_cfg."""

@@ -69,6 +69,11 @@ class Scale:
         steps = guided_steps(len(sigmas) - 1, start, end)
         return cls(max(1.0, value), steps, guided_levels(sigmas, steps))
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is the same at every noise level: then none has to be fetched from the GPU, which would wait for its work."""
+        return self.value == 1 or self.levels == (-math.inf, math.inf)
+
     def in_step(self, step: int) -> float:
         return self.value if step in self.steps else 1.0
 

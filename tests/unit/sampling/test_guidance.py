@@ -24,6 +24,15 @@ def test_scale_holds_in_its_part_of_the_steps_and_is_1_elsewhere(start, end, ste
     assert [part.at(float(sigma)) for sigma in SIGMAS[:-1]] == expected
 
 
+@pytest.mark.parametrize(
+    ("part", "is_constant"), [((4.5, 0.0, 1.0), True), ((1.0, 0.2, 0.6), True), ((4.5, 0.0, 0.6), False), ((4.5, 0.2, 1.0), False)]
+)
+def test_scale_that_needs_no_level_is_the_same_at_all(part, is_constant):
+    found = scale(*part)
+    assert found.is_constant == is_constant
+    assert (len({found.at(level) for level in (0.001, *map(float, SIGMAS[:-1]))}) == 1) == is_constant
+
+
 def test_level_inside_of_a_step_belongs_to_the_step():
     part = scale(4.5, 0.0, 0.3)
     inside = [float(SIGMAS[step] + SIGMAS[step + 1]) / 2 for step in range(10)]
