@@ -24,7 +24,7 @@ import full_size
 import gpu_timeline
 
 GB = 1e9
-PARTS = ("steps", "profile", "equality", "cards", "links")
+PARTS = ("steps", "clip", "profile", "equality", "cards", "links")
 OVER = {  # what the GPUs exchange; the last two are wrong, and say what copies and waiting cost
     "keys": "keys and values",
     "heads": "heads",
@@ -66,6 +66,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--over", nargs="+", choices=OVER, default=["keys"], help="what the GPUs exchange: a row for each")
     parser.add_argument("--rounds", type=int, default=3, help="clips of each row")
     parser.add_argument("--steps", type=int, default=3, help="of each clip; the first is not counted")
+    parser.add_argument("--cfg", type=float, default=GUIDED, help="of the part `clip`; 1: without guidance")
+    parser.add_argument("--vae-dtype", default="fp32")
+    parser.add_argument("--vae-warmup", type=int, default=19)
     parser.add_argument("--card", type=float, default=12, help="GB of each GPU in the part `cards`; a ballast takes the rest")
     parser.add_argument("--legacy", action="store_true", help="without dynamic VRAM")
     parser.add_argument("--small", action="store_true", help="a tiny model on the CPU, for a trial")
@@ -114,6 +117,48 @@ class Bench:
         for size in self.arguments.guided_size:
             rows = {"guided step on one GPU": Row(self.one, GUIDED), f"guided step on {count} GPUs": Row(self.all, GUIDED)}
             self.alternate(f"{size}, guided", size, rows)
+
+    def clip(self) -> None:
+        """A whole later clip of some steps, with --cfg: sampled, decoded, and its end encoded for the next clip; not the video file."""
+        import tempfile
+
+        import torch
+        import vae_decode
+
+        size, arguments = self.arguments.size[0], self.arguments
+        height, width = full_size.ALL_SIZES[size]
+        latents, frames = (
+            randn(9, 16, arguments.vae_warmup + full_size.NUM_LATENT_FRAMES, height, width),
+            torch.rand(73, 8 * height, 8 * width, 3),
+        )
+        vae_decode.FULL_SIZE["dim"] = 8 if arguments.small else 96
+        with tempfile.TemporaryDirectory() as folder:
+            vae = self.bridge.load_vae(vae_decode.write_vae(Path(folder) / "vae.safetensors"), arguments.vae_dtype)
+            for name, model in (("one GPU", self.one), (f"{len(self.gpus)} GPUs", self.all)):
+                row, run_vae = Row(model, arguments.cfg), self.bridge.RunVae(vae, model)
+                work = {
+                    "sampling": lambda row=row: self.sample(row, size),
+                    "decode": lambda run_vae=run_vae: run_vae.decode(latents, newest=4 * full_size.NUM_LATENT_FRAMES),
+                    "encode": lambda run_vae=run_vae: run_vae.encode(frames),
+                }
+                for run in work.values():  # not counted: weights, kernels
+                    run()
+                took = {what: self.seconds(run) for what, run in work.items()}
+                step, rest = statistics.median(row.seconds), took["decode"] + took["encode"]
+                told = ", ".join(f"{what} {seconds:.2f}" for what, seconds in took.items())
+                print(f"    clip of {arguments.steps} steps at {size}, {name}: {sum(took.values()):.2f} s ({told}); "
+                      f"with 40 such steps {40 * step + rest:.2f} s", flush=True)  # fmt: skip
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Of some work, all GPUs waited for."""
+        import torch
+
+        start = time.perf_counter()
+        work()
+        for device in self.gpus:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        return time.perf_counter() - start
 
     def profile(self) -> None:
         """Where the time of one call goes, on one GPU and on all."""

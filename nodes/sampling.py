@@ -211,7 +211,7 @@ class WanS2VSampler(io.ComfyNode):
         comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
         comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
         progress = Progress(total, sample.num_steps, store.num_finished, sample.work_of_steps)
-        run_vae = RunVae(vae)
+        run_vae = RunVae(vae, sample.model)
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
         with sample.report_to(progress, plan.timeline.num_frames, take, check=store.raise_failure):
             finish_and_show(

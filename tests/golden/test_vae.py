@@ -1,6 +1,8 @@
 """Our passes through the VAE give what ComfyUI's calls give at once, in tiles too."""
 
 import logging
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,3 +176,44 @@ def test_another_network_inside_the_vae_runs_itself(module, vae, monkeypatch):
     monkeypatch.setattr(vae, "encode", lambda frames: frames.new_zeros(1, 16, 3, 1, 1))
     assert module.decode_latents(vae, random_latents(3, 1, 1)).shape == (9, 8, 8, 3)
     assert module.encode_pixels(vae, random_frames(9, 8, 8)).shape == (1, 16, 3, 1, 1)
+
+
+# Several GPUs; the CPU stands for them
+
+
+@pytest.mark.parametrize("helpers", [2])
+def test_tiles_shared_out_are_the_tiles_of_one(module, vae, helpers):
+    latents, frames = random_latents(3, HEIGHT, WIDTH), random_frames(9, HEIGHT * 8, WIDTH * 8)
+    others = [vae] * helpers
+    assert torch.equal(module.decode_latents(vae, latents, (2, 2), helpers=others), module.decode_latents(vae, latents, (2, 2)))
+    assert torch.equal(module.encode_pixels(vae, frames, (2, 2), others), module.encode_pixels(vae, frames, (2, 2)))
+
+
+def test_cancel_of_tiles_that_are_shared_out_leaves_no_thread(module, vae, monkeypatch):
+    calls, before = [], threading.active_count()
+
+    def cancel():
+        calls.append(True)
+        if len(calls) == 5:
+            raise CancelledError
+
+    monkeypatch.setattr(module, "raise_if_interrupted", cancel)
+    with pytest.raises(CancelledError):
+        module.decode_latents(vae, random_latents(5, HEIGHT, WIDTH), (1, 2), helpers=[vae])
+    assert threading.active_count() == before
+    assert len(calls) <= 7
+
+
+def test_vae_of_a_run_works_on_all_gpus_of_its_model(module, vae):
+    class Model:
+        load_device = vae.device
+
+        def get_additional_models_with_key(self, key):
+            return [SimpleNamespace(load_device=torch.device("cpu", 1))]
+
+    latents = random_latents(3, HEIGHT, WIDTH)
+    run_vae = module.RunVae(vae, Model())
+    (helper,) = run_vae._helpers
+    assert helper.first_stage_model is helper.patcher.model is not vae.first_stage_model
+    torch.testing.assert_close(run_vae.decode(latents), module.decode_latents(vae, latents), rtol=0, atol=2e-6)
+    assert run_vae._tried["decode"] == (1, 2)

@@ -226,7 +226,13 @@ def load_vae(path: str, dtype: str, offload: bool = True) -> comfy.sd.VAE:
         vae.disable_offload = True
         vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, vae.device, vae.patcher.offload_device)
         keep_on_gpu(vae.patcher, True)
+    vae.patcher.cached_patcher_init = (functools.partial(_load_vae_patcher, offload=offload), (path, dtype))
     return vae
+
+
+def _load_vae_patcher(path: str, dtype: str, disable_dynamic: bool = False, offload: bool = True) -> comfy.model_patcher.ModelPatcher:
+    """`disable_dynamic` is ComfyUI's wish for patches in place, which a VAE never has."""
+    return load_vae(path, dtype, offload).patcher
 
 
 def read_vae(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:

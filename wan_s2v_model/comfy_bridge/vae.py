@@ -8,11 +8,15 @@ Latents [F] and frames [T] go through in parts of the sizes that ComfyUI uses, o
 causal cache would lose frames. A VAE with another network inside is run by its own calls.
 """
 
+import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import torch
 from comfy.ldm.wan.vae import CACHE_T, CausalConv3d, Resample, WanVAE, count_cache_layers
@@ -20,7 +24,9 @@ from torch import Tensor, nn
 
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_memory import DECODE, ENCODE, VaePass, choose_grid, describe_choice
-from ..cost.vae_tiles import Grid, grids, tiles
+from ..cost.vae_tiles import Grid, Tile, grids, shared_grid, tiles
+from ..transformer.crew import Crew, Halt, Member
+from .gpus import gpus_of
 from .memory import KEPT, RetryInLessMemory, take_all_others_off_gpu
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
@@ -43,35 +49,44 @@ def require_wan_vae(vae: comfy.sd.VAE) -> None:
         )
 
 
-def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None) -> Tensor:
+def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None, helpers: Sequence[comfy.sd.VAE] = ()) -> Tensor:
     """[T, H, W, 3] in [0, 1] -> [1, 16, F, h, w] normalised latents, float32 on the CPU.
 
     Args:
-        grid: rows and columns of tiles; None for the fewest that fit.
+        grid: rows and columns of tiles; None for the fewest that fit. helpers: copies of the VAE on other GPUs, which take their share of
+            the tiles.
     """
     raise_if_interrupted()
     if not can_tile(vae):
         return LATENT_FORMAT.process_in(vae.encode(frames).float().cpu())
     height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
-    grid = _prepare(vae, _plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
+    vaes = [vae, *helpers]
+    for each in vaes[::-1]:
+        grid = _prepare(each, _plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
+    assert grid is not None
     with comfy.model_management.cuda_device_context(vae.device):
-        features = _encode_fine(vae, frames) if grid == (1, 1) else _encode_tiles(vae, frames, grid)
+        features = _encode_fine(vae, frames) if grid == (1, 1) else _encode_tiles(vaes, frames, grid)
         return LATENT_FORMAT.process_in(_encode_coarse(vae, features).float().cpu())
 
 
-def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None, newest: int | None = None) -> Tensor:
+def decode_latents(
+    vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None, newest: int | None = None, helpers: Sequence[comfy.sd.VAE] = ()
+) -> Tensor:
     """[1, 16, F, h, w] normalised latents -> [4F - 3, H, W, 3] in [0, 1], float32 on the CPU.
 
     Args:
         grid: rows and columns of tiles; None for the fewest that fit.
-        newest: only the last so many frames are wanted, and leave the GPU; None for all.
+        newest: only the last so many frames are wanted, and leave the GPU; None for all. helpers: as of `encode_pixels`.
     """
     raise_if_interrupted()
     raw = LATENT_FORMAT.process_out(latents)
     if not can_tile(vae):
         return vae.decode(raw)[0].float().cpu()
     num_latents, height, width = raw.shape[2:]
-    grid = _prepare(vae, _plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
+    vaes = [vae, *helpers]
+    for each in vaes[::-1]:
+        grid = _prepare(each, _plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
+    assert grid is not None
     num_frames = TEMPORAL_STRIDE * (num_latents - 1) + 1
     num_wanted = num_frames if newest is None else min(newest, num_frames)
     frames = torch.empty(num_wanted, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
@@ -80,7 +95,7 @@ def decode_latents(vae: comfy.sd.VAE, latents: Tensor, grid: Grid | None = None,
         if grid == (1, 1):
             _fill(frames, _decode_fine(vae, features, num_latents), num_frames - num_wanted)
         else:
-            _decode_tiles(vae, [part.cpu() for part in features], grid, frames, num_frames - num_wanted)
+            _decode_tiles(vaes, [part.cpu() for part in features], grid, frames, num_frames - num_wanted)
     return frames
 
 
@@ -98,28 +113,71 @@ def fitting_grid(vae: comfy.sd.VAE, name: str, height: int, width: int, num_late
     return _prepare(vae, _plan_pass(vae, name, height, width, is_picture=num_latents == 1), None)
 
 
-def _encode_tiles(vae: comfy.sd.VAE, frames: Tensor, grid: Grid) -> list[Tensor]:
+def _encode_tiles(vaes: Sequence[comfy.sd.VAE], frames: Tensor, grid: Grid) -> list[Tensor]:
     """The features of whole pictures, on the CPU, put together from tiles."""
     height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
     features: list[Tensor] = []
-    for tile in tiles(height, width, grid):
+    lock = threading.Lock()
+
+    def encode(vae: comfy.sd.VAE, tile: Tile, check: Callable[[], None]) -> None:
         pixels = frames[:, tile.rows.seen(SPATIAL_STRIDE), tile.columns.seen(SPATIAL_STRIDE)]
         for index, part in enumerate(_encode_fine(vae, pixels)):
-            if index == len(features):
-                features.append(torch.empty(*part.shape[:3], height, width, dtype=part.dtype))
+            check()
+            with lock:
+                if index == len(features):
+                    features.append(torch.empty(*part.shape[:3], height, width, dtype=part.dtype))
             given = part[..., tile.rows.inner(1), tile.columns.inner(1)]
             features[index][..., tile.rows.given(1), tile.columns.given(1)] = given
+
+    _share(vaes, tiles(height, width, grid), encode)
     return features
 
 
-def _decode_tiles(vae: comfy.sd.VAE, features: list[Tensor], grid: Grid, frames: Tensor, num_unwanted: int) -> None:
+def _decode_tiles(vaes: Sequence[comfy.sd.VAE], features: list[Tensor], grid: Grid, frames: Tensor, num_unwanted: int) -> None:
     """Fill the frames behind the unwanted ones from features on the CPU, tile by tile."""
     height, width = features[0].shape[-2:]
-    for tile in tiles(height, width, grid):
-        seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in features)
-        rows, columns = tile.rows.inner(SPATIAL_STRIDE), tile.columns.inner(SPATIAL_STRIDE)
-        given = (part[:, rows, columns] for part in _decode_fine(vae, seen, len(features)))
-        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given, num_unwanted)
+
+    def decode(vae: comfy.sd.VAE, tile: Tile, check: Callable[[], None]) -> None:
+        def given() -> Iterator[Tensor]:
+            seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in features)
+            for part in _decode_fine(vae, seen, len(features)):
+                check()
+                yield part[:, tile.rows.inner(SPATIAL_STRIDE), tile.columns.inner(SPATIAL_STRIDE)]
+
+        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given(), num_unwanted)
+
+    _share(vaes, tiles(height, width, grid), decode)
+
+
+def _share(vaes: Sequence[comfy.sd.VAE], work_on: Iterable[Tile], work: Callable[[comfy.sd.VAE, Tile, Callable[[], None]], None]) -> None:
+    """Work on all tiles, each VAE on its share; an error of one ends the work of all."""
+    crew, every = Crew([vae.device for vae in vaes], Halt()), list(work_on)
+
+    def work_on_share(member: Member) -> Tensor:
+        for tile in every[member.rank :: len(vaes)]:
+            work(vaes[member.rank], tile, member.check)
+        return every_tile_done
+
+    every_tile_done = torch.empty(0)
+    try:
+        crew.run(work_on_share)
+    finally:
+        crew.close()
+
+
+def copies_for(vae: comfy.sd.VAE, model: comfy.model_patcher.ModelPatcher) -> list[comfy.sd.VAE]:
+    """Copies of a VAE for the other GPUs of a MODEL; none where its loader cannot make them."""
+    devices = [patcher.load_device for patcher in gpus_of(model) if patcher.load_device != vae.device]
+    if not devices or vae.patcher.cached_patcher_init is None or not can_tile(vae):
+        return []
+    return [_copy_for(vae, device) for device in devices]
+
+
+def _copy_for(vae: comfy.sd.VAE, device: torch.device) -> comfy.sd.VAE:
+    other = copy.copy(vae)
+    other.patcher = vae.patcher.deepclone_multigpu(new_load_device=device)
+    other.first_stage_model, other.device = other.patcher.model, device
+    return other
 
 
 def _fill(frames: Tensor, parts: Iterable[Tensor], num_unwanted: int) -> None:
@@ -259,10 +317,15 @@ def _free_memory(vae: comfy.sd.VAE) -> float:
 
 
 class RunVae:
-    """The VAE of one run, for pictures of one size: where memory runs out it gets the GPU to itself, then smaller tiles."""
+    """The VAE of one run, for pictures of one size: where memory runs out it gets the GPU to itself, then smaller tiles.
 
-    def __init__(self, vae: comfy.sd.VAE):
+    Args:
+        model: with copies on other GPUs: the VAE gets copies there, too.
+    """
+
+    def __init__(self, vae: comfy.sd.VAE, model: comfy.model_patcher.ModelPatcher | None = None):
         self._vae = vae
+        self._helpers = [] if model is None else copies_for(vae, model)
         self._tried: dict[str, Grid] = {}
         self._chosen: dict[str, Grid] = {}
         self._retries: dict[str, RetryInLessMemory] = {}
@@ -271,11 +334,11 @@ class RunVae:
         """`encode_pixels`."""
         num_frames, height, width = frames.shape[:3]
         shape = ((num_frames - 1) // TEMPORAL_STRIDE + 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
-        return self._run("encode", shape, lambda grid: encode_pixels(self._vae, frames, grid))
+        return self._run("encode", shape, lambda grid: encode_pixels(self._vae, frames, grid, self._helpers))
 
     def decode(self, latents: Tensor, newest: int | None = None) -> Tensor:
         """`decode_latents`."""
-        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid, newest))
+        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid, newest, self._helpers))
 
     def _run(self, name: str, shape: tuple[int, ...], work: Callable[[Grid | None], Tensor]) -> Tensor:
         num_latents, height, width = shape
@@ -285,13 +348,16 @@ class RunVae:
         def attempt() -> Tensor:
             if not can_tile(self._vae):
                 return work(None)
-            self._tried[name] = self._chosen.get(name) or fitting_grid(self._vae, name, height, width, num_latents)
+            vaes = [self._vae, *self._helpers]
+            fitting = self._chosen.get(name) or max((fitting_grid(vae, name, height, width, num_latents) for vae in vaes), key=math.prod)
+            self._tried[name] = shared_grid(height, width, fitting, len(vaes))
             return work(self._tried[name])
 
         return self._retries[name].run(attempt)
 
     def _savings(self, name: str, height: int, width: int) -> Iterator[str]:
-        take_all_others_off_gpu(self._vae.patcher)
+        for vae in (self._vae, *self._helpers):
+            take_all_others_off_gpu(vae.patcher)
         yield "with everything else off the GPU"
         if not can_tile(self._vae):
             return

@@ -57,6 +57,12 @@ def tile_area(height: int, width: int, grid: Grid) -> int:
     return _tile_length(height, grid[0]) * _tile_length(width, grid[1])
 
 
+def shared_grid(height: int, width: int, fitting: Grid, num_gpus: int) -> Grid:
+    """The quickest way to cut a picture for so many GPUs, into tiles no larger than those of a grid that fits."""
+    choices = grids(height, width)
+    return min(choices[choices.index(fitting) :], key=lambda grid: ceil(grid[0] * grid[1] / num_gpus) * tile_area(height, width, grid))
+
+
 def tiles(height: int, width: int, grid: Grid) -> Iterator[Tile]:
     """Tiles of equal size, row by row; what they give covers the picture once."""
     columns = _spans(width, grid[1])

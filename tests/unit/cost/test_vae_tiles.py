@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.cost.vae_tiles import HALO, MIN_TILE, grids, tile_area, tiles
+from wan_s2v_pack.wan_s2v_model.cost.vae_tiles import HALO, MIN_TILE, grids, shared_grid, tile_area, tiles
 
 SIZES = [(1, 1), (8, 8), (29, 30), (30, 52), (60, 104), (88, 128), (128, 61)]  # latents
 CASES = [(height, width, grid) for height, width in SIZES for grid in grids(height, width)]
@@ -50,3 +50,16 @@ def test_each_grid_of_the_choices_needs_less_memory_and_more_work(height, width)
 def test_choices_ends_with_the_smallest_tiles():
     assert grids(28, 30) == [(1, 1), (1, 2)]  # 28 latents do not give two tiles of 22
     assert tile_area(88, 128, grids(88, 128)[-1]) <= 1.1 * MIN_TILE**2
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "grid"),
+    [((60, 104), 1, (1, 1)), ((60, 104), 2, (1, 2)), ((60, 104), 4, (2, 2)), ((88, 128), 4, (2, 2)), ((8, 8), 4, (1, 1))],
+)
+def test_grid_for_several_gpus(size, gpus, grid):
+    assert shared_grid(*size, (1, 1), gpus) == grid
+
+
+def test_grid_for_several_gpus_has_no_larger_tiles_than_fit():
+    for fitting in grids(60, 104):
+        assert tile_area(60, 104, shared_grid(60, 104, fitting, 2)) <= tile_area(60, 104, fitting)
