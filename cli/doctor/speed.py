@@ -11,8 +11,8 @@ FP8_CAPABILITY = (8, 9)
 # Calculated shares of the time of a forward pass at 832x480 by compute capability: fp8 linears, sage, both (cost/choices.py).
 SHARES: dict[tuple[int, int], tuple[float, float, float]] = {
     (8, 6): (1.0, 0.76, 0.76),
-    (8, 9): (0.76, 0.7, 0.46),
-    (12, 0): (0.78, 0.67, 0.45),
+    (8, 9): (0.79, 0.7, 0.49),
+    (12, 0): (0.81, 0.67, 0.48),
 }
 TRITON_OF_TORCH: dict[tuple[int, ...], str] = {(2, 7): "3.3", (2, 8): "3.4", (2, 9): "3.5", (2, 10): "3.6", (2, 11): "3.6"}
 WITH_COMFYUI = "with the Python that runs ComfyUI"

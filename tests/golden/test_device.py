@@ -77,6 +77,17 @@ def test_float8_counts_where_it_works(bridge, device, models, model, vae, monkey
     assert (float8.linear, float8.attention) == pytest.approx((1.38 * 784e12, (1.18 if has_attention else 0.85) * 784e12), rel=0.01)
 
 
+def test_sage_counts_by_the_gain_of_the_card(bridge, device, models, model, vae, monkeypatch):
+    monkeypatch.setattr(device, "pick_attention", lambda name, *_: next(iter(device.SAGES)) if name == "sage" else None)
+    monkeypatch.setattr(device, "product_rate", lambda *_: 150e12)
+    monkeypatch.setattr(device, "_is_host", lambda _: False)
+    monkeypatch.setattr(device, "_name", lambda _: "NVIDIA GeForce RTX 4090")
+    fast = bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), {**OPTIONS, "attention": "sage"})
+    exact, sage = (bridge.device_facts(each, vae).rates for each in (model, fast))
+    assert sage.linear == exact.linear
+    assert sage.attention == pytest.approx(2.6 * exact.attention)
+
+
 def test_facts_are_those_of_the_model_whoever_loaded_it(bridge, model, models):
     import comfy.sd
 

@@ -18,7 +18,7 @@ from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
 from .gpus import gpus_of
-from .kernels import pick_attention, pick_linears, wants_float8_attention
+from .kernels import SAGES, pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
 from .sampling import ClipSampler
@@ -29,7 +29,8 @@ def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> 
     device, dtype, forward = model.load_device, model.model.get_dtype_inference(), forward_of(model)
     linears = pick_linears(forward.speed, device, dtype)
     attention = pick_attention(forward.attention, device, wants_float8_attention(forward.speed))
-    modes = Modes(vae_value_bytes(vae), float8_linears=linears is not EXACT, float8_attention=hasattr(attention, FLOAT8_BEYOND))
+    rounding = {"float8_attention": hasattr(attention, FLOAT8_BEYOND), "sage": attention in SAGES}
+    modes = Modes(vae_value_bytes(vae), float8_linears=linears is not EXACT, **rounding)
     facts, count = _device_facts(device, dtype, modes), len(gpus_of(model))
     return facts if count == 1 else replace(facts, name=f"{count} GPUs like {facts.name}")
 

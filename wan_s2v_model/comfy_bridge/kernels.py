@@ -159,6 +159,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {  # best first
         SAGE3: Kernel(_sage3, lambda device: _installed("sageattn3")),
     },
 }
+SAGES = {kernel.run for kernel in KERNELS["sage"].values()}
 OF_COMFYUI = {  # by the names of its functions; which round their inputs is said in ROUNDING
     "attention_pytorch": "PyTorch",
     "attention_flash": "flash_attn",

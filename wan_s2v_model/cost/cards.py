@@ -21,6 +21,7 @@ CONVOLUTION_SHARE = {2: 0.216, 4: 0.165}  # of the stated bf16 rate, reached by 
 CONVOLUTION_BYTES = {2: 0.9e-2, 4: 1.8e-2}  # read and written between its convolutions, for each operation in them
 FLOAT8_SHARE = 0.89  # of the share of products in bf16
 FLOAT8_ATTENTION_GAIN = 1.39  # of FlashAttention 3
+SAGE_GAIN = {"RTX 30": 1.9, "RTX 40": 2.6, "RTX 50": 3.0}  # by its authors' charts: 134, 431 and 643 TFLOP/s; exact 70, 164 and 214
 LINEAR_SHARE_ON_HOST, ATTENTION_SHARE_ON_HOST, VAE_SHARE_ON_HOST = 0.84, 0.85, 0.4  # of a large product
 
 
@@ -48,6 +49,7 @@ class Modes:
     vae_value_bytes: int = 4
     float8_linears: bool = False
     float8_attention: bool = False
+    sage: bool = False
 
 
 EXACT = Modes()
@@ -113,11 +115,17 @@ def calculated_rates(card: Card, modes: Modes = EXACT) -> Rates:
     bandwidth = BANDWIDTH_SHARE * card.bandwidth
     products = FLOAT8_SHARE * card.fp8 if modes.float8_linears else card.bf16
     convolutions = CONVOLUTION_SHARE[modes.vae_value_bytes] * card.bf16
+    gain = sage_gain(card) if modes.sage else FLOAT8_ATTENTION_GAIN if modes.float8_attention else 1
     return Rates(
         linear=_one_after_the_other(card.reached.products * products, bandwidth / ELEMENTWISE_BYTES),
-        attention=card.reached.attention * card.bf16 * (FLOAT8_ATTENTION_GAIN if modes.float8_attention else 1),
+        attention=card.reached.attention * card.bf16 * gain,
         vae=_one_after_the_other(convolutions, bandwidth / CONVOLUTION_BYTES[modes.vae_value_bytes]),
     )
+
+
+def sage_gain(card: Card) -> float:
+    """How much faster SageAttention is; 1 where nobody has said so."""
+    return SAGE_GAIN.get(card.name[: len("RTX 30")], 1)
 
 
 def measured_rates(device_name: str, product_rate: float, modes: Modes = EXACT) -> Rates:

@@ -25,7 +25,7 @@ def test_gains_of_linear_layers_and_attention_add_up(name):
     seconds = BY_NAME[name]
     saved = {choice: seconds[EXACT] - seconds[choice] for choice in (FP8, SAGE, BOTH)}
     assert saved[BOTH] == pytest.approx(saved[FP8] + saved[SAGE])
-    assert min(saved[FP8], saved[SAGE]) > 0.2 * seconds[EXACT]
+    assert min(saved[FP8], saved[SAGE]) > 0.15 * seconds[EXACT]
 
 
 def test_scales_behind_the_product_cost_something():
