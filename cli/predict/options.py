@@ -17,13 +17,16 @@ from .graph import ALL_GPUS, AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, V
 
 try:
     from ...wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
+    from ...wan_s2v_model.runs.changes import IF_CHANGED
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
+    from wan_s2v_model.runs.changes import IF_CHANGED
 
 PICTURE = ROOT / "samples" / "sample_portrait.png"
 SOUND = ROOT / "samples" / "sample_speech.wav"
 OUTPUT = Path("outputs") / "output.mp4"
 SIZES = {"480p": "480P", "720p": "720P"}
+CHANGED_RUN = {choice.partition(" from")[0].replace(" ", "-"): choice for choice in IF_CHANGED}  # new-take, stop, redo
 LONGEST_DEFAULT = 30  # characters in the help
 
 
@@ -40,6 +43,13 @@ def number_of_gpus(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a number or all, got {text}")
     return int(text)
+
+
+def changed_run(text: str) -> str:
+    """The choice of Sample Video, of which the command line takes the first words."""
+    if text not in CHANGED_RUN:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(CHANGED_RUN)}, got {text!r}")
+    return CHANGED_RUN[text]
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,9 @@ SETTINGS = (
     Setting("start", "WanS2VAudioEncode", "start", float, "S", "second of the sound at which the video begins"),
     Setting("duration", "WanS2VAudioEncode", "duration", float, "S", "length in seconds; 0: to the end of the sound"),
     Setting("run-name", SAMPLER, "run_name", str, "NAME", "keep finished clips; the same command then continues after a crash or Ctrl-C"),
+    Setting(
+        "if-changed", SAMPLER, "if_changed", changed_run, "WHAT", f"if --run-name was made with other inputs: {', '.join(CHANGED_RUN)}"
+    ),
     Setting("redo-from-clip", SAMPLER, "redo_from_clip", int, "N", "make the clips of --run-name anew from this one on; the first is 1"),
 )
 FILE_FLAGS = {"model": "model", "text-encoder": "text", "audio-encoder": "audio", "vae": "vae"}

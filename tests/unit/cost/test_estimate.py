@@ -141,7 +141,7 @@ def run_on_meta(height, width, dtype, residual_dtype, options=None):
     def empty(*shape):
         return torch.empty(shape, device="meta", dtype=dtype)
 
-    x, timestep, context = [empty(1, 16, 20, height, width), torch.empty(1, device="meta"), empty(1, 512, 4096)]
+    x, timestep, context = [empty(1, 16, 20, height, width), torch.zeros(1), empty(1, 512, 4096)]
     latents = {"ref_latents": empty(1, 16, 1, height, width), "motion_latents": empty(1, 16, 19, height, width)}
     with LiveBytes(model.parameters()) as live, torch.no_grad():
         compute = Compute(one_kernel_attention, transformer_options=options or {})

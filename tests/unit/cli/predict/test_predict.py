@@ -21,6 +21,7 @@ from wan_s2v_pack.cli.models.folders import FolderError
 from wan_s2v_pack.cli.predict import connection, job
 from wan_s2v_pack.cli.predict.graph import ALL_GPUS, AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
 from wan_s2v_pack.cli.predict.options import PICTURE, SOUND, request_from
+from wan_s2v_pack.wan_s2v_model.runs.changes import NEW_TAKE, REDO, STOP
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -66,6 +67,7 @@ def test_every_setting_reaches_its_input():
     found = request(
         *("--prompt", "a", "--negative", "b", "--steps", "10", "--guidance", "3.5", "--frames", "48", "--seed", "7"),
         *("--start", "1.5", "--duration", "2", "--run-name", "mine", "--redo-from-clip", "3"),
+        *("--if-changed", "redo"),
         *("--size", "720p", "--no-offload"),
     )
     assert found.inputs == {
@@ -76,8 +78,13 @@ def test_every_setting_reaches_its_input():
         "WanS2VTextEncode": {"prompt": "a", "negative_prompt": "b"},
         "WanS2VAudioEncode": {"start": 1.5, "duration": 2.0},
         PREPARE: {"frames_per_clip": 48, "size": "720P"},
-        SAMPLER: {"steps": 10, "cfg": 3.5, "seed": 7, "run_name": "mine", "redo_from_clip": 3},
+        SAMPLER: {"steps": 10, "cfg": 3.5, "seed": 7, "run_name": "mine", "redo_from_clip": 3, "if_changed": REDO},
     }
+
+
+@pytest.mark.parametrize(("text", "choice"), [("new-take", NEW_TAKE), ("stop", STOP), ("redo", REDO)])
+def test_choices_for_a_changed_run(text, choice):
+    assert request("--if-changed", text).inputs == {SAMPLER: {"if_changed": choice}}
 
 
 def test_empty_text_is_a_wish_too():
@@ -114,6 +121,7 @@ def test_exact_size():
         (["--output", "video"], "must be the name of a file such as outputs/output.mp4, got 'video'"),
         (["--output", "."], "must be the name of a file"),
         (["--lora", "a.safetensors:strong"], "must be NAME or NAME:STRENGTH with a number, got 'a.safetensors:strong'"),
+        (["--if-changed", "ask"], "must be one of new-take, stop, redo, got 'ask'"),
         (["--set", "steps=3"], "must be NODE.INPUT=VALUE, got 'steps=3'"),
     ],
 )
