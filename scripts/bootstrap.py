@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cli.command import let_any_text_out  # noqa: E402
 from wan_s2v_model.comfyui_version import OLDEST_COMFYUI, is_too_old  # noqa: E402
 
 CACHE = ROOT / ".cache"
@@ -50,6 +51,7 @@ class SetupError(Exception):
 
 
 def main() -> int:
+    let_any_text_out()
     started = time.monotonic()
     try:
         set_up()
@@ -145,7 +147,7 @@ def make_environment() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     VENV.mkdir()
     write_stamp({})
-    result = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
         raise SetupError(
             f"`python -m venv` failed:\n{result.stdout}{result.stderr}"
@@ -174,7 +176,9 @@ def run_pip(name: str, arguments: list[str | Path]) -> tuple[float, float]:
     totals = {"Downloading": 0.0, "Using cached": 0.0}
     with (
         log_path.open("w", encoding="utf-8") as log,
-        subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
     ):
         for line in process.stdout or ():
             log.write(line)
