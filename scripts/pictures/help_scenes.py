@@ -68,7 +68,7 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VDriftReport": Scene(size=(340, 340), run=Run(["WanS2VSampler.clips > WanS2VDriftReport.clips"], SMALL)),
     "WanS2VSaveVideo": Scene(
         {"filename_prefix": "video/wan_s2v"},
-        size=(300, 580),
+        size=(300, 556),
         run=Run(["LoadVideo.VIDEO > WanS2VSaveVideo.video", "> WanS2VSaveVideo.clips"], {"LoadVideo": {"file": TALKING}}),
     ),
     "WanS2VSyncReport": Scene(size=(340, 350), run=Run(["LoadVideo.VIDEO > WanS2VSyncReport.video"], {"LoadVideo": {"file": TALKING}})),
