@@ -65,7 +65,7 @@ class Outlook:
             f"work: {job.steps} steps of {calls} for each clip",
             f"machine: {machine.device}, {'' if machine.is_host else _gb(machine.device_bytes) + ', '}{_gb(machine.ram_bytes)} of RAM",
             f"needs: {host if machine.is_host else memory + host}",
-            f"time: {time}" + ("" if self.seconds is None else " (calculated), and loading the models"),
+            f"time: {time}" + ("" if self.seconds is None else " (calculated for one GPU), and loading the models"),
         ]
 
     def as_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from wan_s2v_pack.cli.predict.graph import SAMPLER, add_node, quick_start
 from wan_s2v_pack.cli.predict.progress_bar import LOG_EVERY_S, ProgressBar
 from wan_s2v_pack.wan_s2v_model.sampling.progress import Progress
 
+PORTRAIT, SAVE = (quick_start()[node]["_meta"]["title"] for node in ("5", "12"))
 SAMPLER_ID = next(key for key, node in quick_start().items() if node["class_type"] == SAMPLER)
 STEPS = 40
 
@@ -59,7 +60,7 @@ def step(bar, clock, value, now_s, clips=3):
         (Stage(), "queued"),
         (Stage(jobs_before=1), "waiting in the queue, 1 job before"),
         (Stage(jobs_before=3), "waiting in the queue, 3 jobs before"),
-        (Stage("5"), "Portrait"),
+        (Stage("5"), PORTRAIT),
         (Stage(SAMPLER_ID), "Sample Video (Wan S2V)"),
     ],
 )
@@ -117,7 +118,7 @@ def test_another_node_starts_anew(bar, clock):
     bar.on_stage(Stage(SAMPLER_ID))
     step(bar, clock, 3, 10.0)
     bar.on_stage(Stage("12"))
-    assert bar.line() == "Save Video (Wan S2V)"
+    assert bar.line() == SAVE
 
 
 def test_progress_of_other_nodes(log, clock):
@@ -146,7 +147,7 @@ def test_log_has_a_line_per_node_and_clip_and_now_and_then(bar, clock, log):
         step(bar, clock, value, value * 0.7, clips=2)
     steps = [line.split(" [")[0] for line in log.getvalue().splitlines()]
     assert LOG_EVERY_S == 60
-    assert steps == ["Portrait", "Sample Video (Wan S2V)", "clip 1 of 2, step 1/40", "clip 2 of 2, step 1/40"]
+    assert steps == [PORTRAIT, "Sample Video (Wan S2V)", "clip 1 of 2, step 1/40", "clip 2 of 2, step 1/40"]
     step(bar, clock, 2 * STEPS, clock.now_s + LOG_EVERY_S, clips=2)
     assert log.getvalue().splitlines()[-1].startswith("clip 2 of 2, decoding [####")
 
@@ -156,7 +157,7 @@ def test_terminal_has_one_line_that_is_drawn_over(clock):
     with ProgressBar(quick_start(), terminal, clock) as bar:
         bar.on_stage(Stage("12"))
         bar.on_stage(Stage("5"))
-    assert terminal.getvalue() == "\rqueued\rSave Video (Wan S2V)\rPortrait            \n"
+    assert terminal.getvalue() == f"\rqueued\r{SAVE}\r{PORTRAIT:{len(SAVE)}}\n"
 
 
 def test_node_whose_start_was_not_heard(bar, clock):
