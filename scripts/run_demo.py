@@ -20,6 +20,7 @@ sys.path.append(str(ROOT))
 
 from cli.comfyui.client import ComfyClient, ComfyError  # noqa: E402
 from cli.comfyui.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths  # noqa: E402
+from cli.command import let_any_text_out  # noqa: E402
 from cli.models.files import PARTS, TINY_FILES  # noqa: E402
 from cli.predict.graph import MODEL, PREPARE, SAMPLER, SAVE, PromptError, Request, inputs_of  # noqa: E402
 from cli.predict.job import make_video  # noqa: E402
@@ -37,6 +38,7 @@ TINY_INPUTS = {
 
 
 def main() -> int:
+    let_any_text_out()
     options = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped then too
     try:
