@@ -36,7 +36,7 @@ from wan_s2v_model.media.video_writer import VideoWriter  # noqa: E402
 
 FOLDER = ROOT / "web" / "docs" / "images"
 IN_A_RUN = {"WanS2VAudioEncode", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"}
-WINDOW = (2000, 1300)
+WINDOW = (2000, 1500)
 COLOURS = 128  # of a stored picture
 SCALE = 2  # sharp in a panel that is as wide as the node
 PADDING = 16  # px around the node

@@ -63,13 +63,15 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VSamplingOptions": Scene(),
     "WanS2VSampler": Scene(),
     "WanS2VDecode": Scene(),
-    "WanS2VFrameRate": Scene({"source_fps": 48.0}),
+    "WanS2VFrameRate": Scene(),
     "WanS2VTail": Scene({"run_name": FIRST_PART}),
     "WanS2VDriftReport": Scene(size=(340, 340), run=Run(["WanS2VSampler.clips > WanS2VDriftReport.clips"], SMALL)),
     "WanS2VSaveVideo": Scene(
-        {"filename_prefix": "video/wan_s2v"},
-        size=(300, 556),
-        run=Run(["LoadVideo.VIDEO > WanS2VSaveVideo.video", "> WanS2VSaveVideo.clips"], {"LoadVideo": {"file": TALKING}}),
+        size=(300, 570),
+        run=Run(
+            ["LoadVideo.VIDEO > WanS2VSaveVideo.video", "> WanS2VSaveVideo.clips"],
+            {"LoadVideo": {"file": TALKING}, "WanS2VSaveVideo": {"filename_prefix": "video/wan_s2v"}},
+        ),
     ),
     "WanS2VSyncReport": Scene(size=(340, 350), run=Run(["LoadVideo.VIDEO > WanS2VSyncReport.video"], {"LoadVideo": {"file": TALKING}})),
 }
