@@ -1,4 +1,4 @@
-"""Options of Prepare Video and Sample Video that few videos need: each node gives one socket."""
+"""What directs the sampling of a run: draft or final, and options that few videos need, each a socket of its own."""
 
 import logging
 
@@ -11,6 +11,7 @@ from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, MOTION_LATENTS, VI
 from ..wan_s2v_model.limits import share_problem
 from ..wan_s2v_model.media.pictures import read_optional_pictures
 from ..wan_s2v_model.sampling.guidance import AudioGuidance, SamplingOptions
+from ..wan_s2v_model.sampling.schedule import PRESETS
 from .inputs import checks_inputs
 from .sockets import WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPoseSettings
 
@@ -88,6 +89,46 @@ class WanS2VPose(io.ComfyNode):
             raise ValueError(f"Connect either video or images to Pose (Wan S2V); connected: {'none' if video is None else 'both'}.")
         images = read_optional_pictures("images", images)
         return io.NodeOutput(comfy_bridge.ConnectedPose(images, fps, video, strength, (start_percent, end_percent), at_end))
+
+
+class WanS2VDraftOrFinal(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VDraftOrFinal",
+            display_name="Draft or Final (Wan S2V)",
+            category="wan s2v/sampling",
+            description="One switch between a quick draft with the 4-step LoRA and the settings of the reference.",
+            search_aliases=["fast", "lightx2v", "lightning", "4 steps", "quality", "preset", "switch", "s2v"],
+            inputs=[
+                io.Combo.Input(
+                    "quality",
+                    options=list(PRESETS),
+                    default="draft",
+                    tooltip="draft: the model with the LoRA, 4 steps without guidance. final: the model alone, 40 steps with guidance; "
+                    "20 times the time, with finer motion.",
+                ),
+                io.Model.Input("model", lazy=True, tooltip="For final: the model as it is loaded."),
+                io.Model.Input("draft_model", lazy=True, tooltip="For draft: the same model with a LoRA that was distilled for 4 steps."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="One of the two models. The other one is not loaded."),
+                io.Int.Output(display_name="steps", tooltip="Steps per clip: 4 or 40."),
+                io.Float.Output(display_name="cfg", tooltip="Guidance: 1 (none) or 4.5."),
+                io.Float.Output(display_name="shift", tooltip="Shift of the noise levels: 5 or 3."),
+                io.Combo.Output(display_name="solver", tooltip="euler or unipc."),
+            ],
+        )
+
+    @classmethod
+    def check_lazy_status(cls, quality, model=None, draft_model=None) -> list[str]:
+        name, given = ("draft_model", draft_model) if quality == "draft" else ("model", model)
+        return [name] if given is None else []
+
+    @classmethod
+    @checks_inputs
+    def execute(cls, quality, model=None, draft_model=None) -> io.NodeOutput:
+        return io.NodeOutput(draft_model if quality == "draft" else model, *PRESETS[quality])
 
 
 class WanS2VContinuity(io.ComfyNode):

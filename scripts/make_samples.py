@@ -1,13 +1,14 @@
-"""Make the sample song, its vocals and the sample pose video, all synthetic: make_samples.py [FOLDER]
+"""Make the sample song, its vocals, the sample pose video and the sample film, all synthetic: make_samples.py [FOLDER]
 
 The song is a hummed melody (a pulse through the formants of vowels) over plucked chords; the vocals are that voice alone. The pose
-video is a drawn upper body in the colours of OpenPose that nods and sways.
+video is a drawn upper body in the colours of OpenPose that nods and sways. The film is the sample portrait, swaying as if it was filmed.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,6 +30,7 @@ FORMANTS = {  # Hz of the first three, for a high voice
 BANDWIDTHS = (90, 120, 200)  # Hz
 CHORDS = ((262, 330, 392), (220, 262, 330), (175, 220, 262), (196, 247, 294), (262, 330, 392))  # Hz, two beats each
 POSE_FPS, POSE_SIZE = 25, 512
+FILM_FPS, FILM_SIZE, FILM_S, FILM_CROP_PX = 24, 384, 3.0, 24
 BONES = (  # from, to, colour
     ("neck", "nose", (0, 0, 255)),
     ("nose", "right eye", (85, 0, 255)),
@@ -52,7 +54,11 @@ def main() -> None:
     chords = np.concatenate([pluck(chord) for chord in CHORDS])
     write_sound(folder / "sample_vocals.flac", 0.6 * vocals)
     write_sound(folder / "sample_song.flac", 0.45 * vocals + 0.3 * chords)
-    write_pose(folder / "sample_pose.mp4", len(MELODY) * BEAT_S)
+    pose_times = np.arange(round(len(MELODY) * BEAT_S * POSE_FPS)) / POSE_FPS
+    write_video(folder / "sample_pose.mp4", map(draw_pose, pose_times), POSE_FPS, POSE_SIZE)
+    portrait = Image.open(SAMPLES / "sample_portrait.png").convert("RGB")
+    film_times = np.arange(round(FILM_S * FILM_FPS)) / FILM_FPS
+    write_video(folder / "sample_film.mp4", (film_frame(portrait, time) for time in film_times), FILM_FPS, FILM_SIZE)
 
 
 def sing(pitch_hz: float, vowel: str) -> Samples:
@@ -87,14 +93,23 @@ def write_sound(path: Path, wave: Samples) -> None:
         container.mux(stream.encode(None))
 
 
-def write_pose(path: Path, seconds: float) -> None:
+def write_video(path: Path, pictures: Iterable[Image.Image], fps: int, size: int) -> None:
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=POSE_FPS, options={"crf": "24"})
-        stream.width = stream.height = POSE_SIZE
-        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, POSE_FPS)
-        for number in range(round(seconds * POSE_FPS)):
-            container.mux(stream.encode(av.VideoFrame.from_image(draw_pose(number / POSE_FPS))))
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "24"})
+        stream.width = stream.height = size
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, fps)
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
         container.mux(stream.encode(None))
+
+
+def film_frame(portrait: Image.Image, time_s: float) -> Image.Image:
+    """The portrait at a time: it leans from side to side every 3 s and nods twice as fast, and its edge is never seen."""
+    lean, nod = math.sin(2 * math.pi * time_s / FILM_S), math.sin(4 * math.pi * time_s / FILM_S)
+    centre = (portrait.width / 2, portrait.height)
+    moved = portrait.rotate(2 * lean, Image.Resampling.BICUBIC, center=centre, translate=(5 * lean, 4 * nod))
+    inside = (FILM_CROP_PX, FILM_CROP_PX, portrait.width - FILM_CROP_PX, portrait.height - FILM_CROP_PX)
+    return moved.crop(inside).resize((FILM_SIZE, FILM_SIZE), Image.Resampling.LANCZOS)
 
 
 def draw_pose(time_s: float) -> Image.Image:

@@ -12,16 +12,18 @@ REVISION = "main"
 OFFICIAL = "Wan-AI/Wan2.2-S2V-14B"
 SETS = {"comfy": "fp8", "official": "bf16"}  # with the precision that is taken unless another one is asked for: that of the templates
 PRECISIONS = ("fp8", "bf16")
-REAL_NAMES = {  # tiny file -> name under which the workflows look for it
-    "diffusion_models/wan_s2v_tiny.safetensors": "wan2.2_s2v_14B_bf16.safetensors",
-    "text_encoders/umt5_tiny.safetensors": "umt5_xxl_fp16.safetensors",
-    "audio_encoders/wav2vec2-tiny/model.safetensors": "wav2vec2_large_english_fp16.safetensors",
-    "vae/wan_2.1_vae_tiny.safetensors": "wan_2.1_vae.safetensors",
-    "loras/tiny_lightx2v.safetensors": "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
-    "upscale_models/tiny_compact_x4.safetensors": "RealESRGAN_x4plus.safetensors",
-    "frame_interpolation/tiny_rife.safetensors": "film_net_fp16.safetensors",
+REAL_NAMES = {  # name under which the workflows look for a file -> tiny file that stands in for it
+    "wan2.2_s2v_14B_bf16.safetensors": "diffusion_models/wan_s2v_tiny.safetensors",
+    "wan2.2_s2v_14B_fp8_scaled.safetensors": "diffusion_models/wan_s2v_tiny.safetensors",
+    "umt5_xxl_fp16.safetensors": "text_encoders/umt5_tiny.safetensors",
+    "umt5_xxl_fp8_e4m3fn_scaled.safetensors": "text_encoders/umt5_tiny.safetensors",
+    "wav2vec2_large_english_fp16.safetensors": "audio_encoders/wav2vec2-tiny/model.safetensors",
+    "wan_2.1_vae.safetensors": "vae/wan_2.1_vae_tiny.safetensors",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": "loras/tiny_lightx2v.safetensors",
+    "RealESRGAN_x4plus.safetensors": "upscale_models/tiny_compact_x4.safetensors",
+    "film_net_fp16.safetensors": "frame_interpolation/tiny_rife.safetensors",
 }
-TINY_FILES = frozenset(name.split("/", 1)[1] for name in REAL_NAMES)  # as the loaders list them
+TINY_FILES = frozenset(path.split("/", 1)[1] for path in REAL_NAMES.values())  # as the loaders list them
 WAN22 = "Comfy-Org/Wan_2.2_ComfyUI_Repackaged"
 WAN21 = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
 

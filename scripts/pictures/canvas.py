@@ -26,14 +26,13 @@ SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text stays readable on pictures of a whole graph
 }
 START_TIMEOUT_MS = 60_000
 RUN_TIMEOUT_MS = 120_000
 SETTLE_MS = 1_500  # widgets, previews and fonts load after the graph itself
 
 READY = "() => window.app?.graph && window.app.extensionManager && !document.querySelector('#comfy-splash')"
-LOAD_GRAPH = "([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)"
+LOAD_GRAPH = "([workflow, name, openSource]) => window.app.loadGraphData(workflow, true, true, name, { openSource })"
 RUN_NODE = "id => window.app.queuePrompt(0, 1, [id])"
 HAS_PICTURE = "id => window.app.graph.getNodeById(id)?.imgs?.length > 0"
 SERIALIZE = "() => window.app.graph.serialize()"
@@ -93,10 +92,15 @@ class Canvas:
 
     def load(self, workflow: Mapping[str, Any], name: str) -> None:
         """Put a workflow (UI format) onto the canvas under a name and fit it to the view."""
-        self.page.evaluate(LOAD_GRAPH, [workflow, name])
+        self.page.evaluate(LOAD_GRAPH, [workflow, name, "file"])
         self.page.wait_for_timeout(SETTLE_MS)
         self.fit_view()
         self.page.wait_for_timeout(SETTLE_MS)
+
+    def open_template(self, workflow: Mapping[str, Any], name: str) -> None:
+        """Show a workflow as the dialog of templates does, which fits it to the window by itself."""
+        self.page.evaluate(LOAD_GRAPH, [workflow, name, "template"])
+        self.page.wait_for_timeout(2 * SETTLE_MS)
 
     def fit_view(self) -> None:
         """Zoom so that the whole graph is in view."""

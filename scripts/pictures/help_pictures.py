@@ -16,7 +16,6 @@ import wave
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +30,11 @@ from scripts.pictures.help_scenes import SCENES, TALKING, Scene  # noqa: E402
 from scripts.pictures.marks import save_marked  # noqa: E402
 from scripts.pictures.outdated import scene_mark  # noqa: E402
 from scripts.tiny_models.fill import fill_base_directory  # noqa: E402
+from scripts.workflows.graphs import ALL_NODES  # noqa: E402
 from wan_s2v_model.media.video_formats import FORMATS  # noqa: E402
 from wan_s2v_model.media.video_writer import VideoWriter  # noqa: E402
 
 FOLDER = ROOT / "web" / "docs" / "images"
-IN_A_RUN = {"WanS2VAudioEncode", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"}
 WINDOW = (2000, 1500)
 COLOURS = 128  # of a stored picture
 SCALE = 2  # sharp in a panel that is as wide as the node
@@ -133,7 +132,7 @@ def _alone(canvas: Canvas, name: str) -> int:
 def _after_run(canvas: Canvas, name: str, scene: Scene) -> int:
     """The node in a template, run."""
     page = canvas.page
-    canvas.load(template_with_all_nodes(), name)
+    canvas.load(json.loads((ROOT / ALL_NODES.file).read_text(encoding="utf-8")), name)
     node_id = page.evaluate(BUILD, [name, scene.run.links, scene.size])
     for type_, values in scene.run.values.items():
         page.evaluate(SET, [type_, values])
@@ -142,15 +141,6 @@ def _after_run(canvas: Canvas, name: str, scene: Scene) -> int:
     page.wait_for_timeout(SETTLE_MS)
     page.get_by_text(JOB_MESSAGE).first.wait_for(state="hidden", timeout=RUN_TIMEOUT_MS)
     return node_id
-
-
-def template_with_all_nodes() -> dict[str, Any]:
-    """A template whose nodes from the sound to the file are not folded into a blueprint."""
-    for path in sorted((ROOT / "workflows").glob("*.json")):
-        graph = json.loads(path.read_text(encoding="utf-8"))
-        if {node["type"] for node in graph["nodes"]} >= IN_A_RUN:
-            return graph
-    sys.exit(f"No template has the nodes {', '.join(sorted(IN_A_RUN))} outside of a blueprint.")
 
 
 def prepare(base: Path) -> None:

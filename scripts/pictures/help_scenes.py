@@ -59,6 +59,7 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VPose": Scene(),
     "WanS2VPrepare": Scene(),
     "WanS2VAudioGuidance": Scene(),
+    "WanS2VDraftOrFinal": Scene(),
     "WanS2VContinuity": Scene({"anchor": "latent statistics"}),
     "WanS2VSamplingOptions": Scene(),
     "WanS2VSampler": Scene(),

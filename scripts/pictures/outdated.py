@@ -12,12 +12,12 @@ from pathlib import Path
 
 from scripts.pictures.help_scenes import SCENES, Scene
 from scripts.pictures.marks import mark, mark_of
-from scripts.pictures.thumbnails import CARDS, card_mark
+from scripts.pictures.thumbnails import card_mark
 from scripts.records.node_texts import node_texts
 from scripts.records.schemas import GROUPS, read_snapshot
+from scripts.workflows.graphs import QUICK_START, WORKFLOWS
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK_START = ROOT / "workflows" / "wan_s2v_quick_start.json"
 HELP_PICTURES = "scripts/help-pictures"  # takes the ids of nodes
 SHOWN_OF_AN_INPUT = ("name", "type", "default")
 
@@ -32,9 +32,9 @@ def outdated_pictures(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
 def _pictures(root: Path) -> Iterator[tuple[Path, str, Callable[[], str]]]:
     for name in SCENES:
         yield root / "web" / "docs" / "images" / f"{name}.png", HELP_PICTURES, lambda name=name: scene_mark(name, SCENES[name])
-    for name in CARDS:
-        yield root / "workflows" / f"{name}.jpg", "python scripts/pictures/thumbnails.py", lambda name=name: card_mark(name)
-    yield root / "docs" / "images" / "quick_start.png", "scripts/screenshot", lambda: graph_mark(QUICK_START)
+    for workflow in WORKFLOWS:
+        yield root / workflow.picture, "python scripts/pictures/thumbnails.py", lambda name=workflow.name: card_mark(name)
+    yield root / "docs" / "images" / "quick_start.png", "scripts/screenshot", lambda: graph_mark(ROOT / QUICK_START.file)
 
 
 def scene_mark(name: str, scene: Scene) -> str:

@@ -22,9 +22,11 @@ from scripts.pictures.canvas import find_browser, open_canvas  # noqa: E402
 from scripts.pictures.marks import save_marked  # noqa: E402
 from scripts.pictures.outdated import graph_mark  # noqa: E402
 from scripts.tiny_models.fill import fill_base_directory  # noqa: E402
+from scripts.workflows.graphs import QUICK_START  # noqa: E402
 
-WORKFLOW = ROOT / "workflows" / "wan_s2v_quick_start.json"
+WORKFLOW = ROOT / QUICK_START.file
 PICTURE = ROOT / "docs" / "images" / "quick_start.png"
+WINDOW = (1366, 768)
 
 
 def main() -> int:
@@ -59,10 +61,10 @@ def take_picture(workflow: Path, output: Path, base: Path, browser: str) -> list
     comfyui = Path(os.environ["COMFYUI_PATH"])
     with (
         ComfyServer(comfyui, base, cpu=True, extra_args=["--disable-api-nodes"]) as server,
-        open_canvas(server.url, browser=browser) as canvas,
+        open_canvas(server.url, browser=browser, size=WINDOW) as canvas,
     ):
         graph = json.loads(workflow.read_text(encoding="utf-8"))
-        canvas.load(graph, workflow.stem)
+        canvas.open_template(graph, workflow.stem)
         for node in graph["nodes"]:
             if node["type"] == "PreviewImage":
                 canvas.run_until_picture(node["id"])

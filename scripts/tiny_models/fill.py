@@ -25,7 +25,7 @@ def fill_base_directory(base: Path, *, real_names: bool = False) -> None:
     """
     models = base / "models"
     make_tiny_models(models)
-    for tiny, name in REAL_NAMES.items() if real_names else ():
+    for name, tiny in REAL_NAMES.items() if real_names else ():
         shutil.copy(models / tiny, models / tiny.split("/")[0] / name)
     for sample in (ROOT / "samples").iterdir():
         shutil.copy(sample, base / "input")
@@ -33,7 +33,7 @@ def fill_base_directory(base: Path, *, real_names: bool = False) -> None:
 
 def tiny_file(folder: str) -> str:
     """The tiny model of one of ComfyUI's model folders, as the loaders list it."""
-    return next(name.split("/", 1)[1] for name in REAL_NAMES if name.startswith(f"{folder}/"))
+    return next(path.split("/", 1)[1] for path in REAL_NAMES.values() if path.startswith(f"{folder}/"))
 
 
 def make_tiny_models(models: Path, layouts: Sequence[str] = ()) -> None:

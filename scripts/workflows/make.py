@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,66 +10,33 @@ from typing import Any
 
 from cli.models.files import by_name
 
+from .blueprints import BLUEPRINTS
 from .convert import companions, is_widget, ui_to_api
-from .graphs import STOCK_MODELS, TALKING_VIDEO, WORKFLOWS
-from .parts import Blueprint, Group, Node, Workflow
+from .graphs import COMMAND_LINE, WORKFLOWS
+from .layout import frames, height_of, places, unwrapped, view
+from .parts import STOCK_MODELS, Blueprint, Group, Node, Workflow
 from .subgraphs import INPUT_NODE, OUTPUT_NODE
 
 Info = Mapping[str, Any]
+Json = dict[str, Any]
 
-QUICK_START = "wan_s2v_quick_start"
 NAMESPACE = uuid.UUID("4c1b7e1e-53d6-4f3c-9a51-0f2b7c6d8e11")
 OUR_PACK, CORE_PACK = "wan-s2v", "comfy-core"
+OUR_MODULE = "custom_nodes."
 COMPANION_VALUES = {"seed": "fixed", "image": "image", "file": "image", "audio": None}  # what the canvas puts behind these widgets
-FIRST_NOTE, OUTER_NODE = 31, 51  # ids below are for nodes
+OUTER_NODE = 51  # the node of a blueprint in its own file
+FIRST_NOTE, FIRST_INNER_NOTE = 71, 31  # ids below are for nodes; the front end wants those in a subgraph to differ from those around it
 OPTIONAL_SHAPE = 7
-
-NOTE_HEIGHT, TITLE, GAP, MARGIN, GROUP_GAP = 130, 30, 30, 20, 70
-COLOURS = ("#3f789e", "#557a46", "#8a6d3b", "#6a5a8c", "#8c4a4a", "#4a7f7f")
-HEIGHTS = {  # in ComfyUI 0.30, with room for pictures and text
-    "WanS2VModelLoader": 178,
-    "WanS2VLoraLoader": 102,
-    "WanS2VTextEncoderLoader": 82,
-    "WanS2VAudioEncoderLoader": 106,
-    "WanS2VVAELoader": 106,
-    "WanS2VTextEncode": 300,
-    "WanS2VPromptSchedule": 360,
-    "WanS2VAudioEncode": 218,
-    "WanS2VPose": 198,
-    "WanS2VPrepare": 400,
-    "WanS2VAudioGuidance": 130,
-    "WanS2VContinuity": 106,
-    "WanS2VSamplingOptions": 106,
-    "WanS2VSampler": 840,
-    "WanS2VDecode": 98,
-    "WanS2VFrameRate": 122,
-    "WanS2VSaveVideo": 780,
-    "WanS2VDriftReport": 420,
-    "WanS2VSyncReport": 420,
-    "UNETLoader": 82,
-    "VAELoader": 58,
-    "CLIPTextEncode": 140,
-    "LoadImage": 340,
-    "LoadAudio": 136,
-    "LoadVideo": 480,
-    "PreviewImage": 300,
-    "CreateVideo": 102,
-    "SaveVideo": 620,
-    "FrameInterpolationModelLoader": 58,
-    "FrameInterpolate": 78,
-    "UpscaleModelLoader": 58,
-    "ImageUpscaleWithModel": 46,
-    "ImageScaleBy": 82,
-}
+WINDOW = (1920, 950)
 
 
 @dataclass
 class Graph:
     """Nodes and links as the canvas saves them; a link is (id, from node, slot, to node, slot, type)."""
 
-    nodes: list[dict[str, Any]] = field(default_factory=list)
+    nodes: list[Json] = field(default_factory=list)
     links: list[tuple[int, int, int, int, int, str]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[Json] = field(default_factory=list)
 
     def connect(self, source: tuple[int, int], target: tuple[int, int], kind: str) -> int:
         number = len(self.links) + 1
@@ -80,39 +46,59 @@ class Graph:
 
 def make_files(object_info: Info) -> dict[str, str]:
     """Path in this checkout -> text of every file."""
-    files = {f"subgraphs/{TALKING_VIDEO.name}.json": make_blueprint(TALKING_VIDEO, object_info)}
+    files = {f"subgraphs/{blueprint.name}.json": make_blueprint(blueprint, object_info) for blueprint in BLUEPRINTS}
     for workflow in WORKFLOWS:
-        files[f"workflows/{workflow.name}.json"] = made = make_workflow(workflow, object_info)
+        files[workflow.file] = made = make_workflow(workflow, object_info)
         files[f"docs/api/{workflow.name}.json"] = ui_to_api(made, object_info)
-    files["cli/workflows/quick_start.json"] = files[f"docs/api/{QUICK_START}.json"]
+    files["cli/workflows/quick_start.json"] = ui_to_api(make_workflow(COMMAND_LINE, object_info), object_info)
     return {path: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for path, content in files.items()}
 
 
-def make_workflow(workflow: Workflow, object_info: Info) -> dict[str, Any]:
+def make_workflow(workflow: Workflow, object_info: Info) -> Json:
     """The workflow as the canvas saves it."""
-    graph = make_graph(workflow.groups, object_info)
-    made = _document(workflow.name, graph.nodes, graph.links, graph.groups)
-    return {**made, "extra": {"ds": {"scale": 0.6, "offset": [60, 120]}}}
+    used = [blueprint for blueprint in BLUEPRINTS if any(node.type == blueprint.name for node in workflow.nodes)]
+    subgraphs = {blueprint.name: make_subgraph(blueprint, object_info) for blueprint in used}
+    known = {**object_info, **{item.name: blueprint_info(item, subgraphs[item.name], object_info) for item in used}}
+    graph = make_graph(workflow.groups, known, FIRST_NOTE)
+    made = _document(workflow.name, graph, {"ds": view(graph.nodes, WINDOW)})
+    if subgraphs:
+        made["definitions"] = {"subgraphs": list(subgraphs.values())}
+    if workflow.app is not None:
+        form = {"inputs": [[str(node), widget] for node, widget in workflow.app.inputs], "outputs": list(map(str, workflow.app.outputs))}
+        made["extra"] |= {"linearData": form, "linearMode": True}
+    return made
 
 
-def _document(name: str, nodes: list[dict[str, Any]], links: Sequence[Sequence[Any]], groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(name: str, graph: Graph, extra: Json) -> Json:
     return {
-        "id": str(NAMESPACE if name == QUICK_START else uuid.uuid5(NAMESPACE, name)),
+        "id": str(uuid.uuid5(NAMESPACE, name)),
         "revision": 0,
-        "last_node_id": max(node["id"] for node in nodes),
-        "last_link_id": len(links),
-        "nodes": nodes,
-        "links": [list(link) for link in links],
-        "groups": groups,
+        "last_node_id": max(node["id"] for node in graph.nodes),
+        "last_link_id": len(graph.links),
+        "nodes": graph.nodes,
+        "links": [list(link) for link in graph.links],
+        "groups": graph.groups,
         "config": {},
-        "extra": {},
+        "extra": extra,
         "version": 0.4,
     }
 
 
-def make_blueprint(blueprint: Blueprint, object_info: Info) -> dict[str, Any]:
+# --- blueprints
+
+
+def make_blueprint(blueprint: Blueprint, object_info: Info) -> Json:
     """A workflow of one node, with the subgraph that it stands for."""
-    graph = make_graph(blueprint.groups, object_info)
+    subgraph = make_subgraph(blueprint, object_info)
+    node, info = Node(OUTER_NODE, blueprint.name, title=blueprint.name), blueprint_info(blueprint, subgraph, object_info)
+    graph = Graph([_make_node(node, (0, 0, 400, height_of(node, info)), info)])
+    search = {"BlueprintSearchAliases": list(blueprint.search_aliases), "BlueprintDescription": blueprint.description}
+    return {**_document(f"{blueprint.name} workflow", graph, search), "definitions": {"subgraphs": [subgraph]}}
+
+
+def make_subgraph(blueprint: Blueprint, object_info: Info) -> Json:
+    """The definition that a node of this blueprint stands for."""
+    graph = make_graph(blueprint.groups, object_info, FIRST_INNER_NOTE)
     nodes = {node["id"]: node for node in graph.nodes}
     inputs = [
         _subgraph_input(graph, nodes[node_id], object_info[nodes[node_id]["type"]], slot, name, input_name)
@@ -124,15 +110,15 @@ def make_blueprint(blueprint: Blueprint, object_info: Info) -> dict[str, Any]:
     ]
     right, bottom = (max(node["pos"][axis] + node["size"][axis] for node in graph.nodes) for axis in (0, 1))
     names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    subgraph = {
+    return {
         "id": str(uuid.uuid5(NAMESPACE, blueprint.name)),
         "version": 1,
         "state": {"lastGroupId": len(graph.groups), "lastNodeId": max(nodes), "lastLinkId": len(graph.links), "lastRerouteId": 0},
         "revision": 0,
         "config": {},
         "name": blueprint.name,
-        "inputNode": {"id": INPUT_NODE, "bounding": [-320, bottom // 3, 160, 20 * len(inputs) + 40]},
-        "outputNode": {"id": OUTPUT_NODE, "bounding": [right + 100, bottom // 3, 130, 20 * len(outputs) + 40]},
+        "inputNode": {"id": INPUT_NODE, "bounding": [-240, bottom // 3, 160, 20 * len(inputs) + 40]},
+        "outputNode": {"id": OUTPUT_NODE, "bounding": [right + 80, bottom // 3, 130, 20 * len(outputs) + 40]},
         "inputs": inputs,
         "outputs": outputs,
         "widgets": [],
@@ -143,11 +129,25 @@ def make_blueprint(blueprint: Blueprint, object_info: Info) -> dict[str, Any]:
         "category": blueprint.category,
         "description": blueprint.description,
     }
-    search = {"BlueprintSearchAliases": list(blueprint.search_aliases), "BlueprintDescription": blueprint.description}
+
+
+def blueprint_info(blueprint: Blueprint, subgraph: Json, object_info: Info) -> Json:
+    """What /object_info would say about a node of this blueprint; each widget has the value that it has inside."""
+    nodes = {node.id: node for group in blueprint.groups for node in group.nodes}
+    inputs = {}
+    for name, (node_id, input_name) in blueprint.inputs.items():
+        node = nodes[node_id]
+        kind, options = next((kind, options) for known, kind, options in input_specs(object_info[node.type]) if known == input_name)
+        default = node.values.get(input_name, _default(kind, options))
+        inputs[name] = (kind, {**options, "default": default, "widget": is_widget(kind, options)})
+    previews = [{"name": name, "sourceNodeId": str(node), "sourcePreviewName": name} for name, node in blueprint.previews.items()]
     return {
-        **_document(f"{blueprint.name} workflow", [_outer_node(blueprint, subgraph, nodes)], [], []),
-        "definitions": {"subgraphs": [subgraph]},
-        "extra": search,
+        "input": {"required": inputs},
+        "output": [entry["type"] for entry in subgraph["outputs"]],
+        "output_name": [entry["name"] for entry in subgraph["outputs"]],
+        "python_module": OUR_MODULE,
+        "subgraph": subgraph["id"],
+        "previews": previews,
     }
 
 
@@ -165,53 +165,45 @@ def _subgraph_output(graph: Graph, node: dict[str, Any], slot: int, name: str, o
     return {"id": str(uuid.uuid5(NAMESPACE, f"output {name}")), "name": name, "type": output["type"], "linkIds": output["links"][-1:]}
 
 
-def _outer_node(blueprint: Blueprint, subgraph: Mapping[str, Any], nodes: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    node = _place(OUTER_NODE, subgraph["id"], 0, 0, (400, 520))
-    for entry, (node_id, name) in zip(subgraph["inputs"], blueprint.inputs.values(), strict=True):
-        inner = next(inner for inner in nodes[node_id]["inputs"] if inner["name"] == name)
-        widget = {"widget": {"name": entry["name"]}} if "widget" in inner else {}
-        node["inputs"].append({"name": entry["name"], "type": entry["type"], "link": None, **widget})
-    node["outputs"] = [{"name": entry["name"], "type": entry["type"], "links": []} for entry in subgraph["outputs"]]
-    return {**node, "properties": {"proxyWidgets": [], "cnr_id": OUR_PACK}, "widgets_values": [], "title": blueprint.name}
+# --- nodes and links
 
 
-def make_graph(groups: Sequence[Group], object_info: Info) -> Graph:
-    """Groups from left to right, each with its note on top."""
-    graph, left = Graph(), 0
+def make_graph(groups: Sequence[Group], object_info: Info, first_note: int) -> Graph:
+    """Columns from left to right."""
+    graph = Graph()
     nodes = {node.id: node for group in groups for node in group.nodes}
-    for index, group in enumerate(groups):
-        top = NOTE_HEIGHT + TITLE + GAP
-        note = _place(FIRST_NOTE + index, "MarkdownNote", left, 0, (group.width, NOTE_HEIGHT))
-        graph.nodes.append({**note, "title": "Note", "widgets_values": [_unwrapped(group.note)], "color": "#222", "bgcolor": "#000"})
-        for node in group.nodes:
-            height = node.height or HEIGHTS[node.type]
-            graph.nodes.append(_make_node(node, (left, top), (group.width, height), object_info[node.type]))
-            top += height + TITLE + GAP
-        left += group.width + GROUP_GAP
+    heights = {node.id: height_of(node, object_info[node.type]) for node in nodes.values()}
+    for index, (group, node, box) in enumerate(places(groups, heights)):
+        made = _note(first_note + index, group.note, box) if node is None else _make_node(node, box, object_info[node.type])
+        graph.nodes.append(made)
     _connect_all(graph, nodes, object_info)
     graph.nodes.sort(key=lambda node: node["id"])
     for order, node in enumerate(_in_order(graph)):
         node["order"] = order
-    graph.groups = list(_frames(groups, graph))
+    graph.groups = list(frames(groups, max(node["pos"][1] + node["size"][1] for node in graph.nodes)))
     return graph
 
 
-def _unwrapped(text: str) -> str:
-    """Markdown with one line per paragraph."""
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
-
-
-def _place(node_id: int, kind: str, left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
-    place = {"id": node_id, "type": kind, "pos": [left, top], "size": list(size), "flags": {}, "order": 0, "mode": 0}
+def _place(node_id: int, kind: str, box: tuple[int, int, int, int]) -> Json:
+    left, top, width, height = box
+    place = {"id": node_id, "type": kind, "pos": [left, top], "size": [width, height], "flags": {}, "order": 0, "mode": 0}
     return {**place, "inputs": [], "outputs": [], "properties": {}}
 
 
-def _make_node(node: Node, place: tuple[int, int], size: tuple[int, int], info: Info) -> dict[str, Any]:
-    made = _place(node.id, node.type, *place, size)
-    made["inputs"] = [_input(*spec, info) for spec in input_specs(info) if not is_widget(*spec[1:])]
+def _note(node_id: int, text: str, box: tuple[int, int, int, int]) -> Json:
+    note = _place(node_id, "MarkdownNote", box)
+    return {**note, "title": "Note", "widgets_values": [unwrapped(text)], "color": "#432", "bgcolor": "#653"}
+
+
+def _make_node(node: Node, box: tuple[int, int, int, int], info: Info) -> Json:
+    subgraph = info.get("subgraph")
+    made = _place(node.id, subgraph or node.type, box)
+    shown = [spec for spec in input_specs(info) if subgraph or not is_widget(*spec[1:])]
+    made["inputs"] = [_input(*spec, info) for spec in shown]
     made["outputs"] = [{"name": name, "type": kind, "links": []} for name, kind in zip(info["output_name"], info["output"], strict=True)]
-    ours = info["python_module"].startswith("custom_nodes.")
-    made["properties"] = {"cnr_id": OUR_PACK if ours else CORE_PACK, "Node name for S&R": node.type}
+    pack = {"cnr_id": OUR_PACK if info["python_module"].startswith(OUR_MODULE) else CORE_PACK}
+    shown_inside = {"proxyWidgets": [], "previewExposures": info.get("previews")}
+    made["properties"] = {**pack, **(shown_inside if subgraph else {"Node name for S&R": node.type})}
     made["widgets_values"] = list(_widget_values(node, info))
     if files := [_model(value) for value in node.values.values() if _model(value)]:
         made["properties"]["models"] = files
@@ -246,7 +238,8 @@ def _widget_values(node: Node, info: Info) -> Iterator[Any]:
     for name, kind, options in input_specs(info):
         if is_widget(kind, options):
             yield node.values.get(name, _default(kind, options))
-            yield from [COMPANION_VALUES.get(name)] * companions(name, kind, options)
+            if "subgraph" not in info:
+                yield from [COMPANION_VALUES.get(name)] * companions(name, kind, options)
 
 
 def _default(kind: Any, options: Info) -> Any:
@@ -285,12 +278,3 @@ def _in_order(graph: Graph) -> list[dict[str, Any]]:
         done += ready
         waiting = [node for node in waiting if node not in ready]
     return done
-
-
-def _frames(groups: Sequence[Group], graph: Graph) -> Iterator[dict[str, Any]]:
-    bottom = max(node["pos"][1] + node["size"][1] for node in graph.nodes)
-    left = 0
-    for index, (group, colour) in enumerate(zip(groups, COLOURS, strict=False)):
-        bounding = [left - MARGIN, -80, group.width + 2 * MARGIN, bottom + 80 + MARGIN]
-        yield {"id": index + 1, "title": group.title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
-        left += group.width + GROUP_GAP

@@ -20,6 +20,7 @@ NODE_TIMEOUT_MS = 30_000
 RUN_TIMEOUT_MS = 120_000
 POLL_MS = 200
 POLLS_PER_DOUBLE_CLICK = 25  # 5 s
+POLLS_PER_SEARCH = 50  # 10 s
 PLAY_TIMEOUT_MS = 20_000
 SPINNER = ".p-blockui-mask"
 
@@ -50,13 +51,19 @@ NODE_POSITION = """id => {
     const frame = canvas.canvas.getBoundingClientRect();
     return [frame.left + x, frame.top + y];
 }"""
-SET_WIDGETS = """values => {
-    for (const node of window.app.graph.nodes)
-        for (const widget of node.widgets ?? [])
-            if (widget.name in (values[node.type] ?? {})) {
-                widget.value = values[node.type][widget.name];
-                widget.callback?.(widget.value);
+SET_WIDGETS = """values => {  // in subgraphs too, on the subgraph node where it has the widget
+    const visit = (graph, outer) => {
+        for (const node of graph.nodes) {
+            if (node.subgraph) visit(node.subgraph, node);
+            for (const [name, value] of Object.entries(values[node.type] ?? {})) {
+                const named = widget => widget.name === name, widget = outer?.widgets.find(named) ?? node.widgets?.find(named);
+                if (!widget) continue;
+                widget.value = value;
+                widget.callback?.(value);
             }
+        }
+    };
+    visit(window.app.graph);
 }"""
 WIDGET_VALUE = "([id, name]) => window.app.graph.getNodeById(id).widgets.find(widget => widget.name === name).value"
 HAS_PICTURE = "id => window.app.graph.getNodeById(id)?.imgs?.length > 0"
@@ -122,6 +129,17 @@ class Person:
             if poll % POLLS_PER_DOUBLE_CLICK == 0:
                 self.page.mouse.dblclick(*at)
                 self.clicks += 2
+            self.page.wait_for_timeout(POLL_MS)
+            if target.is_visible():
+                return
+        target.wait_for()
+
+    def type_until(self, target: Locator, field: Locator, words: str) -> None:
+        """Type into a search box until something shows alone: a busy browser loses letters while its list is loading."""
+        for poll in range(NODE_TIMEOUT_MS // POLL_MS):
+            if poll % POLLS_PER_SEARCH == 0:
+                field.fill("")
+                field.fill(words)
             self.page.wait_for_timeout(POLL_MS)
             if target.is_visible():
                 return

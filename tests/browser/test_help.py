@@ -10,7 +10,7 @@ from wan_s2v_pack.scripts.records.help_pages import WORDS
 from wan_s2v_pack.scripts.records.node_texts import CONTROL, read_locale
 
 from .person import WIDGET_POSITION, Person
-from .workflows import QUICK_START, nodes_of_type, read
+from .workflows import ALL_NODES, nodes_of_type, read
 
 LANGUAGE = "Comfy.Locale"
 PANEL = "Comfy.RightSidePanel.IsOpen"
@@ -85,7 +85,7 @@ def chinese_canvas(canvas) -> Iterator[Any]:
 
 
 def test_the_canvas_speaks_chinese(chinese_canvas, person, picture):
-    graph, texts = read(QUICK_START), read_locale("zh")
+    graph, texts = read(ALL_NODES), read_locale("zh")
     chinese_canvas.load(graph, "chinese")
     nodes = person.page.evaluate(LABELS)
     assert nodes

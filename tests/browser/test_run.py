@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from .person import Person
-from .workflows import QUICK_START, SIZE, SMALL, nodes_of_type, read
+from .workflows import ALL_NODES, SIZE, SMALL, nodes_of_type, read
 
 SECONDS = 3.5  # 56 frames in 4 clips
 PAINT_MS = 500  # from a decoded frame to a painted one
@@ -36,8 +36,8 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run(canvas, client, server, picture):
-    person, workflow = Person(canvas.page), read(QUICK_START)
-    person.open_by_drop(QUICK_START, len(workflow["nodes"]))
+    person, workflow = Person(canvas.page), read(ALL_NODES)
+    person.open_by_drop(ALL_NODES, len(workflow["nodes"]))
     canvas.fit_view()
     person.set_widgets({**SMALL, **LONGER})
     graph = canvas.serialized()
@@ -78,8 +78,8 @@ def test_dropped_video_gives_the_graph_back(run, person, canvas):
 
 
 def test_cancel_button_ends_the_run(canvas, client, person):
-    workflow = read(QUICK_START)
-    person.open_by_drop(QUICK_START, len(workflow["nodes"]))
+    workflow = read(ALL_NODES)
+    person.open_by_drop(ALL_NODES, len(workflow["nodes"]))
     person.set_widgets({**SMALL, **LONGER, "WanS2VSampler": {**LONGER["WanS2VSampler"], "seed": 1}})
     prompt_id = person.press_run()["prompt_id"]
     (sampler,) = nodes_of_type(workflow, "WanS2VSampler")

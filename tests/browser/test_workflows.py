@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import pytest
 from wan_s2v_pack.scripts.workflows.convert import ui_to_api
 
+from .appearance import overlapping
 from .person import Person
-from .workflows import FILES, NUM_FRAMES, SAVE_NODES, SIZE, SMALL, nodes_of_type, read
+from .workflows import APP, FILES, NUM_FRAMES, PORTRAIT, SAVE_NODES, SIZE, nodes_of_type, read
 
-TITLE_PX = 30
+TYPES = "async () => Object.values((await window.app.graphToPrompt()).output).map(node => node.class_type)"
 BUTTONS = ("audioUI", "upload", "video-preview")  # widgets of the front end alone, which it queues too
 
 
@@ -23,21 +24,7 @@ class Opened(NamedTuple):
     saved: dict[str, Any]
 
 
-def overlapping(graph: dict[str, Any]) -> list[tuple[int, int]]:
-    """Pairs of nodes of which one covers a part of the other."""
-    boxes = {
-        node["id"]: (node["pos"][0], node["pos"][1] - TITLE_PX, node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
-        for node in graph["nodes"]
-    }
-    return [
-        (a, b)
-        for a, (left, top, right, bottom) in boxes.items()
-        for b, (other_left, other_top, other_right, other_bottom) in boxes.items()
-        if a < b and left < other_right and other_left < right and top < other_bottom and other_top < bottom
-    ]
-
-
-@pytest.fixture(scope="module", params=FILES)
+@pytest.fixture(scope="module", params=[name for name, path in FILES.items() if path != APP])
 def opened(request, object_info, canvas):
     path = FILES[request.param]
     shipped = read(path)
@@ -52,7 +39,7 @@ def test_no_node_is_missing_or_red(opened):
 
 
 def test_nodes_do_not_overlap(opened):
-    assert overlapping(opened.saved) == []
+    assert overlapping(opened.canvas.page) == []
 
 
 def test_saved_file_keeps_links_and_values(opened):
@@ -77,18 +64,20 @@ def test_front_end_queues_what_the_converter_makes(opened, object_info):
 
 def test_it_runs_and_its_videos_play(opened, person, picture, client):
     """The last one: it changes values."""
-    person.set_widgets(SMALL)
+    if "CheckpointLoaderSimple" in opened.canvas.page.evaluate(TYPES):
+        pytest.skip("there is no tiny model that finds a pose; tests/integration renders the rest of this workflow")
+    person.set_widgets(PORTRAIT)
     answer = person.press_run()
     assert answer["node_errors"] == {}
     for node_id in nodes_of_type(opened.shipped, *SAVE_NODES):
         person.wait_for_video(node_id)
         video = person.play(node_id)
         assert video["played"] == video["duration"] == pytest.approx(NUM_FRAMES / 16, abs=1 / 16)
-        assert video["width"] == video["height"] >= SIZE
+        assert 2 * video["width"] == video["height"] >= 2 * SIZE
         assert video["frames"] >= NUM_FRAMES
         assert video["sound_bytes"] > 0
     assert person.wait_for_end(client, answer["prompt_id"]) == "success"
     for node_id in nodes_of_type(opened.shipped, "PreviewImage"):
         assert person.sees_picture(node_id)
-    assert overlapping(opened.canvas.serialized()) == []  # some nodes have grown: they show videos and text now
+    assert overlapping(opened.canvas.page) == []  # some nodes have grown: they show videos and text now
     picture(opened.name)

@@ -10,10 +10,13 @@ from wan_s2v_pack.tests.integration.graphs import NUM_FRAMES, SIZE, SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
-QUICK_START = FILES["wan_s2v_quick_start"]
+QUICK_START = FILES["Talking photo, quick start (Wan S2V)"]
+APP = FILES["Lip sync app, no nodes (Wan S2V).app"]
+ALL_NODES = FILES["Talking photo, all nodes (Wan S2V)"]
 SAVE_NODES = ("WanS2VSaveVideo", "SaveVideo")
+PORTRAIT = {**SMALL, "WanS2VPrepare": {**SMALL["WanS2VPrepare"], "size.height": 2 * SIZE}}  # a video that is taller than its node is wide
 
-__all__ = ["FILES", "NUM_FRAMES", "QUICK_START", "SAVE_NODES", "SIZE", "SMALL", "nodes_of_type", "read"]
+__all__ = ["ALL_NODES", "APP", "FILES", "NUM_FRAMES", "PORTRAIT", "QUICK_START", "SAVE_NODES", "SIZE", "SMALL", "nodes_of_type", "read"]
 
 
 def read(path: Path) -> dict[str, Any]:

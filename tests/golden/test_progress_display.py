@@ -33,15 +33,41 @@ def serve(monkeypatch, **abilities):
 
 def test_text_goes_to_the_running_node(display, node, monkeypatch):
     sent = []
-    serve(monkeypatch, send_progress_text=lambda text, node_id: sent.append((text, node_id)))
+    serve(monkeypatch, client_id="me", send_progress_text=lambda *message: sent.append(message))
     display.text_display()("clip 1 of 2")
-    assert sent == [("clip 1 of 2", "12")]
+    assert sent == [("clip 1 of 2", "12", "me")]
+
+
+def test_text_and_video_go_to_the_subgraph_nodes_around_it_too(display, monkeypatch, tmp_path):
+    """On the canvas there is nothing but the outermost of them."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    texts, told = [], []
+    serve(
+        monkeypatch,
+        client_id="me",
+        send_progress_text=lambda text, node_id, client_id: texts.append((node_id, client_id)),
+        send_sync=lambda event, data, client_id: told.append((event, data["node"], data["display_node"], client_id)),
+    )
+    monkeypatch.setattr(display.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    with CurrentNodeContext(prompt_id="p", node_id="51:7:11"):
+        display.text_display()("clip 1 of 2")
+        display.file_shower()(tmp_path / "in_progress.mp4")
+    around = ["51:7:11", "51:7", "51"]
+    assert texts == [(node_id, "me") for node_id in around]
+    assert told == [("executed", node_id, node_id, "me") for node_id in around]
+
+
+def test_nobody_else_is_told(display, node, monkeypatch):
+    """A prompt without a client: ComfyUI would send the text to every browser that is open."""
+    sent = []
+    serve(monkeypatch, client_id=None, send_progress_text=lambda *message: sent.append(message))
+    display.text_display()("clip 1 of 2")
+    assert sent == []
 
 
 def test_nothing_is_sent_without_a_server(display, node, monkeypatch):
     monkeypatch.delitem(sys.modules, "server", raising=False)
-    display.text_display()("clip 1 of 2")
-    serve(monkeypatch)  # of a version that shows no text
     display.text_display()("clip 1 of 2")
 
 
@@ -51,7 +77,7 @@ def shown(display, node, monkeypatch):
     import comfy.utils
 
     sent, moved = [], []
-    serve(monkeypatch, send_progress_text=lambda text, node_id: sent.append(text))
+    serve(monkeypatch, client_id="me", send_progress_text=lambda text, node_id, client_id: sent.append(text))
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: moved.append((value, total)))
     return sent, moved
 

@@ -66,7 +66,7 @@ def test_archive_works_in_a_fresh_comfyui(installed):
         modules = {name: info["python_module"] for name, info in client.object_info().items()}
         assert {name for name, module in modules.items() if module == f"custom_nodes.{FOLDER}"} == set(read_snapshot())
         assert fetch(server.url, f"/extensions/{FOLDER}/docs/WanS2VSampler.md").startswith(b"# Sample Video (Wan S2V)")
-        assert "wan_s2v_quick_start" in json.loads(fetch(server.url, "/workflow_templates"))[FOLDER]
+        assert "Talking photo, quick start (Wan S2V)" in json.loads(fetch(server.url, "/workflow_templates"))[FOLDER]
         assert Renderer(server, client).render(quick_start()).num_frames == 12
 
 

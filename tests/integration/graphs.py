@@ -7,21 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wan_s2v_pack.cli.models.files import REAL_NAMES
+
 Prompt = dict[str, dict[str, Any]]
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_START = ROOT / "cli" / "workflows" / "quick_start.json"
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 TINY_LORA = "tiny_lightx2v.safetensors"
-TINY_FILES = {
-    "wan2.2_s2v_14B_bf16.safetensors": "wan_s2v_tiny.safetensors",
-    "umt5_xxl_fp16.safetensors": "umt5_tiny.safetensors",
-    "wav2vec2_large_english_fp16.safetensors": "wav2vec2-tiny/model.safetensors",
-    "wan_2.1_vae.safetensors": "wan_2.1_vae_tiny.safetensors",
-    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": TINY_LORA,
-    "RealESRGAN_x4plus.safetensors": "tiny_compact_x4.safetensors",
-    "film_net_fp16.safetensors": "tiny_rife.safetensors",
-}
+TINY_FILES = {name: path.split("/", 1)[1] for name, path in REAL_NAMES.items()}
 SIZE = 64  # px; the smallest
 FRAMES_PER_CLIP = 16
 NUM_FRAMES = 12  # one clip, not full

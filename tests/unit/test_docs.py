@@ -102,6 +102,12 @@ def test_every_error_text_of_the_troubleshooting_page_is_in_the_code():
     assert [message for message in messages if not any(message in text for text in texts())] == []
 
 
+def test_readme_names_every_template():
+    """By its title, which is its file; those of an App end differently there."""
+    named = set(re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {path.stem.removesuffix(".app") for path in (ROOT / "workflows").glob("*.json")} <= named
+
+
 def test_index_lists_every_document():
     links = {link.split("#")[0] for link in LINK.findall((GUIDES / "README.md").read_text(encoding="utf-8"))}
     assert links >= {path.name for path in GUIDES.glob("*.md")} - {"README.md"}

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NamedTuple
 
 import comfy.model_patcher
 import comfy.utils
@@ -98,13 +99,16 @@ def share_reporter() -> Callable[[float], None]:
 
 
 def text_display() -> Callable[[str], None]:
-    """Shows a text on the node that is running now; does nothing where no server runs."""
-    prompt_server = getattr(sys.modules.get("server"), "PromptServer", None)  # importing it would start one
-    server, context = getattr(prompt_server, "instance", None), get_executing_context()
-    send = getattr(server, "send_progress_text", None)
-    if send is None or context is None:
+    """Shows a text on the node that is running now, for whoever queued it; does nothing where nobody can see it."""
+    audience = _audience()
+    if audience is None:
         return lambda text: None
-    return lambda text: send(text, context.node_id)
+
+    def show(text: str) -> None:
+        for node_id in audience.node_ids:
+            audience.server.send_progress_text(text, node_id, audience.client_id)
+
+    return show
 
 
 def file_shower() -> Callable[[Path], None]:
@@ -113,19 +117,41 @@ def file_shower() -> Callable[[Path], None]:
     It sends the message with which ComfyUI tells what a node shows in the end. Without a server, without a browser, or for a file
     outside ComfyUI's output and temp folders it does nothing.
     """
-    context = get_executing_context()
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if context is None or server is None or server.client_id is None:
+    audience = _audience()
+    if audience is None:
         return lambda path: None
-    client_id = server.client_id
 
     def show(path: Path) -> None:
         output = _video_output(path)
-        if output is not None:
-            message = {"node": context.node_id, "display_node": context.node_id, "output": output, "prompt_id": context.prompt_id}
-            server.send_sync("executed", message, client_id)
+        for node_id in audience.node_ids if output is not None else ():
+            message = {"node": node_id, "display_node": node_id, "output": output, "prompt_id": audience.prompt_id}
+            audience.server.send_sync("executed", message, audience.client_id)
 
     return show
+
+
+class _Audience(NamedTuple):
+    """Who sees a message of the node that is running, and where.
+
+    Attributes:
+        client_id: the browser that queued the prompt; a message without one would go to all that are open.
+        node_ids: of the node, and of the subgraph nodes around it, which are what is on the canvas: "5:3", "5".
+    """
+
+    server: Any
+    client_id: str
+    prompt_id: str
+    node_ids: list[str]
+
+
+def _audience() -> _Audience | None:
+    context = get_executing_context()
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)  # importing it would start one
+    if context is None or server is None or server.client_id is None:
+        return None
+    parts = context.node_id.split(":")
+    node_ids = [":".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return _Audience(server, server.client_id, context.prompt_id, node_ids)
 
 
 def _video_output(path: Path) -> dict | None:

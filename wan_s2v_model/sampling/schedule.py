@@ -2,16 +2,32 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..constants import TRAIN_TIMESTEPS
+from ..constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, DEFAULT_STEPS, TRAIN_TIMESTEPS
 from .solvers import SOLVERS
 
 FIRST_SIGMA = 1.0  # before shifting, for samplers that are not in SOLVERS
 MIN_SIGMAS = 2
+
+
+class Preset(NamedTuple):
+    """Settings of the sampler that belong together."""
+
+    steps: int
+    cfg: float
+    shift: float
+    solver: str
+
+
+PRESETS = {
+    "draft": Preset(4, 1.0, 5.0, "euler"),  # the noise levels for which the 4-step LoRA was distilled
+    "final": Preset(DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, "unipc"),  # as the reference
+}
 
 
 @dataclass(frozen=True)

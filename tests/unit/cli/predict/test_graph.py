@@ -10,6 +10,7 @@ import pytest
 from wan_s2v_pack.cli.models.files import FILES
 from wan_s2v_pack.cli.predict import graph
 from wan_s2v_pack.cli.predict.graph import FAST, FAST_LORA, LORA, POSE, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
+from wan_s2v_pack.wan_s2v_model.sampling.schedule import PRESETS
 
 ROOT = Path(__file__).resolve().parents[4]
 REQUEST = Request(image=Path("me.png"), audio=Path("me.wav"))
@@ -55,11 +56,10 @@ def test_without_options_it_is_the_quick_start_with_the_uploads(server):
     assert build(server) == expected
 
 
-def test_fast_is_the_shipped_workflow():
-    shipped = json.loads((ROOT / "docs" / "api" / "wan_s2v_fast.json").read_text(encoding="utf-8"))
-    sampler, lora = (graph.inputs_of(shipped, node) for node in (SAMPLER, LORA))
-    assert {name: sampler[name] for name in FAST} == FAST
-    assert (lora["lora_name"], lora["strength"]) == (FAST_LORA, 1.0)
+def test_fast_is_the_draft_of_the_templates():
+    template = json.loads((ROOT / "docs" / "api" / "wan_s2v_all_nodes.json").read_text(encoding="utf-8"))
+    assert PRESETS["draft"]._asdict() == FAST
+    assert graph.inputs_of(template, LORA)["lora_name"] == FAST_LORA
 
 
 def test_fast_gives_way_to_options(server):

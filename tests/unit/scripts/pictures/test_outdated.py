@@ -36,7 +36,7 @@ def test_new_pictures_are_not_named(pictures):
 
 
 def test_missing_and_unmarked_pictures_are(pictures):
-    missing, unmarked = pictures / "web/docs/images/WanS2VSampler.png", pictures / "workflows/wan_s2v_song.jpg"
+    missing, unmarked = pictures / "web/docs/images/WanS2VSampler.png", pictures / "workflows/Lip sync a song (Wan S2V).jpg"
     missing.unlink()
     Image.new("RGB", (8, 8)).save(unmarked)
     found = dict(outdated.outdated_pictures(pictures))
