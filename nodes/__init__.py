@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .audio import WanS2VAudioEncode, WanS2VTextToSpeech
-from .directing import WanS2VAudioGuidance, WanS2VContinuity, WanS2VDraftOrFinal, WanS2VPose, WanS2VSamplingOptions
+from .directing import WanS2VAudioGuidance, WanS2VContinuity, WanS2VDraftOrFinal, WanS2VPose, WanS2VSamplingOptions, WanS2VStepCache
 from .loaders import WanS2VAudioEncoderLoader, WanS2VLoraLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
 from .prepare import WanS2VPrepare
 from .reports import WanS2VDriftReport, WanS2VSyncReport
@@ -30,6 +30,7 @@ class WanS2VExtension(ComfyExtension):
             WanS2VAudioGuidance,
             WanS2VContinuity,
             WanS2VSamplingOptions,
+            WanS2VStepCache,
             WanS2VSampler,
             WanS2VDecode,
             WanS2VFrameRate,

@@ -12,8 +12,9 @@ from ..wan_s2v_model.limits import share_problem
 from ..wan_s2v_model.media.pictures import read_optional_pictures
 from ..wan_s2v_model.sampling.guidance import AudioGuidance, SamplingOptions
 from ..wan_s2v_model.sampling.schedule import PRESETS
+from ..wan_s2v_model.sampling.step_cache import StepCache
 from .inputs import checks_inputs
-from .sockets import WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPoseSettings
+from .sockets import WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPoseSettings, WanS2VStepCacheSettings
 
 logger = logging.getLogger("wan_s2v")
 
@@ -279,3 +280,41 @@ class WanS2VSamplingOptions(io.ComfyNode):
     @checks_inputs
     def execute(cls, cfg_start_percent, cfg_end_percent, vae_warmup) -> io.NodeOutput:
         return io.NodeOutput(SamplingOptions(cfg_start_percent, cfg_end_percent, vae_warmup))
+
+
+class WanS2VStepCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanS2VStepCache",
+            display_name="Step Cache (Wan S2V)",
+            category="wan s2v/sampling",
+            description="Guesses steps that bring little new. Learns which from clips that are sampled in full, and measures the error.",
+            search_aliases=["teacache", "easycache", "faster", "skip steps", "s2v"],
+            inputs=[
+                io.Float.Input(
+                    "allowed_error",
+                    default=0.05,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    tooltip="How far the latents of a clip may depart from the clip sampled in full: 0.05 is 5 %. More guesses more steps; "
+                    "0 guesses none.",
+                ),
+                io.Int.Input(
+                    "check_every",
+                    default=8,
+                    min=2,
+                    max=1000,
+                    tooltip="Every so many clips, one is sampled both ways: its true error is noted with the run, and the next table keeps "
+                    "to it. That clip takes up to twice as long.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[WanS2VStepCacheSettings.Output(display_name="step_cache", tooltip="For Sample Video (Wan S2V).")],
+        )
+
+    @classmethod
+    @checks_inputs
+    def execute(cls, allowed_error, check_every) -> io.NodeOutput:
+        return io.NodeOutput(StepCache(allowed_error, check_every))

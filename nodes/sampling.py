@@ -23,7 +23,7 @@ from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.guidance import NO_OPTIONS
 from ..wan_s2v_model.sampling.progress import Progress, video_size
 from .inputs import checks_inputs, clip_to_redo, folder_of_run, run_folder, run_name_problem, shows_errors
-from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPlan
+from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPlan, WanS2VStepCacheSettings
 
 logger = logging.getLogger("wan_s2v")
 
@@ -136,6 +136,12 @@ class WanS2VSampler(io.ComfyNode):
                     tooltip="Moves steps towards high noise. The reference uses 3. A ModelSamplingSD3 node in front of the model wins.",
                     advanced=True,
                 ),
+                WanS2VStepCacheSettings.Input(
+                    "step_cache",
+                    optional=True,
+                    tooltip="From Step Cache (Wan S2V): guesses steps of later clips, with an error that is measured. Without it every "
+                    "step asks the model.",
+                ),
             ],
             outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
             hidden=[io.Hidden.prompt],
@@ -173,6 +179,7 @@ class WanS2VSampler(io.ComfyNode):
         sigmas=None,
         solver="unipc",
         shift=DEFAULT_SHIFT,
+        step_cache=None,
     ) -> io.NodeOutput:
         redo_from = clip_to_redo(run_name, redo_from_clip)
         comfy_bridge.require_wan_vae(vae)
@@ -180,7 +187,14 @@ class WanS2VSampler(io.ComfyNode):
         positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
         plan = replace(plan, continuity=continuity)
         official = plan.timeline.sync_mode == "official"
-        given = {"sampler": sampler, "sigmas": sigmas, "audio": audio_guidance, "round_state": official, **vars(options)}
+        given = {
+            "sampler": sampler,
+            "sigmas": sigmas,
+            "audio": audio_guidance,
+            "round_state": official,
+            "step_cache": step_cache,
+            **vars(options),
+        }
         settings = SamplerSettings(steps, cfg, shift, solver, **given)
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         require_width(sample.config.text_dim, positive=positive, negative=negative)
@@ -210,6 +224,8 @@ class WanS2VSampler(io.ComfyNode):
         require_space(store, plan)
         comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
         comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
+        if sample.cached is not None:
+            sample.cached.notes = store.step_cache
         progress = Progress(total, sample.num_steps, store.num_finished, sample.work_of_steps)
         run_vae = RunVae(vae, sample.model)
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)

@@ -169,6 +169,7 @@ def show_text(run: Run, now: float) -> str:
             **_settings_entries(run.settings, run.manifest.words),
             **({"made with": made_with} if made_with else {}),
         }
+        entries |= {"step cache": _cache_text(run.manifest.step_cache)} if run.manifest.step_cache else {}
         entries["format"] = f"version {run.manifest.version}"
     if run.strange:
         entries["strange"] = f"{', '.join(run.strange)}: no run has such files; nothing here touches them"
@@ -198,6 +199,7 @@ def show_facts(run: Run) -> dict[str, Any]:
         **run_facts(run),
         "settings": run.settings,
         "made_with": list(run.manifest.made_with),
+        "step_cache": list(run.manifest.step_cache),
         "clip_table": [_clip_facts(clip) for clip in run.clips],
         "next": next_text(run),
     }
@@ -231,6 +233,13 @@ def _versions_text(versions: dict[str, Any]) -> str:
     first = versions.get("from_clip")
     text = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "from_clip")
     return f"{text}, from clip {first + 1} on" if first else text
+
+
+def _cache_text(tables: Sequence[dict[str, Any]]) -> str:
+    """How many steps are guessed behind each clip that was sampled in full, and the errors that were measured there."""
+    learnt = [f"{len(table['guessed'])} of {table['steps']} steps guessed behind clip {table['clip'] + 1}" for table in tables]
+    errors = ["" if table["error"] is None else f", after an error of {table['error']:.1%} there" for table in tables]
+    return "; ".join(map("".join, zip(learnt, errors, strict=True)))
 
 
 def _model_text(identity: str) -> str:

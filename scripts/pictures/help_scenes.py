@@ -62,6 +62,7 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VDraftOrFinal": Scene(),
     "WanS2VContinuity": Scene({"anchor": "latent statistics"}),
     "WanS2VSamplingOptions": Scene(),
+    "WanS2VStepCache": Scene(),
     "WanS2VSampler": Scene(),
     "WanS2VDecode": Scene(),
     "WanS2VFrameRate": Scene(),

@@ -57,3 +57,30 @@ def test_lora_on_int8(bridge, converted, models, name):
     models = bridge.load_diffusion_model(converted[name], EXACT), plain
     changed, expected = (sample(bridge, with_lora(model, 0.8)) for model in models)
     assert (changed - expected).norm() < 0.2 * (sample(bridge, plain) - expected).norm()
+
+
+@pytest.fixture
+def without_int8(bridge, monkeypatch):
+    """A device on which integers are not multiplied."""
+    loaders, quant_ops = pack_module("wan_s2v_model.comfy_bridge.loaders"), pytest.importorskip("comfy.quant_ops")
+
+    def fail(*_, **__):
+        raise NotImplementedError("_int_mm is not implemented for this device\nand more")
+
+    loaders.int8_works.cache_clear()
+    monkeypatch.setattr(quant_ops.QuantizedTensor, "from_float", fail)
+    yield
+    loaders.int8_works.cache_clear()
+
+
+def test_where_int8_does_not_run_such_a_file_is_refused_and_others_load(bridge, converted, without_int8, caplog):
+    """ComfyUI multiplies integers whatever the mark of the layer says, so it would fail while it samples, or worse."""
+    error = pack_module("wan_s2v_model.checkpoints.file_format").CheckpointError
+    with pytest.raises(error, match=r"int8_rotated\.safetensors is stored in int8, whose products do not run on this device"):
+        bridge.load_diffusion_model(converted["int8_rotated"], EXACT)
+    assert "int8: its products do not run here (_int_mm is not implemented for this device)" in caplog.text
+    bridge.load_diffusion_model(converted["fp8_scaled"], EXACT)
+
+
+def test_int8_runs_here(bridge):
+    assert pack_module("wan_s2v_model.comfy_bridge.loaders").int8_works(torch.device("cpu"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
 import pytest
 from wan_s2v_pack.cli.comfyui.client import PromptFailed, PromptRefused
+from wan_s2v_pack.wan_s2v_model.runs.manifest import RUNS_FOLDER
 
-from .graphs import EXACT, THREE_CLIPS, TWO_CLIPS, add_options, change, find, inputs_of, quick_start
+from .graphs import EXACT, THREE_CLIPS, TWO_CLIPS, add, add_options, change, find, inputs_of, quick_start
 
 
 def progress_of(renderer, prompt) -> tuple[list[int], np.ndarray]:
@@ -41,6 +43,28 @@ def test_resume_after_cancel_gives_the_same_frames(renderer):
     assert min(steps) > 0
     assert len(clips_of(renderer, "resumed")) == 3
     assert np.array_equal(frames, whole)
+
+
+def test_resume_with_a_step_cache_gives_the_same_frames_and_the_run_holds_the_error(renderer):
+    def prompt(run_name):
+        prompt = quick_start(seed=210, steps=20, run_name=run_name, filename_prefix=f"runs/{run_name}", **THREE_CLIPS, **EXACT)
+        cache = add(prompt, "WanS2VStepCache", allowed_error=0.2, check_every=2)
+        inputs_of(prompt, "WanS2VSampler")["step_cache"] = [cache, 0]
+        return prompt
+
+    def tables(run_name):
+        return json.loads((renderer.server.output_directory / RUNS_FOLDER / run_name / "manifest.json").read_bytes())["step_cache"]
+
+    _, whole = progress_of(renderer, prompt("cached whole"))
+    sampler = find(prompt("cached"), "WanS2VSampler")
+    renderer.cancel(prompt("cached"), lambda step: step.node == sampler and step.value > 20)
+    assert 1 <= len(clips_of(renderer, "cached")) - len(clips_of(renderer, "cached whole")) < 3
+    _, frames = progress_of(renderer, prompt("cached"))
+    assert np.array_equal(frames, whole)
+    assert tables("cached") == tables("cached whole")
+    assert [table["clip"] for table in tables("cached")] == [0, 2]
+    assert tables("cached")[0]["guessed"]
+    assert 0 < tables("cached")[1]["error"] < 0.4
 
 
 def test_finished_run_is_not_sampled_again(renderer):

@@ -101,12 +101,17 @@ def fit_marks(tensors: Mapping[str, Tensor], formats: Collection[str], file_name
     return fitted
 
 
+def holds(tensors: Mapping[str, Tensor], name: str) -> bool:
+    """Whether any matrix is stored in a format. For tensors from `fit_marks`."""
+    return any(_format_of(tensor) == name for layer, tensor in tensors.items() if layer.endswith(MARK_SUFFIX))
+
+
 def logical_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape that each tensor stands for; stored ones of packed matrices have shorter rows. For tensors from `fit_marks`."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in tensors:
         if name.endswith(MARK_SUFFIX):
-            packing = PACKINGS.get(json.loads(bytes(tensors[name].tolist()))["format"])
+            packing = PACKINGS.get(_format_of(tensors[name]))
             weight = name.removesuffix(MARK_SUFFIX) + ".weight"
             if packing and len(shapes.get(weight, ())) == 2:
                 rows, columns = shapes[weight]
@@ -180,6 +185,10 @@ def _spread(scale: Tensor, shape: Sequence[int]) -> Tensor | None:
         return None
     by_row = blocks.repeat_interleave(rows // len(blocks), 0)
     return by_row.repeat_interleave(columns // blocks.shape[1], 1).reshape(tuple(shape))
+
+
+def _format_of(mark: Tensor) -> str:
+    return json.loads(bytes(mark.tolist()))["format"]
 
 
 def _mark(stored: dict[str, Any]) -> Tensor:

@@ -28,15 +28,23 @@ class RunDisplay:
     """Shows a run on its node (bar, text, latent preview) and in the log, and in the end what was made or where it stopped.
 
     Args:
-        num_frames: of the video. take: what stands on the node below each line.
+        num_frames: of the video. take: what stands on the node below each line. remark: more to say in the end.
     """
 
-    def __init__(self, model: comfy.model_patcher.ModelPatcher, progress: Progress, num_frames: int, take: str = "") -> None:
+    def __init__(
+        self,
+        model: comfy.model_patcher.ModelPatcher,
+        progress: Progress,
+        num_frames: int,
+        take: str = "",
+        remark: Callable[[], str] = lambda: "",
+    ) -> None:
         import latent_preview  # a module of ComfyUI's root, not of `comfy`
 
         self._progress = progress
         self._num_frames = num_frames
         self._take = take
+        self._remark = remark
         self._previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
         self._show_text = text_display()
         self._log = ProgressLog()
@@ -64,7 +72,8 @@ class RunDisplay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._log.__exit__(kind, error, traceback)
-        last_words = self._progress.end(self._num_frames) if kind is None else self._progress.stop()
+        ending = self._progress.end(self._num_frames) if kind is None else self._progress.stop()
+        last_words = "; ".join(filter(None, (ending, self._remark())))
         self._show_text(last_words + self._take)
         logger.info("%s", last_words)
 

@@ -24,13 +24,14 @@ from ..checkpoints.file_format import AGAIN_OR_OTHER, INDEX_SUFFIX, CheckpointEr
 from ..checkpoints.identify import S2V, TOKENIZER, UMT5, WAN_VAE, Shapes, require, unwrap
 from ..checkpoints.lora import read_lora
 from ..checkpoints.lora_settings import read_settings
-from ..checkpoints.quantisation import fit_marks, is_quantisation, logical_shapes
+from ..checkpoints.quantisation import fit_marks, holds, is_quantisation, logical_shapes
 from ..checkpoints.s2v import check_shapes, expected_shapes, infer_config
 from ..checkpoints.shapes import require_dimensions, require_fit
 from ..checkpoints.shards import shard_files
 from ..checkpoints.umt5 import infer_umt5_config, to_comfyui
 from ..checkpoints.weights_file import reading, require_tensors
 from ..constants import LATENT_CHANNELS
+from ..kernels.self_test import passes
 from ..transformer.config import WanS2VConfig
 from .memory import keep_on_gpu
 from .model import S2VModelConfig, s2v_config
@@ -42,6 +43,12 @@ VAE_WIDTH = "decoder.head.0.gamma"
 FLOAT8 = comfy.model_management.FLOAT8_TYPES
 OTHER_TYPES = "Load wan2.2_s2v_14B_bf16.safetensors instead, or a GGUF file with a GGUF loader."
 OTHER_TEXT_TYPES = "Load umt5_xxl_fp16.safetensors instead."
+INT8 = "int8_tensorwise"
+NO_INT8 = (
+    "whose products do not run on this device, or are wrong there; the log says why. They need NVIDIA GeForce 20 or newer. "
+    "Pick the bf16, fp16 or fp8_scaled file."
+)
+INT8_TOLERANCE = 0.05  # relative, of rounded inputs and weights
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -56,7 +63,7 @@ def load_diffusion_model(
         disable_dynamic: ComfyUI asks for a copy without dynamic VRAM this way (torch.compile, hooks, several GPUs).
         offload: False keeps all weights on the GPU once they are there.
     Raises:
-        CheckpointError: if the file is not a complete Wan S2V transformer.
+        CheckpointError: if the file is not a complete Wan S2V transformer, or in int8 where that does not run.
     """
     device = comfy.model_management.get_torch_device()
     state_dict, config = read_transformer(path)
@@ -64,6 +71,8 @@ def load_diffusion_model(
     keys = {"image_model": "wan2.1", "model_type": "s2v", "dim": config.dim, "config": config}
     model_config = S2VModelConfig({**keys, **{name: value for name, value in options.items() if name != "weight_dtype"}})
     model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, "")
+    if holds(state_dict, INT8) and not int8_works(device):
+        raise CheckpointError(f"{Path(path).name} is stored in int8, {NO_INT8}")
     _set_dtypes(model_config, state_dict, options["weight_dtype"], device)
     model = model_config.get_model(state_dict)
     patcher = patcher_class(disable_dynamic or not offload)(model, device, comfy.model_management.unet_offload_device())
@@ -71,6 +80,27 @@ def load_diffusion_model(
     model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (functools.partial(load_diffusion_model, offload=offload), (path, dict(options)))
     return patcher
+
+
+@functools.cache
+def int8_works(device: torch.device) -> bool:
+    """Whether ComfyUI's products of 8-bit integers run on a device and are right; found out once, a failure is logged."""
+    return passes(
+        lambda: _int8_disagreement(device),
+        INT8_TOLERANCE,
+        fails="int8: its products do not run here (%s)",
+        differs="int8: its products are wrong by %.1e here",
+    )
+
+
+def _int8_disagreement(device: torch.device) -> float:
+    """The relative difference of a small int8 product, with rotated inputs, to the exact one."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(rows, 256, generator=generator) for rows in (40, 64))
+    options = {"per_channel": True, "convrot": True, "convrot_groupsize": 256}
+    packed = comfy.quant_ops.QuantizedTensor.from_float(weight, "TensorWiseINT8Layout", **options)
+    ours, exact = torch.nn.functional.linear(x.to(device), packed.to(device)).cpu(), x @ weight.T
+    return float((ours - exact).norm() / exact.norm())
 
 
 def read_transformer(path: str) -> tuple[dict[str, Tensor], WanS2VConfig]:

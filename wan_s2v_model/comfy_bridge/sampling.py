@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..conditioning.clip import ALL_STEPS, ClipConditioning
 from ..conditioning.plan import AS_REFERENCE, Continuity
-from ..conditioning.prompts import conditioning_of_clip
+from ..conditioning.prompts import begin_of_prompt, conditioning_of_clip
 from ..constants import MOTION_LATENTS
 from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
@@ -24,6 +24,7 @@ from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
 from ..sampling.solvers import SOLVERS
+from ..sampling.step_cache import CachedClips, StepCache, Steps
 from ..transformer.config import WanS2VConfig
 from .display import RunDisplay, computation_in_words
 from .gpus import Gpus, gpus_of
@@ -71,6 +72,7 @@ class SamplerSettings:
         cfg_start, cfg_end: guidance is on between these shares of the steps; outside of them the negative prompt costs no call.
         vae_warmup: latents of motion that are decoded in front of a later clip; with all 19 as in the reference.
         audio: guidance by the sound; None guides by prompt and sound together, as the reference does.
+        step_cache: guesses steps of later clips; None asks the model in all, as the reference does.
     """
 
     steps: int
@@ -84,6 +86,7 @@ class SamplerSettings:
     cfg_end: float = 1.0
     vae_warmup: int = MOTION_LATENTS
     audio: AudioGuidance | None = None
+    step_cache: StepCache | None = None
 
 
 class ClipSampler:
@@ -103,7 +106,12 @@ class ClipSampler:
         self.sampler, self.sigmas, schedule = _solver(self.model, settings)
         self.text_scale = Scale.between(settings.cfg, settings.cfg_start, settings.cfg_end, self.sigmas)
         self.audio_scale = audio_scale(settings.audio, self.text_scale, self.sigmas)
+        self.cached = None if settings.step_cache is None else CachedClips(settings.step_cache, self.sigmas)
         options = self.model.model_options["transformer_options"]
+        if self.cached is not None and "easycache" in options:
+            logger.warning(
+                "%s is on the MODEL, too: the error that the step cache states is that to a clip with it", options["easycache"].name
+            )
         if schedule is not None:
             options[SCHEDULE_KEY] = schedule
         if settings.audio is not None:
@@ -161,7 +169,7 @@ class ClipSampler:
         if gpus:
             logger.info("%s", gpus)
             take = f"{take}\n{gpus}"
-        with RunDisplay(self.model, progress, num_frames, take) as display:
+        with RunDisplay(self.model, progress, num_frames, take, self._remark) as display:
 
             def on_step(done: int, x0: Tensor) -> None:
                 check()
@@ -175,10 +183,16 @@ class ClipSampler:
 
         Out of GPU memory it begins the clip again with the same noise, in less memory.
         """
-        return self._retry.run(lambda: self._sample(clip, conditioning, noise))
 
-    def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
-        guider = ScaledGuider(self.model, self.text_scale, self.audio_scale)
+        def sample(steps: Steps | None = None) -> Tensor:
+            return self._retry.run(lambda: self._sample(clip, conditioning, noise, steps))
+
+        if self.cached is None:
+            return sample()
+        return self.cached.sample(clip, max(begin_of_prompt(texts, clip) for texts in self.conditions), sample)
+
+    def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor, steps: Steps | None) -> Tensor:
+        guider = ScaledGuider(self.model, self.text_scale, self.audio_scale, steps)
         positive, negative = (conditioning_of_clip(texts, clip) for texts in self.conditions)
         guider.set_conds(*_conditions(positive, negative, conditioning))
         options = self.model.model_options["transformer_options"]
@@ -209,6 +223,9 @@ class ClipSampler:
 
     def _calls(self, cfg: float, audio_cfg: float) -> int:
         return model_calls(cfg, audio_cfg, *self._num_texts())
+
+    def _remark(self) -> str:
+        return "" if self.cached is None else self.cached.summary()
 
     def _num_texts(self) -> tuple[int, int]:
         """Positive and negative conditionings of a clip."""
@@ -273,13 +290,16 @@ class ScaledGuider(comfy.samplers.CFGGuider):
     """Guides by the prompt and by the sound, each with its scale at some noise levels and with 1 at the others.
 
     The prompt in silence is asked only where the scales differ, the negative prompt only where that of the prompt is not 1.
+    Nobody is asked in steps that are guessed.
     """
 
-    def __init__(self, model: comfy.model_patcher.ModelPatcher, text: Scale, audio: Scale):
+    def __init__(self, model: comfy.model_patcher.ModelPatcher, text: Scale, audio: Scale, steps: Steps | None = None):
         super().__init__(model)
-        self.text, self.audio = text, audio
+        self.text, self.audio, self.steps = text, audio, steps
         self.set_cfg(text.value)
         self._gpus = Gpus()
+        if steps is not None:
+            steps.begin()
 
     def set_conds(self, positive, negative, silent=()):
         super().set_conds(positive, negative)
@@ -293,6 +313,11 @@ class ScaledGuider(comfy.samplers.CFGGuider):
             self._gpus.close()
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        if self.steps is None:
+            return self._ask(x, timestep, model_options, seed)
+        return self.steps.predict(x, float(timestep[0]), lambda: self._ask(x, timestep, model_options, seed))
+
+    def _ask(self, x, timestep, model_options, seed):
         whole, (self.cfg, audio_cfg) = self.cfg, self._scales_at(timestep)
         num_texts = (len(self.conds[name]) for name in ("positive", "negative"))
         model_options = self._gpus.for_calls(model_options, model_calls(self.cfg, audio_cfg, *num_texts))

@@ -154,6 +154,12 @@ def conditioning_of_clip(conditioning: Conditioning, clip: int) -> Conditioning:
     return [*plain, *mixed]
 
 
+def begin_of_prompt(conditioning: Conditioning, clip: int) -> int:
+    """The clip in which the newest prompt that holds in a clip begins; for what `place_on_clips` returned."""
+    starts = [options[PROMPT_KEY].start_clip or 0 for _, options in conditioning if PROMPT_KEY in options]
+    return max((start for start in starts if start <= clip), default=0)
+
+
 def _mix(weights: list[float], entries: Sequence[list]) -> list:
     """The weighted mean of text embeddings, short ones padded with zeros as the model does; all else is that of the newest."""
     options = {key: value for key, value in entries[-1][1].items() if key != PROMPT_KEY}

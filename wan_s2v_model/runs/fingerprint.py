@@ -27,6 +27,7 @@ ADDED_LATER: Fingerprint = {  # names with what was done before
     "audio_strength": 1.0,
     "pose_start": ALL_STEPS[0],
     "pose_end": ALL_STEPS[1],
+    "step_cache": "",
 }
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
 OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the embedding
@@ -68,6 +69,7 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "audio_strength": 1.0 if settings.audio is None else settings.audio.strength,
         "pose_start": plan.pose_steps[0],
         "pose_end": plan.pose_steps[1],
+        "step_cache": _step_cache(settings.step_cache),
     }
 
 
@@ -125,6 +127,10 @@ def _audio_guidance(settings: Any) -> str:
     if audio is None or (audio.cfg, audio.start, audio.end) == (settings.cfg, settings.cfg_start, settings.cfg_end):
         return ""
     return f"{audio.cfg} from {audio.start} to {audio.end}"
+
+
+def _step_cache(cache: Any) -> str:
+    return "" if cache is None else f"error up to {cache.allowed_error}, compared every {cache.check_every} clips"
 
 
 def _sampler_name(sampler: Any) -> str:

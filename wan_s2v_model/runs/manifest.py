@@ -17,6 +17,7 @@ LOCK_NAME = "run.lock"
 LIVE_VIDEO_NAME = "in_progress.mp4"
 CLIP_PATTERN = "clip_*.safetensors"
 FIRST_CLIP = "from_clip"  # in `made_with`
+TAUGHT_BY = "clip"  # in `step_cache`
 
 Value = str | int | float | bool | None
 Fingerprint = dict[str, Value]
@@ -61,6 +62,7 @@ class Manifest:
         words: what the user calls an input whose value in the fingerprint is a hash.
         by_clip: hashes of what each clip is told, of inputs that change from clip to clip.
         in_progress: the first clip that the video in progress holds as listed, and the one behind the last; None when the run is done.
+        step_cache: what clips that were sampled in full have taught, `sampling.step_cache.Table` each, oldest first.
     """
 
     version: int | None = FORMAT_VERSION
@@ -71,11 +73,22 @@ class Manifest:
     in_progress: tuple[int, int] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     by_clip: Mapping[str, Spans] = field(default_factory=dict)
+    step_cache: tuple[dict[str, Any], ...] = ()
 
     @property
     def num_clips(self) -> int:
         """Finished clips."""
         return len(self.hashes)
+
+    def shown(self, num_kept: int) -> range:
+        """The clips that the video in progress holds as listed, of those that are kept."""
+        begin, end = self.in_progress or (0, 0)
+        return range(begin, max(begin, min(end, num_kept)))
+
+    def taught(self, num_kept: int, *, is_other: bool) -> list[dict[str, Any]]:
+        """What the clips that are kept have taught; where the later ones get other inputs, it holds for no prompt of theirs."""
+        kept = [entry for entry in self.step_cache if entry[TAUGHT_BY] < num_kept]
+        return [{**entry, "prompt": None} for entry in kept] if is_other else kept
 
     def encode(self) -> bytes:
         """The text of the file."""
@@ -90,6 +103,7 @@ class Manifest:
             **({} if self.in_progress is None else {"in_progress": self.in_progress}),
             **({"words": dict(self.words)} if self.words else {}),
             **({"by_clip": dict(self.by_clip)} if self.by_clip else {}),
+            **({"step_cache": self.step_cache} if self.step_cache else {}),
         }
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
@@ -122,6 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
             in_progress=_pair(content.get("in_progress")),
             words={str(name): str(text) for name, text in content.get("words", {}).items()},
             by_clip={str(name): [(int(clip), str(text)) for clip, text in spans] for name, spans in content.get("by_clip", {}).items()},
+            step_cache=tuple(dict(entry) for entry in content.get("step_cache", []) if entry[TAUGHT_BY] >= 0),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError("is damaged or no run manifest") from error

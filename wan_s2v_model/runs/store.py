@@ -27,6 +27,7 @@ from .manifest import (
     FIRST_CLIP,
     LOCK_NAME,
     MANIFEST_NAME,
+    TAUGHT_BY,
     Fingerprint,
     Manifest,
     ManifestError,
@@ -54,6 +55,7 @@ class RunStore:
         self.folder = folder
         self.num_finished = 0
         self.shown = range(0)  # clips that the video in progress holds as they are stored; kept with the next clip
+        self.step_cache: list[dict[str, Any]] = []  # what clips have taught; kept with the clip
         self._failure: BaseException | None = None
         self._fingerprint = fingerprint
         self._hashes: list[str] = []  # of the clips that the manifest lists
@@ -211,8 +213,7 @@ class RunStore:
             if kept < manifest.num_clips:
                 self._require_no_readers()
             self._made_with, self.num_finished = list(manifest.made_with), kept
-            begin, end = manifest.in_progress or (0, 0)
-            self.shown = range(begin, max(begin, min(end, kept)))
+            self.shown, self.step_cache = manifest.shown(kept), manifest.taught(kept, is_other=bool(changes))
             self._redone_from = manifest.redone_from if redo_from is None else redo_from
             self._remove_leftovers()
             if manifest.num_clips == 0:
@@ -302,6 +303,7 @@ class RunStore:
             in_progress=(self.shown.start, self.shown.stop) if self.shown and not is_done else None,
             words=self._notes.words,
             by_clip=self._notes.by_clip,
+            step_cache=tuple(entry for entry in self.step_cache if entry[TAUGHT_BY] < len(hashes)),
         )
         write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
         self._hashes = hashes

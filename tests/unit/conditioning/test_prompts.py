@@ -7,6 +7,7 @@ import torch
 from wan_s2v_pack.wan_s2v_model.conditioning.prompts import (
     PROMPT_KEY,
     ScheduledPrompt,
+    begin_of_prompt,
     conditioning_of_clip,
     first_clip,
     parse_schedule,
@@ -141,6 +142,12 @@ def numbers(conditioning, num_clips):
 def test_each_clip_has_the_prompt_that_began_last():
     placed = place_on_clips(scheduled({"start_s": 0.0}, {"start_s": 10.0}, {"start_clip": 4}), timeline(6))
     assert numbers(placed, 6) == [[1], [1], [2], [2], [3], [3]]
+
+
+def test_begin_of_the_prompt_of_a_clip_also_where_two_are_mixed():
+    placed = place_on_clips(scheduled({"start_s": 0.0}, {"start_clip": 2}, {"start_clip": 4}, blend_clips=1), timeline(6))
+    assert [begin_of_prompt(placed, clip) for clip in range(6)] == [0, 0, 2, 2, 4, 4]
+    assert begin_of_prompt(scheduled("a", "b"), 3) == 0
 
 
 def test_order_of_the_lines_does_not_matter():

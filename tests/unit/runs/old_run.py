@@ -26,6 +26,7 @@ class Settings:
     cfg_end: float = 1.0
     vae_warmup: int = 19
     audio: object = None
+    step_cache: object = None
 
 
 def make_plan(plan_class, plan_timeline):

@@ -13,6 +13,7 @@ from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
 from wan_s2v_pack.wan_s2v_model.runs.manifest import value_at
 from wan_s2v_pack.wan_s2v_model.sampling.guidance import AudioGuidance
+from wan_s2v_pack.wan_s2v_model.sampling.step_cache import StepCache
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Settings:
     cfg_end: float = 1.0
     vae_warmup: int = 19
     audio: AudioGuidance | None = None
+    step_cache: StepCache | None = None
 
 
 def make_plan(seconds=10, **options):
@@ -73,6 +75,7 @@ CHANGES = {
     "audio_guidance": lambda i: {"settings": Settings(audio=AudioGuidance(6.0))},
     "audio_strength": lambda i: {"settings": Settings(audio=AudioGuidance(4.5, strength=0.5))},
     "solver": lambda i: {"settings": Settings(solver="dpm++")},
+    "step_cache": lambda i: {"settings": Settings(step_cache=StepCache(0.05, 8))},
     "sigmas": lambda i: {"settings": Settings(sigmas=torch.tensor([1.0, 0.0]))},
     "picture": lambda i: {"plan": replace(i["plan"], ref_latents=torch.zeros(1, 16, 1, 4, 4))},
     "pose": lambda i: {"plan": replace(i["plan"], pose_latents=(torch.zeros(1, 16, 20, 4, 4),))},

@@ -24,6 +24,7 @@ MANIFEST = Manifest(
     hashes=("ab", ""),
     made_with=({"from_clip": 0, "torch": "2.11"},),
     redone_from=1,
+    step_cache=({"clip": 0, "prompt": 0, "steps": 40, "guessed": [3, 5], "expected": 0.04, "error": None},),
 )
 
 
@@ -43,7 +44,15 @@ def test_absent_and_unreadable_manifests_are_errors_of_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": "other"}, {"version": "1"}, {"clips": ["clip_00001.safetensors"]}, {"clips": None}, {"fingerprint": 7}, {"made_with": [1]}],
+    [
+        {"format": "other"},
+        {"version": "1"},
+        {"clips": ["clip_00001.safetensors"]},
+        {"clips": None},
+        {"fingerprint": 7},
+        {"made_with": [1]},
+        {"step_cache": [1]},
+    ],
 )
 def test_damaged_manifest(tmp_path, change):
     (tmp_path / "manifest.json").write_text(json.dumps({**json.loads(MANIFEST.encode()), **change}))

@@ -288,6 +288,16 @@ def test_show_says_with_what_the_clips_were_made(runs_folder, runs_command):
     assert "torch 2.11, comfyui 0.30; torch 2.12, comfyui 0.30, from clip 2 on" in runs_command("show", "song")[1]
 
 
+def test_show_says_what_the_step_cache_guesses_and_how_wrong_it_was(runs_folder, runs_command):
+    path = make_run(runs_folder, "song", 3) / "manifest.json"
+    table = {"clip": 0, "prompt": 0, "steps": 40, "guessed": [3, 5], "expected": 0.04, "error": None}
+    tables = [table, {**table, "clip": 2, "guessed": [3], "error": 0.0314}]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "step_cache": tables}))
+    expected = "2 of 40 steps guessed behind clip 1; 1 of 40 steps guessed behind clip 3, after an error of 3.1% there"
+    assert expected in " ".join(runs_command("show", "song")[1].split())
+    assert json.loads(runs_command("show", "song", "--json")[1])["step_cache"] == tables
+
+
 @pytest.mark.parametrize(
     ("num_clips", "text"),
     [(0, "The same prompt again samples clip 1"), (1, "Clip 1 is kept."), (4, "samples nothing, unless redo_from_clip is set")],
