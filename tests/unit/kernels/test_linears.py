@@ -86,7 +86,7 @@ def test_all_blocks_and_audio_injectors_are_in_float8(tiny_transformer, clip_inp
     fast = call(tiny_transformer, **clip_inputs, linears=Float8Linears(torch.float32, weights))
     expected = []
     for index, block in enumerate(tiny_transformer.blocks):
-        expected += [block.self_attn.k, block.self_attn.v, block.self_attn.q, block.self_attn.o, block.cross_attn.q, block.cross_attn.o]
+        expected += [block.self_attn.q, block.self_attn.k, block.self_attn.v, block.self_attn.o, block.cross_attn.q, block.cross_attn.o]
         expected += [block.ffn[0], block.ffn[2]]
         if index == 1:
             injector = tiny_transformer.audio_injector.injector[1]

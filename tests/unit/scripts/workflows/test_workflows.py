@@ -231,7 +231,7 @@ def test_inputs_are_samples(name):
 def test_every_node_that_changes_the_video_is_shown():
     """Somewhere in the set, apart from those that stand for another way in."""
     shown = {node["type"] for flow in WORKFLOWS.values() for node in nodes_of(flow)}
-    assert set(read_snapshot()) - shown == {"WanS2VTail", "WanS2VTextToSpeech", "WanS2VSamplingOptions"}
+    assert set(read_snapshot()) - shown == {"WanS2VTail", "WanS2VTextToSpeech", "WanS2VSamplingOptions", "WanS2VStepCache"}
 
 
 # --- the App and the blueprints
