@@ -27,7 +27,7 @@ HEIGHTS = {  # of both ways in which ComfyUI 0.30 draws a node the larger one, w
     "WanS2VPromptSchedule": 300,
     "WanS2VAudioEncode": 234,
     "WanS2VPose": 230,
-    "WanS2VPrepare": 330,
+    "WanS2VPrepare": 410,
     "WanS2VDraftOrFinal": 168,
     "WanS2VAudioGuidance": 172,
     "WanS2VSamplingOptions": 136,

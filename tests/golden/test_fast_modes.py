@@ -97,7 +97,7 @@ def test_guidance_on_all_steps_gives_the_bits_of_comfyui_s_own_guider(bridge, mo
     import comfy.samplers
 
     class Plain(comfy.samplers.CFGGuider):
-        def __init__(self, model, text, audio):
+        def __init__(self, model, text, audio, steps):
             super().__init__(model)
             self.set_cfg(cfg)
 
