@@ -151,7 +151,7 @@ def test_sampler_refuses_what_does_not_fit(bridge, model, vae, memory):
 def test_finished_run_is_not_refused(bridge, model, vae, memory):
     memory(0)
     finished = SimpleNamespace(num_finished=plan().timeline.num_clips)
-    pack_module("nodes.sampling").WanS2VSampler._run(finished, plan(), 1, sampler(bridge, model), vae)
+    pack_module("nodes.sampling").WanS2VSampler._run(finished, plan(), 1, sampler(bridge, model), vae, "")
 
 
 def test_model_that_stays_on_the_gpu(bridge, model):

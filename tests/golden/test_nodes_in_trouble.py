@@ -178,7 +178,7 @@ def test_out_of_memory_in_decode(vae, clips, monkeypatch, output, caplog):
 class TextEncoder:
     """Runs out of memory in its first calls."""
 
-    patcher = SimpleNamespace(load_device=torch.device("cpu"))
+    patcher = SimpleNamespace(load_device=torch.device("cpu"), get_additional_models_with_key=lambda key: [])
 
     def __init__(self, failures):
         self.failures = failures
