@@ -1,5 +1,7 @@
 """What the pack's pictures are drawn with: one look, smooth edges, the marks of a time axis."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -49,7 +51,7 @@ class Canvas:
         self._draw.text((x * OVERSAMPLING, y * OVERSAMPLING), text, fill=colour, font=font, anchor=anchor)
 
     def labelled_text(self, left: float, top: float, text: str) -> None:
-        """Write a line of LINE_HEIGHT; of "label: value" the label is dimmed and the values are under each other."""
+        """Write a line of LINE_HEIGHT; of "label: value" the label is dimmed and the values are under each other; ": value" goes on."""
         label, colon, value = text.partition(": ")
         middle = top + LINE_HEIGHT / 2
         if not colon or len(label) > LONGEST_LABEL:
@@ -70,6 +72,28 @@ class Canvas:
         """The drawing as [1, H, W, 3] float32 in 0..1."""
         reduced = self._image.resize(self._size, Image.Resampling.BOX)
         return torch.from_numpy(np.array(reduced)).float().div(255)[None]
+
+
+def fit_lines(lines: Sequence[str], width: float) -> list[str]:
+    """The lines for `Canvas.labelled_text`, those that are wider than `width` pixels broken between words."""
+    return [piece for line in lines for piece in _broken(line, width)]
+
+
+def _broken(line: str, width: float) -> list[str]:
+    label, colon, value = line.partition(": ")
+    is_labelled = bool(colon) and len(label) <= LONGEST_LABEL
+    first, again, room = (f"{label}: ", ": ", width - LABEL_COLUMN) if is_labelled else ("", "", width)
+    font = ImageFont.load_default(FONT_SIZE)
+    rows = [""]
+    for word in (value if is_labelled else line).split(" "):
+        longer = f"{rows[-1]} {word}" if rows[-1] else word
+        if rows[-1].strip() and font.getlength(longer) > room:
+            rows.append(word)
+        else:
+            rows[-1] = longer
+    if not is_labelled:
+        rows[1:] = [row.replace(": ", ":\N{NO-BREAK SPACE}") for row in rows[1:]]  # no label begins within a sentence
+    return [(again if number else first) + row for number, row in enumerate(rows)]
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -18,6 +18,7 @@ from .canvas import (
     WAVE,
     WIDTH,
     Canvas,
+    fit_lines,
     tick_step,
     time_label,
     to_picture,
@@ -45,10 +46,11 @@ def draw_plan(
         image: [H, W, 3], uint8 or float in 0..1.
         clip_starts_s: where each clip begins, ascending.
         seconds: length of the video.
-        lines: texts under the waveform; of "label: value" the label is dimmed.
+        lines: texts under the waveform; of "label: value" the label is dimmed. Longer ones are broken.
     Returns:
         [1, H, 1024, 3] float32 in 0..1.
     """
+    lines = fit_lines(lines, PLOT_WIDTH)
     text_top = MARGIN + HEADER_HEIGHT + PLOT_HEIGHT + AXIS_HEIGHT + MARGIN // 2
     height = max(MARGIN + PICTURE_BOX[1], text_top + LINE_HEIGHT * len(lines)) + MARGIN
     canvas = Canvas(WIDTH, height)

@@ -10,6 +10,7 @@ from wan_s2v_pack.wan_s2v_model.reports.canvas import (
     LINE_HEIGHT,
     TEXT,
     Canvas,
+    fit_lines,
     tick_step,
     to_picture,
 )
@@ -30,6 +31,23 @@ def test_labels_are_dimmed_and_values_stand_in_a_column(text, dimmed):
     assert (has(label, DIM_TEXT), has(label, TEXT)) == (dimmed, not dimmed)
     assert not has(value, DIM_TEXT)
     assert has(value, TEXT) or not dimmed
+
+
+@pytest.mark.parametrize("label", ["assumed: ", ""])
+def test_long_lines_go_on_in_their_column(label):
+    """A line of the plan ended at the edge of the picture, in the middle of a word."""
+    words = "14B model in 32 bits;  4 steps: with the LoRA for few steps, without guidance"
+    rows = fit_lines([label + words, "short"], 300)
+    assert len(rows) > 2
+    assert rows[-1] == "short"
+    parts = [row.removeprefix(label if number == 0 else ": ") for number, row in enumerate(rows[:-1])]
+    assert " ".join(parts).replace("\N{NO-BREAK SPACE}", " ") == words
+    for row in rows:
+        canvas = Canvas(320, LINE_HEIGHT)
+        canvas.labelled_text(0, 0, row)
+        drawing = canvas.to_tensor()
+        assert not has(drawing[:, :, 302:], TEXT)
+        assert has(drawing, DIM_TEXT) == (label != "" and row == rows[0])
 
 
 def test_empty_canvas_is_its_background():
