@@ -29,7 +29,7 @@ TITLES = [
     "Limits",
     "Without a GPU, and for contributors",
 ]
-UNSEEN = re.compile(r"<!--.*?-->|^\[\w+\]: .*$|(?<=\])(?:\([^)]*\)|\[\w+\])", re.DOTALL | re.MULTILINE)  # comments and addresses
+UNSEEN = re.compile(r"<!--.*?-->|^\[\w+\]: [^\n]*$|(?<=\])(?:\([^)]*\)|\[\w+\])", re.DOTALL | re.MULTILINE)  # comments and addresses
 FIGURE = re.compile(r"\d+\.\d+")
 
 
