@@ -88,7 +88,7 @@ def test_a_run_goes_on_where_a_time_means_the_same_clip_and_only_there(renderer,
     again, log = luma_and_log(renderer, prompt("0.9s:", quality=0))
     assert "all 2 clips are there already" in log
     assert np.array_equal(again, first)
-    with pytest.raises(PromptFailed, match=r"prompt: .*0.9s: A person sings.* -> .*clip 1: A person sings"):
+    with pytest.raises(PromptFailed, match=r"prompt: .*0:01 A person sings.* -> .*clip 1: A person sings"):
         client.run(prompt("clip 1:", if_changed="stop"))
 
 
