@@ -1,7 +1,8 @@
 """How far a run is, in words: which clip and step, for how long already, and for how long still."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class Progress:
         self._first_of_clip: Report | None = None
         self._latest: Report | None = None
         self._sampled_s = self._sampled_share = 0.0  # between steps of the same clip
+        self._phase = ""
 
     @property
     def clip(self) -> int:
@@ -73,6 +75,15 @@ class Progress:
         self._first = self._first or report
         self._latest = report
 
+    @contextmanager
+    def phase(self, words: str) -> Iterator[None]:
+        """What is done now beside the steps, e.g. decoding; `place` says it."""
+        self._phase = words
+        try:
+            yield
+        finally:
+            self._phase = ""
+
     def line(self) -> str:
         """What to show now: clip 12 of 720, step 17/40, 1:02:03 elapsed, 4:05:06 left."""
         text = f"{self.place()}, {self._elapsed()} elapsed"
@@ -80,10 +91,10 @@ class Progress:
         return text if left is None else f"{text}, {duration(left)} left"
 
     def place(self) -> str:
-        """The clip and what is done with it: clip 12 of 720, step 17/40, or after its last step, decoding."""
+        """The clip and what is done with it: clip 12 of 720, step 17/40, or after its last step, decoding, unless a phase says more."""
         steps = self._done - self.clip * self.steps_per_clip
         doing = "decoding" if steps == self.steps_per_clip else f"step {steps}/{self.steps_per_clip}"
-        return f"{clip_place(self.clip, self.num_clips)}, {doing}"
+        return f"{clip_place(self.clip, self.num_clips)}, {self._phase or doing}"
 
     def seconds_left(self) -> float | None:
         """Until the end of the last clip; None before two steps of a clip, or one of two clips.

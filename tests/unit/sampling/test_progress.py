@@ -50,6 +50,17 @@ def test_behind_its_last_step_a_clip_is_decoded(clock):
     assert progress.line() == "clip 1 of 3, decoding, 0:20 elapsed, 0:40 left"
 
 
+def test_a_phase_stands_in_place_of_the_step(clock):
+    progress = Progress(3, 2, clock=clock)
+    with progress.phase("encoding"):
+        assert progress.line() == "clip 1 of 3, encoding, 0:00 elapsed"
+    assert progress.place() == "clip 1 of 3, step 0/2"
+    run_steps(progress, clock, [1, 2])
+    with pytest.raises(KeyboardInterrupt), progress.phase("encoding"):
+        raise KeyboardInterrupt
+    assert progress.place() == "clip 1 of 3, decoding"
+
+
 def test_a_run_that_goes_on_begins_at_its_first_clip(clock):
     progress = Progress(5, 10, first_clip=3, clock=clock)
     assert progress.line() == "clip 4 of 5, step 0/10, 0:00 elapsed"
