@@ -1,5 +1,6 @@
 """How far a run is, in words: which clip and step, for how long already, and for how long still."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +8,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ..constants import VIDEO_FPS
-from ..time_text import duration
+from ..time_text import duration, seconds_of
+
+LINE = re.compile(r"(.+?), [\d:]+ elapsed(?:, ([\d:]+) left)?")
 
 
 class Report(NamedTuple):
@@ -19,7 +22,7 @@ class Report(NamedTuple):
 
 
 class Progress:
-    """Counts the steps of the clips that are still to be made; the sampler's node and the command line both estimate the time with it.
+    """Counts the steps of the clips that are still to be made, and estimates the time that they take.
 
     Args:
         first_clip: clips that are there already; they cost this run no time and do not count in its pace.
@@ -122,6 +125,19 @@ class Progress:
 
     def _elapsed(self) -> str:
         return duration(self._clock() - self._start_s)
+
+
+class Line(NamedTuple):
+    """What the command line shows of a line of the sampler's node: the place, and the seconds left where they were known."""
+
+    place: str
+    left_s: float | None
+
+
+def read_line(text: str) -> Line | None:
+    """Read what `Progress.line` wrote, with whatever stands behind it; None for any other text."""
+    found = LINE.match(text)
+    return found and Line(found[1], seconds_of(found[2]) if found[2] else None)
 
 
 def video_size(num_frames: int) -> str:
