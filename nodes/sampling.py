@@ -229,12 +229,13 @@ class WanS2VSampler(io.ComfyNode):
         progress = Progress(total, sample.num_steps, store.num_finished, sample.work_of_steps)
         run_vae = RunVae(vae, sample.model)
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
-        with sample.report_to(progress, plan.timeline.num_frames, take, check=store.raise_failure):
+        with sample.report_to(progress, plan.timeline.num_frames, take, check=store.raise_failure) as display:
+            encode = display.during("encoding", run_vae.encode)
             finish_and_show(
                 store,
                 plan,
                 seed,
-                Networks(sample, run_vae.encode, decode, sample.dtype),
+                Networks(sample, encode, display.during("decoding", decode), sample.dtype),
                 show=comfy_bridge.file_shower(),
                 peak_bytes=lambda: comfy_bridge.take_memory_peak(sample.model),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -79,6 +80,8 @@ class Server:
             await socket.close(code=WSCloseCode.GOING_AWAY)
         else:
             await socket.send_str(json.dumps({"type": "executing", "data": {"node": "11", "prompt_id": JOB}}))
+            await socket.send_bytes(struct.pack(">II", 1, 2) + b"a preview picture")
+            await socket.send_bytes(struct.pack(">II", 3, 2) + "11step 1 of 2 …".encode())
             await socket.send_str(json.dumps({"type": "executing", "data": {"node": None, "prompt_id": JOB}}))
             await asyncio.sleep(0.2)
         return socket

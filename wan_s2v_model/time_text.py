@@ -11,6 +11,11 @@ def duration(seconds: float, decimals: int = 0) -> str:
     return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
 
 
+def seconds_of(text: str) -> int:
+    """Seconds of what `duration` wrote without decimals."""
+    return sum(int(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
+
+
 def short_duration(seconds: float) -> str:
     """The same, but tenths of seconds below a minute: 4.8 s, 1:05."""
     return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)

@@ -26,7 +26,7 @@ from .errors import (
     failure,
     refusal,
 )
-from .following import Listener, NoSocket, Progress, Stage, ignore, listening
+from .following import Listener, NoSocket, Progress, Stage, Text, ignore, listening
 from .transport import BLOCK_BYTES, VIEW, Multipart, Transport, is_page, root_cause
 
 try:
@@ -34,7 +34,18 @@ try:
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.files import discard, replace
 
-__all__ = ["ComfyClient", "ComfyError", "NoAnswer", "OutputFile", "Progress", "PromptFailed", "PromptInterrupted", "PromptRefused", "Stage"]
+__all__ = [
+    "ComfyClient",
+    "ComfyError",
+    "NoAnswer",
+    "OutputFile",
+    "Progress",
+    "PromptFailed",
+    "PromptInterrupted",
+    "PromptRefused",
+    "Stage",
+    "Text",
+]
 
 UPLOAD_MARGIN_BYTES = 2**14  # of a request around the file
 RETRY_S = 3.0
@@ -179,13 +190,14 @@ class ComfyClient:
         on_progress: Callable[[Progress], None] | None = None,
         *,
         on_stage: Callable[[Stage], None] | None = None,
+        on_text: Callable[[Text], None] | None = None,
         workflow: Mapping[str, Any] | None = None,
         prompt_id: str | None = None,
     ) -> dict[str, Any]:
         """Queue a prompt, wait for its end and return its outputs; arguments and errors are those of `queue` and `wait`.
 
         The server is listened to before the prompt is queued, so that no step of it goes unheard: `on_progress` is called for every one
-        and may call `interrupt`.
+        and may call `interrupt`. `on_text` is given what nodes show while they run.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         tried = queued = False
@@ -197,7 +209,7 @@ class ComfyClient:
                 self.queue(prompt, workflow=workflow, prompt_id=prompt_id)
             queued = True
 
-        return self._outputs(Listener(prompt_id, on_progress or ignore, on_stage or ignore), queue)
+        return self._outputs(Listener(prompt_id, on_progress or ignore, on_stage or ignore, on_text or ignore), queue)
 
     def wait(
         self,
@@ -216,7 +228,7 @@ class ComfyClient:
             PromptFailed, PromptInterrupted: with node id, node type and message.
             TimeoutError: the prompt goes on, only the waiting ends.
         """
-        return self._outputs(Listener(prompt_id, ignore, on_stage or ignore), lambda: None, timeout_s)
+        return self._outputs(Listener(prompt_id, ignore, on_stage or ignore, ignore), lambda: None, timeout_s)
 
     def _outputs(self, listener: Listener, queue: Callable[[], None], timeout_s: float | None = None) -> dict[str, Any]:
         """Follow a prompt to its end; `queue` sees to it, once the server is listened to, that the prompt is in the queue."""

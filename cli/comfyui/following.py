@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .transport import Transport
 
 QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been silent for this long
 CONNECT_TIMEOUT_S = 10.0
+NUMBER = struct.Struct(">I")
+TEXT_EVENT = 3  # begins a binary message with a text; then the length of the node's id, the id, and the text
 ENDED = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 
 
@@ -25,6 +28,23 @@ class Progress:
     node: str
     value: float
     maximum: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that a node shows while it runs."""
+
+    node: str
+    text: str
+
+    @classmethod
+    def read(cls, message: bytes) -> Text | None:
+        """Read a binary message of the websocket; None for a preview picture."""
+        if len(message) < 2 * NUMBER.size or NUMBER.unpack_from(message)[0] != TEXT_EVENT:
+            return None
+        start = 2 * NUMBER.size
+        end = start + NUMBER.unpack_from(message, NUMBER.size)[0]
+        return cls(message[start:end].decode("utf-8", "replace"), message[end:].decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class Listener:
     prompt_id: str
     on_progress: Callable[[Progress], None]
     on_stage: Callable[[Stage], None]
+    on_text: Callable[[Text], None]
 
     async def hear(self, socket: aiohttp.ClientWebSocketResponse[Any] | NoSocket) -> None:
         """Listen until the prompt may have ended: its last message, silence, or a closed connection."""
@@ -80,8 +101,10 @@ class Listener:
                 return
             if message.type in ENDED:
                 return
-            if message.type == aiohttp.WSMsgType.TEXT and self._is_last(json.loads(message.data)):  # else a preview picture
+            if message.type == aiohttp.WSMsgType.TEXT and self._is_last(json.loads(message.data)):
                 return
+            if message.type == aiohttp.WSMsgType.BINARY and (text := Text.read(message.data)):  # for the id of this client alone
+                self.on_text(text)
 
     def _is_last(self, event: Mapping[str, Any]) -> bool:
         data = event.get("data", {})

@@ -23,6 +23,8 @@ try:
     from ...wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from ...wan_s2v_model.cost.outlook import loaded_model
     from ...wan_s2v_model.cost.requirements import DeviceFacts, refusal
+    from ...wan_s2v_model.sampling.guidance import NO_OPTIONS, model_calls
+    from ...wan_s2v_model.sampling.schedule import guided_steps
     from ...wan_s2v_model.time_text import rough_duration
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
@@ -32,6 +34,8 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from wan_s2v_model.cost.outlook import loaded_model
     from wan_s2v_model.cost.requirements import DeviceFacts, refusal
+    from wan_s2v_model.sampling.guidance import NO_OPTIONS, model_calls
+    from wan_s2v_model.sampling.schedule import guided_steps
     from wan_s2v_model.time_text import rough_duration
 
 GB = 1e9
@@ -106,16 +110,36 @@ def look_ahead(client: ComfyClient, request: Request, *, is_here: bool = False) 
 
 def job_of(prompt: Prompt, request: Request) -> Job:
     """What the sampler will have to do."""
-    sampler = inputs_of(prompt, SAMPLER)
+    options = linked_inputs(prompt, SAMPLER, "options")
     height, width = size_of(prompt, request.image)
+    steps = scales_of_steps(prompt)
     return Job(
         timeline_of(prompt, request.audio),
         height,
         width,
-        steps=sampler["steps"],
-        model_calls=1 if sampler["cfg"] == 1 else 2,
+        steps=len(steps),
+        model_calls=sum(model_calls(*scales) for scales in steps) / len(steps),
         vae_value_bytes=4 if inputs_of(prompt, VAE)["dtype"] == "fp32" else 2,
+        vae_warmup=options.get("vae_warmup", NO_OPTIONS.vae_warmup),
+        conditionings=1 + any(cfg != 1 for cfg, _ in steps) + any(cfg != audio_cfg for cfg, audio_cfg in steps),
     )
+
+
+def scales_of_steps(prompt: Prompt) -> list[tuple[float, float]]:
+    """Guidance by the prompt and by the sound in each step; either may hold in a part of the steps alone."""
+    sampler, options, audio = inputs_of(prompt, SAMPLER), *(linked_inputs(prompt, SAMPLER, name) for name in ("options", "audio_guidance"))
+    steps, cfg = sampler["steps"], max(1.0, sampler["cfg"])
+    guided = guided_steps(steps, options.get("cfg_start_percent", 0.0), options.get("cfg_end_percent", 1.0))
+    heard, audio_cfg = guided, cfg
+    if audio:
+        heard, audio_cfg = guided_steps(steps, audio["start_percent"], audio["end_percent"]), max(1.0, audio["audio_cfg"])
+    return [(cfg if step in guided else 1.0, audio_cfg if step in heard else 1.0) for step in range(steps)]
+
+
+def linked_inputs(prompt: Prompt, node_type: str, name: str) -> dict[str, Any]:
+    """The inputs of the node behind an input; none where nothing is connected."""
+    link = inputs_of(prompt, node_type).get(name)
+    return {} if link is None else prompt[link[0]]["inputs"]
 
 
 def timeline_of(prompt: Prompt, sound: Path) -> Timeline:

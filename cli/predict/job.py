@@ -59,7 +59,7 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
     prompt_id, start_s = str(uuid.uuid4()), time.monotonic()
     try:
         with ProgressBar(prompt) as bar:
-            outputs = client.run(prompt, bar.on_progress, on_stage=bar.on_stage, prompt_id=prompt_id)
+            outputs = client.run(prompt, bar.on_progress, on_stage=bar.on_stage, on_text=bar.on_text, prompt_id=prompt_id)
     except KeyboardInterrupt:
         cancel(client, prompt_id, say)
         raise

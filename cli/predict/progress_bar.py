@@ -12,23 +12,23 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ..comfyui.following import Progress as Report
-from ..comfyui.following import Stage
+from ..comfyui.following import Stage, Text
 from .graph import SAMPLER, Prompt
 
 try:
-    from ...wan_s2v_model.sampling.progress import Progress
+    from ...wan_s2v_model.sampling.progress import Line, Progress, read_line
     from ...wan_s2v_model.time_text import duration
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.sampling.progress import Progress
+    from wan_s2v_model.sampling.progress import Line, Progress, read_line
     from wan_s2v_model.time_text import duration
 
 MAX_COLUMNS = 80
-REDRAW_S = 1.0
+LOOK_AGAIN_S = 1.0
 LOG_EVERY_S = 60.0
 
 
 class ProgressBar:
-    """Shows the node that runs; while sampling also clip, step, time so far and time left.
+    """Shows the node that runs and the time so far; while sampling the clip, the step and the time left that the node tells.
 
     Args:
         prompt: the graph that runs.
@@ -44,12 +44,13 @@ class ProgressBar:
         self._draw = tqdm.status_printer(self._stream)
         self._stage = Stage()
         self._report: Report | None = None  # the last one of this node
-        self._progress: Progress | None = None
+        self._progress: Progress | None = None  # of a node that does not tell the time left
+        self._told: tuple[Line, float] | None = None  # by the sampler, and when
         self._stage_start_s = clock()
         self._logged: tuple[str, float] = "", float("-inf")
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._redraw_again, daemon=True)
+        self._thread = threading.Thread(target=self._show_again, name="wan_s2v_progress", daemon=True)
 
     def on_stage(self, stage: Stage) -> None:
         """The prompt waits, or has come to another node."""
@@ -65,32 +66,37 @@ class ProgressBar:
                 self._count(progress)
             self._show()
 
+    def on_text(self, text: Text) -> None:
+        """A node shows a text; that of the sampler says where it is and how long it still takes. It is drawn next time."""
+        line = read_line(text.text)
+        if line is not None and self._is_sampler(text.node):
+            with self._lock:
+                self._enter(Stage(text.node))
+                self._told = line, self._clock()
+
     def _count(self, report: Report) -> None:
-        steps = self._steps_per_clip() or int(report.maximum)
-        clip, steps_of_clip = divmod(int(report.value), steps)
-        if self._progress is None:
-            self._progress = Progress(max(1, int(report.maximum) // steps), steps, clip, clock=self._clock)
-        again = self._report is None or self._report.value >= report.value
-        if again and not steps_of_clip and clip < self._progress.num_clips:  # the node says the number again when the next clip begins
-            self._progress.begin(clip)
-        else:
-            self._progress.step(int(report.value))
+        done, steps = int(report.value), int(report.maximum)
+        if not self._is_sampler(report.node):
+            if self._progress is None or self._progress.steps_per_clip != steps:
+                self._progress = Progress(1, steps, clock=self._clock)
+            if done:
+                self._progress.step(min(done, steps))
         self._report = report
 
-    def _steps_per_clip(self) -> int | None:
-        node = self._prompt.get(self._stage.node)
-        return node["inputs"]["steps"] if node is not None and node["class_type"] == SAMPLER else None
+    def _is_sampler(self, node: str) -> bool:
+        return node in self._prompt and self._prompt[node]["class_type"] == SAMPLER
 
     def _enter(self, stage: Stage) -> None:
         if stage != self._stage:
-            self._stage, self._report, self._progress = stage, None, None
+            self._stage, self._report, self._progress, self._told = stage, None, None, None
             self._stage_start_s = self._clock()
 
     def line(self) -> str:
         """The present state in words, no longer than a line of the terminal."""
         columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS) - 1
         if self._report is None:
-            return self._title()[:columns]
+            is_new = self._told is None and self._clock() - self._stage_start_s < 1
+            return ", ".join([self._title(), *([] if is_new else self._times())])[:columns]
         form = f"{{desc}} [{{bar}}] {{percentage:.0f}} %, {', '.join(self._times())}"
         whole = self._report.maximum
         return tqdm.format_meter(min(self._report.value, whole), whole, 0, ncols=columns, prefix=self._title(), ascii="-#", bar_format=form)
@@ -100,12 +106,18 @@ class ProgressBar:
         if node is None:
             jobs = self._stage.jobs_before
             return self._stage.words or (f"waiting in the queue, {jobs} {'jobs' if jobs > 1 else 'job'} before" if jobs else "queued")
-        return node["_meta"]["title"] if self._progress is None or self._steps_per_clip() is None else self._progress.place()
+        return node["_meta"]["title"] if self._told is None else self._told[0].place
 
     def _times(self) -> list[str]:
         texts = [f"{duration(self._clock() - self._stage_start_s)} elapsed"]
-        left = None if self._progress is None else self._progress.seconds_left()
+        left = self._seconds_left()
         return texts if left is None else [*texts, f"{duration(left)} left"]
+
+    def _seconds_left(self) -> float | None:
+        if self._told is None:
+            return None if self._progress is None else self._progress.seconds_left()
+        line, told_s = self._told
+        return None if line.left_s is None else max(0.0, line.left_s - (self._clock() - told_s))
 
     # --- drawing
 
@@ -122,19 +134,19 @@ class ProgressBar:
             print(self.line(), file=self._stream, flush=True)
             self._logged = topic, now_s
 
-    def _redraw_again(self) -> None:
-        while not self._stop.wait(REDRAW_S):
+    def _show_again(self) -> None:
+        while not self._stop.wait(LOOK_AGAIN_S):
             with self._lock:
-                self._draw(self.line())
+                self._show()
 
     def __enter__(self) -> ProgressBar:
         if self._is_terminal:
             self._draw(self.line())
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._thread.join()
         if self._is_terminal:
-            self._thread.join()
             print(file=self._stream, flush=True)

@@ -110,6 +110,16 @@ def test_bar_counts_the_steps_of_all_clips(shown, run):
     ]
 
 
+def test_work_beside_the_steps_is_named(shown, run):
+    """Encoding for the next clip was called decoding, and so was whatever comes before the first step."""
+    with run:
+        assert run.during("encoding", lambda number, *, more: number + more)(1, more=2) == 3
+        run.step(10, X0)
+        run.during("decoding", lambda: None)()
+        run.during("encoding", lambda: None)()
+    assert [text.split(", ")[1] for text in shown[0][:-1]] == ["encoding", "decoding", "decoding", "encoding"]
+
+
 def test_a_finished_node_says_what_was_made(shown, run):
     """It went on to say the time left of its last step."""
     with run:

@@ -1,7 +1,7 @@
 """Times as people read them."""
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.time_text import duration, rough_duration, short_duration
+from wan_s2v_pack.wan_s2v_model.time_text import duration, rough_duration, seconds_of, short_duration
 
 
 @pytest.mark.parametrize(
@@ -9,6 +9,7 @@ from wan_s2v_pack.wan_s2v_model.time_text import duration, rough_duration, short
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+    assert seconds_of(text) == round(seconds)
 
 
 @pytest.mark.parametrize(

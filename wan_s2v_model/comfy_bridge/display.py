@@ -2,10 +2,11 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import comfy.model_patcher
 import comfy.utils
@@ -21,6 +22,7 @@ from .model import computation_of
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
+Result = TypeVar("Result")
 SHARE_STEPS = 100  # into which the bar of `share_reporter` is divided
 
 
@@ -47,24 +49,43 @@ class RunDisplay:
         self._remark = remark
         self._previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
         self._show_text = text_display()
-        self._log = ProgressLog()
+        self._lock = threading.Lock()  # of the progress, which the log reads in a thread of its own
+        self._log = ProgressLog(self._line)
 
     def begin(self, clip: int) -> None:
         """The sampling of a clip begins. The bar says the same number again, by which the command line knows it."""
-        self._progress.begin(clip)
+        with self._lock:
+            self._progress.begin(clip)
         self._show(clip * self._progress.steps_per_clip)
 
     def step(self, done: int, x0: Tensor) -> None:
         """So many steps of the whole run are done; x0 are the predicted latents."""
-        self._progress.step(done)
+        with self._lock:
+            self._progress.step(done)
         self._show(done, None if self._previewer is None else self._previewer.decode_latent_to_preview_image("JPEG", x0))
 
+    def during(self, phase: str, work: Callable[..., Result]) -> Callable[..., Result]:
+        """The work, during which the phase is shown in place of the step."""
+
+        def run(*arguments: Any, **options: Any) -> Result:
+            with self._progress.phase(phase):
+                self._show_line()
+                return work(*arguments, **options)
+
+        return run
+
     def _show(self, done: int, preview: tuple | None = None) -> None:
-        line = self._progress.line()
+        self._show_line()  # before the bar moves, so that the command line, which shows both, has the new line by then
         total = self._progress.num_clips * self._progress.steps_per_clip
         comfy.utils.ProgressBar(total).update_absolute(done, total, preview)  # a bar leaves out small steps, but never its first
-        self._show_text(line + self._take)
-        self._log.show(line)
+
+    def _show_line(self) -> None:
+        self._show_text(self._line() + self._take)
+        self._log.show()
+
+    def _line(self) -> str:
+        with self._lock:
+            return self._progress.line()
 
     def __enter__(self) -> "RunDisplay":
         self._log.__enter__()

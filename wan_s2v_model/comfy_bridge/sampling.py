@@ -162,7 +162,9 @@ class ClipSampler:
         return describe(len(gpus_of(self.model)), calls)
 
     @contextmanager
-    def report_to(self, progress: Progress, num_frames: int, take: str = "", check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def report_to(
+        self, progress: Progress, num_frames: int, take: str = "", check: Callable[[], None] = lambda: None
+    ) -> Iterator[RunDisplay]:
         """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
         logger.info("%s", computation_in_words(self.model))
         gpus = self.work_on_gpus
@@ -176,7 +178,7 @@ class ClipSampler:
                 display.step(done, x0)
 
             self.on_clip, self.on_step = display.begin, on_step
-            yield
+            yield display
 
     def __call__(self, clip: int, conditioning: ClipConditioning, noise: Tensor) -> Tensor:
         """Sample one clip: [1, 16, F, h, w] noise -> normalised latents, float32 on the CPU.

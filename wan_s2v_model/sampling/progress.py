@@ -1,12 +1,16 @@
 """How far a run is, in words: which clip and step, for how long already, and for how long still."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import NamedTuple
 
 from ..constants import VIDEO_FPS
-from ..time_text import duration
+from ..time_text import duration, seconds_of
+
+LINE = re.compile(r"(.+?), [\d:]+ elapsed(?:, ([\d:]+) left)?")
 
 
 class Report(NamedTuple):
@@ -18,7 +22,7 @@ class Report(NamedTuple):
 
 
 class Progress:
-    """Counts the steps of the clips that are still to be made; the sampler's node and the command line both estimate the time with it.
+    """Counts the steps of the clips that are still to be made, and estimates the time that they take.
 
     Args:
         first_clip: clips that are there already; they cost this run no time and do not count in its pace.
@@ -47,6 +51,7 @@ class Progress:
         self._first_of_clip: Report | None = None
         self._latest: Report | None = None
         self._sampled_s = self._sampled_share = 0.0  # between steps of the same clip
+        self._phase = ""
 
     @property
     def clip(self) -> int:
@@ -73,6 +78,15 @@ class Progress:
         self._first = self._first or report
         self._latest = report
 
+    @contextmanager
+    def phase(self, words: str) -> Iterator[None]:
+        """What is done now beside the steps, e.g. decoding; `place` says it."""
+        self._phase = words
+        try:
+            yield
+        finally:
+            self._phase = ""
+
     def line(self) -> str:
         """What to show now: clip 12 of 720, step 17/40, 1:02:03 elapsed, 4:05:06 left."""
         text = f"{self.place()}, {self._elapsed()} elapsed"
@@ -80,10 +94,10 @@ class Progress:
         return text if left is None else f"{text}, {duration(left)} left"
 
     def place(self) -> str:
-        """The clip and what is done with it: clip 12 of 720, step 17/40, or after its last step, decoding."""
+        """The clip and what is done with it: clip 12 of 720, step 17/40, or after its last step, decoding, unless a phase says more."""
         steps = self._done - self.clip * self.steps_per_clip
         doing = "decoding" if steps == self.steps_per_clip else f"step {steps}/{self.steps_per_clip}"
-        return f"{clip_place(self.clip, self.num_clips)}, {doing}"
+        return f"{clip_place(self.clip, self.num_clips)}, {self._phase or doing}"
 
     def seconds_left(self) -> float | None:
         """Until the end of the last clip; None before two steps of a clip, or one of two clips.
@@ -111,6 +125,19 @@ class Progress:
 
     def _elapsed(self) -> str:
         return duration(self._clock() - self._start_s)
+
+
+class Line(NamedTuple):
+    """What the command line shows of a line of the sampler's node: the place, and the seconds left where they were known."""
+
+    place: str
+    left_s: float | None
+
+
+def read_line(text: str) -> Line | None:
+    """Read what `Progress.line` wrote, with whatever stands behind it; None for any other text."""
+    found = LINE.match(text)
+    return found and Line(found[1], seconds_of(found[2]) if found[2] else None)
 
 
 def video_size(num_frames: int) -> str:

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.sampling.progress import Progress, video_size
+from wan_s2v_pack.wan_s2v_model.sampling.progress import Line, Progress, read_line, video_size
 
 
 class Clock:
@@ -48,6 +48,25 @@ def test_behind_its_last_step_a_clip_is_decoded(clock):
     progress = Progress(3, 2, clock=clock)
     run_steps(progress, clock, [1, 2])
     assert progress.line() == "clip 1 of 3, decoding, 0:20 elapsed, 0:40 left"
+
+
+def test_a_line_can_be_read_again(clock):
+    progress = Progress(40, 10, clock=clock)
+    assert read_line(progress.line()) == Line("clip 1 of 40, step 0/10", None)
+    run_steps(progress, clock, range(1, 6), seconds=100.0)
+    assert read_line(f"{progress.line()}\nkept as run 'a_2'") == Line("clip 1 of 40, step 5/10", 39_500)
+    assert read_line(progress.stop()) is read_line(progress.end(80)) is None
+
+
+def test_a_phase_stands_in_place_of_the_step(clock):
+    progress = Progress(3, 2, clock=clock)
+    with progress.phase("encoding"):
+        assert progress.line() == "clip 1 of 3, encoding, 0:00 elapsed"
+    assert progress.place() == "clip 1 of 3, step 0/2"
+    run_steps(progress, clock, [1, 2])
+    with pytest.raises(KeyboardInterrupt), progress.phase("encoding"):
+        raise KeyboardInterrupt
+    assert progress.place() == "clip 1 of 3, decoding"
 
 
 def test_a_run_that_goes_on_begins_at_its_first_clip(clock):

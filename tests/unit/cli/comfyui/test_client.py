@@ -9,7 +9,7 @@ import pytest
 from wan_s2v_pack.cli.comfyui import client as client_module
 from wan_s2v_pack.cli.comfyui import following
 from wan_s2v_pack.cli.comfyui.address import login
-from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, PromptInterrupted, PromptRefused, Stage
+from wan_s2v_pack.cli.comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, PromptInterrupted, PromptRefused, Stage, Text
 from wan_s2v_pack.cli.comfyui.errors import Unavailable
 from wan_s2v_pack.cli.comfyui.server import free_port
 from wan_s2v_pack.tests.fake_comfyui import DONE, FILE, HANG_UP_AFTER, JOB, Server, serving
@@ -39,10 +39,10 @@ def test_lost_connection_is_made_again(server, client):
 def test_the_server_is_listened_to_before_the_prompt_is_queued_and_it_is_queued_once(server, client):
     server.queue["queue_running"] = [[0, JOB]]
     server.record_after = HANG_UP_AFTER
-    stages = []
-    assert client.run({}, on_stage=stages.append, prompt_id=JOB) == DONE["outputs"]
+    stages, texts = [], []
+    assert client.run({}, on_stage=stages.append, on_text=texts.append, prompt_id=JOB) == DONE["outputs"]
     assert (server.connections_when_queued, server.asked["/ws"]) == ([1], HANG_UP_AFTER)
-    assert stages == [Stage("11")]
+    assert (stages, texts) == ([Stage("11")], [Text("11", "step 1 of 2 …")])
 
 
 def test_place_in_the_queue_is_told_in_the_order_of_the_numbers(server, client):

@@ -7,6 +7,7 @@ import wave
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from PIL import Image
@@ -91,8 +92,48 @@ def test_options_decide_the_clips(inputs, frames, clips, request_of):
     assert (timeline.num_frames, timeline.num_clips) == (frames, clips)
 
 
-def test_guidance_on_a_part_of_the_steps_counts_in_part(request_of):
+def test_without_guidance_a_step_is_one_call(request_of):
     assert dry_run.look_ahead(Server(), request_of(inputs={SAMPLER: {"cfg": 1.0}})).job.model_calls == 1
+
+
+@pytest.fixture
+def job_with(request_of):
+    """The job of a graph with further nodes at the sampler."""
+
+    def make(sampler=MappingProxyType({}), **nodes):
+        prompt, request = graph.quick_start(), request_of()
+        for name, (node_type, inputs) in nodes.items():
+            graph.inputs_of(prompt, SAMPLER)[name] = [graph.add_node(prompt, node_type, node_type, inputs), 0]
+        graph.inputs_of(prompt, SAMPLER).update({"steps": 40, "cfg": 4.5, **sampler})
+        return dry_run.job_of(prompt, request)
+
+    return make
+
+
+def sampling_options(start, end, warmup=19):
+    return "WanS2VSamplingOptions", {"cfg_start_percent": start, "cfg_end_percent": end, "vae_warmup": warmup}
+
+
+def audio_guidance(cfg, start=0.0, end=1.0):
+    return "WanS2VAudioGuidance", {"audio_cfg": cfg, "start_percent": start, "end_percent": end, "audio_strength": 1.0}
+
+
+@pytest.mark.parametrize(("start", "end", "calls"), [(0.0, 1.0, 2.0), (0.0, 0.5, 1.5), (0.25, 0.5, 1.25), (0.0, 0.0, 1.0)])
+def test_guidance_on_a_part_of_the_steps_counts_in_part(start, end, calls, job_with):
+    """It counted for all steps, so that the time of half the guidance was that of all of it."""
+    job = job_with(options=sampling_options(start, end))
+    assert (job.steps, job.model_calls, job.conditionings) == (40, calls, 2 if calls > 1 else 1)
+    assert job_with({"cfg": 1.0}, options=sampling_options(start, end)).model_calls == 1
+
+
+def test_guidance_by_the_sound_alone_takes_calls_of_its_own(job_with):
+    assert job_with(audio_guidance=audio_guidance(4.5)).model_calls == 2
+    assert job_with(audio_guidance=audio_guidance(6.0)).model_calls == 3
+    assert job_with(audio_guidance=audio_guidance(6.0, end=0.5), options=sampling_options(0.0, 0.5)).model_calls == 2
+
+
+def test_a_shorter_warmup_of_the_decoder_counts(job_with):
+    assert job_with(options=sampling_options(0.0, 1.0, warmup=4)).vae_warmup == 4
 
 
 def test_unknown_card_gets_no_time(request_of):
