@@ -56,12 +56,14 @@ def own_files(server, tmp_path):
 
 
 def find_template(canvas, person, words: str, name: str, *, first_time: bool) -> None:
-    """With the search box, which has the focus when the list opens, or gets it with the Tab key."""
-    if not first_time:
-        person.click(canvas.page.get_by_role("button", name="Templates").first)
-    canvas.page.get_by_test_id("template-workflows-content").wait_for()
+    """With the search box, which gets the focus with the Tab key; at the first start it looks among beginners' templates only."""
     card = canvas.page.get_by_test_id(CARD.format(name))
-    person.type_until(card, canvas.page.get_by_placeholder("Search"), words)
+    if first_time:
+        person.click(canvas.page.get_by_text(PACK, exact=True))
+    else:
+        person.click(canvas.page.get_by_role("button", name="Templates").first)
+        canvas.page.get_by_test_id("template-workflows-content").wait_for()
+        person.type_until(card, canvas.page.get_by_placeholder("Search"), words)
     person.click(card)
 
 
