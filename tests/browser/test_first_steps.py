@@ -182,7 +182,7 @@ def test_files_can_be_dropped_on_their_nodes(canvas, person, server, own_files):
         assert (server.input_directory / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("words", [BLUEPRINT, "lip sync", "talking head"])
+@pytest.mark.parametrize("words", [BLUEPRINT, "lip sync"])
 def test_blueprint_is_found_by_what_it_is_for(words, canvas, person, picture):
     canvas.open()
     canvas.page.evaluate(CLEAR)
@@ -193,7 +193,7 @@ def test_blueprint_is_found_by_what_it_is_for(words, canvas, person, picture):
     if words == BLUEPRINT:
         canvas.page.keyboard.press("Enter")
     else:
-        canvas.page.get_by_text(BLUEPRINT).last.click()
+        canvas.page.get_by_text(BLUEPRINT).first.click()
     person.wait_for_nodes(len(before) + 1)
     canvas.page.mouse.click(900, 300)  # it hangs at the mouse until then
     (node,) = (node for node in canvas.serialized()["nodes"] if node["id"] not in before)

@@ -18,9 +18,9 @@ from wan_s2v_pack.cli.comfyui.server import prepare_base_directory
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "import_probe.py"
 LONGEST_S = 0.2  # on top of ComfyUI
-OPTIONAL = {"triton", "sageattention", "fa3_fwd_interface"}  # used where they are
+OPTIONAL = {"triton", "sageattention", "sageattn3", "fa3_fwd_interface"}  # used where they are
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfyui_version", "folder_paths", "latent_preview"}
-USED_LATER = ("transformers.models", "triton", "sageattention", "fa3_fwd_interface", "cosyvoice", "wan_s2v_pack.cli")
+USED_LATER = ("transformers.models", "triton", "sageattention", "sageattn3", "fa3_fwd_interface", "cosyvoice", "wan_s2v_pack.cli")
 
 
 def probe(comfyui: Path, pack: Path, base: Path) -> dict[str, Any]:
