@@ -15,6 +15,7 @@ from .workflows import ALL_NODES, nodes_of_type, read
 LANGUAGE = "Comfy.Locale"
 PANEL = "Comfy.RightSidePanel.IsOpen"
 TIMEOUT_MS = 10_000
+CLICKS, CLICK_MS = 10, 500
 LABELS = """() => window.app.graph.nodes.filter(node => node.type.startsWith('WanS2V')).map(node => ({
     type: node.type,
     title: node.title,
@@ -66,13 +67,18 @@ def test_every_help_page_fits_the_panel(language, nodes_2, canvas, person, pictu
 def open_help(person: Person, node: str, nodes_2: bool) -> None:
     """Put this node alone on the canvas, choose it, and open its help where it is not open yet."""
     page = person.page
-    x, y = page.evaluate(ALONE, node)
-    if nodes_2:
-        page.locator("[data-node-id]").first.click(position={"x": 80, "y": 12})
-    else:
-        page.mouse.click(x, y)
-    if page.locator(HELP).count() == 0:
-        person.click(page.get_by_test_id("info-button"))
+    place, button = page.evaluate(ALONE, node), page.get_by_test_id("info-button")
+    for _ in range(CLICKS):  # a busy browser loses some
+        if nodes_2:
+            page.locator("[data-node-id]").first.click(position={"x": 80, "y": 12})
+        else:
+            page.mouse.click(*place)
+        page.wait_for_timeout(CLICK_MS)
+        if page.locator(HELP).count():
+            return
+        if button.is_visible():
+            break
+    person.click(button)
 
 
 @pytest.fixture
@@ -87,11 +93,11 @@ def chinese_canvas(canvas) -> Iterator[Any]:
 def test_the_canvas_speaks_chinese(chinese_canvas, person, picture):
     graph, texts = read(ALL_NODES), read_locale("zh")
     chinese_canvas.load(graph, "chinese")
-    nodes = person.page.evaluate(LABELS)
+    nodes, own_titles = person.page.evaluate(LABELS), {node.get("title") for node in graph["nodes"]}
     assert nodes
     for node in nodes:
         said = texts[node["type"]]
-        assert node["title"] == said["display_name"]
+        assert node["title"] == said["display_name"] or node["title"] in own_titles
         widgets = {CONTROL if name == "fixed" else name: label for name, label in node["widgets"].items()}  # named after its default
         assert widgets == {name: said["inputs"][name]["name"] for name in widgets if name in said["inputs"]}
         assert node["outputs"] == [output["name"] for output in said["outputs"].values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .workflows import QUICK_START, nodes_of_type, read
+from .workflows import ALL_NODES, nodes_of_type, read
 
 NODES_2 = "Comfy.VueNodes.Enabled"
 OURS = ("WAN_S2V_AUDIO", "WAN_S2V_PLAN", "WAN_S2V_CLIPS")
@@ -38,7 +38,7 @@ def test_our_sockets_have_colours_of_their_own_and_keep_them(renderer):
 
 
 def test_width_and_height_come_with_size_custom_only(renderer):
-    graph = read(QUICK_START)
+    graph = read(ALL_NODES)
     renderer.load(graph, "sizes")
     (prepare,) = nodes_of_type(graph, "WanS2VPrepare")
     page = renderer.page
