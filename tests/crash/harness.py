@@ -28,6 +28,7 @@ from wan_s2v_pack.wan_s2v_model.runs import clips, finish, live_video, manifest,
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 from wan_s2v_pack.wan_s2v_model.sampling import clip_loop
 
+COMFYUI_PREVIEW = "ComfyUI_temp_"  # named by chance; ComfyUI empties that folder when it starts
 REPEATABLE = [name for name, video_format in FORMATS.items() if video_format.video_codec != "hevc"]  # of so small pictures
 TRACED = {m.__file__ for m in (files, clip_loop, clips, finish, live_video, manifest, store, video_writer)}
 DONE, REFUSED = 0, 3  # exit codes
@@ -118,8 +119,9 @@ class Place:
         return self.output / f"video_00001_.{FORMATS[self.video_format].container}"
 
     def names(self) -> set[str]:
-        """All files below the output folder, the temporary ones too, but the video in progress."""
-        return {path.relative_to(self.output).as_posix() for path in self.output.rglob("*") if path.is_file() and path.name != LIVE_VIDEO}
+        """All files below the output folder, the temporary ones too, but the video in progress and what ComfyUI keeps to show."""
+        files = (path for path in self.output.rglob("*") if path.is_file() and path.name != LIVE_VIDEO)
+        return {path.relative_to(self.output).as_posix() for path in files if not path.name.startswith(COMFYUI_PREVIEW)}
 
     def stored(self) -> dict[str, str]:
         """Hash of every file of the run but its video in progress."""
