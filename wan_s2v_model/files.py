@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -31,16 +31,17 @@ T = TypeVar("T")
 logger = logging.getLogger("wan_s2v")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, rename it and flush the folder.
+@contextlib.contextmanager
+def written_whole(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name; at the end it is flushed to the disk and renamed, and the folder is flushed.
 
     Raises:
         OSError: the old file, if there was one, is still there unless only the last flush failed; nothing temporary is left.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary = path.with_name(path.name + suffix)
     try:
         with _patiently(lambda: temporary.open("wb")) as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         replace(temporary, path)
@@ -48,6 +49,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         discard(temporary)
         raise
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all; raises as `written_whole`."""
+    with written_whole(path) as file:
+        file.write(data)
 
 
 def replace(source: Path, target: Path) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 try:
-    from ...wan_s2v_model.files import discard, replace
+    from ...wan_s2v_model.files import written_whole
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.files import discard, replace
+    from wan_s2v_model.files import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,22 +33,14 @@ def file_header(specs: Iterable[WriteSpec], metadata: Mapping[str, str]) -> byte
 
 
 def write_file(path: Path, header: bytes, tensors: Iterable[Tensor]) -> None:
-    """Write under a temporary name, flush to the disk and rename.
+    """Write a file so that it is there whole or not at all.
 
     Raises:
         OSError: nothing is left but what was there before. ValueError: the tensors are not those of the header.
     """
-    part = path.with_name(path.name + PART_SUFFIX)
-    try:
-        with part.open("wb") as file:
-            file.write(header)
-            _write_all(file, tensors, header)
-            file.flush()
-            os.fsync(file.fileno())
-        replace(part, path)
-    except BaseException:
-        discard(part)
-        raise
+    with written_whole(path, PART_SUFFIX) as file:
+        file.write(header)
+        _write_all(file, tensors, header)
 
 
 def _write_all(file: BinaryIO, tensors: Iterable[Tensor], header: bytes) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import struct
 
 import pytest
@@ -180,7 +181,7 @@ def test_disk_that_fails_leaves_nothing(source, capsys, monkeypatch):
     def fail(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     assert "cannot be read or written (No space left on device)" in refused(capsys, source, "--to", "int8")
     assert [path.name for path in source.parent.iterdir()] == [source.name]
 
