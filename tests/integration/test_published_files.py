@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -163,7 +164,8 @@ FOUND = {
 
 @pytest.fixture
 def plan(models, monkeypatch, capsys):
-    """What `download` says, where the hub has a set of files of these sizes."""
+    """What `download` says, where the hub has a set of files of these sizes and the disk has room for them."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: argparse.Namespace(free=10**12))
 
     def run(name: str, size_of, *options: str) -> str:
         def look_up(file: ModelFile) -> hub.RemoteFile:
