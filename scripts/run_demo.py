@@ -31,7 +31,7 @@ BASE = ROOT / ".demo"
 TINY_SIZE_PX = 128
 TINY_STEPS = 4
 TINY_INPUTS = {
-    PREPARE: {"size": "custom", "width": TINY_SIZE_PX, "height": TINY_SIZE_PX},
+    PREPARE: {"size": "custom", "size.width": TINY_SIZE_PX, "size.height": TINY_SIZE_PX},
     SAMPLER: {"steps": TINY_STEPS},
     SAVE: {"filename_prefix": "video/wan_s2v_random_weights"},
 }

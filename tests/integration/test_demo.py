@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
 from .commands import FPS, SECONDS, make_workplace
+from .graphs import QUICK_START, change
 from .rendering import open_video
 
 
 def test_demo(tmp_path, comfyui_path, base_directory):
     workplace = make_workplace(tmp_path, comfyui_path, base_directory / "models")
+    workplace.write_graph(change(json.loads(QUICK_START.read_text(encoding="utf-8")), duration=SECONDS))  # the users' own, but short
     done = workplace.shell(
         None, sys.executable, "scripts/run_demo.py", "--steps", "3", "--prompt", "A man talks.", "--output", "out/demo.mp4"
     )
