@@ -11,6 +11,7 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.audio.listening import Listener, listen
 from ..wan_s2v_model.audio.preparation import NORMALISATIONS, SILENCES
 from ..wan_s2v_model.audio.selection import select_sounds
+from ..wan_s2v_model.constants import FRAME_RATES, VIDEO_FPS
 from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.media.espeak import espeak_problem, require_reference, speak_with_espeak
 from ..wan_s2v_model.media.speech_worker import DEFAULT_ADDRESS, SpeechRequest, parse_address, speak_with_worker
@@ -80,6 +81,15 @@ class WanS2VAudioEncode(io.ComfyNode):
                     "A matter of taste: 0 is in step.",
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "frame_rate",
+                    optional=True,
+                    options=[str(fps) for fps in FRAME_RATES],
+                    default=str(VIDEO_FPS),
+                    tooltip="Frames per second of the video that this sound drives. 16: for Sample Video, as the model was trained. "
+                    "25: for Sample Video Live, whose LoRA was trained so.",
+                    advanced=True,
+                ),
             ],
             outputs=[WanS2VAudio.Output(display_name="encoded_audio", tooltip="What the model hears, with the sound that will be played.")],
         )
@@ -97,6 +107,7 @@ class WanS2VAudioEncode(io.ComfyNode):
         loudness=0.0,
         silence="model",
         sync_offset=0,
+        frame_rate=str(VIDEO_FPS),
     ) -> io.NodeOutput:
         if not hasattr(audio_encoder, "hidden_layers"):
             raise ValueError(
@@ -108,7 +119,8 @@ class WanS2VAudioEncode(io.ComfyNode):
         played, heard = select_sounds(audio, driving_audio, start, duration, loudness)
         run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
         listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
-        return io.NodeOutput(listen(listener, played, heard, normalisation=normalisation, silence=silence, delay_ms=sync_offset))
+        options = {"normalisation": normalisation, "silence": silence, "delay_ms": sync_offset, "fps": int(frame_rate)}
+        return io.NodeOutput(listen(listener, played, heard, **options))
 
 
 class WanS2VTextToSpeech(io.ComfyNode):

@@ -52,7 +52,8 @@ class WanS2VPrepare(io.ComfyNode):
                     min=FRAMES_PER_CLIP.lowest,
                     max=FRAMES_PER_CLIP.highest,
                     step=FRAMES_PER_CLIP.step,
-                    tooltip="Frames (1/16 s) sampled at once, a multiple of 4. The model was trained with 80; fewer need less memory.",
+                    tooltip="Frames sampled at once, a multiple of 4. The model was trained with 80; fewer need less memory. "
+                    "A sound of 25 frames per second always gets clips of 48.",
                 ),
                 io.Int.Input(
                     "max_clips", default=0, min=0, max=100_000, tooltip="Stop after this many clips; 0 means as many as the sound needs."
@@ -94,7 +95,7 @@ class WanS2VPrepare(io.ComfyNode):
                 WanS2VPlan.Output(display_name="plan", tooltip="For the Wan S2V sampler."),
                 io.Int.Output(display_name="width", tooltip="Width of the video in pixels."),
                 io.Int.Output(display_name="height", tooltip="Height of the video in pixels."),
-                io.Int.Output(display_name="frames", tooltip="Frames of the video at 16 fps."),
+                io.Int.Output(display_name="frames", tooltip="Frames of the video."),
                 io.Int.Output(display_name="clips", tooltip="Clips to be sampled."),
                 io.Image.Output(
                     display_name="preview",

@@ -94,7 +94,7 @@ class WanS2VDriftReport(io.ComfyNode):
     @classmethod
     def execute(cls, clips) -> io.NodeOutput:
         figures = measure_clips(_interruptible(clips))
-        report, plot = describe_drift(figures), draw_drift(figures)
+        report, plot = describe_drift(figures, clips.fps), draw_drift(figures)
         return io.NodeOutput(report, plot, ui={**ui.PreviewImage(plot).as_dict(), **ui.PreviewText(report).as_dict()})
 
 

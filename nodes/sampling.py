@@ -9,7 +9,7 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite, require_width
-from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS
+from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, VIDEO_FPS
 from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.runs.changes import IF_CHANGED, NEW_TAKE, Notes, words_of_graph
 from ..wan_s2v_model.runs.clips import Clips
@@ -29,7 +29,7 @@ logger = logging.getLogger("wan_s2v")
 
 # Of a run; a redo may change the rest. Decode Clips decodes all clips with one VAE, warm-up and colour anchor.
 FIXED = (
-    *("width", "height", "frames_per_clip", "sync_mode", "clips"),
+    *("width", "height", "frames_per_clip", "sync_mode", "clips", "frame_rate"),
     *("audio", "picture", "previous_frames", "vae", "vae_warmup", "colour_anchor"),
 )
 
@@ -182,6 +182,7 @@ class WanS2VSampler(io.ComfyNode):
         step_cache=None,
     ) -> io.NodeOutput:
         redo_from = clip_to_redo(run_name, redo_from_clip)
+        plan.require_rate(VIDEO_FPS, "Sample Video (Wan S2V)")
         comfy_bridge.require_wan_vae(vae)
         require_finite(positive, negative)
         positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
@@ -218,7 +219,7 @@ class WanS2VSampler(io.ComfyNode):
         total = plan.timeline.num_clips
         if store.num_finished >= total:
             logger.info("all %d clips are there already", total)
-            comfy_bridge.text_display()(f"{video_size(plan.timeline.num_frames)}, all clips were there{take}")
+            comfy_bridge.text_display()(f"{video_size(plan.timeline.num_frames, plan.timeline.fps)}, all clips were there{take}")
             return
 
         require_space(store, plan)
@@ -226,7 +227,7 @@ class WanS2VSampler(io.ComfyNode):
         comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
         if sample.cached is not None:
             sample.cached.notes = store.step_cache
-        progress = Progress(total, sample.num_steps, store.num_finished, sample.work_of_steps)
+        progress = Progress(total, sample.num_steps, store.num_finished, sample.work_of_steps, fps=plan.timeline.fps)
         run_vae = RunVae(vae, sample.model)
         decode = clip_decoder(run_vae.decode, plan.timeline.num_latent_frames, sample.settings.vae_warmup)
         with sample.report_to(progress, plan.timeline.num_frames, take, check=store.raise_failure) as display:

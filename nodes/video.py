@@ -60,7 +60,7 @@ class WanS2VDecode(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames: as the VAE gave them, or with 8 bits per colour."),
                 io.Audio.Output(display_name="audio", tooltip="The sound, cut to the duration of the frames."),
-                io.Float.Output(display_name="fps", tooltip="Frame rate: 16."),
+                io.Float.Output(display_name="fps", tooltip="Frames per second, 16 or 25."),
             ],
         )
 
@@ -219,7 +219,7 @@ class WanS2VFrameRate(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frame rate of images: 16 from Decode Clips, 32 behind an interpolation x2, 48 behind x3, and so on. "
+                    tooltip="Frame rate of images: 16 or 25 from Decode Clips, 32 behind an interpolation x2, 48 behind x3, and so on. "
                     "0: what fits the sound, whatever stands in front.",
                 ),
                 io.Combo.Input(

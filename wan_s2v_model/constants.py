@@ -3,7 +3,9 @@
 SAMPLE_RATE_HZ = 16_000  # what wav2vec2 hears
 WAV2VEC_HZ = 50  # wav2vec2 hidden states per second (one per 320 samples)
 AUDIO_HZ = 30  # rate to which the hidden states are resampled
-VIDEO_FPS = 16  # rate of the generated video; audio features are picked at this rate
+VIDEO_FPS = 16  # rate of the generated video, where nothing else is said; audio features are picked at this rate
+LIVE_FPS = 25  # rate of Live-Avatar's LoRA
+FRAME_RATES = (VIDEO_FPS, LIVE_FPS)
 
 SPATIAL_STRIDE = 8  # pixels per latent, both axes
 TEMPORAL_STRIDE = 4  # frames per latent; the first latent of a sequence is one frame
@@ -31,6 +33,7 @@ DEFAULT_STEPS = 40
 DEFAULT_SHIFT = 3.0
 DEFAULT_GUIDANCE_SCALE = 4.5
 DEFAULT_FRAMES_PER_CLIP = 80
+LIVE_FRAMES_PER_CLIP = 48
 DEFAULT_SEED = 42
 
 NEGATIVE_PROMPT = (

@@ -18,7 +18,7 @@ from .sound import seconds_of
 try:
     from ...wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from ...wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
-    from ...wan_s2v_model.constants import SAMPLE_RATE_HZ
+    from ...wan_s2v_model.constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP, SAMPLE_RATE_HZ, VIDEO_FPS
     from ...wan_s2v_model.cost.cards import Modes
     from ...wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from ...wan_s2v_model.cost.outlook import loaded_model
@@ -29,7 +29,7 @@ try:
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
-    from wan_s2v_model.constants import SAMPLE_RATE_HZ
+    from wan_s2v_model.constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP, SAMPLE_RATE_HZ, VIDEO_FPS
     from wan_s2v_model.cost.cards import Modes
     from wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from wan_s2v_model.cost.outlook import loaded_model
@@ -150,8 +150,10 @@ def timeline_of(prompt: Prompt, sound: Path) -> Timeline:
     if seconds <= 0:
         raise PromptError(f"{sound.name} ends before {part['start']:g} s. Choose an earlier --start.")
     samples = round(seconds * SAMPLE_RATE_HZ)
-    options = {name: plan[name] for name in ("sync_mode", "frames_per_clip", "max_clips")}
-    return plan_timeline(samples, SAMPLE_RATE_HZ, samples, free_start=plan["first_frame"] == "free", **options)
+    options, fps = {name: plan[name] for name in ("sync_mode", "frames_per_clip", "max_clips")}, int(part.get("frame_rate", VIDEO_FPS))
+    if fps == LIVE_FPS:
+        options["frames_per_clip"] = LIVE_FRAMES_PER_CLIP
+    return plan_timeline(samples, SAMPLE_RATE_HZ, samples, free_start=plan["first_frame"] == "free", fps=fps, **options)
 
 
 def size_of(prompt: Prompt, picture: Path) -> tuple[int, int]:

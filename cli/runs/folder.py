@@ -12,17 +12,14 @@ from filelock import FileLock, Timeout
 from ..models.headers import HeaderError, read_header
 
 try:
-    from ...wan_s2v_model.constants import VIDEO_FPS
     from ...wan_s2v_model.files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file
     from ...wan_s2v_model.files import reading as reading  # for its neighbours
     from ...wan_s2v_model.runs import manifest as run_format
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.constants import VIDEO_FPS
     from wan_s2v_model.files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file
     from wan_s2v_model.files import reading as reading
     from wan_s2v_model.runs import manifest as run_format
 
-FPS = VIDEO_FPS
 LIVE_VIDEO_NAME, LOCK_NAME, MANIFEST_NAME = run_format.LIVE_VIDEO_NAME, run_format.LOCK_NAME, run_format.MANIFEST_NAME
 RUNS_FOLDER = run_format.RUNS_FOLDER
 NO_MANIFEST = f"no {MANIFEST_NAME}"
@@ -89,6 +86,10 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         return self.manifest.fingerprint
+
+    @property
+    def fps(self) -> int:
+        return self.manifest.frame_rate
 
     @property
     def num_finished(self) -> int:

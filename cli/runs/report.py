@@ -10,13 +10,15 @@ from datetime import datetime
 from typing import Any
 
 from ..command import command
-from .folder import FPS, Clip, Run
+from .folder import Clip, Run
 from .removal import Removal
 from .verify import Verification, advice_for
 
 try:
+    from ...wan_s2v_model.constants import VIDEO_FPS
     from ...wan_s2v_model.time_text import duration, short_duration
 except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.constants import VIDEO_FPS
     from wan_s2v_model.time_text import duration, short_duration
 
 WIDTH = 120
@@ -44,6 +46,7 @@ SHOWN_ELSEWHERE = {
     "width",
     "height",
     "frames_per_clip",
+    "frame_rate",
     "clips",
     "sync_mode",
     "solver",
@@ -63,9 +66,9 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def position_text(frame: int) -> str:
+def position_text(frame: int, fps: int) -> str:
     """Where in the video a frame is: 1:04.812."""
-    return duration(frame * 1000 // FPS / 1000, decimals=3)
+    return duration(frame * 1000 // fps / 1000, decimals=3)
 
 
 def age_text(changed: float, now: float) -> str:
@@ -120,7 +123,7 @@ def list_text(runs: Sequence[Run], place: str, free_bytes: int | None, now: floa
         (
             run.name,
             clips_text(run),
-            short_duration(run.num_frames / FPS),
+            short_duration(run.num_frames / run.fps),
             picture_text(run),
             size_text(run.size_bytes),
             age_text(run.changed, now),
@@ -143,7 +146,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "clips_finished": run.num_finished,
         "clips": run.num_clips,
         "frames_finished": run.num_frames,
-        "seconds": run.num_frames / FPS,
+        "frame_rate": run.fps,
+        "seconds": run.num_frames / run.fps,
         "width": width,
         "height": height,
         "changed": _iso(run.changed),
@@ -208,9 +212,10 @@ def show_facts(run: Run) -> dict[str, Any]:
 def _video_text(run: Run) -> str:
     settings = run.settings
     planned = settings.get("frames_per_clip")
-    clips = f"{clips_text(run)} clips" + (f" of {planned} frames ({planned / FPS:g} s)" if isinstance(planned, int) else "")
+    clips = f"{clips_text(run)} clips" + (f" of {planned} frames ({planned / run.fps:g} s)" if isinstance(planned, int) else "")
     sync = f", sync {settings['sync_mode']}" if "sync_mode" in settings else ""
-    return f"{picture_text(run)}, {clips}, {short_duration(run.num_frames / FPS)} finished{sync}"
+    rate = "" if run.fps == VIDEO_FPS else f", {run.fps} fps"
+    return f"{picture_text(run)}{rate}, {clips}, {short_duration(run.num_frames / run.fps)} finished{sync}"
 
 
 def _settings_entries(settings: dict[str, Any], words: Mapping[str, str]) -> dict[str, str]:
@@ -261,7 +266,7 @@ def _clip_table(run: Run) -> list[str]:
     start = 0
     for clip in run.clips:
         written = datetime.fromtimestamp(clip.changed).strftime("%Y-%m-%d %H:%M:%S") if clip.changed else "-"
-        position = position_text(start) if clip.index <= run.num_finished else "-"
+        position = position_text(start, run.fps) if clip.index <= run.num_finished else "-"
         rows.append((str(clip.index + 1), position, str(clip.num_frames or "-"), size_text(clip.size_bytes), written, clip.problem))
         start += clip.num_frames
     return _columns(rows, right={0, 1, 2, 3})
@@ -353,7 +358,7 @@ def _removal_line(removal: Removal) -> str:
     if not removal.whole:
         return f"run '{run.name}': {_count(len(removal.paths), 'leftover')}: {', '.join(path.name for path in removal.paths)}"
     keeps = f"; its folder stays, with {', '.join(removal.keeps)}" if removal.keeps else ""
-    return f"run '{run.name}': {clips_text(run)} clips, {short_duration(run.num_frames / FPS)}, {size_text(removal.size_bytes)}{keeps}"
+    return f"run '{run.name}': {clips_text(run)} clips, {short_duration(run.num_frames / run.fps)}, {size_text(removal.size_bytes)}{keeps}"
 
 
 # --- layout

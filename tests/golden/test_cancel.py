@@ -67,7 +67,7 @@ class Button:
 
 def counted(monkeypatch, owner, name, button, axis):
     function = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda tensor: (button.count(tensor.shape[axis]), function(tensor))[1])
+    monkeypatch.setattr(owner, name, lambda tensor, *others: (button.count(tensor.shape[axis]), function(tensor, *others))[1])
 
 
 def count_blocks(monkeypatch, model, vae, button):

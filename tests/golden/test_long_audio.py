@@ -122,7 +122,7 @@ def test_rest_is_the_middle_of_encoded_silence(encoder, waveform):
     assert plain.silence is None
     assert torch.equal(rested.features, plain.features)
     silence = encoder.hidden_states(torch.zeros(80_000))
-    resampled = pack_module("wan_s2v_model.audio.features").layer_at_16fps
+    resampled = pack_module("wan_s2v_model.audio.features").layer_at_fps
     assert torch.equal(rested.silence.features, torch.stack([resampled(layer)[:, 40] for layer in silence]))
     assert rested.silence.pauses == frozenset()
 

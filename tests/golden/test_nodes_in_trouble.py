@@ -108,7 +108,7 @@ def test_cancel_in_prepare(encoder, vae, monkeypatch, output):
 
 
 def test_cancel_in_audio_encode(encoder, monkeypatch, output):
-    assert press(monkeypatch, pack_module("wan_s2v_model.audio.feature_file"), "layer_at_16fps", 0, lambda: listen(encoder)) == 0
+    assert press(monkeypatch, pack_module("wan_s2v_model.audio.feature_file"), "layer_at_fps", 0, lambda: listen(encoder)) == 0
     assert not files(output.parent)
 
 
@@ -162,7 +162,7 @@ def test_out_of_memory_in_prepare(at_call, encoder, vae, monkeypatch, output, ca
 def test_out_of_memory_in_audio_encode(encoder, monkeypatch, output, caplog):
     """In the middle of the layers: those that were there already are forgotten."""
     expected = listen(encoder).args[0].features
-    fail_once(monkeypatch, pack_module("wan_s2v_model.audio.feature_file"), "layer_at_16fps", at_call=10)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.audio.feature_file"), "layer_at_fps", at_call=10)
     assert torch.equal(listen(encoder).args[0].features, expected)
     assert [line.partition(" (")[0] for line in warnings(caplog)] == ["the GPU ran out of memory in audio encoding"]
 

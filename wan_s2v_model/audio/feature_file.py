@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..constants import VIDEO_FPS
-from .features import layer_at_16fps
+from .features import layer_at_fps
 
 logger = logging.getLogger("wan_s2v")
 
@@ -18,20 +18,20 @@ FLOAT32_SECONDS = 600  # longest sound whose features stay in float32 in memory:
 HALF_MAX = torch.finfo(torch.float16).max
 
 
-def collect_features(layers: Iterable[Tensor], num_frames: int, folder: Path) -> Tensor:
+def collect_features(layers: Iterable[Tensor], num_frames: int, folder: Path, fps: int = VIDEO_FPS) -> Tensor:
     """Resample each layer as soon as it is there, and keep it.
 
     Args:
         layers: [frames at 50 Hz, channels] each; may be overwritten when the next one is asked for.
         num_frames: of video, decides where the features are kept.
-        folder: for the file of a long sound.
+        folder: for the file of a long sound. fps: frame rate of the video.
     Returns:
         [layers, channels, num_frames]: float32, or float16 in a file that is gone when the tensor is.
     """
-    resampled = (layer_at_16fps(layer) for layer in layers)
-    if num_frames <= FLOAT32_SECONDS * VIDEO_FPS:
+    resampled = (layer_at_fps(layer, fps) for layer in layers)
+    if num_frames <= FLOAT32_SECONDS * fps:
         return torch.stack(list(resampled))
-    logger.info("%.0f minutes of sound: the features are kept in half precision, in a file in %s", num_frames / VIDEO_FPS / 60, folder)
+    logger.info("%.0f minutes of sound: the features are kept in half precision, in a file in %s", num_frames / fps / 60, folder)
     return _in_file(resampled, folder)
 
 

@@ -1,4 +1,4 @@
-"""Waveform -> wav2vec2 hidden states (50 Hz) -> 30 Hz -> one feature vector per video frame (16 fps). Pure tensors."""
+"""Waveform -> wav2vec2 hidden states (50 Hz) -> 30 Hz -> one feature vector per video frame (16 or 25 fps). Pure tensors."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class SilenceFeatures:
     """What the model hears where nobody speaks.
 
     Attributes:
-        features: [layers, channels], the encoder's of digital silence. pauses: frames at 16 fps within the sound that count as silence.
+        features: [layers, channels], the encoder's of digital silence. pauses: video frames within the sound that count as silence.
     """
 
     features: Tensor
@@ -32,10 +32,11 @@ class EncodedAudio:
     """A sound and what the model hears of it, or of another one beside it.
 
     Attributes:
-        features: [layers, channels, frames] at 16 fps; float32, or float16 in a mapped file when long.
+        features: [layers, channels, frames] at `fps`; float32, or float16 in a mapped file when long.
         waveform: [C, T], the sound that will be played.
         num_samples_16khz: length of the sound that will be played, at 16 kHz; what is heard may end earlier.
         silence: heard in pauses and past the end; None is zeros past the end, as in the reference.
+        fps: frame rate of the video that it is for, one of FRAME_RATES.
     """
 
     features: Tensor
@@ -43,6 +44,7 @@ class EncodedAudio:
     sample_rate_hz: int
     num_samples_16khz: int
     silence: SilenceFeatures | None = None
+    fps: int = VIDEO_FPS
 
 
 def normalise(waveform: Tensor) -> Tensor:
@@ -60,17 +62,17 @@ def num_audio_rows(num_wav2vec: int) -> int:
     return int(num_wav2vec / float(WAV2VEC_HZ) * AUDIO_HZ)
 
 
-def row_of_frame(frame: int) -> int:
+def row_of_frame(frame: int, fps: int = VIDEO_FPS) -> int:
     """Row at 30 Hz that video frame `frame` takes; ties go to the even row."""
-    return round(AUDIO_HZ / VIDEO_FPS * frame)
+    return round(AUDIO_HZ / fps * frame)
 
 
-def num_audio_frames(num_rows: int) -> int:
-    """Video frames at 16 fps for which a row exists."""
-    frames = int(num_rows * VIDEO_FPS / AUDIO_HZ)
-    while row_of_frame(frames) < num_rows:
+def num_audio_frames(num_rows: int, fps: int = VIDEO_FPS) -> int:
+    """Video frames for which a row exists."""
+    frames = int(num_rows * fps / AUDIO_HZ)
+    while row_of_frame(frames, fps) < num_rows:
         frames += 1
-    while frames > 0 and row_of_frame(frames - 1) >= num_rows:
+    while frames > 0 and row_of_frame(frames - 1, fps) >= num_rows:
         frames -= 1
     return frames
 
@@ -88,17 +90,17 @@ def resample_rows(hidden: Tensor) -> Tensor:
     return F.interpolate(hidden.transpose(1, 2), size=rows, mode="linear", align_corners=True).transpose(1, 2)
 
 
-def pick_frames(rows: Tensor) -> Tensor:
-    """[layers, rows at 30 Hz, channels] -> [layers, channels, frames at 16 fps]."""
-    index = [row_of_frame(frame) for frame in range(num_audio_frames(rows.shape[1]))]
+def pick_frames(rows: Tensor, fps: int = VIDEO_FPS) -> Tensor:
+    """[layers, rows at 30 Hz, channels] -> [layers, channels, frames at `fps`]."""
+    index = [row_of_frame(frame, fps) for frame in range(num_audio_frames(rows.shape[1], fps))]
     return rows[:, index].transpose(1, 2)
 
 
-def layer_at_16fps(hidden: Tensor) -> Tensor:
-    """One layer [frames at 50 Hz, channels] -> [channels, frames at 16 fps], float32 on the CPU; a few channels at a time."""
-    out = torch.empty(hidden.shape[1], num_audio_frames(num_audio_rows(hidden.shape[0])))
+def layer_at_fps(hidden: Tensor, fps: int = VIDEO_FPS) -> Tensor:
+    """One layer [frames at 50 Hz, channels] -> [channels, frames at `fps`], float32 on the CPU; a few channels at a time."""
+    out = torch.empty(hidden.shape[1], num_audio_frames(num_audio_rows(hidden.shape[0]), fps))
     for channels in pieces(hidden.shape[1], CHANNELS_PIECE):
-        out[channels] = pick_frames(resample_rows(hidden[None, :, channels].float().cpu()))[0]
+        out[channels] = pick_frames(resample_rows(hidden[None, :, channels].float().cpu()), fps)[0]
     return out
 
 
@@ -106,7 +108,7 @@ def gather_frames(features: Tensor, frames: list[int | None], silence: SilenceFe
     """Features of one clip; None, pauses and frames past the end take those of silence, or zeros, as in the reference.
 
     Args:
-        features: [layers, channels, frames at 16 fps], float32 or float16.
+        features: [layers, channels, frames], float32 or float16.
     Returns:
         [1, layers, channels, len(frames)] float32.
     """

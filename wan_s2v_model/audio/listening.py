@@ -1,4 +1,4 @@
-"""From a chosen sound to what the model hears of it: prepared, encoded by wav2vec2, kept at 16 fps."""
+"""From a chosen sound to what the model hears of it: prepared, encoded by wav2vec2, kept at the frame rate of the video."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,33 +31,36 @@ class Listener(NamedTuple):
     run: Callable[[Callable[[], Tensor]], Tensor]
 
 
-def listen(listener: Listener, played: Sound, heard: Sound, *, normalisation: str, silence: str, delay_ms: int) -> EncodedAudio:
+def listen(
+    listener: Listener, played: Sound, heard: Sound, *, normalisation: str, silence: str, delay_ms: int, fps: int = VIDEO_FPS
+) -> EncodedAudio:
     """Encode the sound that drives the video.
 
     Args:
         played: what the video plays, as long as the video. heard: what the model hears instead, or the same sound.
         normalisation, silence: one of NORMALISATIONS and of SILENCES. delay_ms: how much later the mouth moves than the sound.
+        fps: frame rate of the video, one of FRAME_RATES.
     """
     mono = to_mono_16khz(*heard)
     num_samples = mono.shape[0] if heard is played else length_at_16khz(played.waveform.shape[1], played.sample_rate_hz)
     waveform = prepare_heard(mono, num_samples, normalisation=normalisation, delay_ms=delay_ms)
-    features = _features(listener, waveform)
-    return EncodedAudio(features, *played, num_samples, _silence_features(listener, silence, waveform))
+    features = _features(listener, waveform, fps)
+    return EncodedAudio(features, *played, num_samples, _silence_features(listener, silence, waveform, fps), fps)
 
 
-def _features(listener: Listener, waveform: Tensor) -> Tensor:
-    """Normalised [T] at 16 kHz -> features [layers, channels, frames] at 16 fps."""
+def _features(listener: Listener, waveform: Tensor, fps: int) -> Tensor:
+    """Normalised [T] at 16 kHz -> features [layers, channels, frames]."""
     num_rows = num_audio_rows(num_wav2vec_frames(waveform.shape[0]))
     if num_rows == 0:
         raise ValueError(
             f"The selected sound lasts {waveform.shape[0] / SAMPLE_RATE_HZ:.3f} s as the model hears it; at least {SHORTEST_SOUND_S} s is "
             "needed. Choose a longer duration, or a smaller sync_offset."
         )
-    num_frames = num_audio_frames(num_rows)
-    return listener.run(lambda: collect_features(listener.hidden_layers(waveform), num_frames, listener.folder))
+    num_frames = num_audio_frames(num_rows, fps)
+    return listener.run(lambda: collect_features(listener.hidden_layers(waveform), num_frames, listener.folder, fps))
 
 
-def _silence_features(listener: Listener, silence: str, waveform: Tensor) -> SilenceFeatures | None:
+def _silence_features(listener: Listener, silence: str, waveform: Tensor, fps: int) -> SilenceFeatures | None:
     """What is heard in silence, by one short pass of the encoder over digital silence; None where the model hears zeros.
 
     Args:
@@ -65,5 +68,5 @@ def _silence_features(listener: Listener, silence: str, waveform: Tensor) -> Sil
     """
     if silence == "model":
         return None
-    features = _features(listener, torch.zeros(SILENCE_S * SAMPLE_RATE_HZ))[..., SILENCE_S * VIDEO_FPS // 2].clone()
-    return SilenceFeatures(features, find_pauses(waveform) if silence == "rest in pauses" else frozenset())
+    features = _features(listener, torch.zeros(SILENCE_S * SAMPLE_RATE_HZ), fps)[..., SILENCE_S * fps // 2].clone()
+    return SilenceFeatures(features, find_pauses(waveform, fps) if silence == "rest in pauses" else frozenset())

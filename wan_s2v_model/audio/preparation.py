@@ -1,5 +1,6 @@
 """What is done to a sound before wav2vec2 hears it, and which of its frames are pauses. Pure tensors, 16 kHz mono."""
 
+import math
 from itertools import groupby
 
 import torch
@@ -16,11 +17,10 @@ WINDOW_BLOCK = SAMPLE_RATE_HZ // 10  # samples over which the sliding statistics
 WINDOW_REACH = 50  # blocks before and behind: 5 s each
 QUIETEST_WINDOW = 0.1  # share of the deviation of the whole file; a pause is raised by no more than 20 dB
 
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // VIDEO_FPS
 LOUD_SHARE = 0.95  # of the frames are no louder than what counts as loud
 PAUSE_DB = 35.0  # a frame that far below the loud ones is quiet; the weakest consonants are louder, or shorter than a pause
-PAUSE_FRAMES = 8  # quiet frames in a row that make a pause: 0.5 s
-PAUSE_MARGIN = 2  # frames at either end of a pause that keep their sound: 0.125 s, for breath and closing lips
+PAUSE_S = 0.5  # quiet frames in a row that make a pause
+PAUSE_MARGIN_S = 0.125  # at either end of a pause that keeps its sound, for breath and closing lips
 
 
 def length_at_16khz(num_samples: int, sample_rate_hz: int) -> int:
@@ -67,21 +67,22 @@ def normalise_in_windows(waveform: Tensor) -> Tensor:
     return (waveform - centre).div_(deviation)
 
 
-def find_pauses(waveform: Tensor) -> frozenset[int]:
-    """Frames at 16 fps of a sound [T] at 16 kHz in which nobody speaks: quiet ones, at least 0.5 s in a row, without 0.125 s beside sound.
+def find_pauses(waveform: Tensor, fps: int = VIDEO_FPS) -> frozenset[int]:
+    """Frames at `fps` of a sound [T] at 16 kHz in which nobody speaks: quiet ones, at least 0.5 s in a row, without 0.125 s beside sound.
 
     Music and noise under a voice fill its pauses, so that none are found.
     """
-    frames = F.pad(waveform, (0, -waveform.shape[0] % SAMPLES_PER_FRAME)).unflatten(0, (-1, SAMPLES_PER_FRAME))
+    samples, least, margin = SAMPLE_RATE_HZ // fps, math.ceil(PAUSE_S * fps), math.ceil(PAUSE_MARGIN_S * fps)
+    frames = F.pad(waveform, (0, -waveform.shape[0] % samples)).unflatten(0, (-1, samples))
     powers = frames.square().mean(dim=1)
     quiet = (powers <= powers.quantile(LOUD_SHARE) * 10 ** (-PAUSE_DB / 10)).tolist()
     pauses: set[int] = set()
     start = 0
     for is_quiet, run in groupby(quiet):
         end = start + len(list(run))
-        if is_quiet and end - start >= PAUSE_FRAMES:
-            first = start + PAUSE_MARGIN if start > 0 else 0
-            last = end - PAUSE_MARGIN if end < len(quiet) else end
+        if is_quiet and end - start >= least:
+            first = start + margin if start > 0 else 0
+            last = end - margin if end < len(quiet) else end
             pauses.update(range(first, last))
         start = end
     return frozenset(pauses)

@@ -4,7 +4,6 @@ import logging
 import math
 from typing import Any
 
-from ..constants import VIDEO_FPS
 from ..media.audio_input import Sound, read_audio
 from ..media.sound import SECTION_S, audible_mono, fold_down, is_cancelled
 from .features import SHORTEST_SOUND_S
@@ -13,6 +12,7 @@ from .loudness import bring_to_loudness
 logger = logging.getLogger("wan_s2v")
 
 SILENT_PEAK = 1e-4  # amplitude
+NOTICED_S = 0.03  # half a frame
 
 
 def select_sounds(audio: Any, driving_audio: Any, start: float, duration: float, loudness: float) -> tuple[Sound, Sound]:
@@ -67,7 +67,7 @@ def _without_cancelling(name: str, heard: Sound) -> Sound:
 def _compare_lengths(played: Sound, heard: Sound) -> None:
     """Say when the driving track ends earlier or later than the sound that is played, by half a frame or more."""
     missing = played.seconds - heard.seconds
-    if missing >= 0.5 / VIDEO_FPS:
+    if missing >= NOTICED_S:
         logger.warning("driving_audio ends %.2f s before audio: in the rest the model hears the silence of `silence`", missing)
-    elif missing <= -0.5 / VIDEO_FPS:
+    elif missing <= -NOTICED_S:
         logger.info("driving_audio is %.2f s longer than audio: the rest is not heard", -missing)

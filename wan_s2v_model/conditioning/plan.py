@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
+from ..constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP
 from .clip import ALL_STEPS, ClipConditioning
 from .pose import PoseGuide, keep_in_file, pose_latents, warn_if_short
 from .timeline import Timeline, plan_timeline
@@ -49,7 +50,8 @@ class VideoShape:
     """Size, clips and sync of a video.
 
     Attributes:
-        height, width: pixels. max_clips: 0 means as many as the sound needs. sync_mode: one of SYNC_MODES.
+        height, width: pixels. frames_per_clip: not used at 25 fps, where clips have 48. max_clips: 0 means as many as the sound needs.
+        sync_mode: one of SYNC_MODES.
     """
 
     height: int
@@ -69,7 +71,7 @@ class Plan:
     """Everything that decides a video except the model, the prompt and the sampler; CPU tensors only.
 
     Attributes:
-        audio_features: [layers, channels, frames] at 16 fps. waveform: [C, T], the sound that will be played.
+        audio_features: [layers, channels, frames] at the rate of the timeline. waveform: [C, T], the sound that will be played.
         ref_latents: [1, 16, 1, h, w] normalised. pose_latents: one [1, 16, F, h, w] per clip, in a file, or None.
         history: [73, height, width, 3] frames before clip 0, or None when it starts freely.
         continuity: what the sampler sets beside: seeds and anchor.
@@ -99,6 +101,14 @@ class Plan:
             raise ValueError(
                 f"The sound of the plan has {layers} layers of {channels} values, and this MODEL needs {num_layers} of {audio_dim}: "
                 "it comes from another audio encoder. Use Load Wan S2V Audio Encoder with wav2vec2_large_english_fp16.safetensors."
+            )
+
+    def require_rate(self, fps: int, sampler: str) -> None:
+        """Raise ValueError if the plan has another frame rate than a sampler makes."""
+        if self.timeline.fps != fps:
+            raise ValueError(
+                f"{sampler} makes {fps} frames per second, and this plan has {self.timeline.fps}. Set frame_rate to {fps} in Encode Audio "
+                "(Wan S2V)."
             )
 
     def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
@@ -136,9 +146,10 @@ def plan_video(
         audio.sample_rate_hz,
         audio.num_samples_16khz,
         sync_mode=shape.sync_mode,
-        frames_per_clip=shape.frames_per_clip,
+        frames_per_clip=LIVE_FRAMES_PER_CLIP if audio.fps == LIVE_FPS else shape.frames_per_clip,
         free_start=history is None,
         max_clips=shape.max_clips,
+        fps=audio.fps,
     )
     poses = None
     if pose is not None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..media.frame_rate import exact_rate
 from .clip import ALL_STEPS
 from .picture import fit_frames
@@ -72,22 +72,22 @@ class PoseGuide:
 def pose_slots(timeline: Timeline, clip: int, pose: PoseVideo, end: str = "hold") -> list[int | None]:
     """Picture of each slot of a clip; None where the pose has run out.
 
-    `official` takes every n-th picture (n = fps / 16, rounded) and runs out, as the reference. `aligned` takes the picture on screen
-    in the middle of the video frame.
+    `official` takes every n-th picture (n = its rate / that of the video, rounded) and runs out, as the reference. `aligned` takes the
+    picture on screen in the middle of the video frame.
 
     Args:
         end: what `aligned` does behind the last picture, one of POSE_ENDS.
     """
     slots = range(clip * timeline.frames_per_clip, (clip + 1) * timeline.frames_per_clip)
     if timeline.sync_mode == "official":
-        step = max(1, round(pose.fps / VIDEO_FPS))
+        step = max(1, round(pose.fps / timeline.fps))
         return [slot * step if slot * step < len(pose.times) else None for slot in slots]
-    return [_picture_at(pose, middle_of_frame(max(0, slot - timeline.dropped_frames)), end) for slot in slots]
+    return [_picture_at(pose, middle_of_frame(max(0, slot - timeline.dropped_frames), timeline.fps), end) for slot in slots]
 
 
-def middle_of_frame(frame: int) -> Fraction:
+def middle_of_frame(frame: int, fps: int) -> Fraction:
     """Seconds from the start of the video to the middle of a frame."""
-    return Fraction(2 * frame + 1, 2 * VIDEO_FPS)
+    return Fraction(2 * frame + 1, 2 * fps)
 
 
 def _picture_at(pose: PoseVideo, seconds: Fraction, end: str) -> int | None:
@@ -100,7 +100,7 @@ def _picture_at(pose: PoseVideo, seconds: Fraction, end: str) -> int | None:
 
 def warn_if_short(timeline: Timeline, pose: PoseVideo, end: str) -> None:
     """Say in the log what happens where the pose ends before the video."""
-    if timeline.sync_mode == "aligned" and middle_of_frame(timeline.num_frames - 1) >= pose.duration_s:
+    if timeline.sync_mode == "aligned" and middle_of_frame(timeline.num_frames - 1, timeline.fps) >= pose.duration_s:
         what = {"hold": "its last picture stays", "loop": "it starts again", "release": "the model moves freely from there"}[end]
         length_s, video_s = float(pose.duration_s), timeline.seconds
         logger.warning("the pose lasts %.2f s and the video %.2f s: %s (at_end: %s)", length_s, video_s, what, end)

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..constants import VIDEO_FPS
 from .timeline import Timeline
 
 logger = logging.getLogger("wan_s2v")
@@ -86,7 +85,7 @@ def first_clip(prompt: ScheduledPrompt, timeline: Timeline) -> int:
     """The clip in which a prompt begins: that whose start is nearest to its time, of two equally near ones the earlier."""
     if prompt.start_clip is not None:
         return prompt.start_clip
-    frame = prompt.start_s * VIDEO_FPS
+    frame = prompt.start_s * timeline.fps
     clip = int((frame + timeline.dropped_frames) // timeline.frames_per_clip)
     before, after = frame - timeline.first_frame(clip), timeline.first_frame(clip + 1) - frame
     return clip if before <= after else clip + 1

@@ -1,8 +1,8 @@
 """Which frame belongs to which clip and to which sound. Integers only, no tensors.
 
 A clip has `frames_per_clip` slots. When clip 0 starts freely, the reference latent primes the decoder and spoils the first 3 frames,
-which are dropped. The reference nevertheless plays the sound from 0, so its picture leads by 3 frames (187.5 ms). Mode `aligned` delays
-the audio features by those 3 slots instead, so that video frame v is conditioned on, and played with, audio frame v.
+which are dropped. The reference nevertheless plays the sound from 0, so its picture leads by 3 frames (187.5 ms at 16 fps). Mode `aligned`
+delays the audio features by those 3 slots instead, so that video frame v is conditioned on, and played with, audio frame v.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ class Timeline:
 
     Attributes:
         num_frames: frames of the finished video.
-        num_audio_frames: frames at 16 fps for which audio features exist.
+        num_audio_frames: video frames for which audio features exist.
         free_start: clip 0 starts from noise alone (its first 3 frames are dropped).
+        fps: frames per second of the video, one of FRAME_RATES.
     """
 
     sync_mode: str
@@ -30,6 +31,7 @@ class Timeline:
     num_frames: int
     num_audio_frames: int
     free_start: bool
+    fps: int = VIDEO_FPS
 
     @property
     def dropped_frames(self) -> int:
@@ -53,12 +55,12 @@ class Timeline:
     @property
     def seconds(self) -> float:
         """Length of the video."""
-        return self.num_frames / VIDEO_FPS
+        return self.num_frames / self.fps
 
     @property
     def clip_starts_s(self) -> list[float]:
         """When each clip begins."""
-        return [self.first_frame(clip) / VIDEO_FPS for clip in range(self.num_clips)]
+        return [self.first_frame(clip) / self.fps for clip in range(self.num_clips)]
 
     def first_frame(self, clip: int) -> int:
         """Index in the video of the first frame of a clip."""
@@ -92,23 +94,24 @@ def plan_timeline(
     frames_per_clip: int = DEFAULT_FRAMES_PER_CLIP,
     free_start: bool = True,
     max_clips: int = 0,
+    fps: int = VIDEO_FPS,
 ) -> Timeline:
     """Divide the sound into clips.
 
     Args:
         num_samples, sample_rate_hz: of the sound that will be played.
         num_samples_16khz: of the same sound at 16 kHz.
-        max_clips: upper limit; 0 means as many as the sound needs.
+        max_clips: upper limit; 0 means as many as the sound needs. fps: one of FRAME_RATES.
     """
     rows = num_audio_rows(num_wav2vec_frames(num_samples_16khz))
-    duration = Fraction(num_samples * VIDEO_FPS, sample_rate_hz)  # in frames
+    duration = Fraction(num_samples * fps, sample_rate_hz)  # in frames
     dropped = DROPPED_FRAMES if free_start else 0
     if sync_mode == "aligned":
         num_frames = max(1, round(duration))
         clips = -(-(num_frames + dropped) // frames_per_clip)
     else:
         num_frames = max(1, int(duration))
-        clips = int(rows / (frames_per_clip * (AUDIO_HZ / VIDEO_FPS))) + 1
+        clips = int(rows / (frames_per_clip * (AUDIO_HZ / fps))) + 1
     if max_clips > 0:
         clips = min(clips, max_clips)
     return Timeline(
@@ -116,6 +119,7 @@ def plan_timeline(
         frames_per_clip=frames_per_clip,
         num_clips=clips,
         num_frames=min(num_frames, clips * frames_per_clip - dropped),
-        num_audio_frames=num_audio_frames(rows),
+        num_audio_frames=num_audio_frames(rows, fps),
         free_start=free_start,
+        fps=fps,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..conditioning.picture import size_within_area
-from ..constants import TEMPORAL_STRIDE, VIDEO_FPS
+from ..constants import TEMPORAL_STRIDE
 from ..time_text import rough_duration
 from .estimate import FLOAT32_BYTES, Estimate, Job, ModelFacts, Rates, estimate, num_parameters
 from .outlook import DRAFT, WAYS
@@ -153,7 +153,7 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
         lines.append(f"too large: {next(_advice(job, model, device, short))} would help")
     last = timeline.clip_frames(timeline.num_clips - 1)
     if timeline.num_clips > 1 and last < timeline.frames_per_clip // 4:
-        lines.append(f"the last clip shows only {last} frames: {last / VIDEO_FPS:.2f} s less sound saves one clip")
+        lines.append(f"the last clip shows only {last} frames: {last / timeline.fps:.2f} s less sound saves one clip")
     return lines
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..constants import VIDEO_FPS
+from ..constants import FRAME_RATES, VIDEO_FPS
 
 ROUNDED = 1e-4  # fps, of a rate with two or three decimals
+LEAST_INTERPOLATED = 2  # pictures between which there is something to make
 LARGEST_DENOMINATOR = 1001  # of a frame rate: 30000/1001
 
 
@@ -53,13 +54,14 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 
 
 def rate_by_sound(num_pictures: int, sound_s: float) -> float:
-    """The frame rate of pictures that belong to a sound: a multiple of the model's where they are as many as interpolation makes of n."""
+    """The frame rate of pictures that belong to a sound: a multiple of a rate of the model where they fit an interpolation."""
     if sound_s <= 0:
         return float(VIDEO_FPS)
-    n = max(1, round(sound_s * VIDEO_FPS))
-    factor = max(1, round((num_pictures - 1) / max(1, n - 1)))
-    if num_pictures in (n * factor, (n - 1) * factor + 1):
-        return float(VIDEO_FPS * factor)
+    for fps in (fps for fps in FRAME_RATES if sound_s * fps >= LEAST_INTERPOLATED):
+        n = round(sound_s * fps)
+        factor = max(1, round((num_pictures - 1) / (n - 1)))
+        if num_pictures in (n * factor, (n - 1) * factor + 1):
+            return float(fps * factor)
     return round(num_pictures / sound_s, 3)
 
 
@@ -69,8 +71,8 @@ def convert(num_source: int, source_fps: float, target_fps: float) -> Conversion
     Each picture stands for the moment at which it appears. The one shown has appeared by half of the shorter picture time after the moment:
     no flash comes early or late by more than that, k pictures in the place of one keep its time exactly, and every k-th one is an original.
 
-    Interpolation makes (n - 1) * k + 1 pictures of n, as nothing follows the last one. Where the source is k times 16 fps and its count
-    fits this, the video lasts as long as those n did, and its last picture is held.
+    Interpolation makes (n - 1) * k + 1 pictures of n, as nothing follows the last one. Where the source is k times 16 or 25 fps and its
+    count fits this, the video lasts as long as those n did, and its last picture is held.
 
     Args:
         num_source: at least 1.
@@ -87,7 +89,6 @@ def convert(num_source: int, source_fps: float, target_fps: float) -> Conversion
 
 def _missing(num_source: int, source_fps: Fraction) -> int:
     """Pictures that an interpolation by a whole number has not made behind the last one."""
-    factor = source_fps / VIDEO_FPS
-    if factor.denominator > 1 or factor == 1 or num_source % factor != 1:
-        return 0
-    return int(factor) - 1
+    factors = (source_fps / fps for fps in FRAME_RATES)
+    fitting = (factor for factor in factors if factor.denominator == 1 and factor > 1 and num_source % factor == 1)
+    return int(next(fitting, 1)) - 1

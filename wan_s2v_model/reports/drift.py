@@ -93,14 +93,14 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return (second.float() - first.float()).abs().mean().item()
 
 
-def describe_drift(figures: Sequence[ClipFigures]) -> str:
-    """The figures as a table, and what they come to."""
+def describe_drift(figures: Sequence[ClipFigures], fps: int = VIDEO_FPS) -> str:
+    """The figures of a video of this frame rate as a table, and what they come to."""
     rows = [_row([heading for heading, _ in COLUMNS])]
     frame = 0
     for number, clip in enumerate(figures, 1):
         levels = [f"{level:.1f}" for level in (*clip.mean, *clip.std, clip.sharpness)]
         jump = "-" if clip.jump is None else f"{clip.jump:.2f}"
-        rows.append(_row([str(number), f"{frame / VIDEO_FPS:.2f}", *levels, jump, f"{clip.step:.2f}"]))
+        rows.append(_row([str(number), f"{frame / fps:.2f}", *levels, jump, f"{clip.step:.2f}"]))
         frame += clip.num_frames
     return "\n".join([*rows, "", *_summary(figures)])
 

@@ -6,13 +6,11 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from ..constants import DROPPED_FRAMES, VIDEO_FPS
+from ..constants import DROPPED_FRAMES, FRAME_RATES, VIDEO_FPS
 from .sync_offset import LEAST_HEIGHT, LEAST_WINDOWS, MAX_LAG_MS, WINDOW_S, Estimate, Offset, OffsetMeter
 from .sync_tracks import ENVELOPE_HZ, Picture, PictureReader, Sound, Source, StreamTiming, read_sound
 
 NOTICED_EARLY_MS, NOTICED_LATE_MS = 125, -45  # ITU-R BT.1359: from here on viewers notice that the picture is early or late
-REFERENCE_LEAD_MS = 1000 * DROPPED_FRAMES / VIDEO_FPS
-HALF_FRAME_MS = 500 / VIDEO_FPS
 LEAST_UNEVEN_S = 0.002  # containers round times to 1 ms
 LIMITS = (
     "It can tell what the timestamps say, to the millisecond, and when something in the picture changes with the loudness of the sound: to "
@@ -132,12 +130,14 @@ def _offset_finding(measurement: Measurement) -> str:
         return f"Not measured: the video is shorter than {LEAST_WINDOWS * WINDOW_S:g} s, or its picture or its sound never changes."
     if not offset.is_certain:
         return "Cannot tell: nothing in the picture follows the sound clearly enough. What peaks the plot has are chance."
+    fps = measurement.picture.fps if measurement.picture.fps in FRAME_RATES else VIDEO_FPS
+    half_frame_ms, reference_lead_ms = float(500 / fps), float(1000 * DROPPED_FRAMES / fps)
     first_ms, last_ms = offset.at_ends_ms
-    if abs(first_ms - last_ms) > HALF_FRAME_MS:
+    if abs(first_ms - last_ms) > half_frame_ms:
         return f"Picture and sound drift: {_early(first_ms)} at the beginning, {_early(last_ms)} at the end. One of them plays too fast."
     lead_ms = offset.lead.value_ms
-    if abs(lead_ms - REFERENCE_LEAD_MS) < HALF_FRAME_MS:
-        return f"The picture is about {REFERENCE_LEAD_MS:g} ms early: the {DROPPED_FRAMES} frames of the reference, or sync_mode official."
+    if abs(lead_ms - reference_lead_ms) < half_frame_ms:
+        return f"The picture is about {reference_lead_ms:g} ms early: the {DROPPED_FRAMES} frames of the reference, or sync_mode official."
     if NOTICED_LATE_MS <= lead_ms <= NOTICED_EARLY_MS:
         return f"In sync: viewers notice a picture that is {NOTICED_EARLY_MS} ms early or {-NOTICED_LATE_MS} ms late (ITU-R BT.1359)."
     return f"Out of sync: viewers notice it from {NOTICED_EARLY_MS} ms early or {-NOTICED_LATE_MS} ms late on (ITU-R BT.1359)."

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..conditioning.plan import Plan
-from ..constants import MOTION_LATENTS, VIDEO_FPS
+from ..constants import MOTION_LATENTS
 from ..files import reading
 from ..sampling.clip_loop import Decode, Encode, clip_decoder, decode_clip, find_anchor
 from .manifest import ManifestError, read_manifest
@@ -26,8 +26,6 @@ class Clips:
         vae: ComfyUI's, that decoded the frames. vae_warmup: latents of motion that it was given before each clip.
     """
 
-    fps = VIDEO_FPS
-
     def __init__(self, store: RunStore, plan: Plan, *, delete_with_handle: bool, vae: Any = None, vae_warmup: int = MOTION_LATENTS):
         self.folder: Path = store.folder
         self.vae = vae
@@ -37,6 +35,7 @@ class Clips:
         self._vae_warmup = vae_warmup
         self.height, self.width = plan.height, plan.width
         self.timeline = plan.timeline
+        self.fps = plan.timeline.fps
         self.sample_rate_hz = plan.sample_rate_hz
         self._waveform = plan.waveform
         if delete_with_handle:

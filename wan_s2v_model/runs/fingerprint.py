@@ -8,10 +8,10 @@ import torch
 from ..conditioning.clip import ALL_STEPS
 from ..conditioning.plan import AS_REFERENCE, Plan
 from ..conditioning.prompts import PROMPT_KEY, conditioning_of_clip, prompt_weights
-from ..constants import MOTION_LATENTS
+from ..constants import MOTION_LATENTS, VIDEO_FPS
 from .changes import spans_of
 from .identity import attachments, model_identity, tensors_of
-from .manifest import Fingerprint, Spans
+from .manifest import FRAME_RATE, Fingerprint, Spans
 from .stable_text import digest, sample, stable_text, without_addresses
 
 ADDED_LATER: Fingerprint = {  # names with what was done before
@@ -28,6 +28,7 @@ ADDED_LATER: Fingerprint = {  # names with what was done before
     "pose_start": ALL_STEPS[0],
     "pose_end": ALL_STEPS[1],
     "step_cache": "",
+    FRAME_RATE: VIDEO_FPS,
 }
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
 OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the embedding
@@ -70,6 +71,7 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "pose_start": plan.pose_steps[0],
         "pose_end": plan.pose_steps[1],
         "step_cache": _step_cache(settings.step_cache),
+        FRAME_RATE: timeline.fps,
     }
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..constants import LATENT_CHANNELS, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..constants import LATENT_CHANNELS, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
 
 RUNS_FOLDER = "wan_s2v_runs"  # in ComfyUI's output folder
 FORMAT = "wan_s2v_run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FIRST_VERSION = 1  # knows no frame rate: its runs have 16 frames per second
+FRAME_RATE = "frame_rate"  # in a fingerprint
 MANIFEST_NAME = "manifest.json"
 LOCK_NAME = "run.lock"
 LIVE_VIDEO_NAME = "in_progress.mp4"
@@ -54,7 +56,7 @@ class Manifest:
     """The content of manifest.json.
 
     Attributes:
-        version: of the format; None where there is no manifest.
+        version: of the format it was read in; None where it was not read.
         fingerprint: what decides the result, by value or by hash.
         hashes: SHA-256 of the file of each finished clip, "" for clips of early versions.
         made_with: versions of programs, each with `from_clip`, the first clip that was made with them.
@@ -65,7 +67,7 @@ class Manifest:
         step_cache: what clips that were sampled in full have taught, `sampling.step_cache.Table` each, oldest first.
     """
 
-    version: int | None = FORMAT_VERSION
+    version: int | None = FIRST_VERSION
     fingerprint: Fingerprint = field(default_factory=dict)
     hashes: tuple[str, ...] = ()
     made_with: tuple[dict[str, Any], ...] = ()
@@ -79,6 +81,11 @@ class Manifest:
     def num_clips(self) -> int:
         """Finished clips."""
         return len(self.hashes)
+
+    @property
+    def frame_rate(self) -> int:
+        """Frames per second of the video."""
+        return int(self.fingerprint.get(FRAME_RATE) or VIDEO_FPS)
 
     def shown(self, num_kept: int) -> range:
         """The clips that the video in progress holds as listed, of those that are kept."""
@@ -94,7 +101,7 @@ class Manifest:
         """The text of the file."""
         content = {
             "format": FORMAT,
-            "version": self.version,
+            "version": FIRST_VERSION if self.frame_rate == VIDEO_FPS else FORMAT_VERSION,  # older packs go on with what they know
             "fingerprint": self.fingerprint,
             "clips": [clip_name(index) for index in range(self.num_clips)],
             **({"sha256": self.hashes} if any(self.hashes) else {}),

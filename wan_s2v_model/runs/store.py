@@ -57,7 +57,7 @@ class RunStore:
         self.shown = range(0)  # clips that the video in progress holds as they are stored; kept with the next clip
         self.step_cache: list[dict[str, Any]] = []  # what clips have taught; kept with the clip
         self._failure: BaseException | None = None
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._hashes: list[str] = []  # of the clips that the manifest lists
         self._made_with: list[dict[str, Any]] = []
         self._notes = NO_NOTES
@@ -110,9 +110,9 @@ class RunStore:
     @classmethod
     def reading(cls, folder: Path) -> "RunStore":
         """The clips that a run has by now, if any: to read them while another process may make more. Errors as in `open`."""
-        manifest = _manifest_of(folder)
-        store = cls(folder, {})
-        store._hashes = [] if manifest is None else list(manifest.hashes)
+        manifest = _manifest_of(folder) or Manifest()
+        store = cls(folder, manifest.fingerprint)
+        store._hashes = list(manifest.hashes)
         store.num_finished = len(store._hashes)
         return store
 
@@ -202,7 +202,7 @@ class RunStore:
         """Learn what is there and what of it stays; nothing is touched before all of it may be."""
         with _reported(f"cannot open the run folder {self.folder}"):
             manifest = _manifest_of(self.folder) or Manifest()
-            changes = changes_since(manifest, self._fingerprint, self._notes)
+            changes = changes_since(manifest, self.fingerprint, self._notes)
             self._require_redoable(redo_from, manifest)
             if changes and redo_from is None and if_changed == REDO:
                 redo_from = min(first_changed_clip(changes, fixed, manifest.by_clip, self._notes.by_clip), manifest.num_clips)
@@ -292,11 +292,11 @@ class RunStore:
     def _list_clips(self, hashes: list[str]) -> None:
         """Write the manifest with the finished clips, given by the hashes of their files."""
         self._made_with = [entry for entry in self._made_with if entry[FIRST_CLIP] < len(hashes)]
-        is_done = len(hashes) >= int(self._fingerprint.get("clips") or 0)
+        is_done = len(hashes) >= int(self.fingerprint.get("clips") or 0)
         redone_from = None if is_done else self._redone_from
         self.shown = self.shown[: max(0, len(hashes) - self.shown.start)]
         manifest = Manifest(
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
             hashes=tuple(hashes),
             made_with=tuple(self._made_with),
             redone_from=redone_from,

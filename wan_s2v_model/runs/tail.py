@@ -14,6 +14,7 @@ from ..media.frame_rate import exact_rate
 from ..media.video_reader import VideoReader
 from ..sampling.clip_loop import Decode, Encode
 from .clips import Clips
+from .manifest import Manifest
 from .store import RunStore
 
 LEVELS = 255
@@ -26,11 +27,11 @@ def tail_of_clips(clips: Clips, count: int, encode: Encode, decode: Decode) -> T
     Args:
         encode, decode: as in `Clips.exact_frames`.
     """
-    timeline = clips.timeline
+    timeline, wanted = clips.timeline, _pictures_of(count, clips.timeline.fps)
     first_clip = timeline.num_clips - 1
-    while timeline.num_frames - timeline.first_frame(first_clip) < count and first_clip > 0:
+    while timeline.num_frames - timeline.first_frame(first_clip) < wanted and first_clip > 0:
         first_clip -= 1
-    return torch.cat(list(clips.exact_frames(encode, decode, first_clip)))[-count:]
+    return tail_of_images(torch.cat(list(clips.exact_frames(encode, decode, first_clip))), timeline.fps, count)
 
 
 def tail_of_run(store: RunStore, count: int) -> Tensor:
@@ -42,14 +43,15 @@ def tail_of_run(store: RunStore, count: int) -> Tensor:
         ValueError: the run has no finished clip. RunStoreError: a clip is damaged.
     """
     parts: list[Tensor] = []
+    fps = Manifest(fingerprint=store.fingerprint).frame_rate
     clip = store.num_finished
     with reading(store.folder):
-        while clip > 0 and sum(map(len, parts)) < count:
+        while clip > 0 and sum(map(len, parts)) < _pictures_of(count, fps):
             clip -= 1
             parts.insert(0, store.read_frames(clip))
     if not parts:
         raise ValueError(f"There is no finished clip in {store.folder}. Check run_name: it is that of Sample Video (Wan S2V).")
-    return ((torch.cat(parts)[-count:].float() + 0.5) / LEVELS).clamp_(max=1)
+    return ((tail_of_images(torch.cat(parts), fps, count).float() + 0.5) / LEVELS).clamp_(max=1)
 
 
 def tail_of_file(source: str | BytesIO, start_s: float, length_s: float, count: int) -> Tensor:
@@ -68,8 +70,15 @@ def tail_of_file(source: str | BytesIO, start_s: float, length_s: float, count: 
 
 def tail_of_images(images: Tensor, fps: float | Fraction, count: int) -> Tensor:
     """The newest frames by time of a video that is in memory, [T, H, W, 3] at `fps`."""
+    if fps == VIDEO_FPS:
+        return images[-count:, ..., :3]
     fps = exact_rate(fps)
     return images[tail_pictures([number / fps for number in range(len(images))], len(images) / fps, count), ..., :3]
+
+
+def _pictures_of(count: int, fps: int) -> int:
+    """At `fps` for so many at 16."""
+    return -(-count * fps // VIDEO_FPS)
 
 
 def tail_pictures(times: Sequence[Fraction], duration_s: Fraction, count: int) -> list[int]:

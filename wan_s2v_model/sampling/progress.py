@@ -28,6 +28,7 @@ class Progress:
         first_clip: clips that are there already; they cost this run no time and do not count in its pace.
         calls_of_steps: model calls in each step of a clip, or what else is proportional to its time, where steps take unequally long.
         clock: seconds from a clock that is never set, so that changed clocks and time zones do no harm.
+        fps: frame rate of the video.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Progress:
         first_clip: int = 0,
         calls_of_steps: Sequence[float] = (),
         clock: Callable[[], float] = time.monotonic,
+        fps: int = VIDEO_FPS,
     ):
         self.num_clips = num_clips
         self.steps_per_clip = steps_per_clip
         self.first_clip = first_clip
         self._clock = clock
+        self._fps = fps
         self._start_s = clock()
         calls = list(accumulate(calls_of_steps or [1] * steps_per_clip, initial=0))  # after so many steps of a clip
         self._shares = [done / calls[-1] for done in calls]
@@ -117,7 +120,7 @@ class Progress:
         """What to show at the end: 113 frames, 7.06 s, made in 18:05."""
         made = self.num_clips - self.first_clip
         part = f"{made} of {self.num_clips} clips " if self.first_clip else ""
-        return f"{video_size(num_frames)}, {part}made in {self._elapsed()}"
+        return f"{video_size(num_frames, self._fps)}, {part}made in {self._elapsed()}"
 
     def stop(self) -> str:
         """What to show where a run is cancelled or fails: stopped at clip 2 of 4, step 17/40, after 1:02:03."""
@@ -140,9 +143,9 @@ def read_line(text: str) -> Line | None:
     return found and Line(found[1], seconds_of(found[2]) if found[2] else None)
 
 
-def video_size(num_frames: int) -> str:
+def video_size(num_frames: int, fps: int = VIDEO_FPS) -> str:
     """The length of a video: 113 frames, 7.06 s."""
-    return f"{num_frames} frames, {num_frames / VIDEO_FPS:.2f} s"
+    return f"{num_frames} frames, {num_frames / fps:.2f} s"
 
 
 def clip_place(clip: int, num_clips: int) -> str:

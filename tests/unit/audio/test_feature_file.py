@@ -9,7 +9,7 @@ import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.audio import feature_file
 from wan_s2v_pack.wan_s2v_model.audio.feature_file import collect_features
-from wan_s2v_pack.wan_s2v_model.audio.features import gather_frames, layer_at_16fps, num_audio_frames, num_audio_rows
+from wan_s2v_pack.wan_s2v_model.audio.features import gather_frames, layer_at_fps, num_audio_frames, num_audio_rows
 
 NUM_HIDDEN = 500  # 10 s
 NUM_FRAMES = num_audio_frames(num_audio_rows(NUM_HIDDEN))
@@ -22,7 +22,7 @@ def layers(noise):
 
 @pytest.fixture
 def expected(layers):
-    return torch.stack([layer_at_16fps(layer) for layer in layers])
+    return torch.stack([layer_at_fps(layer) for layer in layers])
 
 
 @pytest.fixture

@@ -63,6 +63,20 @@ def test_frames_are_all_those_with_a_row():
         assert af.row_of_frame(frames - 1) < rows <= af.row_of_frame(frames)
 
 
+def test_rows_and_frames_at_25_frames_per_second():
+    assert [af.row_of_frame(frame, 25) for frame in range(10)] == [0, 1, 2, 4, 5, 6, 7, 8, 10, 11]
+    for rows in range(1, 3000):
+        frames = af.num_audio_frames(rows, 25)
+        assert af.row_of_frame(frames - 1, 25) < rows <= af.row_of_frame(frames, 25)
+
+
+def test_features_at_25_frames_per_second_are_those_rows():
+    hidden = torch.rand(100, 3, generator=torch.Generator().manual_seed(0))
+    rows = af.resample_rows(hidden[None])[0]
+    picked = af.layer_at_fps(hidden, 25)
+    assert torch.equal(picked, torch.stack([rows[af.row_of_frame(frame, 25)] for frame in range(50)], dim=1))
+
+
 # Waveform
 
 
@@ -107,12 +121,12 @@ def test_frames_take_their_row():
 def test_layer_by_layer_is_the_same_as_all_layers_at_once(noise, num_channels):
     hidden = noise(4, 749, num_channels)
     at_once = af.pick_frames(af.resample_rows(hidden))
-    assert torch.equal(torch.stack([af.layer_at_16fps(layer) for layer in hidden]), at_once)
+    assert torch.equal(torch.stack([af.layer_at_fps(layer) for layer in hidden]), at_once)
 
 
 def test_half_precision_layer_is_resampled_in_float32(noise):
     layer = noise(100, 3).half()
-    assert torch.equal(af.layer_at_16fps(layer), af.layer_at_16fps(layer.float()))
+    assert torch.equal(af.layer_at_fps(layer), af.layer_at_fps(layer.float()))
 
 
 # Slots of a clip

@@ -156,3 +156,9 @@ def test_pauses_do_not_depend_on_the_level_of_the_file():
 
 def test_a_last_frame_that_is_not_whole_counts():
     assert ap.find_pauses(speech((1, 20), (0, 10))[:-1]) == frozenset(range(22, 30))
+
+
+def test_pauses_at_25_frames_per_second_are_as_long_and_keep_as_much_sound_at_their_ends():
+    waveform = torch.cat([speech((1, 32)), torch.zeros(RATE_HZ), speech((1, 32))])
+    assert ap.find_pauses(waveform, 25) == frozenset(range(50 + 4, 75 - 4))
+    assert not ap.find_pauses(torch.cat([speech((1, 32)), torch.zeros(RATE_HZ * 12 // 25), speech((1, 32))]), 25)

@@ -118,3 +118,18 @@ def test_sound_of_another_encoder_is_refused():
     plan().require_audio(2, 3)
     with pytest.raises(ValueError, match="The sound of the plan has 2 layers of 3 values, and this MODEL needs 25 of 3"):
         plan().require_audio(25, 3)
+
+
+def live_plan():
+    return plan_video(replace(audio(), fps=25), VideoShape(SIDE, SIDE, 16, 0, "aligned"), PICTURE, None, None, encode=encode)
+
+
+def test_a_sound_of_25_frames_per_second_gets_clips_of_48():
+    timeline = live_plan().timeline
+    assert (timeline.fps, timeline.frames_per_clip, timeline.num_frames) == (25, 48, round(NUM_FRAMES * 25 / 16))
+
+
+def test_plan_of_another_frame_rate_is_refused():
+    live_plan().require_rate(25, "Sample Video Live")
+    with pytest.raises(ValueError, match="Sample Video makes 16 frames per second, and this plan has 25"):
+        live_plan().require_rate(16, "Sample Video")

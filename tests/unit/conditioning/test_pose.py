@@ -3,6 +3,7 @@
 import errno
 import io
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -254,3 +255,17 @@ def test_a_full_disk_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: FullDisk())
     with pytest.raises(OSError, match=r"pose of this video cannot be kept in .*No space left on device.*Free some GB there"):
         keep_in_file(iter([torch.rand(1, 16, 2, 4, 4)]), tmp_path)
+
+
+@pytest.mark.parametrize("rate", [16.0, 25.0, 29.97])
+def test_pose_of_a_video_at_25_frames_per_second_goes_by_time(rate):
+    timeline = replace(timeline_of("aligned", 3, frames_per_clip=48), fps=25)
+    pose = images(int(6 * rate), rate)
+    for frame, picture in enumerate(shown(timeline, pose)):
+        assert picture == int(Fraction(2 * frame + 1, 50) * pose.fps)
+
+
+def test_official_pose_at_25_frames_per_second_takes_every_nth_picture():
+    timeline = replace(timeline_of("official", 1, frames_per_clip=48), fps=25)
+    assert slots_of(timeline, images(200, 50.0))[:4] == [0, 2, 4, 6]
+    assert slots_of(timeline, images(200, 30.0))[:4] == [0, 1, 2, 3]

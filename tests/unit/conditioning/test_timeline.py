@@ -1,11 +1,21 @@
 """Which frame and which sound: exact integers for every clip."""
 
+import json
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.audio.features import num_audio_frames, num_audio_rows, num_wav2vec_frames
+from wan_s2v_pack.wan_s2v_model.audio.features import (
+    WAV2VEC_HOP,
+    WAV2VEC_WINDOW,
+    num_audio_frames,
+    num_audio_rows,
+    num_wav2vec_frames,
+    row_of_frame,
+)
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 
+RECORDED = json.loads((Path(__file__).parents[1] / "audio" / "data" / "audio_rows_25fps.json").read_text())
 RATE_HZ = 16_000
 CLIP_LENGTHS = (80, 48, 16, 12, 4)
 LENGTHS = [*range(1, 20 * RATE_HZ, 4999), *(k * RATE_HZ + d for k in (1, 5, 10, 15) for d in (-81, -80, -1, 0, 1, 79, 80, 400, 500))]
@@ -256,3 +266,27 @@ def test_clips_begin_where_the_one_before_ends():
     assert plan(160_000).clip_starts_s == [0, 77 / 16, 157 / 16]
     assert plan(160_000, free_start=False).clip_starts_s == [0, 5]
     assert plan(160_000).seconds == 10
+
+
+# 25 frames per second
+
+
+@pytest.mark.parametrize(("num_rows", "case"), RECORDED.items())
+def test_rows_of_the_official_live_code(num_rows, case):
+    """Recorded: clips of 48 for so many rows at 30 Hz, and the row of every frame, -1 where there is none."""
+    hidden = next(count for count in range(10_000) if num_audio_rows(count) == int(num_rows))
+    samples = WAV2VEC_WINDOW + (hidden - 1) * WAV2VEC_HOP
+    timeline = plan(samples, sync_mode="official", frames_per_clip=48, fps=25)
+    frames = [frame for clip in range(timeline.num_clips) for frame in timeline.audio_frames(clip)]
+    assert timeline.num_clips == case["clips"]
+    assert [-1 if frame is None else row_of_frame(frame, 25) for frame in frames] == case["rows"]
+
+
+def test_length_and_starts_at_25_frames_per_second():
+    timeline = plan(160_000, frames_per_clip=48, fps=25)
+    assert (timeline.num_frames, timeline.seconds, timeline.num_clips) == (250, 10.0, 6)
+    assert timeline.clip_starts_s[:3] == [0, 45 / 25, 93 / 25]
+
+
+def test_frame_rate_is_16_where_nothing_is_said():
+    assert plan(160_000).fps == 16

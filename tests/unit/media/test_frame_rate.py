@@ -25,6 +25,8 @@ LENGTHS = [1, 2, 16, 157, 160]  # frames at 16 fps
         (7, 32, 16, [0, 2, 4, 6]),
         (7, 32, 48, [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 6, 6]),
         (3, 25, 25, [0, 1, 2]),
+        (5, 50, 25, [0, 2, 4]),
+        (7, 75, 25, [0, 3, 6]),
     ],
 )
 def test_pictures(num_source, source, target, pictures):
@@ -102,8 +104,19 @@ def test_rates_with_few_decimals_stand_for_exact_ones(rounded, exact):
 
 @pytest.mark.parametrize(
     ("num_pictures", "seconds", "fps"),
-    [(26, 1.625, 16), (76, 1.625, 48), (78, 1.625, 48), (101, 1.625, 64), (39, 1.625, 24), (1, 1 / 16, 16), (3, 1 / 16, 48), (5, 0.0, 16)],
-    ids=["as decoded", "interpolated", "with the last one", "x4", "converted", "one frame", "one frame x3", "no sound"],
+    [
+        (26, 1.625, 16),
+        (76, 1.625, 48),
+        (78, 1.625, 48),
+        (101, 1.625, 64),
+        (39, 1.625, 24),
+        (1, 1 / 16, 16),
+        (3, 1 / 16, 48),
+        (5, 0.0, 16),
+        (41, 1.64, 25),
+        (81, 1.64, 50),
+    ],
+    ids=["as decoded", "interpolated", "with the last one", "x4", "converted", "one frame", "one frame x3", "no sound", "live", "live x2"],
 )
 def test_rate_by_the_sound(num_pictures, seconds, fps):
     """Of 26 frames an interpolation x3 makes 76, which are at 48 fps, not at 46.8."""

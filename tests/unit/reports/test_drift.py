@@ -89,6 +89,10 @@ def test_report_has_a_row_for_each_clip_with_its_time():
     assert len({len(row) for row in rows[:6]}) == 1
 
 
+def test_times_at_25_frames_per_second():
+    assert describe_drift(drifting(), 25).splitlines()[5].split()[1] == "2.56"
+
+
 def test_report_says_what_it_comes_to():
     text = describe_drift(drifting())
     assert "mean from the first clip to the last: red +12.0 (+3.00 per clip), green +12.0 (+3.00 per clip), blue +12.0" in text

@@ -1,6 +1,7 @@
 """The sync report: what it says of which figures, and the way from a file to them."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -45,6 +46,11 @@ def test_unusual_facts(given, line):
     assert line in "\n".join(fact_lines(given))
 
 
+def at_25_fps(lips):
+    found = measurement(offset=lips)
+    return replace(found, picture=replace(found.picture, fps=Fraction(25)))
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -53,6 +59,8 @@ def test_unusual_facts(given, line):
         (measurement(offset=offset(126.0)), "Out of sync: viewers notice"),
         (measurement(offset=offset(-46.0)), "Out of sync: viewers notice"),
         (measurement(offset=offset(190.0)), "The picture is about 187.5 ms early: the 3 frames of the reference"),
+        (at_25_fps(offset(125.0)), "The picture is about 120 ms early: the 3 frames of the reference"),
+        (at_25_fps(offset(60.0)), "In sync: viewers notice"),
         (measurement(offset=offset(0.0, drift=Estimate(300, 200, 360))), "drift: 150 ms late at the beginning, 150 ms early at the end"),
         (measurement(offset=offset(0.0, drift=Estimate(300, -20, 360))), "In sync: viewers notice"),
         (measurement(offset=offset(0.0, drift=Estimate(20, 20, 20))), "In sync: viewers notice"),

@@ -85,6 +85,7 @@ CHANGES = {
     "height": lambda i: {"plan": replace(i["plan"], height=496)},
     "sync_mode": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, sync_mode="official"))},
     "frames_per_clip": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, frames_per_clip=48))},
+    "frame_rate": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, fps=25))},
     "clips": lambda i: {"plan": replace(i["plan"], timeline=replace(i["plan"].timeline, num_clips=2))},
     "latent_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("latent statistics", 0.5))},
     "colour_anchor": lambda i: {"plan": replace(i["plan"], continuity=Continuity("colour transfer"))},

@@ -61,7 +61,7 @@ def test_damaged_manifest(tmp_path, change):
 
 
 def test_manifest_of_a_newer_version_is_told_whatever_else_it_holds(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": "wan_s2v_run", "version": 2}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": "wan_s2v_run", "version": 3}))
     with pytest.raises(NewerManifestError, match="newer version"):
         read_manifest(tmp_path)
 
@@ -89,3 +89,10 @@ def test_bytes_of_a_clip_are_those_of_its_file(tmp_path, frames, has_next):
 def test_figures_of_the_documentation(frames):
     text = " ".join((ROOT / "docs" / "runs.md").read_text(encoding="utf-8").split())
     assert f"{round(clip_bytes(frames, frames, 480, 832, has_next=True) / 1e6)} MB with {frames}" in text
+
+
+@pytest.mark.parametrize(("fingerprint", "version", "fps"), [({}, 1, 16), ({"frame_rate": 16}, 1, 16), ({"frame_rate": 25}, 2, 25)])
+def test_only_what_an_older_pack_would_misread_gets_a_newer_version(fingerprint, version, fps, tmp_path):
+    (tmp_path / "manifest.json").write_bytes(Manifest(fingerprint=fingerprint).encode())
+    found = read_manifest(tmp_path)
+    assert (found.version, found.frame_rate) == (version, fps)

@@ -254,7 +254,7 @@ def test_manifest_with_other_hashes_opens_and_loses_no_file(folder, hashes, fini
 def test_manifest_of_a_newer_version(folder):
     make_run(folder, 1)
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2, "clips": {"new": "layout"}}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 3, "clips": {"new": "layout"}}))
     with pytest.raises(RunStoreError, match="newer version"):
         RunStore.open(folder, FINGERPRINT)
 

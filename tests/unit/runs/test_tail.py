@@ -119,10 +119,10 @@ def test_only_the_end_of_a_file_is_decoded(tmp_path, monkeypatch):
 # Runs
 
 
-def store_clips(folder, lengths):
+def store_clips(folder, lengths, **settings):
     """Frames numbered through the run, as levels."""
     number = 0
-    with RunStore.open(folder, {"seed": 1}) as store:
+    with RunStore.open(folder, {"seed": 1, **settings}) as store:
         for clip, length in enumerate(lengths):
             frames = torch.arange(number, number + length, dtype=torch.uint8)[:, None, None, None].expand(-1, 8, 8, 3)
             store.write_clip(clip, latents=torch.zeros(16, 3, 1, 1), motion_latents=None, frames=frames.contiguous())
@@ -134,6 +134,13 @@ def test_newest_frames_of_a_run(count, first, tmp_path):
     store_clips(tmp_path / "song", [9, 12, 8])
     found = tail_of_run(RunStore.reading(tmp_path / "song"), count)
     assert torch.allclose(found[:, 0, 0, 0] * 255, torch.arange(first, 29) + 0.5)
+
+
+def test_run_of_25_frames_per_second_is_taken_by_time(tmp_path):
+    store_clips(tmp_path / "song", [45, 48, 48], frame_rate=25)
+    found = tail_of_run(RunStore.reading(tmp_path / "song"), 32)
+    numbers = [round(level * 255 - 0.5) for level in found[:, 0, 0, 0].tolist()]
+    assert numbers == tail_pictures(*steady(141, 25), 32)
 
 
 def test_rounding_down_to_8_bits_is_made_up_for_and_white_stays_white(tmp_path):

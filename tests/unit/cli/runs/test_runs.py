@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 def test_facts_of_a_run(runs_folder):
     run = read_run(make_run(runs_folder, "song"))
-    assert (run.name, run.manifest.version, run.in_use, run.num_finished, run.num_clips) == ("song", manifest.FORMAT_VERSION, False, 3, 4)
+    assert (run.name, run.manifest.version, run.in_use, run.num_finished, run.num_clips) == ("song", manifest.FIRST_VERSION, False, 3, 4)
     assert (run.num_frames, run.size_px, run.is_finished, run.problem) == (57, (64, 48), False, "")
     assert run.size_bytes == sum(path.stat().st_size for path in run.folder.iterdir())
     assert run.leftovers == run.strange == ()
@@ -256,6 +257,12 @@ def test_show_says_the_seed_of_the_next_clip(runs_folder, runs_command, settings
     assert f"samples clip 4 with the noise of seed {seed}." in runs_command("show", "song")[1]
 
 
+def test_times_of_a_run_go_by_its_frame_rate(runs_folder, runs_command):
+    make_run(runs_folder, "song", frame_rate=25)
+    assert "64x48, 25 fps, 3/4 clips of 20 frames (0.8 s), 2.3 s finished" in runs_command("show", "song")[1]
+    assert json.loads(runs_command("show", "song", "--json")[1])["seconds"] == 57 / 25
+
+
 def test_show_says_settings_in_words(runs_folder, runs_command):
     make_run(runs_folder, "song")
     status, output, _ = runs_command("show", "song")
@@ -314,8 +321,9 @@ def test_show_says_what_comes_next(runs_folder, runs_command, num_clips, text):
         (report.size_text, 1_234_567, "1.23 MB"),
         (report.size_text, 331_000_000, "331 MB"),
         (report.size_text, 1_234_000_000_000, "1,234 GB"),
-        (report.position_text, 77, "0:04.812"),
-        (report.position_text, 16 * 3661, "1:01:01.000"),
+        (partial(report.position_text, fps=16), 77, "0:04.812"),
+        (partial(report.position_text, fps=16), 16 * 3661, "1:01:01.000"),
+        (partial(report.position_text, fps=25), 25 * 3661 + 24, "1:01:01.960"),
     ],
 )
 def test_figures_in_words(function, value, text):
