@@ -95,11 +95,12 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.kernels import pick_linears, wants_float8_attention
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import PRECISIONS
     from wan_s2v_pack.wan_s2v_model.kernels.linears import Float8Linears
+    from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import Voice
     from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute, Prompt, Residual
 
     device, dtype = stack.tokens.device, torch.bfloat16
     text = [Prompt(*block.project_text(stack.context), stack.context) for block in model.blocks]
-    audio = model.audio_injector.project(stack.whole, stack.local, dtype)
+    voices = [Voice(model.audio_injector.project(stack.whole, stack.local, dtype))]
     chosen = pick_linears(row.speed, device, dtype)
     linears = Float8Linears(dtype) if isinstance(chosen, Float8Linears) else chosen  # plain torch layers bring their weights otherwise
     attention = comfy_bridge.kernels.pick_attention(row.attention, device, wants_float8_attention(row.speed))
@@ -109,7 +110,7 @@ def run_ours(model, stack: official_order.Stack, row: Row):
     with switched(row):
         for index, block in enumerate(model.blocks):
             stream = block(stream, stack.e, text[index], rope, compute)
-            stream = model.audio_injector(stream, index, audio, compute)
+            stream = model.audio_injector(stream, index, voices, compute)
         return model.head(stream.summed()[:, : stack.split], stack.e_head)
 
 

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from ..checkpoints.identify import S2V, require
 from ..checkpoints.s2v import infer_config
-from ..conditioning.clip import sound_of_latents
+from ..conditioning.clip import latents_of_window, sound_of_latents
 from ..constants import DEFAULT_SHIFT
 from ..kernels.casting import cast_weights
 from ..transformer.blocks import OVERRIDE, Compute
 from ..transformer.config import WanS2VConfig
 from ..transformer.crew import Member
 from ..transformer.model import ClipConstants, Conditions, SharedSelfAttention, WanS2VTransformer, share_layers
+from ..transformer.speakers import Regions
 from .gpus import crew_of
 from .kernels import SPEEDS, Computation, describe, pick_attention, pick_linears, wants_float8_attention
 from .memory import in_host_memory
@@ -41,6 +42,7 @@ AUDIO_STRENGTH_KEY = "wan_s2v_audio_strength"  # in transformer_options: how muc
 CONSTANTS_KEY = "wan_s2v_constants"  # in transformer_options: a ClipMemory that lives as long as the sampling of one clip
 ROOMY_BYTES = 8 * 2**30  # free GPU memory beyond which everything constant stays on the GPU
 POSE_LEVELS_KEY = "wan_s2v_pose_levels"  # in transformer_options: noise levels at which the pose is seen, above and up to; else at all
+REGIONS_KEY = "wan_s2v_regions"  # in transformer_options: the Regions of a clip with several speakers, whose sounds are then stacked
 WINDOWED = ("audio_embed", "control_video")  # conditionings that have the time of the video
 WHOLE = ("reference_latent", "reference_motion")  # and those that every context window sees as they are
 SCHEDULE_KEY = "wan_s2v_schedule"  # in transformer_options: the Schedule whose truncated timesteps the model gets
@@ -96,6 +98,7 @@ def run_transformer(  # noqa: PLR0913
         motion_latents=reference_motion,
         pose_latents=control_video if _sees_pose(transformer_options) else None,
         audio_strength=transformer_options.get(AUDIO_STRENGTH_KEY, 1.0),
+        regions=_regions(transformer_options),
     )
     call = ModelCall(
         x,
@@ -171,6 +174,11 @@ class ModelCall:
 def _is_watched(transformer_options: dict[str, Any]) -> bool:
     """Whether another node looks into the blocks, which on several GPUs hold a part of the tokens only."""
     return bool(transformer_options.get("patches_replace", {}).get("dit") or transformer_options.get("patches", {}).get("double_block"))
+
+
+def _regions(transformer_options: dict[str, Any]) -> Regions | None:
+    regions, window = transformer_options.get(REGIONS_KEY), transformer_options.get("context_window")
+    return regions if regions is None or window is None else regions.of_latents(latents_of_window(window))
 
 
 def _sees_pose(transformer_options: dict[str, Any]) -> bool:
@@ -292,8 +300,7 @@ def cut_for_window(name: str, cond: Any, window: Any, x: Tensor, device: Any, *_
         return None
     if name in WHOLE:  # ComfyUI takes axes of the right size for time
         return cond
-    anchor = getattr(window, "causal_anchor_index", None)  # a latent in front of the window, cut off again behind the model
-    latents = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+    latents = latents_of_window(window)
     if name == "control_video":
         return cond._copy_with(cond.cond[:, :, latents].to(device))
     return cond._copy_with(sound_of_latents(cond.cond, latents, x.shape[window.dim]).to(device))

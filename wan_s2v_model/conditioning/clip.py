@@ -5,6 +5,7 @@ Pixels are [T, H, W, 3] float in [0, 1], as ComfyUI passes them; 0.5 is the refe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,12 @@ class ClipConditioning:
     motion_latents: Tensor | None = None
     pose_latents: Tensor | None = None
     pose_steps: tuple[float, float] = ALL_STEPS
+
+
+def latents_of_window(window: Any) -> list[int]:
+    """The latents of a clip that one of ComfyUI's context windows shows."""
+    anchor = getattr(window, "causal_anchor_index", None)  # a latent in front of the window, cut off again behind the model
+    return [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
 
 
 def sound_of_latents(audio_embedding: Tensor, latents: Sequence[int], num_latent_frames: int) -> Tensor:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from ..constants import MOTION_FRAMES, MOTION_LATENTS
 from ..kernels.casting import CastWeights, cast_weights, is_changed, run_as_input
-from ..kernels.fused import add_gated, layer_norm
+from ..kernels.float8 import Activation
+from ..kernels.fused import add_gated, layer_norm, modulated_norm
 from ..kernels.triton_works import products_work
 from .blocks import Attention, Compute, Residual
 from .config import WanS2VConfig
+from .speakers import Hearers
 
 ADALN_EPS = 1e-5  # unlike every other norm of the model
 
@@ -110,6 +112,17 @@ class InjectedAudio(NamedTuple):
     values: Tensor
 
 
+class Voice(NamedTuple):
+    """A speaker of a clip.
+
+    Attributes:
+        sounds: one entry per injector. hearers: the video tokens that hear it; None for all of them.
+    """
+
+    sounds: Sequence[InjectedAudio]
+    hearers: Hearers | None = None
+
+
 class AdaLayerNorm(nn.Module):
     """What a frame's global audio token makes of the layer norm of that frame's tokens: a scale and a shift."""
 
@@ -143,19 +156,38 @@ class AudioInjector(nn.Module):
         return [InjectedAudio(*norm.project(audio_global, dtype), *attention.project(local, cast=cast)) for norm, attention in pairs]  # type: ignore
 
     @torch.compiler.disable(recursive=False)  # which injector is used depends on the block
-    def forward(self, stream: Residual, block_index: int, audio: Sequence[InjectedAudio], compute: Compute) -> Residual:
-        """Add the audio attention of block `block_index` to the video tokens of the stream [B, S, dim]; returns the stream."""
+    def forward(self, stream: Residual, block_index: int, voices: Sequence[Voice], compute: Compute) -> Residual:
+        """Add the audio attention of block `block_index` to the video tokens of the stream [B, S, dim]; returns the stream.
+
+        A token that hears several voices gets the weighted sum of what it would get of each alone.
+        """
         index = self.index_of_block.get(block_index)
-        if index is None:
+        if index is None or not voices:
             return stream
-        sound = audio[index]
-        query = stream.norm_video(sound.shift[:, :, 0], sound.scale[:, :, 0], ADALN_EPS, compute.linears.input_dtype(sound.keys.dtype))
+        heard = [(voice.hearers, self._hear(stream, index, voice, compute)) for voice in voices]
+        video = stream.owned()[:, : stream.split]
+        for hearers, y in heard:
+            if hearers is None:
+                add_gated(video, y.reshape(video.shape), None, stream.split, out=video)
+            else:
+                video.index_add_(1, hearers.rows, y.reshape(video.shape[0], -1, video.shape[2]).to(video.dtype) * hearers.weights.to(video))
+        return stream
+
+    def _hear(self, stream: Residual, index: int, voice: Voice, compute: Compute) -> Tensor:
+        """What the tokens that hear a voice get of it: [B * F, tokens of a frame, dim]."""
+        sound = voice.sounds[index]
+        query = _norm(stream, sound, voice.hearers, compute.linears.input_dtype(sound.keys.dtype))
         query = query.unflatten(1, (sound.shift.shape[1], -1)).flatten(0, 1)  # [B, F * n, dim] -> [B * F, n, dim]
         injector = cast_type(Attention, self.injector[index])
         if products_work(stream.x.device) and not compute.is_overridden and not is_changed(injector.o):
-            y = injector.few_key_attention(query, sound.keys, sound.values, compute)
-        else:
-            y = injector(query, (sound.keys, sound.values), compute)
-        video = stream.owned()[:, : stream.split]
-        add_gated(video, y.reshape(video.shape), None, stream.split, out=video)
-        return stream
+            return injector.few_key_attention(query, sound.keys, sound.values, compute)
+        return injector(query, (sound.keys, sound.values), compute)
+
+
+def _norm(stream: Residual, sound: InjectedAudio, hearers: Hearers | None, dtype: torch.dtype) -> Activation:
+    """Norm of the video tokens that hear a sound, frame by frame, as its global token wants it: [B, F * n, dim]."""
+    shift, scale = sound.shift[:, :, 0], sound.scale[:, :, 0]  # [B, F, dim]
+    if hearers is None:
+        return stream.norm_video(shift, scale, ADALN_EPS, dtype)
+    x = stream.summed().index_select(1, hearers.rows)
+    return modulated_norm(x, shift, scale, len(hearers.rows) // shift.shape[1], ADALN_EPS, dtype)

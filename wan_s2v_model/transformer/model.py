@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from ..constants import MOTION_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
 from ..kernels.casting import CastWeights, cast_weights, run_as_input
-from .audio_injector import AudioInjector, CausalAudioEncoder, InjectedAudio
+from .audio_injector import AudioInjector, CausalAudioEncoder, Voice
 from .blocks import Attention, Block, Compute, Head, Prompt, Residual
 from .config import WanS2VConfig
 from .rope import rope_table, token_positions
 from .shards import Part, Shards, Team
+from .speakers import Regions
 from .tokens import MotionPacker, embed_patches, unpatchify
 
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
@@ -36,10 +37,11 @@ class Conditions:
         context: [B, L <= 512, text_dim] text embeddings, not padded or padded with zeros.
         ref_latents: [B, 16, 1, h, w].
         audio_embedding: [B, layers, audio_dim, 4F] features at 16 fps; None runs without audio attention. With 73 more behind them,
-            those are of the frames before the clip; otherwise its first one repeats there.
+            those are of the frames before the clip; otherwise its first one repeats there. With regions [B, speakers, layers, ...].
         motion_latents: [B, 16, <= 19, h, w], oldest first; None in a first clip.
         pose_latents: [B, 16, F, h, w]; None means no pose, which equals zeros.
         audio_strength: 1 hears the sound, 0 silence; in between and beyond their audio tokens are mixed.
+        regions: who hears which speaker, for the whole batch; None where there is one, whom all hear.
     """
 
     context: Tensor
@@ -48,6 +50,7 @@ class Conditions:
     motion_latents: Tensor | None = None
     pose_latents: Tensor | None = None
     audio_strength: float = 1.0
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,13 @@ class ClipConstants:
     Attributes:
         rope: cos and sin, each [S, head_dim // 2]. context: [B, 512, dim], the projected prompt.
         text: keys and values of the prompt for each block, each [B, 512, dim].
-        audio: one entry per injector, or None without sound.
+        voices: the speakers, whom all video tokens hear or those of `Conditions.regions`; none without sound.
     """
 
     rope: tuple[Tensor, Tensor]
     context: Tensor
     text: list[tuple[Tensor, Tensor]]
-    audio: list[InjectedAudio] | None
+    voices: list[Voice]
 
 
 class SharedSelfAttention:
@@ -178,6 +181,7 @@ class WanS2VTransformer(nn.Module):
         if part is not None:
             tokens, constants, split = tokens[:, part.rows], _of_part(part, constants), part.split
             compute = replace(compute, part=part)
+        voices = _heard(constants.voices, conditions.regions, part, x.device)
         stream = Residual(tokens.to(self.residual_dtype or x.dtype), split, is_own=True)
         del tokens  # would take memory up to the end
         options = compute.transformer_options
@@ -191,8 +195,7 @@ class WanS2VTransformer(nn.Module):
                 inputs = x, timestep, conditions.ref_latents, conditions.motion_latents, conditions.pose_latents
                 attended = shared_attention(inputs, partial(_attend, block, stream, e, constants, compute), part and part.place)
             stream = _run_block(block, index, stream, e, constants, compute, attended)
-            if constants.audio is not None:
-                stream = self.audio_injector(stream, index, constants.audio, compute)
+            stream = self.audio_injector(stream, index, voices, compute)
         next_block()
         patches = self.head(stream.summed()[:, :split], e_head, cast)
         return unpatchify(patches if part is None else part.gather_video(patches), *x.shape[2:])
@@ -215,18 +218,25 @@ class WanS2VTransformer(nn.Module):
         num_latent_frames, height, width = x.shape[2:]
         positions = token_positions(num_latent_frames, height, width, conditions.motion_latents is not None)
         context = self.embed_text(conditions.context.to(x.dtype))
-        audio = None
-        if conditions.audio_embedding is not None:
-            num_frames, features = TEMPORAL_STRIDE * num_latent_frames, conditions.audio_embedding
-            history = features[..., num_frames:] if features.shape[-1] == num_frames + MOTION_FRAMES else None
-            whole, local = self.embed_audio(features[..., :num_frames], conditions.audio_strength, cast, history)
-            audio = self.audio_injector.project(whole, local, x.dtype, cast)
         return ClipConstants(
             rope=rope_table(positions, self.config.head_dim, x.device),
             context=context,
             text=[block.project_text(context, cast) for block in self._blocks()],
-            audio=audio,
+            voices=self.voices(conditions, num_latent_frames, x.dtype, cast),
         )
+
+    def voices(self, conditions: Conditions, num_latent_frames: int, dtype: torch.dtype, cast: CastWeights = cast_weights) -> list[Voice]:
+        """What the injectors need of the sound of each speaker; nobody is told yet whom to hear."""
+        features = conditions.audio_embedding
+        if features is None:
+            return []
+        num_frames = TEMPORAL_STRIDE * num_latent_frames
+        voices = []
+        for sound in [features] if conditions.regions is None else features.unbind(1):  # [B, layers, audio_dim, frames]
+            history = sound[..., num_frames:] if sound.shape[-1] == num_frames + MOTION_FRAMES else None
+            whole, local = self.embed_audio(sound[..., :num_frames], conditions.audio_strength, cast, history)
+            voices.append(Voice(self.audio_injector.project(whole, local, dtype, cast)))
+        return voices
 
     def embed_audio(
         self, features: Tensor, strength: float, cast: CastWeights = cast_weights, history: Tensor | None = None
@@ -298,6 +308,14 @@ def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
 def _of_part(part: Part, constants: ClipConstants) -> ClipConstants:
     cos, sin = constants.rope
     return replace(constants, rope=(cos[part.rows], sin[part.rows]))
+
+
+def _heard(voices: list[Voice], regions: Regions | None, part: Part | None, device: torch.device) -> list[Voice]:
+    """Each speaker with those who hear it."""
+    if regions is None:
+        return voices
+    pairs = zip(voices, regions.hearers(device, part), strict=True)
+    return [voice._replace(hearers=hearers) for voice, hearers in pairs if hearers is None or len(hearers.rows)]
 
 
 def _attend(block: Block, stream: Residual, e: Tensor, constants: ClipConstants, compute: Compute, batch: int) -> Tensor:

@@ -238,6 +238,10 @@ class Part:
         self.split = shards.video_counts[team.rank]
         self.rows = rows(shards, team.rank, device)
 
+    def video_of(self, values: Tensor) -> Tensor:
+        """What belongs to its own video tokens, of something of all of them on the CPU: [..., F * n] -> [..., split]."""
+        return values[..., rows(self._shards, self._team.rank, torch.device("cpu"))[: self.split]]
+
     @property
     def num_keys(self) -> int:
         """Tokens of all members."""

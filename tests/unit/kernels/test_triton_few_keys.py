@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import AudioInjector
+from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import AudioInjector, Voice
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import Attention, Compute, Residual, sdpa
 
 triton_few_keys = pytest.importorskip("wan_s2v_pack.wan_s2v_model.kernels.triton_few_keys", exc_type=ImportError)
@@ -53,7 +53,7 @@ def test_projection_that_an_adapter_changed_runs_as_it_is(noise, tiny_config, ra
     def run():
         stream = Residual(noise(1, 12, tiny_config.dim, seed=2), split=12)
         with torch.no_grad():
-            return injector(stream, tiny_config.audio_inject_layers[0], audio, Compute()).summed()
+            return injector(stream, tiny_config.audio_inject_layers[0], [Voice(audio)], Compute()).summed()
 
     plain, layer = run(), injector.injector[0].o
     layer.forward = lambda x: nn.Linear.forward(layer, x) + 100

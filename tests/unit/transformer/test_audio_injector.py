@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import AdaLayerNorm, AudioInjector, CausalAudioEncoder, CausalConv
+from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import AdaLayerNorm, AudioInjector, CausalAudioEncoder, CausalConv, Voice
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute, Residual, sdpa
 
 
@@ -130,7 +130,7 @@ def test_sound_shifts_by_the_first_half_and_scales_by_the_second(tiny_config, ra
 
 
 def inject(injector, x, block, audio, split, dtype=torch.float32, **options):
-    return injector(Residual(x, split), block, injector.project(*audio, dtype), Compute(**options)).summed()
+    return injector(Residual(x, split), block, [Voice(injector.project(*audio, dtype))], Compute(**options)).summed()
 
 
 @pytest.fixture

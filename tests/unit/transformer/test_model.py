@@ -125,9 +125,9 @@ def test_audio_goes_in_behind_the_listed_blocks(tiny_transformer, clip_inputs, m
     order = []
     inject = tiny_transformer.audio_injector.forward
 
-    def spy(stream, index, audio, compute):
-        order.append(("audio", index, stream.split, audio[0].keys.dtype))
-        return inject(stream, index, audio, compute)
+    def spy(stream, index, voices, compute):
+        order.append(("audio", index, stream.split, voices[0].sounds[0].keys.dtype))
+        return inject(stream, index, voices, compute)
 
     def replace(args, extra):
         order.append(("block", args["transformer_options"]["block_index"]))
