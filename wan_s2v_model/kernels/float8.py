@@ -121,5 +121,17 @@ def quantise_heads(x: Tensor, heads: int, smooth: bool = False, agree: Callable[
     return Float8Heads.rounded(centred, scale)
 
 
+def round_heads(x: Tensor, scale: Tensor) -> Float8Heads:
+    """Float8 with given scales: x [B, S, heads * head_dim], scale [B, heads] float32."""
+    heads = scale.shape[1]
+    if not kernels_work(x.device):
+        return Float8Heads.rounded(x.float().unflatten(-1, (heads, -1)), scale)
+    from . import triton_blocks
+
+    values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
+    triton_blocks.quantise_heads(x.contiguous(), None, scale, values)
+    return Float8Heads(values.unflatten(-1, (heads, -1)), scale)
+
+
 def _scale_of_heads(peak: Tensor) -> Tensor:
     return HEADROOM * peak.clamp(min=TINY) / FLOAT8_MAX

@@ -142,9 +142,7 @@ def rms_norm_rope_float8(
     Args:
         smooth: as of `quantise_heads`. agree: makes one of the means [B, heads * head_dim] of all who hold some of the tokens.
     """
-    largest = torch.linalg.vector_norm(weight.unflatten(0, (heads, -1)), ord=math.inf, dim=1, dtype=torch.float32)
-    bound = (2 if smooth else 1) * math.sqrt(x.shape[-1])  # of a normed and rotated channel by its weight, and of two that are subtracted
-    scale = (largest * bound).clamp(min=TINY) / FLOAT8_MAX
+    scale = scale_of_norm(weight, heads, smooth)
     scale_of_batch = scale.repeat(x.shape[0], 1)
     if not (kernels_work(x.device) and x.is_contiguous()):
         x = rms_norm_rope(x.float(), weight, eps, rope)
@@ -161,6 +159,13 @@ def rms_norm_rope_float8(
     values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
     triton_blocks.rms_norm_rope(x, weight, eps, rope, out=values, mean=mean)
     return Float8Heads(values.unflatten(-1, (heads, -1)), scale_of_batch)
+
+
+def scale_of_norm(weight: Tensor, heads: int, smooth: bool = False) -> Tensor:
+    """The float8 scale of each head that no token can exceed behind an RMS norm: weight [heads * head_dim] -> [heads] float32."""
+    largest = torch.linalg.vector_norm(weight.unflatten(0, (heads, -1)), ord=math.inf, dim=1, dtype=torch.float32)
+    bound = (2 if smooth else 1) * math.sqrt(len(weight))  # of a normed and rotated channel by its weight, and of two that are subtracted
+    return (largest * bound).clamp(min=TINY) / FLOAT8_MAX
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, cast: CastWeights) -> Tensor:

@@ -20,7 +20,7 @@ from ..kernels.fused import add_gated, add_then_norm, layer_norm, modulated_norm
 from ..kernels.linears import EXACT, Linears
 from ..kernels.row_chunks import CHUNK_ROWS, CHUNK_ROWS_KEY
 from .config import WanS2VConfig
-from .shards import Heads, Part, SelfAttention
+from .shards import Heads, KeysElsewhere, SelfAttention
 
 AttentionFunction = Callable[..., Tensor]
 Rope = tuple[Tensor, Tensor]  # cos and sin, each [S, head_dim // 2]
@@ -42,14 +42,14 @@ class Compute:
         attention: the kernel. linears: computes the products of all blocks and audio injectors.
         cast: gives weights in the dtype and on the device of an input.
         transformer_options: of ComfyUI; other nodes' patches and overrides are in it.
-        part: of the tokens that this call computes, where several GPUs share them.
+        part: where self attention has its keys: with other GPUs that share the tokens, or in a memory of earlier calls.
     """
 
     attention: AttentionFunction = sdpa
     linears: Linears = EXACT
     cast: CastWeights = cast_weights
     transformer_options: dict[str, Any] = field(default_factory=dict)
-    part: Part | None = None
+    part: KeysElsewhere | None = None
 
     @property
     def chunk_rows(self) -> int:

@@ -261,14 +261,27 @@ class WanS2VTransformer(nn.Module):
         Returns:
             [B, S, dim] tokens and the number of video tokens.
         """
-        mask = self.trainable_cond_mask(torch.arange(3, device=x.device)).to(x.dtype)  # [3, dim]
-        pose_latents = torch.zeros_like(x) if conditions.pose_latents is None else conditions.pose_latents.to(x.dtype)
+        video = self.embed_video(x, conditions.pose_latents, cast)
+        return torch.cat(
+            [video, self.embed_stills(conditions.ref_latents.to(x.dtype), conditions.motion_latents, cast)], dim=1
+        ), video.shape[1]
+
+    def embed_video(self, x: Tensor, pose_latents: Tensor | None, cast: CastWeights = cast_weights) -> Tensor:
+        """[B, 16, F, h, w] noisy latents and their pose -> [B, F * n, dim] tokens."""
+        pose_latents = torch.zeros_like(x) if pose_latents is None else pose_latents.to(x.dtype)
         video = embed_patches(self.patch_embedding, x, cast) + embed_patches(self.cond_encoder, pose_latents, cast)
-        reference = embed_patches(self.patch_embedding, conditions.ref_latents.to(x.dtype), cast)
-        sequence = [video + mask[VIDEO_ROW], reference + mask[REFERENCE_ROW]]
-        if conditions.motion_latents is not None:
-            sequence.append(self.frame_packer(conditions.motion_latents.to(x.dtype), cast) + mask[MOTION_ROW])
-        return torch.cat(sequence, dim=1), video.shape[1]
+        return video + self._mask_rows(x)[VIDEO_ROW]
+
+    def embed_stills(self, ref_latents: Tensor, motion_latents: Tensor | None, cast: CastWeights = cast_weights) -> Tensor:
+        """Tokens of the reference [B, 16, 1, h, w] and of the motion [B, 16, <= 19, h, w], in the dtype of the reference: [B, S, dim]."""
+        mask = self._mask_rows(ref_latents)
+        reference = embed_patches(self.patch_embedding, ref_latents, cast) + mask[REFERENCE_ROW]
+        if motion_latents is None:
+            return reference
+        return torch.cat([reference, self.frame_packer(motion_latents.to(ref_latents.dtype), cast) + mask[MOTION_ROW]], dim=1)
+
+    def _mask_rows(self, x: Tensor) -> Tensor:
+        return self.trainable_cond_mask(torch.arange(3, device=x.device)).to(x.dtype)  # [3, dim]
 
     def embed_time(self, timestep: Tensor, cast: CastWeights = cast_weights, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Time embeddings in float32; reference and motion tokens are always at timestep 0.

@@ -43,15 +43,19 @@ def rope_table(positions: Tensor, head_dim: int, device: torch.device | None = N
     Returns:
         Two [S, head_dim // 2] float32 tensors.
     """
-    channels = head_dim // 2
-    per_axis = (channels - 2 * (channels // 3), channels // 3, channels // 3)
     angles = []
-    for axis, count in enumerate(per_axis):
+    for axis, count in enumerate(pairs_of_axes(head_dim)):
         frequencies = THETA ** (-torch.arange(count, dtype=torch.float64) / count)
         angles.append(positions[:, axis, None].double() * frequencies)
     angle = torch.cat(angles, dim=1)
     cos, sin = angle.cos().float(), angle.sin().float()
     return (cos, sin) if device is None else (cos.to(device), sin.to(device))
+
+
+def pairs_of_axes(head_dim: int) -> tuple[int, int, int]:
+    """How many channel pairs of a head turn with time, row and column, in this order."""
+    pairs = head_dim // 2
+    return pairs - 2 * (pairs // 3), pairs // 3, pairs // 3
 
 
 def _spread(size: int, count: int) -> list[int]:

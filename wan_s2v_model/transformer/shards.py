@@ -133,6 +133,25 @@ class SelfAttention:
         return attend(queries, self._keys, self._values, heads)
 
 
+class KeysElsewhere(Protocol):
+    """Where keys and values are, when they are not those of the tokens of one call alone.
+
+    Attributes:
+        num_keys: that a query sees.
+    """
+
+    @property
+    def num_keys(self) -> int: ...
+
+    def takes_float8(self, heads: int) -> bool:
+        """Whether queries, keys and values may be in float8 here."""
+        ...
+
+    def self_attention(self, heads: int) -> SelfAttention:
+        """With all these keys."""
+        ...
+
+
 class Exchanged(SelfAttention):
     """Base of attention over several GPUs."""
 

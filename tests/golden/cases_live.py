@@ -1,0 +1,242 @@
+"""Kind `live`: Live-Avatar's causal inference, single passes of the network and whole runs."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...wan_s2v_model.kernels.fused import apply_rope, rms_norm_rope
+from ...wan_s2v_model.sampling.live import (
+    Anchor,
+    LiveBlock,
+    LiveSampler,
+    LiveState,
+    Told,
+    first_latent_anchor,
+    live_blocks,
+    official_sigmas,
+)
+from ...wan_s2v_model.transformer.causal import BLOCK_LATENTS, CausalVideo
+from ...wan_s2v_model.transformer.model import WanS2VTransformer
+from ...wan_s2v_model.transformer.rings import KEYS, VALUES
+from .case import EXACT, Case, Measured, Row, compare_column, failure
+from .cases_forward import load_weights
+
+VELOCITY_TOLERANCE = 5e-5
+LATENTS_TOLERANCE = 2e-4
+KEPT_TOLERANCE = 5e-5  # keys and values of sink and ring
+ROPE_TOLERANCE = 1e-6
+SIGMA_TOLERANCE = 1e-6
+TIMESTEP_TOLERANCE = 1e-4
+STRIDE = 8  # pixels per latent
+DEFAULT_WEIGHTS = "tiny_s2v"
+
+
+def is_case(metadata: dict[str, Any]) -> bool:
+    """Whether a file beside the folders is a live case, by its metadata."""
+    return "window" in metadata or "infer_frames" in metadata
+
+
+def replay(case: Case) -> Iterator[Row]:
+    yield from _replay_run(case) if "infer_frames" in case.metadata else _replay_passes(case)
+
+
+def network(case: Case, rounds_rope: bool = True, **options: Any) -> CausalVideo:
+    """The network of a case, in float32."""
+    height, width = (side // STRIDE for side in case.setting("size_hw"))
+    options = {"window": case.setting("latents_per_clip"), **options}
+    model = _model(case.models / f"{case.setting('weights', DEFAULT_WEIGHTS)}.safetensors")
+    return CausalVideo(model, (height, width), rounds_rope=rounds_rope, **options)
+
+
+@cache
+def _model(path: Path) -> WanS2VTransformer:
+    config, state_dict = load_weights(path)
+    model = WanS2VTransformer(config, device="meta")
+    model.load_state_dict(state_dict, assign=True)
+    return model.requires_grad_(False)
+
+
+def _replay_passes(case: Case) -> Iterator[Row]:
+    """One step of some blocks that follow each other, behind a ring of zeros that count as soon as it can be full."""
+    video = network(case, steps=[0])
+    video.clear(start=0)
+    video.set_anchor(case.input("in.ref_latents"), case.input("in.motion_latents"), case.input("in.context")[None])
+    distances, masks = case.input("anchor_distance"), case.optional_input("in.speaker_masks")
+    measured = {}
+    for block in range(case.setting("blocks")):
+        name, first = f"block{block}", case.setting("first_latent") + BLOCK_LATENTS * block
+        audio, pose = case.input(f"{name}.audio"), case.input(f"{name}.pose")
+        x, timestep = case.input(f"{name}.x"), case.setting("timestep")
+        velocity = video.forward(x, 0, timestep, first, int(distances[block]), *_heard(audio, masks), pose=pose)
+        measured[f"{name}.velocity"] = Measured(velocity, VELOCITY_TOLERANCE)
+    yield from case.compare(measured)
+
+
+def _heard(audio: Tensor, masks: Tensor | None) -> tuple[Tensor]:
+    if len(audio) > 1:
+        raise ValueError("several speakers are not supported yet")
+    return (audio[0],)
+
+
+@dataclass
+class Recorder:
+    """Runs a case and collects what passes by, under the names of the stored tensors."""
+
+    case: Case
+    video: CausalVideo
+    measured: dict[str, Measured] = field(default_factory=dict)
+    velocities: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    sinks: int = 0
+
+    def clear(self) -> None:
+        self.video.clear()
+
+    def set_anchor(self, picture_latent: Tensor, motion_latents: Tensor, context: Tensor) -> None:
+        self.video.set_anchor(picture_latent, motion_latents, context)
+        name, last = f"sink{self.sinks}", len(self.video.rings[0].memories._memories) - 1
+        self.measured[f"{name}.ref_latents"] = Measured(picture_latent, LATENTS_TOLERANCE)
+        self.measured[f"{name}.motion_latents"] = Measured(motion_latents, LATENTS_TOLERANCE)
+        for layer in (0, last):
+            keys, values = unrotated_sink(self.video, layer)
+            self.measured[f"{name}.layer{layer}.k"] = Measured(keys, KEPT_TOLERANCE)
+            self.measured[f"{name}.layer{layer}.v"] = Measured(values, KEPT_TOLERANCE)
+        self.sinks += 1
+
+    def forward(self, x: Tensor, step: int, timestep: float, first_latent: int, *arguments: Any) -> Tensor:
+        velocity = self.video.forward(x, step, timestep, first_latent, *arguments)
+        self.velocities[first_latent // BLOCK_LATENTS, step] = velocity
+        return velocity
+
+
+def unrotated_sink(video: CausalVideo, layer: int) -> tuple[Tensor, Tensor]:
+    """Keys before their rotation and values of the sink, each [S, heads, head_dim], as the reference keeps them."""
+    rows, (cos, sin) = video._shape.sink, video._rotations.sink
+    memory = next(iter(video.rings.values())).memories.open(layer, rows)[:, 0, :rows]
+    keys, values = memory.unflatten(-1, (video._transformer.config.num_heads, -1))
+    size = cos**2 + sin**2  # not 1 where they are rounded
+    keys = apply_rope(keys[None], cos / size, -sin / size)[0]
+    attention, picture = video._transformer.blocks[layer].self_attn, video._picture_keys[layer]
+    own = rms_norm_rope(picture.clone(), attention.norm_k.weight, attention.eps, None).unflatten(-1, keys.shape[1:])[0]
+    return torch.cat([own, keys[len(own) :]]), values.clone()
+
+
+def sampler(case: Case, network: Any, sigmas: list[float]) -> LiveSampler:
+    """The sampler of a run, told what the case holds."""
+    blocks, frames = case.setting("blocks_per_clip"), 4 * BLOCK_LATENTS
+    sound, distances = case.input("in.audio_embedding")[0], _of_clips(case, "anchor_distance", torch.cat)
+    poses = _of_clips(case, "pose_latents", lambda clips: torch.cat(clips, dim=2)) if "clip0.pose_latents" in case.tensors else None
+
+    def pose(block: int) -> Tensor | None:
+        return None if poses is None else poses[:, :, BLOCK_LATENTS * block : BLOCK_LATENTS * (block + 1)]
+
+    assert len(distances) == blocks * case.setting("clips")
+    told = Told(
+        case.input("in.context")[None],
+        sound=lambda block: sound[..., frames * block : frames * (block + 1)],
+        pose=pose,
+        distance=lambda block, step: int(distances[block, step]),
+    )
+    return LiveSampler(network, told, sigmas)
+
+
+def _of_clips(case: Case, name: str, join: Callable[[list[Tensor]], Tensor]) -> Tensor:
+    return join([case.input(f"clip{clip}.{name}") for clip in range(case.setting("clips"))])
+
+
+def run(case: Case, network: Any, anchor: Anchor, next_anchor: Callable[[LiveState], Anchor] | None) -> list[LiveBlock]:
+    """All blocks of a run."""
+    noise, blocks = _of_clips(case, "noise", lambda clips: torch.cat(clips, dim=1)), case.setting("blocks_per_clip")
+    steps = len(case.tensors["timesteps"])
+    found = live_blocks(
+        sampler(case, network, official_sigmas(steps)),
+        LiveState(0, anchor),
+        blocks * case.setting("clips"),
+        lambda block: noise[:, BLOCK_LATENTS * block : BLOCK_LATENTS * (block + 1)],
+        next_anchor=next_anchor,
+        clip_blocks=blocks,
+    )
+    return [block for block, _ in found]
+
+
+def _replay_run(case: Case) -> Iterator[Row]:
+    for name in [name for name in case.tensors if name.startswith("in.")]:
+        case.input(name)
+    steps = len(case.tensors["timesteps"])
+    sigmas = torch.tensor(official_sigmas(steps), dtype=torch.float64)
+    anchor, next_anchor = Anchor(case.input("in.ref_latents"), case.input("in.motion_latents")), _replacement(case)
+    recorder = Recorder(case, network(case, steps=range(steps)))
+    blocks = run(case, recorder, anchor, next_anchor)
+    exact = run(case, network(case, rounds_rope=False, steps=range(steps)), anchor, next_anchor)
+    first, *_, turned = BLOCK_LATENTS, recorder.video._rotations
+    measured = {
+        **recorder.measured,
+        **_of_blocks(case, blocks, exact, recorder.velocities),
+        **_rings(case, recorder.video),
+        "sigmas": Measured(sigmas, SIGMA_TOLERANCE),
+        "timesteps": Measured(1000 * sigmas[:-1], TIMESTEP_TOLERANCE),
+        "rope.block1": Measured(torch.stack(turned.at(range(first, 2 * first)), dim=-1), ROPE_TOLERANCE),
+    }
+    yield from case.compare(measured)
+
+
+def _replacement(case: Case) -> Callable[[LiveState], Anchor] | None:
+    """What becomes of the anchor behind the first clip."""
+    if case.setting("sinks") == 1:
+        return None
+    return first_latent_anchor
+
+
+def _of_blocks(case: Case, blocks: list[LiveBlock], exact: list[LiveBlock], velocities: dict) -> dict[str, Measured]:
+    """Latents and velocities of each clip, blocks side by side."""
+    measured, per_clip = {}, case.setting("blocks_per_clip")
+    for clip in range(case.setting("clips")):
+        part = slice(clip * per_clip, (clip + 1) * per_clip)
+        numbers, name = range(len(blocks))[part], f"clip{clip}"
+        latents = {"latents_out": blocks, "latents_out_exact_rope": exact}
+        for key, found in latents.items():
+            measured[f"{name}.{key}"] = Measured(torch.cat([block.latents for block in found[part]], dim=1), LATENTS_TOLERANCE)
+        for step in range(len(blocks[0].inputs)):
+            given = torch.cat([block.inputs[step] for block in blocks[part]], dim=1)
+            measured[f"{name}.latents_before_step{step}"] = Measured(given, LATENTS_TOLERANCE)
+            measured[f"{name}.velocity_step{step}"] = Measured(
+                torch.cat([velocities[block, step] for block in numbers], dim=1), VELOCITY_TOLERANCE
+            )
+    return measured
+
+
+def _rings(case: Case, video: CausalVideo) -> dict[str, Measured]:
+    """Keys and values of the rings at the end, and which latent is in which slot."""
+    window, sink, total = case.setting("latents_per_clip"), video._shape.sink, case.setting("latents_per_clip") * case.setting("clips")
+    slots = torch.tensor([max(latent for latent in range(total) if latent % window == slot) for slot in range(window)])
+    measured = {"kv.frame_of_slot": Measured(slots, EXACT)}
+    for name in case.tensors:
+        if match := re.fullmatch(r"kv\.step(\d+)\.layer(\d+)\.([kv])", name):
+            memory = video.rings[int(match[1])].memories.open(int(match[2]), 0)[KEYS if match[3] == "k" else VALUES, 0, sink:]
+            measured[name] = Measured(memory.unflatten(-1, (video._transformer.config.num_heads, -1)), KEPT_TOLERANCE)
+    return measured
+
+
+def replay_schedule(root: Path, path: Path) -> Iterator[Row]:
+    """Noise levels and timesteps of each number of steps."""
+    table = json.loads(path.read_text())
+    sigmas = {steps: official_sigmas(int(steps)) for steps in table}
+    timesteps = {steps: [1000 * sigma for sigma in levels[:-1]] for steps, levels in sigmas.items()}
+    for column, ours, tolerance in (("sigmas", sigmas, SIGMA_TOLERANCE), ("timesteps", timesteps, TIMESTEP_TOLERANCE)):
+        pairs = {steps: (ours[steps], row[column]) for steps, row in table.items()}
+        yield compare_column(path.relative_to(root).as_posix(), column, pairs, tolerance)
+
+
+def replay_sensitivity(root: Path, path: Path) -> Iterator[Row]:
+    """The table of deliberate mistakes is for the tests; here it only has to be one."""
+    name, table = path.relative_to(root).as_posix(), json.loads(path.read_text())["mistakes"]
+    if all(isinstance(change["max"], float) for change in table.values()):
+        yield Row(name, "mistakes", 0.0, None, f"{len(table)} deliberate mistakes; nothing to compute")
+    else:
+        yield failure(name, "mistakes", "expected {mistake: {max: change of the latents}}")
