@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
@@ -15,9 +14,11 @@ from typing import Any
 from .files import PARTS
 
 try:
-    from ...wan_s2v_model.checkpoints import file_format, identify
+    from ...wan_s2v_model.checkpoints import file_format, identify, shards
+    from ...wan_s2v_model.untrusted import NotPlainError, open_plain, read_json
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.checkpoints import file_format, identify
+    from wan_s2v_model.checkpoints import file_format, identify, shards
+    from wan_s2v_model.untrusted import NotPlainError, open_plain, read_json
 
 SAFETENSORS, INDEX_SUFFIX = file_format.SAFETENSORS, file_format.INDEX_SUFFIX
 GGUF = "GGUF"
@@ -107,28 +108,31 @@ def _require_weights(path: Path) -> None:
         problem = file_format.problem_of(path)
     except file_format.FORMAT_ERRORS as error:
         raise HeaderError("its contents cannot be read") from error
+    except NotPlainError as error:
+        raise HeaderError("it is a folder, a pipe or a device") from error
     if problem is not None:
         words, advice = problem
         raise HeaderError(words) if advice == file_format.AGAIN else HeaderError(words, advice, mendable=False)
 
 
 def _describe_index(path: Path, part: str) -> tuple[int, str]:
-    shards = _shards(path)
-    if not shards:
-        raise HeaderError("it lists no shards", DOWNLOAD)
-    if missing := [shard.name for shard in shards if not shard.is_file()]:
-        raise HeaderError(f"{len(missing)} of its {len(shards)} shards are missing ({', '.join(missing[:2])})", DOWNLOAD)
+    files = _shards(path)
+    if missing := [shard.name for shard in files if not shard.is_file()]:
+        raise HeaderError(f"{len(missing)} of its {len(files)} shards are missing ({', '.join(missing[:2])})", DOWNLOAD)
     header: Header = {}
-    for shard in shards:
+    for shard in files:
         header |= _shard_header(shard)
-    return sum(shard.stat().st_size for shard in shards), f"{_kind(header, path.parent, part)}, {len(shards)} shards"
+    return sum(shard.stat().st_size for shard in files), f"{_kind(header, path.parent, part)}, {len(files)} shards"
 
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [index.parent / name for name in sorted(names)]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return [index.parent / name for name in shards.shard_names(index)]
+    except (shards.OutsideError, shards.NoShardsError) as error:
+        raise HeaderError(str(error), DOWNLOAD) from error
+    except OSError as error:
+        raise HeaderError(f"it cannot be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise HeaderError("it is no index of a sharded checkpoint", DOWNLOAD) from error
 
 
@@ -147,16 +151,16 @@ def read_header(path: Path) -> Header:
     Raises:
         HeaderError: if the file is damaged or shorter than its header says.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_plain(path, through_links=True) as stream:
+        size = os.fstat(stream.fileno()).st_size
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, file_format.LONGEST_HEADER):
             raise HeaderError("cut off, or no safetensors file")
         try:
-            header = json.loads(stream.read(length))
+            header = read_json(stream.read(length))
             header.pop("__metadata__", None)
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise HeaderError("no safetensors file") from error
     if not all(map(_is_tensor, header.values())):
         raise HeaderError("its header is damaged")

@@ -1,11 +1,14 @@
 """What lies under the name of a weights file instead of weights: pages, pointers, archives, halves of downloads. Needs no PyTorch."""
 
-import json
+import os
 import re
 import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
+
+from ..untrusted import cut, open_plain, read_json
 
 Problem = tuple[str, str]  # what a file is instead of weights, and what to do
 SAFETENSORS = (".safetensors", ".sft")
@@ -14,7 +17,8 @@ LENGTH_BYTES = 8  # in which a safetensors file says how long its header is
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 HEAD = 512  # bytes that are looked at
 QUOTE = 40  # characters
-NOT_BUILT_AS_IT_SAYS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
+LONGEST_NAME = 200  # characters of a tensor's name and shape in a message
+NOT_BUILT_AS_IT_SAYS = (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError)
 FORMAT_ERRORS = (struct.error, EOFError, RuntimeError, zipfile.BadZipFile, *NOT_BUILT_AS_IT_SAYS)
 AGAIN = "Download the file again."
 UNPACK = "Unpack it and pick the file inside."
@@ -32,9 +36,12 @@ AGAIN_OR_OTHER = "Download the file again or pick another one."
 
 def problem_of(path: Path) -> Problem | None:
     """What a file is instead of weights, None if it looks complete. Raises FORMAT_ERRORS and OSError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    with open_plain(path, through_links=True) as file:
+        return _problem_of(file, path)
+
+
+def _problem_of(file: BinaryIO, path: Path) -> Problem | None:
+    size, head = os.fstat(file.fileno()).st_size, file.read(HEAD)
     problem = _stand_in(head)
     if problem is not None:
         return problem
@@ -44,15 +51,15 @@ def problem_of(path: Path) -> Problem | None:
     if is_safetensors and path.suffix.lower() not in SAFETENSORS:
         return "it is a safetensors file under another name", "Rename it to .safetensors."
     if is_safetensors:
-        return _problem_of_safetensors(path, size)
+        return _problem_of_safetensors(file, size)
     if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _problem_of_pickle(path, head)
-    return _problem_of_text(head) or ("it is in no known format", AGAIN)
+        return _problem_of_pickle(path, head, size)
+    return _problem_of_text(head, is_link=path.is_symlink()) or ("it is in no known format", AGAIN)
 
 
 def require_no_stand_in(path: Path) -> None:
     """Raise CheckpointError if a download has left something else than the file: nothing, a pointer or a web page."""
-    with path.open("rb") as file:
+    with open_plain(path, through_links=True) as file:
         problem = _stand_in(file.read(HEAD))
     if problem is not None:
         raise CheckpointError(f"{path.name} is damaged ({problem[0]}). {problem[1]}")
@@ -66,34 +73,39 @@ def _stand_in(head: bytes) -> Problem | None:
     return next(((f"it is {words}", advice) for signature, words, advice in SIGNATURES if head.startswith(signature)), None)
 
 
-def _problem_of_text(head: bytes) -> Problem | None:
+def _problem_of_text(head: bytes, *, is_link: bool) -> Problem | None:
+    """What is said of a text; its first words only where it lies here, since a link of a stranger can lead to any file."""
     line = " ".join(head.decode("utf-8", errors="replace").split())
     is_text = line.isprintable() and line.count("\N{REPLACEMENT CHARACTER}") <= 1  # one: the character at which the head ends
-    return (f'it is a text file that begins with "{line[:QUOTE]}"', AGAIN) if is_text else None
+    if not is_text:
+        return None
+    return "it is a text file" if is_link else f'it is a text file that begins with "{line[:QUOTE]}"', AGAIN
 
 
-def _problem_of_safetensors(path: Path, size: int) -> Problem | None:
+def _problem_of_safetensors(file: BinaryIO, size: int) -> Problem | None:
     """Compare the size of the file with what its header announces."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        header = file.read(length)
+    file.seek(0)
+    length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+    header = file.read(length)
     if len(header) < length:
         return f"it is cut off inside its header, after {size:,} bytes", AGAIN
     try:
-        tensors = json.loads(header)
+        tensors = read_json(header)
         end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
         expected = LENGTH_BYTES + length + int(end)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return "its header is damaged", AGAIN
     if size < expected:
         return f"it is cut off: {size:,} of {expected:,} bytes are there", AGAIN
     return (f"it has {size - expected:,} bytes too many", AGAIN) if size > expected else None
 
 
-def _problem_of_pickle(path: Path, head: bytes) -> Problem | None:
+def _problem_of_pickle(path: Path, head: bytes, size: int) -> Problem | None:
     is_archive = head.startswith(b"PK")
     if is_archive and not zipfile.is_zipfile(path):
-        return f"it is cut off after {path.stat().st_size:,} bytes", AGAIN
+        return f"it is cut off after {size:,} bytes", AGAIN
+    if is_archive and (unpacked := _unpacked_bytes(path)) > size:
+        return f"it is a packed archive that unpacks to {unpacked:,} bytes", UNPACK
     if is_archive and not _holds(path, "data.pkl"):
         return "it is a packed archive", UNPACK
     if is_archive and _holds(path, "constants.pkl"):
@@ -101,6 +113,12 @@ def _problem_of_pickle(path: Path, head: bytes) -> Problem | None:
     if path.suffix.lower() in SAFETENSORS:
         return "it is a PyTorch file under another name", "Rename it to .pth."
     return None
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """What PyTorch would take in memory; it stores what it writes as it is."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 def _holds(path: Path, name: str) -> bool:
@@ -121,4 +139,4 @@ def listing(what: str, names: Sequence[str]) -> str:
 
 def some(names: Sequence[str]) -> str:
     """The first names, with dots where there are more."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(cut(name, LONGEST_NAME) for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..constants import LATENT_CHANNELS, NUM_AUDIO_LAYERS
+from ..untrusted import layers_problem
 from .file_format import AGAIN_OR_OTHER, CheckpointError, listing, require_no_stand_in, some
 
 logger = logging.getLogger("wan_s2v")
@@ -246,9 +247,17 @@ def _wan_model(shapes: Shapes) -> str:
     return WAN_MODEL
 
 
-def count_layers(names: Iterable[str], pattern: str) -> int:
-    """How many layers there are, by the highest number behind `pattern`; any tensor of the others may be missing."""
-    return 1 + max((int(found[1]) for found in map(re.compile(pattern + r"\.(\d+)\.").match, names) if found), default=-1)
+def count_layers(names: Collection[str], pattern: str) -> int:
+    """How many layers there are, by the highest number behind `pattern`; any tensor of the others may be missing.
+
+    Raises:
+        CheckpointError: there are fewer tensors than layers.
+    """
+    numbers = (int(found[1]) for found in map(re.compile(pattern + r"\.(\d{1,18})\.").match, names) if found)
+    num_layers = 1 + max(numbers, default=-1)
+    if num_layers and (problem := layers_problem(num_layers, len(names))):
+        raise CheckpointError(f"The file is damaged: {problem}. {AGAIN_OR_OTHER}")
+    return num_layers
 
 
 def require_audio_layers(num_layers: int, file_name: str) -> None:

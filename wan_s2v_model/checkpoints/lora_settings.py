@@ -1,6 +1,5 @@
 """What a trainer notes about a LoRA beside its tensors: alpha and rank, in the file's metadata or in adapter_config.json in its folder."""
 
-import json
 import logging
 import math
 import re
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..untrusted import MOST_JSON_BYTES, read_json, read_plain, shown
 from .file_format import CheckpointError
 
 Value = TypeVar("Value")
@@ -18,6 +18,8 @@ CONFIG_FILE = "adapter_config.json"  # of PEFT
 PEFT_FILE = "adapter_model"  # begins the name of the weights beside it
 WEIGHTS = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 PARTS = ("transformer", "")  # of the pipeline, the best first; "" is a file without parts
+REPEATS, MOST_REPEATS = re.compile(r"[*+{]"), 2  # in a pattern, which is matched with every module
+HARD_PATTERN = re.compile(r"\)[*+{]|\\[1-9]|\(\?P=|.{300}")  # a repeated group takes time without end
 OTHER_PARTS = re.compile(r"text_encoder|image_encoder|vae")
 
 
@@ -67,8 +69,8 @@ def read_settings(path: Path, metadata: Mapping[str, str] | None) -> LoraSetting
 
 def _noted_as_json(metadata: Mapping[str, str], file_name: str) -> Mapping[str, Any]:
     try:
-        noted = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (ValueError, RecursionError):
+        noted = read_json(metadata.get(METADATA_KEY, "{}"))
+    except ValueError:
         logger.warning("LoRA %s: %s in its metadata is not valid JSON; an alpha in it is not used", file_name, METADATA_KEY)
         return {}
     return noted if isinstance(noted, dict) else {}
@@ -84,8 +86,8 @@ def _is_beside(config: Path, path: Path) -> bool:
 
 def _read_config(config: Path, file_name: str) -> Mapping[str, Any]:
     try:
-        noted = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        noted = read_json(read_plain(config, MOST_JSON_BYTES, through_links=True))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{config.name} beside {file_name} cannot be read, and it says how strong the LoRA is. Get it again, or delete it."
         ) from error
@@ -117,7 +119,7 @@ def _settings(values: Mapping[str, Any], source: str) -> LoraSettings | None:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -125,6 +127,8 @@ def _number(value: Any) -> float | None:
 def _numbers(values: Any) -> dict[str, float]:
     if not isinstance(values, dict):
         return {}
+    if hard := next((name for name in values if HARD_PATTERN.search(name) or len(REPEATS.findall(name)) > MOST_REPEATS), None):
+        raise CheckpointError(f"A pattern for the alpha of the LoRA could take for ever to match: {shown(hard)}. Get the file again.")
     return {name: number for name, value in values.items() if (number := _number(value)) is not None}
 
 

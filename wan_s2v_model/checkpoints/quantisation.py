@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..untrusted import read_json, shown
 from .file_format import AGAIN_OR_OTHER, CheckpointError, listing
 from .identify import OTHER_FILE, require_known_quantisation
 
 logger = logging.getLogger("wan_s2v")
 MARK_SUFFIX = ".comfy_quant"  # JSON in bytes
+LONGEST_MARK = 10_000  # bytes
 QUANTISATION_SUFFIXES = (
     MARK_SUFFIX,
     *(".weight_scale", ".input_scale", ".scale_weight", ".scale_input", ".weight_scale_2", ".pre_quant_scale"),
@@ -188,7 +190,7 @@ def _spread(scale: Tensor, shape: Sequence[int]) -> Tensor | None:
 
 
 def _format_of(mark: Tensor) -> str:
-    return json.loads(bytes(mark.tolist()))["format"]
+    return read_json(bytes(mark.tolist()))["format"]
 
 
 def _mark(stored: dict[str, Any]) -> Tensor:
@@ -197,12 +199,14 @@ def _mark(stored: dict[str, Any]) -> Tensor:
 
 def _read_mark(stored: Tensor, layer: str, formats: Collection[str], file_name: str) -> dict[str, Any]:
     try:
-        mark = json.loads(bytes(stored.tolist()))
+        if stored.numel() > LONGEST_MARK:
+            raise ValueError("it is no mark")
+        mark = read_json(bytes(stored.tolist()))
         name = str(mark["format"])
     except (ValueError, TypeError, LookupError) as error:
         raise CheckpointError(f"{file_name}: the mark of its quantised layer {layer} cannot be read. {AGAIN_OR_OTHER}") from error
     if name not in formats:
-        raise CheckpointError(f"{file_name}: {layer} is stored as {name!r}, which this ComfyUI does not know. Update it. {OTHER_FILE}")
+        raise CheckpointError(f"{file_name}: {layer} is stored as {shown(name)}, which this ComfyUI does not know. Update it. {OTHER_FILE}")
     return mark
 
 

@@ -1,11 +1,11 @@
 """What a Wan S2V checkpoint must hold: tensor names, shapes, configuration. Strict, with errors that say what to do."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..constants import HEAD_DIM
 from ..transformer.config import S2V_14B, WanS2VConfig
+from ..untrusted import read_json
 from .file_format import CheckpointError
 from .identify import Shapes, count_layers
 from .shapes import require_dimensions, require_fit
@@ -61,7 +61,7 @@ def infer_config(
 def _stored_inject_layers(metadata: Mapping[str, str] | None) -> list[int]:
     """The injected blocks that the metadata names; other programs use `config` for other things, which say nothing here."""
     try:
-        stored: Any = json.loads((metadata or {})["config"])["transformer"]["audio_inject_layers"]
+        stored: Any = read_json((metadata or {})["config"])["transformer"]["audio_inject_layers"]
     except (KeyError, TypeError, ValueError):
         return []
     is_sound = isinstance(stored, list) and all(type(index) is int and index >= 0 for index in stored) and len(set(stored)) == len(stored)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..untrusted import read_plain
+from .file_format import CheckpointError
 from .identify import TOKENIZER, UMT5, Shapes, count_layers, find_tokenizer, is_official_umt5, require
 from .shapes import require_dimensions, require_fit
 
@@ -26,6 +28,7 @@ ATTENTION = BLOCK + "0.SelfAttention."
 FEED_FORWARD = BLOCK + "1.DenseReluDense."
 POSITION_BIAS = ATTENTION.format(0) + "relative_attention_bias.weight"
 POSITION_BUCKETS = 32
+LARGEST_TOKENIZER = 100_000_000  # bytes; that of umT5 has 4.5 million
 OTHER_HALF = ("decoder.", "lm_head.")  # of the whole umT5, which writes text
 TIED = "encoder.embed_tokens.weight"  # the same table as shared.weight
 DIMENSION_RANKS = {
@@ -48,7 +51,14 @@ def to_comfyui(state_dict: Mapping[str, Tensor], path: Path) -> dict[str, Tensor
     if TOKENIZER in renamed:
         return renamed
     tokenizer = find_tokenizer(path.parent, path.name)
-    return {**renamed, TOKENIZER: torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8)}
+    return {**renamed, TOKENIZER: torch.frombuffer(bytearray(_bytes_of(tokenizer)), dtype=torch.uint8)}
+
+
+def _bytes_of(tokenizer: Path) -> bytes:
+    try:
+        return read_plain(tokenizer, LARGEST_TOKENIZER, through_links=True)
+    except OSError as error:
+        raise CheckpointError(f"{tokenizer.name} cannot be read: {error.strerror}. Get it again.") from error
 
 
 def _comfyui_name(name: str) -> str:

@@ -1,6 +1,5 @@
 """Builds transformers' Wav2Vec2Model from a Hugging Face folder or a single file, strictly."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..untrusted import MOST_JSON_BYTES, cut, read_json, read_plain
 from .file_format import AGAIN_OR_OTHER, SAFETENSORS, CheckpointError
 from .identify import WAV2VEC2, count_layers, require, require_audio_layers, unwrap
 from .shapes import compare_shapes, require_dimensions
-from .weights_file import reading, require_tensors
+from .weights_file import reading, require_floats, require_tensors
 
 CONFIG_FILE = "config.json"
 HEAD_DIM = 64  # of every published wav2vec2 model
@@ -47,7 +47,9 @@ def load_wav2vec2(path: Path) -> nn.Module:
 
     contents = _read(path)
     require(WAV2VEC2, {name: tuple(tensor.shape) for name, tensor in contents.items()}, path.name)
-    state_dict = clean_state_dict(unwrap(contents, path.name))
+    bare = unwrap(contents, path.name)
+    require_floats(bare, path.name)
+    state_dict = clean_state_dict(bare)
     require_dimensions({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, DIMENSION_RANKS, path.name)
     settings = read_config(path, state_dict)
     with _fitting(path):
@@ -72,7 +74,7 @@ def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f"{error} is not known" if isinstance(error, KeyError) else REASON.match(str(error))[1]  # type: ignore[index]
+        reason = f"{cut(str(error))} is not known" if isinstance(error, KeyError) else REASON.match(str(error))[1]  # type: ignore[index]
         raise _misfit(path, f" ({reason})") from error
 
 
@@ -97,7 +99,7 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     """The model's config.json, or the published large configuration with the dimensions of the tensors."""
     config_file = path.parent / CONFIG_FILE
     if config_file.is_file():
-        return _stored_config(config_file, path)
+        return _require_size(_stored_config(config_file, path), state_dict, path)
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
     layers = count_layers(state_dict, r"encoder\.layers")
     positional = state_dict[POSITIONAL_CONV + "weight"]
@@ -116,14 +118,25 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
 
 def _stored_config(config_file: Path, path: Path) -> dict[str, object]:
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = read_json(read_plain(config_file, MOST_JSON_BYTES, through_links=True))
+    except OSError as error:
+        raise CheckpointError(f"{config_file} cannot be read: {error.strerror}. {DOWNLOAD_AGAIN}") from error
+    except ValueError as error:
         raise CheckpointError(f"{config_file} is not valid JSON. {DOWNLOAD_AGAIN}") from error
     if not isinstance(config, dict) or config.get("model_type", "wav2vec2") != "wav2vec2":
         raise CheckpointError(
             f"{config_file} is not the configuration of a wav2vec2 model. Put the one of {path.name} there, "
             "or give the file a folder of its own."
         )
+    return config
+
+
+def _require_size(config: dict[str, object], state_dict: dict[str, Tensor], path: Path) -> dict[str, object]:
+    """The configuration, unless it asks for more layers than there are tensors: transformers would build them all."""
+    for name, value in config.items():
+        count = len(value) if isinstance(value, list) else value if name.endswith("_layers") and isinstance(value, int) else 0
+        if count > len(state_dict):
+            raise _misfit(path, f": {cut(name)} asks for {count:,} of them, and the file holds {len(state_dict):,} tensors")
     return config
 
 

@@ -29,10 +29,11 @@ from ..checkpoints.s2v import check_shapes, expected_shapes, infer_config
 from ..checkpoints.shapes import require_dimensions, require_fit
 from ..checkpoints.shards import shard_files
 from ..checkpoints.umt5 import infer_umt5_config, to_comfyui
-from ..checkpoints.weights_file import reading, require_tensors
+from ..checkpoints.weights_file import reading, require_floats, require_tensors
 from ..constants import LATENT_CHANNELS
 from ..kernels.self_test import passes
 from ..transformer.config import WanS2VConfig
+from ..untrusted import MOST_JSON_BYTES, read_plain
 from .memory import keep_on_gpu
 from .model import S2VModelConfig, s2v_config
 from .patches import ROOT, patch_raw_parameters
@@ -146,13 +147,14 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]
     for shard in shard_files(index):
         state_dict |= read_weights(str(shard))[0]
     config = index.parent / "config.json"
-    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "{}"
+    text = read_plain(config, MOST_JSON_BYTES, through_links=True).decode(errors="replace") if config.is_file() else "{}"
     return state_dict, {"config": f'{{"transformer": {text}}}'}
 
 
 def _unwrapped(state_dict: dict[str, Tensor], metadata: dict[str, str] | None, file_name: str) -> dict[str, Tensor]:
     """The tensors under the model's names, each quantised layer with its mark (`comfy_quant`) beside it."""
     bare = unwrap(_with_marks(state_dict, metadata, file_name), file_name)  # marks in the header have the prefix too
+    require_floats(bare, file_name, packed=True)
     return fit_marks(_with_marks(bare, None, file_name), comfy.quant_ops.QUANT_ALGOS, file_name)
 
 
@@ -275,6 +277,7 @@ def read_vae(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     contents, metadata = read_weights(path)
     require(WAN_VAE, _shapes(contents), name)
     state_dict = unwrap(contents, name)
+    require_floats(state_dict, name, packed=True)
     if any(map(is_quantisation, state_dict)):
         raise CheckpointError(f"{name} holds quantised weights, which no VAE loader reads. {WAN_VAE.advice}")
     require_dimensions(_shapes(state_dict), {VAE_WIDTH: 4}, name)

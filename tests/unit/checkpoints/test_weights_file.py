@@ -95,7 +95,7 @@ def test_interrupt_passes(tmp_path):
         ({"a": {"b": {"c": torch.zeros(1)}}}, "it holds more than tensors: b; "),
         ({1: torch.zeros(1)}, "it holds more than tensors: 1; "),
         ({"a": 1, "b": 2, "c": 3, "d": 4}, "it holds more than tensors: a, b, c; "),
-        ({"x" * 100: 1}, f"it holds more than tensors: {'x' * 40}; "),
+        ({"x" * 100: 1}, f"it holds more than tensors: {'x' * 37}...; "),
         (torch.zeros(1), "it holds no tensors with names)"),
     ],
 )
