@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
+
 import comfy_runtime
 
 SAMPLE_RATE_HZ = 48_000

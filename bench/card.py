@@ -17,7 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 import full_size

@@ -7,7 +7,11 @@ full_size_forward.py --error.
 """
 
 import copy
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import full_size
 import official_order

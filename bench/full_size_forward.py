@@ -14,8 +14,11 @@ With --error: four layers of full width against float64, on random and on outlie
 import argparse
 import importlib
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 import forward_error

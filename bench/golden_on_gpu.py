@@ -7,8 +7,11 @@ DIR is a golden folder; without it the committed cases are used. Bfloat16 on the
 
 import argparse
 import lzma
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 

@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
+
 import comfy_runtime
 
 STRENGTHS = (0.8, 0.3, 0.0, 0.8)

@@ -9,8 +9,11 @@ Both models run in one process on the same file.
 import argparse
 import gc
 import logging
+import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 import full_size

@@ -11,7 +11,10 @@ of the 40 feed-forwards permuted, in float32: the smallest fault that the compar
 import argparse
 import importlib
 import json
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 import full_size

@@ -15,8 +15,11 @@ import json
 import logging
 import lzma
 import math
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 from fp8_layers import SHAPES, TOKENS, activations, relative_error, report, start

@@ -14,9 +14,13 @@ The error is relative, against float64 (products) and float32 (attention) on a s
 import argparse
 import math
 import statistics
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime  # noqa: F401 - puts the pack into place for fp8_layers
 from fp8_layers import LOUD_CHANNELS, LOUDNESS, SHAPES, TOKENS, start

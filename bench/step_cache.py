@@ -8,8 +8,11 @@ between both. `stated` is what the cache has measured in the clips that it sampl
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 from fp8_layers import relative_error, start
 

@@ -7,10 +7,13 @@ and in values (the figures in wan_s2v_model/cost/vae_memory.py), and the largest
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 

@@ -10,10 +10,13 @@ latent's four frames, and the largest of single values in 1/255. Random latents 
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 import vae_decode

@@ -9,12 +9,15 @@ With --random it is filled with random models of full size first (bf16: 44 GB, f
 import argparse
 import importlib.util
 import itertools
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 import encoders_off

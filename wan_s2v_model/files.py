@@ -18,11 +18,18 @@ from typing import BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    FULL_SYNC = None
+else:
+    FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS alone has it
+
 TEMPORARY_SUFFIX = ".tmp"
 READER_SUFFIX = ".reader"  # of the files that readers of a folder lock, one each
 LOCK_SUFFIX = ".lock"  # of the file that is locked while another is unfinished
 KEPT_SUFFIX = ".complete"  # of the empty file beside an unfinished name whose file is whole: it could not be renamed
-UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)  # how network disks decline to flush a folder
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY)  # how network disks decline to flush a folder, or past their own memory
 PATIENCE_S = 0.2  # somebody who only looks whether a lock is held has it for a moment
 HELD = (5, 32, 33)  # Windows: access denied, used by another process, locked; no other system has `winerror`
 HELD_S, AGAIN_S = 5.0, 0.1  # how long somebody may have a file open, and how often to look
@@ -43,7 +50,7 @@ def written_whole(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Iterator[Binary
         with _patiently(lambda: temporary.open("wb")) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         replace(temporary, path)
     except BaseException:
         discard(temporary)
@@ -103,12 +110,24 @@ def sync_folder(folder: Path) -> None:
         return  # folders cannot be opened there, and renaming is journalled
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync(handle)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
     finally:
         os.close(handle)
+
+
+def sync(handle: int) -> None:
+    """Flush an open file to the disk, on macOS also out of the memory of the disk, where its fsync leaves it."""
+    if FULL_SYNC is not None:
+        try:
+            fcntl.fcntl(handle, FULL_SYNC)
+            return
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+    os.fsync(handle)
 
 
 def lock_file(path: Path) -> FileLock:

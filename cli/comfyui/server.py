@@ -58,9 +58,9 @@ def link_pack(pack: Path, link: Path) -> None:
         return
     if link.exists():  # a copy made earlier
         shutil.rmtree(link)
-    try:
+    with contextlib.suppress(OSError):
         link.symlink_to(pack.resolve(), target_is_directory=True)
-    except OSError:
+    if not link.is_dir():  # links are not allowed, or nothing comes of them, as under Wine
         shutil.copytree(pack, link, ignore=COPY_IGNORE)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from wan_s2v_pack.wan_s2v_model import files
 from wan_s2v_pack.wan_s2v_model.files import has_readers, lock_file, reading, remove_abandoned, write_problem
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
@@ -160,3 +161,39 @@ def test_a_folder_that_takes_no_file_is_named_with_the_reason(tmp_path, monkeypa
     assert write_problem(tmp_path) == (
         f"Nothing can be written into {tmp_path} (Read-only file system). Give ComfyUI a folder that it may write to: --output-directory."
     )
+
+
+class MacOS:
+    """Its fcntl, and what is asked of it."""
+
+    F_FULLFSYNC = 51
+
+    def __init__(self, error=None):
+        self.asked, self.error = [], error
+
+    def fcntl(self, handle, command):
+        self.asked.append(command)
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+
+
+@pytest.mark.parametrize(("error", "num_fsyncs"), [(None, 0), (errno.ENOTSUP, 1), (errno.ENOTTY, 1)])
+def test_on_macos_a_file_is_flushed_out_of_the_disks_own_memory_too(tmp_path, monkeypatch, error, num_fsyncs):
+    """Its fsync leaves a file there; disks that do not know the better one get the usual one."""
+    system, fsyncs = MacOS(error), []
+    monkeypatch.setattr(files, "fcntl", system, raising=False)
+    monkeypatch.setattr(files, "FULL_SYNC", system.F_FULLFSYNC)
+    monkeypatch.setattr(os, "fsync", fsyncs.append)
+    monkeypatch.setattr(files, "sync_folder", lambda folder: None)
+    files.write_atomically(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert system.asked == [system.F_FULLFSYNC]
+    assert len(fsyncs) == num_fsyncs
+
+
+def test_a_full_disk_is_told_on_macos_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", MacOS(errno.ENOSPC), raising=False)
+    monkeypatch.setattr(files, "FULL_SYNC", MacOS.F_FULLFSYNC)
+    with pytest.raises(OSError, match="No space"):
+        files.write_atomically(tmp_path / "file", b"whole")
+    assert list(tmp_path.iterdir()) == []

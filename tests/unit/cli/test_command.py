@@ -126,20 +126,22 @@ RUN_ALL = """
 import runpy, sys
 from pathlib import Path
 root, failed, path = Path(sys.argv[1]), {}, list(sys.path)
-scripts = [file for file in sorted((root / "scripts").rglob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
-assert len(scripts) > 8
+started = [file for place in ("scripts", "bench") for file in sorted((root / place).rglob("*.py"))]
+scripts = [file for file in started if "__main__" in file.read_text(encoding="utf-8")]
+assert len(scripts) > 26
+ours = {"cli", "scripts", "tests", "wan_s2v_model", "wan_s2v_pack", *(file.stem for file in started)}
 for script in scripts:
     sys.path[:] = path
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("cli", "scripts", "tests", "wan_s2v_model", "wan_s2v_pack")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
         del sys.modules[name]
     try:
         runpy.run_path(str(script), run_name="started by a test")
     except (ImportError, DeprecationWarning) as error:
-        failed[script.name] = repr(error)
+        failed[script.relative_to(root).as_posix()] = repr(error)
 print(failed, end="")
 """
 
 
-def test_an_isolated_python_starts_every_script(tmp_path):
+def test_an_isolated_python_starts_every_script_and_measurement(tmp_path):
     done = started(*ISOLATED, "-c", RUN_ALL, ROOT, cwd=tmp_path)
     assert (done.stdout.decode(), done.returncode) == ("{}", 0)
