@@ -13,6 +13,7 @@ below zero Python is the limit. The last table gives medians and the ratio of th
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,16 +50,26 @@ def main() -> None:
         import comfy.model_management
 
         comfy.model_management.get_all_torch_devices = lambda *_, **__: devices
-    with torch.inference_mode():
-        bench = Bench(bridge, arguments)
+    with folder_of_weights(arguments) as folder, torch.inference_mode():
+        bench = Bench(bridge, arguments, folder)
         for part in arguments.parts:
             getattr(bench, part)()
     print_tables(bench.tables)
 
 
+@contextmanager
+def folder_of_weights(arguments) -> Iterator[Path]:
+    """--weights, which keeps the random checkpoint; without it a folder that is gone behind the bench."""
+    if arguments.weights is not None:
+        yield arguments.weights
+        return
+    with tempfile.TemporaryDirectory(prefix="wan_s2v_bench") as folder:
+        yield Path(folder)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=Path("."), help="folder for the random checkpoint")
+    parser.add_argument("--weights", type=Path, help="folder that keeps the random checkpoint")
     parser.add_argument("--layout", choices=full_size.LAYOUTS, default="bf16")
     parser.add_argument("--speed", default="exact")
     parser.add_argument("--precision", default="official")
@@ -96,11 +107,11 @@ class Row:
 class Bench:
     """The models, and what was measured with them: tables by title."""
 
-    def __init__(self, bridge, arguments):
+    def __init__(self, bridge, arguments, folder: Path):
         import comfy.multigpu
 
         self.bridge, self.arguments = bridge, arguments
-        path = full_size.checkpoint(arguments.weights, arguments.layout, arguments.small)
+        path = full_size.checkpoint(folder, arguments.layout, arguments.small)
         options = {**full_size.OPTIONS, "precision": arguments.precision, "speed": arguments.speed}
         self.one = bridge.load_diffusion_model(str(path), options)
         self.all = comfy.multigpu.create_multigpu_deepclones(self.one, arguments.gpus)
@@ -123,8 +134,6 @@ class Bench:
 
     def clip(self) -> None:
         """A whole later clip of some steps, with --cfg: sampled, decoded, and its end encoded for the next clip; not the video file."""
-        import tempfile
-
         import torch
         import vae_decode
 

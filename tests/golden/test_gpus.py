@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.report import replay_folder
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, randn, sample_clip, with_cache
@@ -145,6 +146,20 @@ def test_recorded_results_of_the_reference_with_every_call_shared_by_three(bridg
     crew.close()
     assert shared
     assert "all rows ok" in capsys.readouterr().out
+
+
+def test_a_clip_brings_its_inputs_to_the_device_once(bridge):
+    """What ComfyUI is given in main memory it brings over in every call, and waits for the call before."""
+    module = pack_module("wan_s2v_model.comfy_bridge.sampling")
+    clip = pack_module("wan_s2v_model.conditioning.clip").ClipConditioning(
+        randn(1, 25, 8, 20), randn(1, 16, 1, 8, 8), motion_latents=randn(1, 16, 19, 8, 8), pose_latents=randn(1, 16, 5, 8, 8)
+    )
+    text = [[randn(1, 7, 24), {}]]
+    given = [
+        tensor for tensor in tree_leaves(module._conditions(text, text, clip, torch.device("meta"))) if isinstance(tensor, torch.Tensor)
+    ]
+    assert len(given) == 3 * 5
+    assert {tensor.device.type for tensor in given} == {"meta"}
 
 
 # What is said

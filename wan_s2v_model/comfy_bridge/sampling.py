@@ -196,7 +196,7 @@ class ClipSampler:
     def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor, steps: Steps | None) -> Tensor:
         guider = ScaledGuider(self.model, self.text_scale, self.audio_scale, steps)
         positive, negative = (conditioning_of_clip(texts, clip) for texts in self.conditions)
-        guider.set_conds(*_conditions(positive, negative, conditioning))
+        guider.set_conds(*_conditions(positive, negative, conditioning, self.model.load_device))
         options = self.model.model_options["transformer_options"]
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
@@ -270,20 +270,21 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
     return FlowSolver(SOLVERS[settings.solver].sample, state_dtype), sigmas, schedule if settings.sigmas is None else None
 
 
-def _conditions(positive, negative, clip: ClipConditioning) -> tuple[list, list, list]:
+def _conditions(positive, negative, clip: ClipConditioning, device: torch.device) -> tuple[list, list, list]:
     """Both CONDITIONINGs of a clip and the positive one in silence, with ComfyUI's names and its unnormalised latents.
 
-    The negative one hears nothing, either.
+    The negative one hears nothing, either. All is on the device of the model: ComfyUI would bring it there from main memory in every
+    call, and that waits until the device has done the call before.
     """
-    values: dict[str, Any] = {"reference_latents": [LATENT_FORMAT.process_out(clip.ref_latents)]}
+    values: dict[str, Any] = {"reference_latents": [LATENT_FORMAT.process_out(clip.ref_latents).to(device)]}
     for name, latents in (("reference_motion", clip.motion_latents), ("control_video", clip.pose_latents)):
         if latents is not None:
-            values[name] = LATENT_FORMAT.process_out(latents)
-    audio = clip.audio_embedding
+            values[name] = LATENT_FORMAT.process_out(latents).to(device)
+    audio = clip.audio_embedding.to(device)
     silence = torch.zeros_like(audio)
 
     def add(conditioning, heard: Tensor) -> list:
-        return [[tensor, {**options, **values, "audio_embed": heard}] for tensor, options in conditioning]
+        return [[tensor.to(device), {**options, **values, "audio_embed": heard}] for tensor, options in conditioning]
 
     return add(positive, audio), add(negative, silence), add(positive, silence)
 

@@ -1,7 +1,7 @@
 """Noise levels of the steps, and the steps that are guided."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +41,15 @@ class Schedule:
 
     sigmas: Tensor
     timesteps: Tensor
+    _there: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def truncated_timesteps(self, timesteps: Tensor) -> Tensor:
-        """Truncated timestep of the step that belongs to each untruncated one: [B] -> [B]."""
-        sigmas = self.sigmas[:-1].to(timesteps.device)
-        step = (sigmas * TRAIN_TIMESTEPS - timesteps[:, None]).abs().argmin(dim=1)
-        return self.timesteps.to(timesteps.device)[step]
+        """Truncated timestep of the step that belongs to each untruncated one: [B] -> [B]. Waits for a device at its first call only."""
+        device = timesteps.device
+        if device not in self._there:
+            self._there[device] = self.sigmas[:-1].to(device) * TRAIN_TIMESTEPS, self.timesteps.to(device)
+        exact, truncated = self._there[device]
+        return truncated[(exact - timesteps[:, None]).abs().argmin(dim=1)]
 
 
 def build_schedule(solver: str, steps: int, shift: float) -> Schedule:

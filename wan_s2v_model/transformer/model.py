@@ -8,7 +8,7 @@ motion tokens are not computed where they would be dropped; block indices are ma
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from typing import cast as cast_type
 
@@ -26,6 +26,8 @@ from .shards import Part, Shards, Team
 from .speakers import Regions
 from .tokens import MotionPacker, embed_patches, unpatchify
 
+CPU = torch.device("cpu")
+HAVE_FLOAT64 = {"cpu", "cuda"}  # types of devices
 VIDEO_ROW, REFERENCE_ROW, MOTION_ROW = range(3)  # rows of the learned mask embedding
 
 
@@ -305,17 +307,24 @@ class WanS2VTransformer(nn.Module):
 
 
 def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
-    """Sinusoid of the timestep, cosines first, computed in float64 on the CPU: not every accelerator has that type.
+    """Sinusoid of the timestep, cosines first, in float64.
+
+    Computed where the timesteps are, so that nobody waits for that device; on the CPU where it has no such type.
 
     Args:
         timesteps: [B] on the 0..1000 scale.
     Returns:
-        [B, freq_dim] float32, on the CPU.
+        [B, freq_dim] float32.
     """
-    half = freq_dim // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half)
-    angle = timesteps.cpu().double()[:, None] * frequencies
+    device = timesteps.device if timesteps.device.type in HAVE_FLOAT64 else CPU
+    angle = timesteps.to(device).double()[:, None] * _frequencies(freq_dim // 2, device)
     return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+@lru_cache(maxsize=16)
+def _frequencies(count: int, device: torch.device) -> Tensor:
+    """[count] float64, computed on the CPU for every device."""
+    return torch.exp(-math.log(10_000) * torch.arange(count, dtype=torch.float64) / count).to(device)
 
 
 def _of_part(part: Part, constants: ClipConstants) -> ClipConstants:

@@ -5,6 +5,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from wan_s2v_pack.tests.forwards import call
+from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule
+from wan_s2v_pack.wan_s2v_model.transformer import model
+from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
 from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer, timestep_embedding
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
 
@@ -34,6 +37,47 @@ def test_nothing_is_computed_in_float64_on_the_device(tiny_config, clip_inputs, 
     with WithoutFloat64():
         velocity = call(transformer, **inputs)
     assert (velocity.device, velocity.dtype, velocity.shape) == (DEVICE, torch.float32, clip_inputs["x"].shape)
+
+
+class Crossings(TorchDispatchMode):
+    """The operations that bring something from one device to another: the CPU waits for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        devices = {value.device for value in tree_leaves((args, kwargs, result)) if isinstance(value, torch.Tensor) and value.dim()}
+        if len(devices) > 1 or function is torch.ops.aten._local_scalar_dense.default:
+            self.found.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_step_does_not_wait_for_the_device(tiny_config, clip_inputs, monkeypatch, size):
+    """Not from the second step of a clip on; the device without memory would not give anything away, anyway."""
+    monkeypatch.setattr(model, "HAVE_FLOAT64", {"cpu", "meta"})
+    transformer = WanS2VTransformer(tiny_config, device=DEVICE).requires_grad_(False)
+    inputs, kept = {name: value.to(DEVICE) for name, value in clip_inputs.items()}, {}
+    schedule, crew = build_schedule("unipc", 4, 5.0), Crew([DEVICE] * size, Halt())
+
+    def step():
+        def work(member):
+            def remember(build):
+                return kept.get(member.rank) or kept.setdefault(member.rank, build())
+
+            with mode:
+                timestep = schedule.truncated_timesteps(inputs["timestep"])
+                return call(transformer, **{**inputs, "timestep": timestep}, remember=remember, team=member)
+
+        mode = Crossings()
+        crew.run(work)
+        return mode.found
+
+    assert step(), "the stand-in sees the tables of the first step come"
+    assert step() == []
+    crew.close()
 
 
 def test_tables_come_to_the_device_in_float32(tiny_transformer):
