@@ -9,7 +9,14 @@ from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.comfy_bridge import ClipSampler, RunVae, SamplerSettings
 from ..wan_s2v_model.conditioning.plan import AS_REFERENCE, Plan
 from ..wan_s2v_model.conditioning.prompts import place_on_clips, require_finite, require_width
-from ..wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, DEFAULT_SHIFT, DEFAULT_STEPS, VIDEO_FPS
+from ..wan_s2v_model.constants import (
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_SEED,
+    DEFAULT_SHIFT,
+    DEFAULT_STEPS,
+    SPATIAL_STRIDE,
+    VIDEO_FPS,
+)
 from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.runs.changes import IF_CHANGED, NEW_TAKE, Notes, words_of_graph
 from ..wan_s2v_model.runs.clips import Clips
@@ -223,6 +230,7 @@ class WanS2VSampler(io.ComfyNode):
             return
 
         require_space(store, plan)
+        sample.expect((plan.timeline.num_latent_frames, plan.height // SPATIAL_STRIDE, plan.width // SPATIAL_STRIDE))
         comfy_bridge.require_memory(sample, plan, store.num_finished, vae, run_bytes(plan, store.num_finished))
         comfy_bridge.take_others_off_gpu(sample.model, vae.patcher)
         if sample.cached is not None:

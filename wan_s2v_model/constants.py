@@ -28,6 +28,8 @@ NEAR_MOTION_TIME = -1  # RoPE time of the 1x bucket
 MIDDLE_MOTION_TIME = -3  # RoPE time of the 2x bucket
 FAR_MOTION_TIMES = (-19, -14, -9, -4)  # RoPE times of the four groups of the 4x bucket
 
+KEYS, HEADS = "keys", "heads"  # what GPUs that share a model call exchange
+
 TRAIN_TIMESTEPS = 1000
 DEFAULT_STEPS = 40
 DEFAULT_SHIFT = 3.0

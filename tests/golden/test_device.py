@@ -70,7 +70,7 @@ def test_float8_counts_where_it_works(bridge, device, models, model, vae, monkey
     monkeypatch.setattr(device, "pick_linears", lambda speed, *_: None if speed == "fp8 linears and attention" else device.EXACT)
     monkeypatch.setattr(device, "pick_attention", lambda name, _, float8: kernel if float8 else None)
     monkeypatch.setattr(device, "product_rate", lambda *_: 784e12)
-    monkeypatch.setattr(device, "_is_host", lambda _: False)
+    monkeypatch.setattr(device, "is_on_host", lambda _: False)
     fast = bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), {**OPTIONS, "speed": "fp8 linears and attention"})
     exact, float8 = (bridge.device_facts(each, vae).rates for each in (model, fast))
     assert (exact.linear, exact.attention) == pytest.approx((0.84 * 784e12, 0.85 * 784e12), rel=0.01)
@@ -80,7 +80,7 @@ def test_float8_counts_where_it_works(bridge, device, models, model, vae, monkey
 def test_sage_counts_by_the_gain_of_the_card(bridge, device, models, model, vae, monkeypatch):
     monkeypatch.setattr(device, "pick_attention", lambda name, *_: next(iter(device.SAGES)) if name == "sage" else None)
     monkeypatch.setattr(device, "product_rate", lambda *_: 150e12)
-    monkeypatch.setattr(device, "_is_host", lambda _: False)
+    monkeypatch.setattr(device, "is_on_host", lambda _: False)
     monkeypatch.setattr(device, "_name", lambda _: "NVIDIA GeForce RTX 4090")
     fast = bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), {**OPTIONS, "attention": "sage"})
     exact, sage = (bridge.device_facts(each, vae).rates for each in (model, fast))

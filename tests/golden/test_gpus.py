@@ -162,6 +162,64 @@ def test_a_clip_brings_its_inputs_to_the_device_once(bridge):
     assert {tensor.device.type for tensor in given} == {"meta"}
 
 
+# GPUs that are not alike
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Let the devices of a MODEL seem so many times slower: a clock of each thread goes on with the tokens of its blocks."""
+    module, time = pack_module("wan_s2v_model.comfy_bridge.gpus"), threading.local()
+    block = pack_module("wan_s2v_model.transformer.blocks").Block
+    forward, factors = block.forward, {}
+
+    def work(self, stream, *args, **options):
+        time.now = getattr(time, "now", 0.0) + stream.x.shape[1] * factors.get(id(self.self_attn.q), 1.0)
+        return forward(self, stream, *args, **options)
+
+    monkeypatch.setattr(block, "forward", work)
+    monkeypatch.setattr(module, "CLOCK", lambda: getattr(time, "now", 0.0))
+    monkeypatch.setattr(module, "_known", {})
+
+    def make(model, *slowness):
+        for patcher, factor in zip(module.gpus_of(model), slowness, strict=True):
+            factors.update({id(block.self_attn.q): factor for block in patcher.model.diffusion_model.blocks})
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("slowness", "result"),
+    [
+        ((1.0, 3.0), ((0.75, 0.25), "2 GPUs on each model call: 75% | 25%")),
+        ((1.0, 200.0), ((1.0,), "1 GPU, 1 left out, with which a step would take longer")),
+        ((200.0, 1.0), ((1.0,), "1 GPU, 1 left out, with which a step would take longer")),
+    ],
+)
+def test_shares_follow_the_speeds_of_the_first_steps(bridge, model, on, forwards, slow, caplog, slowness, result):
+    alone = sample_clip(clip_sampler(bridge, model, **WITHOUT_GUIDANCE))
+    sampler = clip_sampler(bridge, slow(on(model, 2), *slowness), **WITHOUT_GUIDANCE)
+    with caplog.at_level("INFO"):
+        first, later = sample_clip(sampler), sample_clip(sampler)
+    for clip in (first, later):
+        torch.testing.assert_close(clip, alone, **CLOSE)
+    shares, words = result
+    assert forwards[-1][1] == len(shares)
+    (group,) = sampler._speeds.groups(1, sampler.call)
+    assert group.shares == pytest.approx(shares, abs=0.02)
+    assert sampler.work_on_gpus == words
+    assert words in caplog.text
+
+
+def test_guidance_is_not_held_up_by_a_slow_device(bridge, model, on, forwards, slow, one_by_one):
+    alone = one_by_one(clip_sampler(bridge, model))
+    sampler = clip_sampler(bridge, slow(on(model, 2), 1.0, 2.0))
+    for _ in range(2):
+        clip = sample_clip(sampler)
+    torch.testing.assert_close(clip, alone, **CLOSE)
+    assert [size for _, size in forwards[-2:]] == [2, 2]
+
+
 # What is said
 
 

@@ -1,6 +1,5 @@
 """What the device can do and how much memory can be had there, and what a MODEL needs of it."""
 
-import functools
 from dataclasses import replace
 
 import comfy.model_management
@@ -11,13 +10,12 @@ import torch
 from ..conditioning.plan import Plan
 from ..cost.cards import Modes, host_rates, measured_rates
 from ..cost.estimate import Job, ModelFacts, num_parameters
-from ..cost.product import PRODUCT_SIZE_ON_HOST, measure_product, product_bytes
 from ..cost.requirements import DeviceFacts, require_fit
 from ..kernels.linears import EXACT
 from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
-from .gpus import gpus_of
+from .gpus import device_name, gpus_of, is_on_host, product_rate
 from .kernels import SAGES, pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of
@@ -31,12 +29,13 @@ def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> 
     attention = pick_attention(forward.attention, device, wants_float8_attention(forward.speed))
     rounding = {"float8_attention": hasattr(attention, FLOAT8_BEYOND), "sage": attention in SAGES}
     modes = Modes(vae_value_bytes(vae), float8_linears=linears is not EXACT, **rounding)
-    facts, count = _device_facts(device, dtype, modes), len(gpus_of(model))
-    return facts if count == 1 else replace(facts, name=f"{count} GPUs like {facts.name}")
+    names = [device_name(patcher.load_device) for patcher in gpus_of(model)]
+    alike = names[0] if len(names) == 1 else f"{len(names)} GPUs like {names[0]}"
+    return replace(_device_facts(device, dtype, modes), name=alike if len({*names}) == 1 else ", ".join(names))
 
 
 def _device_facts(device: torch.device, dtype: torch.dtype, modes: Modes) -> DeviceFacts:
-    is_host, name, rate = _is_host(device), _name(device), product_rate(device, dtype)
+    is_host, name, rate = is_on_host(device), device_name(device), product_rate(device, dtype)
     return DeviceFacts(
         name=name,
         free_bytes=obtainable_memory(device),
@@ -51,7 +50,7 @@ def model_facts(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
     """What a MODEL with our forward needs; its weights count as they are stored."""
     transformer = forward_of(model).transformer
     dtype = model.model.get_dtype_inference()
-    is_host, weights = _is_host(model.load_device), model.model_size()
+    is_host, weights = is_on_host(model.load_device), model.model_size()
     return ModelFacts(
         config=transformer.config,
         weights_bytes=weights,
@@ -67,7 +66,7 @@ def model_facts(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
 def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
     """The 14B model in bf16 as our loader would load it here, and the device."""
     device, supported = comfy.model_management.get_torch_device(), S2VModelConfig.supported_inference_dtypes
-    count, is_host = num_parameters(S2V_14B), _is_host(device)
+    count, is_host = num_parameters(S2V_14B), is_on_host(device)
     stored = comfy.model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=torch.bfloat16)
     dtype = comfy.model_management.unet_manual_cast(stored, device, supported) or stored
     model = ModelFacts(
@@ -118,29 +117,7 @@ def vae_value_bytes(vae: comfy.sd.VAE) -> int:
 def obtainable_memory(device: torch.device) -> float:
     """Bytes that are free on a device, or would be if ComfyUI took off all models that it has put there."""
     free = comfy.model_management.get_free_memory(device)
-    if _is_host(device):
+    if is_on_host(device):
         return free
     loaded = (item.model for item in comfy.model_management.current_loaded_models if item.device == device)
     return free + sum(model.loaded_size() for model in loaded if model is not None)
-
-
-@functools.cache
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product, measured once."""
-    if _is_host(device):
-        return measure_product(device, dtype, PRODUCT_SIZE_ON_HOST)
-    comfy.model_management.free_memory(product_bytes(dtype), device)
-    return measure_product(device, dtype)
-
-
-def _is_host(device: torch.device) -> bool:
-    """Whether a device computes in main memory."""
-    return comfy.model_management.is_device_cpu(device) or comfy.model_management.is_device_mps(device)
-
-
-def _name(device: torch.device) -> str:
-    if comfy.model_management.is_device_cpu(device):
-        return "the CPU"
-    if comfy.model_management.is_device_cuda(device):
-        return torch.cuda.get_device_name(device)
-    return comfy.model_management.get_torch_device_name(device)

@@ -31,6 +31,7 @@ class RunDisplay:
 
     Args:
         num_frames: of the video. take: what stands on the node below each line. remark: more to say in the end.
+        below: more that stands there, and may change.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class RunDisplay:
         num_frames: int,
         take: str = "",
         remark: Callable[[], str] = lambda: "",
+        below: Callable[[], str] = lambda: "",
     ) -> None:
         import latent_preview  # a module of ComfyUI's root, not of `comfy`
 
         self._progress = progress
         self._num_frames = num_frames
-        self._take = take
+        self._take, self._below = take, below
         self._remark = remark
         self._previewer = latent_preview.get_previewer(model.load_device, LATENT_FORMAT)
         self._show_text = text_display()
@@ -80,7 +82,7 @@ class RunDisplay:
         comfy.utils.ProgressBar(total).update_absolute(done, total, preview)  # a bar leaves out small steps, but never its first
 
     def _show_line(self) -> None:
-        self._show_text(self._line() + self._take)
+        self._show_text(self._line() + self._take + self._below())
         self._log.show()
 
     def _line(self) -> str:
@@ -95,7 +97,7 @@ class RunDisplay:
         self._log.__exit__(kind, error, traceback)
         ending = self._progress.end(self._num_frames) if kind is None else self._progress.stop()
         last_words = "; ".join(filter(None, (ending, self._remark())))
-        self._show_text(last_words + self._take)
+        self._show_text(last_words + self._take + self._below())
         logger.info("%s", last_words)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,10 @@ from ..conditioning.clip import ALL_STEPS, ClipConditioning
 from ..conditioning.plan import AS_REFERENCE, Continuity
 from ..conditioning.prompts import begin_of_prompt, conditioning_of_clip
 from ..constants import MOTION_LATENTS
+from ..cost.estimate import model_flop, num_tokens
 from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
-from ..sampling.gpus import describe, num_crews, work_of_step
+from ..sampling.gpus import ANY_CALL, Call, Speeds, describe
 from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
 from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
@@ -27,7 +28,8 @@ from ..sampling.solvers import SOLVERS
 from ..sampling.step_cache import CachedClips, StepCache, Steps
 from ..transformer.config import WanS2VConfig
 from .display import RunDisplay, computation_in_words
-from .gpus import Gpus, gpus_of
+from .gpus import Gpus, gpus_of, speeds_of
+from .kernels import wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
@@ -101,6 +103,8 @@ class ClipSampler:
         self.continuity = continuity
         self.on_clip: Callable[[int], None] = lambda clip: None
         self.on_step: Callable[[int, Tensor], None] = lambda done, x0: None
+        self.call = ANY_CALL
+        self._said = ""
         self._saves_memory = False
         self._retry = RetryInLessMemory("sampling", self._savings(), ADVICE)
         self.sampler, self.sigmas, schedule = _solver(self.model, settings)
@@ -151,15 +155,31 @@ class ClipSampler:
 
     @property
     def work_of_steps(self) -> list[float]:
-        """How long each step takes on the GPUs of the MODEL, in calls of one GPU."""
-        return [work_of_step(len(gpus_of(self.model)), calls) for calls in self.calls_of_steps]
+        """How long each step takes on the GPUs of the MODEL, in calls of the first one."""
+        return [self._speeds.work_of_step(calls, self.call) for calls in self.calls_of_steps]
 
     @property
     def work_on_gpus(self) -> str:
         """What the GPUs of the MODEL do in the steps with the most calls, in words; empty for one GPU."""
         (positive, negative), (cfg, audio_cfg) = self._num_texts(), max(self._scales_of_steps(), key=lambda scales: self._calls(*scales))
         calls = [*["prompt"] * positive, *["negative"] * negative * (cfg != 1), *["silent"] * positive * (cfg != audio_cfg)]
-        return describe(len(gpus_of(self.model)), calls)
+        return describe(self._speeds.groups(len(calls), self.call), calls, len(gpus_of(self.model)))
+
+    def expect(self, latents_shape: Sequence[int]) -> None:
+        """Tell of which size [..., F, h, w] the clips will be, which decides how GPUs share them."""
+        frames, height, width = latents_shape[-3:]
+        forward, config = forward_of(self.model), self.config
+        tokens, video_tokens = num_tokens(frames, height, width, with_motion=True), frames * (height // 2) * (width // 2)
+        is_float8 = wants_float8_attention(forward.speed)
+        self.call = Call(
+            work=sum(model_flop(config, tokens, video_tokens)),
+            sent=2 * tokens * config.dim * config.num_layers * (1 if is_float8 else self.dtype.itemsize),
+            num_heads=0 if is_float8 else config.num_heads,
+        )
+
+    @property
+    def _speeds(self) -> Speeds:
+        return speeds_of(self.model, forward_of(self.model)[1:])
 
     @contextmanager
     def report_to(
@@ -167,11 +187,7 @@ class ClipSampler:
     ) -> Iterator[RunDisplay]:
         """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
         logger.info("%s", computation_in_words(self.model))
-        gpus = self.work_on_gpus
-        if gpus:
-            logger.info("%s", gpus)
-            take = f"{take}\n{gpus}"
-        with RunDisplay(self.model, progress, num_frames, take, self._remark) as display:
+        with RunDisplay(self.model, progress, num_frames, take, self._remark, self._gpus_below) as display:
 
             def on_step(done: int, x0: Tensor) -> None:
                 check()
@@ -194,14 +210,15 @@ class ClipSampler:
         return self.cached.sample(clip, max(begin_of_prompt(texts, clip) for texts in self.conditions), sample)
 
     def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor, steps: Steps | None) -> Tensor:
-        guider = ScaledGuider(self.model, self.text_scale, self.audio_scale, steps)
+        self.expect(noise.shape)
+        guider = ScaledGuider(self.model, self.text_scale, self.audio_scale, steps, Gpus(self.call, self._speeds))
         positive, negative = (conditioning_of_clip(texts, clip) for texts in self.conditions)
         guider.set_conds(*_conditions(positive, negative, conditioning, self.model.load_device))
         options = self.model.model_options["transformer_options"]
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
         if not self._has_hooks:
-            crews = num_crews(len(gpus_of(self.model)), self.num_conditionings)
+            crews = len(self._speeds.groups(self.num_conditionings, self.call))
             options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > crews)
         if self._saves_memory:
             options[CHUNK_ROWS_KEY] = SMALL_CHUNK_ROWS
@@ -218,6 +235,7 @@ class ClipSampler:
                 seed=clip_seed(self.seed, self.continuity.seeded_as(clip)),
             )
         finally:
+            self._gpus_below()
             options.pop(CONSTANTS_KEY, None)
             options.pop(POSE_LEVELS_KEY, None)
             comfy.model_management.reset_cast_buffers()
@@ -225,6 +243,14 @@ class ClipSampler:
 
     def _calls(self, cfg: float, audio_cfg: float) -> int:
         return model_calls(cfg, audio_cfg, *self._num_texts())
+
+    def _gpus_below(self) -> str:
+        """`work_on_gpus` in a line of its own; the log has it, too, when it changes."""
+        words = self.work_on_gpus
+        if words != self._said:
+            logger.info("%s", words)
+            self._said = words
+        return f"\n{words}" if words else ""
 
     def _remark(self) -> str:
         return "" if self.cached is None else self.cached.summary()
@@ -296,11 +322,18 @@ class ScaledGuider(comfy.samplers.CFGGuider):
     Nobody is asked in steps that are guessed.
     """
 
-    def __init__(self, model: comfy.model_patcher.ModelPatcher, text: Scale, audio: Scale, steps: Steps | None = None):
+    def __init__(
+        self,
+        model: comfy.model_patcher.ModelPatcher,
+        text: Scale,
+        audio: Scale,
+        steps: Steps | None = None,
+        gpus: Gpus | None = None,
+    ):
         super().__init__(model)
         self.text, self.audio, self.steps = text, audio, steps
         self.set_cfg(text.value)
-        self._gpus = Gpus()
+        self._gpus = gpus or Gpus()
         if steps is not None:
             steps.begin()
 

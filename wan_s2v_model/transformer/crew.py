@@ -9,16 +9,17 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .shards import KEYS, Finish
+from ..constants import KEYS
+from .shards import Finish
 
 logger = logging.getLogger("wan_s2v")
 TESTED_BYTES = 2**22
@@ -70,6 +71,40 @@ class _Post:
     copied: dict[int, torch.cuda.Event | None] = field(default_factory=dict)  # by the member from which
 
 
+class Stopwatch:
+    """How long a member of a crew computed in a call, and how long the call took. Nobody waits for a GPU to know it.
+
+    Args:
+        clock: tells seconds; None for events of a GPU.
+    """
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] | None = None):
+        self._device, self._clock = device, clock
+        self._marks: list[Any] = []  # beginnings and ends of computing
+
+    def mark(self) -> None:
+        """Computing begins or ends."""
+        if self._clock is not None:
+            self._marks.append(self._clock())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        self._marks.append(event)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the GPU has done all of it."""
+        return self._clock is not None or self._marks[-1].query()
+
+    def seconds(self) -> tuple[float, float]:
+        """Computing, and in all."""
+        spans = zip(self._marks[::2], self._marks[1::2], strict=True)
+        return sum(self._between(*span) for span in spans), self._between(self._marks[0], self._marks[-1])
+
+    def _between(self, begin: Any, end: Any) -> float:
+        return end - begin if self._clock is not None else begin.elapsed_time(end) / 1000
+
+
 class _Board:
     """Where the members of a call put what they have for each other."""
 
@@ -89,11 +124,11 @@ class Member:
         rank, shares, over, key: as of Team. device: of this member.
     """
 
-    def __init__(self, crew: "Crew", rank: int, board: _Board):
+    def __init__(self, crew: "Crew", rank: int, board: _Board, watch: Stopwatch | None = None):
         self.rank, self.shares, self.over = rank, crew.shares, crew.over
         self.key = crew, rank
         self.device = crew.devices[rank]
-        self._crew, self._board = crew, board
+        self._crew, self._board, self.watch = crew, board, watch
         self._exchanges = 0
 
     def check(self) -> None:
@@ -104,19 +139,30 @@ class Member:
         number, self._exchanges = self._exchanges, self._exchanges + 1
         posts = self._board.of_exchange(number)
         own = posts[self.rank] = _Post(given, _mark(self.device))
-        self._meet()
+        with self.timed():
+            self._meet()
         for other, post in enumerate(posts):
             if other != self.rank:
                 own.copied[other] = self._crew.links.copy((other, self.rank), post, own, rooms[other])
 
         def finish() -> None:
-            self._meet()
-            self._board.posts.pop(number, None)
-            for other, post in enumerate(posts):
-                if other != self.rank:
-                    _wait(self.device, own.copied[other], post.copied[self.rank])
+            with self.timed():
+                self._meet()
+                self._board.posts.pop(number, None)
+                for other, post in enumerate(posts):
+                    if other != self.rank:
+                        _wait(self.device, own.copied[other], post.copied[self.rank])
 
         return finish
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """The stopwatch of this member, if it has one, begins or ends to count at the beginning and at the end of this."""
+        if self.watch is not None:
+            self.watch.mark()
+        yield
+        if self.watch is not None:
+            self.watch.mark()
 
     def fetch(self, tensor: Tensor) -> Tensor:
         """A tensor of the leader on the GPU of this member."""
@@ -204,10 +250,10 @@ def copies_arrive(source: torch.device, target: torch.device) -> bool:
     return True
 
 
-def copy_speed(source: torch.device, target: torch.device) -> float:
-    """Bytes per second from one GPU to another, as a crew copies."""
-    post = _Post([torch.empty(1, MEASURED_BYTES, dtype=torch.uint8, device=source)] * 2, _mark(source))
-    room = torch.empty(1, MEASURED_BYTES, dtype=torch.uint8, device=target)
+def copy_speed(source: torch.device, target: torch.device, size: int = MEASURED_BYTES) -> float:
+    """Bytes per second from one GPU to another, as a crew copies so many."""
+    post = _Post([torch.empty(1, size, dtype=torch.uint8, device=source)] * 2, _mark(source))
+    room = torch.empty(1, size, dtype=torch.uint8, device=target)
     links, taker = _Links([source, target]), _Post([], _mark(target))
 
     def seconds(copies: int) -> float:
@@ -218,7 +264,7 @@ def copy_speed(source: torch.device, target: torch.device) -> float:
         return time.perf_counter() - start
 
     seconds(1)
-    return 4 * MEASURED_BYTES / seconds(4)
+    return 4 * size / seconds(4)
 
 
 class Crew:
@@ -227,7 +273,7 @@ class Crew:
     Args:
         devices: of the members, the leader's first; on the CPU it may be there several times.
         halt: shared by all crews of a sampler. shares: how much each does, relative to the others; None: all the same.
-        over: KEYS or HEADS, what they exchange for self attention.
+        over: KEYS or HEADS, what they exchange for self attention. Both may be set anew between calls.
     """
 
     def __init__(self, devices: Sequence[torch.device], halt: Halt, shares: tuple[float, ...] | None = None, over: str = KEYS):
@@ -238,21 +284,25 @@ class Crew:
         self.links = _Links(self.devices)
         self._threads = [ThreadPoolExecutor(1, f"wan_s2v {device}", _use_device, (device,)) for device in self.devices[1:]]
 
-    def run(self, work: Callable[[Member], Tensor]) -> Tensor:
+    def run(self, work: Callable[[Member], Tensor], watches: Sequence[Stopwatch] | None = None) -> Tensor:
         """What the leader returns of `work`, which all members do at once.
 
+        Args:
+            watches: one for each member, which times it.
         Raises:
             BaseException: what any member of any crew with the same halt has raised.
         """
         self._test_copies()
         board, modes = _Board(len(self.devices)), (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
+        timed = [None] * len(self.devices) if watches is None else watches
+        members = [Member(self, rank, board, watch) for rank, watch in enumerate(timed)]
         self.halt.watch(board.barrier)
         try:
             others = [
-                thread.submit(self._work, Member(self, rank, board), work, modes, _mark(self.devices[0]))
-                for rank, thread in enumerate(self._threads, start=1)
+                thread.submit(self._work, member, work, modes, _mark(self.devices[0]))
+                for thread, member in zip(self._threads, members[1:], strict=True)
             ]
-            result = self._work(Member(self, 0, board), work, modes, None)
+            result = self._work(members[0], work, modes, None)
             for other in others:
                 other.result()
         finally:
@@ -275,7 +325,8 @@ class Crew:
         try:
             with torch.inference_mode() if inference else nullcontext(), torch.set_grad_enabled(grad):
                 _wait(member.device, ready)
-                return work(member)
+                with member.timed():
+                    return work(member)
         except StoppedError:
             _finish_copies(member.device)
             return None

@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..constants import HEADS
 from ..kernels.float8 import Float8Heads
 
 Finish = Callable[[], None]
 Heads = Tensor | Float8Heads  # [B, S, heads * head_dim], or in float8
 Attend = Callable[[Heads, Heads, Heads, int], Tensor]  # queries, keys, values, heads
 EVEN = 2  # tokens are cut at even places: products in float8 need even rows
-KEYS, HEADS = "keys", "heads"  # what members exchange
 
 
 class Team(Protocol):

@@ -5,12 +5,12 @@ import threading
 import pytest
 import torch
 from wan_s2v_pack.tests.forwards import call
+from wan_s2v_pack.wan_s2v_model.constants import HEADS, KEYS
 from wan_s2v_pack.wan_s2v_model.kernels.float8 import Float8Heads
 from wan_s2v_pack.wan_s2v_model.transformer import shards
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import sdpa
-from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
+from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt, Stopwatch
 from wan_s2v_pack.wan_s2v_model.transformer.model import SharedSelfAttention
-from wan_s2v_pack.wan_s2v_model.transformer.shards import HEADS, KEYS
 
 CPU = torch.device("cpu")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -227,6 +227,31 @@ def test_members_compute_in_the_mode_of_the_caller(crew):
     with torch.no_grad():
         crew.run(work)
     assert modes == [(True, False)] * 2 + [(False, False)] * 2
+
+
+def test_stopwatch_counts_computing_without_waiting():
+    times = iter([1.0, 3.0, 7.0, 8.0])
+    watch = Stopwatch(CPU, lambda: next(times))
+    for _ in range(4):
+        watch.mark()
+    assert watch.is_over
+    assert watch.seconds() == (3.0, 7.0)
+
+
+def test_members_are_timed_by_what_they_compute(tiny_transformer, clip_inputs, crew):
+    """A clock that stands still but where the test moves it: the slow one takes three times as long, and nobody counts waiting for it."""
+    now = threading.local()
+
+    def work(member):
+        def next_block():
+            now.seconds = getattr(now, "seconds", 0.0) + (3.0 if member.rank else 1.0)
+
+        return call(tiny_transformer, **clip_inputs, team=member, next_block=next_block)
+
+    watches = [Stopwatch(CPU, lambda: getattr(now, "seconds", 0.0)) for _ in range(2)]
+    crew(2).run(work, watches)
+    blocks = len(tiny_transformer.blocks) + 1
+    assert [watch.seconds()[0] for watch in watches] == [blocks, 3 * blocks]
 
 
 def test_crews_that_share_a_device_do_not_mix_their_parts(tiny_transformer, clip_inputs, crew):
