@@ -26,10 +26,11 @@ from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_l
 from ..sampling.solvers import SOLVERS
 from ..sampling.step_cache import CachedClips, StepCache, Steps
 from ..transformer.config import WanS2VConfig
+from ..transformer.speakers import Regions
 from .display import RunDisplay, computation_in_words
 from .gpus import Gpus, gpus_of
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
-from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
+from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, REGIONS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
@@ -200,6 +201,8 @@ class ClipSampler:
         options = self.model.model_options["transformer_options"]
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
+        if conditioning.hearing is not None:
+            options[REGIONS_KEY] = Regions(conditioning.hearing)
         if not self._has_hooks:
             crews = num_crews(len(gpus_of(self.model)), self.num_conditionings)
             options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > crews)
@@ -220,6 +223,7 @@ class ClipSampler:
         finally:
             options.pop(CONSTANTS_KEY, None)
             options.pop(POSE_LEVELS_KEY, None)
+            options.pop(REGIONS_KEY, None)
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
 
