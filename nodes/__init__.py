@@ -8,6 +8,7 @@ from .loaders import WanS2VAudioEncoderLoader, WanS2VLoraLoader, WanS2VModelLoad
 from .prepare import WanS2VPrepare
 from .reports import WanS2VDriftReport, WanS2VSyncReport
 from .sampling import WanS2VSampler
+from .speakers import WanS2VSpeakers
 from .text import WanS2VPromptSchedule, WanS2VTextEncode
 from .video import WanS2VDecode, WanS2VFrameRate, WanS2VSaveVideo, WanS2VTail
 
@@ -24,6 +25,7 @@ class WanS2VExtension(ComfyExtension):
             WanS2VPromptSchedule,
             WanS2VTextToSpeech,
             WanS2VAudioEncode,
+            WanS2VSpeakers,
             WanS2VPose,
             WanS2VPrepare,
             WanS2VDraftOrFinal,

@@ -31,7 +31,7 @@ def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
     def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
         given = signature.bind(cls, *args, **kwargs)
         given.apply_defaults()
-        problem = _problem(cls, given.arguments)
+        problem = _problem(cls, _by_name(given))
         if problem is not None:
             raise ValueError(problem)
         return execute(cls, *args, **kwargs)
@@ -53,10 +53,17 @@ def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
     return run
 
 
+def _by_name(given: inspect.BoundArguments) -> dict[str, Any]:
+    """All arguments, those of `**inputs` too."""
+    rules = given.signature.parameters
+    gathered = [values for name, values in given.arguments.items() if rules[name].kind is inspect.Parameter.VAR_KEYWORD]
+    return dict(given.arguments) | (gathered[0] if gathered else {})
+
+
 def _problem(node: type[io.ComfyNode], values: Mapping[str, Any]) -> str | None:
     """What is wrong with the values of a node, None if nothing."""
     for widget in node.define_schema().inputs:
-        problem = _widget_problem(widget, values[widget.id])
+        problem = _widget_problem(widget, values[widget.id]) if widget.id in values else None
         if problem is not None:
             return problem
     rules = inspect.signature(node.validate_inputs).parameters.values()

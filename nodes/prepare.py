@@ -4,19 +4,22 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.audio.speakers import Track
 from ..wan_s2v_model.conditioning.clip import start_history
 from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_image, size_note
-from ..wan_s2v_model.conditioning.plan import VideoShape, plan_video
+from ..wan_s2v_model.conditioning.plan import Plan, VideoShape, plan_video
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES
 from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP
 from ..wan_s2v_model.cost.outlook import REFERENCE
 from ..wan_s2v_model.cost.requirements import describe_plan, describe_shape
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
+from ..wan_s2v_model.media.audio_input import Sound
 from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
-from ..wan_s2v_model.reports.plan_picture import draw_plan
+from ..wan_s2v_model.reports.plan_picture import Voice, draw_plan
 from .inputs import checks_inputs, choice_problem, shows_errors
 from .sockets import WanS2VAudio, WanS2VPlan, WanS2VPoseSettings
 
@@ -131,7 +134,7 @@ class WanS2VPrepare(io.ComfyNode):
         comfy_bridge.require_wan_vae(vae)
         image, previous_frames = read_pictures("image", image), read_optional_pictures("previous_frames", previous_frames)
         height, width = _chosen_size(image, **size)
-        shape = VideoShape(height, width, frames_per_clip, max_clips, sync_mode)
+        shape = VideoShape(height, width, frames_per_clip, max_clips, sync_mode, picture=tuple(image.shape[1:3]))
         picture = fit_image(image[0], height, width, cover=shape.covers)
         history = start_history(picture, previous_frames, from_picture=first_frame == "from picture", cover=shape.covers)
         encode = comfy_bridge.RunVae(vae).encode
@@ -147,9 +150,20 @@ class WanS2VPrepare(io.ComfyNode):
             clip_starts_s=timeline.clip_starts_s,
             seconds=timeline.seconds,
             lines=describe_plan(job, *facts),
+            voices=_voices(plan),
         )
         comfy_bridge.text_display()("\n".join(filter(None, (describe_shape(job, *facts), size_note(image=image, size=size["size"])))))
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)
+
+
+def _voices(plan: Plan) -> list[Voice]:
+    """Several speakers of a plan, for its picture."""
+    if plan.speakers is None or plan.regions is None:
+        return []
+    tracks, listener = plan.speakers.tracks(), Track(Sound(torch.empty(1, 0), 1), 0.0)
+    shares = zip(plan.speakers.speakers, plan.regions.shares[:, 0], strict=False)  # the last one is of nobody
+    heard = ((speaker.number, share, tracks.get(speaker.number, listener)) for speaker, share in shares)
+    return [Voice(number, share, *track.sound, track.start_s) for number, share, track in heard]
 
 
 def _side(name: str, default: int) -> io.Int.Input:

@@ -56,6 +56,9 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VPromptSchedule": Scene({"schedule": SCHEDULE, "negative_prompt": "", "transition": "blend"}, size=(300, 300)),
     "WanS2VTextToSpeech": Scene({"text": "Hello! This picture can say whatever you write here."}, size=(300, 400)),
     "WanS2VAudioEncode": Scene(),
+    "WanS2VSpeakers": Scene(
+        {"box_1": "0 0 50% 100%", "box_2": "50% 0 50% 100%", "turns": "0:00 1\n0:04.5 2\n0:09 1 and 2"}, size=(300, 640)
+    ),
     "WanS2VPose": Scene(),
     "WanS2VPrepare": Scene(),
     "WanS2VAudioGuidance": Scene(),

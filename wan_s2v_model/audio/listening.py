@@ -60,6 +60,11 @@ def _features(listener: Listener, waveform: Tensor, fps: int) -> Tensor:
     return listener.run(lambda: collect_features(listener.hidden_layers(waveform), num_frames, listener.folder, fps))
 
 
+def rest(listener: Listener, fps: int = VIDEO_FPS) -> Tensor:
+    """What the model hears of digital silence: [layers, channels]."""
+    return _features(listener, torch.zeros(SILENCE_S * SAMPLE_RATE_HZ), fps)[..., SILENCE_S * fps // 2].clone()
+
+
 def _silence_features(listener: Listener, silence: str, waveform: Tensor, fps: int) -> SilenceFeatures | None:
     """What is heard in silence, by one short pass of the encoder over digital silence; None where the model hears zeros.
 
@@ -68,5 +73,4 @@ def _silence_features(listener: Listener, silence: str, waveform: Tensor, fps: i
     """
     if silence == "model":
         return None
-    features = _features(listener, torch.zeros(SILENCE_S * SAMPLE_RATE_HZ), fps)[..., SILENCE_S * fps // 2].clone()
-    return SilenceFeatures(features, find_pauses(waveform, fps) if silence == "rest in pauses" else frozenset())
+    return SilenceFeatures(rest(listener, fps), find_pauses(waveform, fps) if silence == "rest in pauses" else frozenset())

@@ -27,11 +27,12 @@ from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_l
 from ..sampling.solvers import SOLVERS
 from ..sampling.step_cache import CachedClips, StepCache, Steps
 from ..transformer.config import WanS2VConfig
+from ..transformer.speakers import Regions
 from .display import RunDisplay, computation_in_words
 from .gpus import Gpus, gpus_of, speeds_of
 from .kernels import wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
-from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
+from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, REGIONS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
@@ -217,6 +218,8 @@ class ClipSampler:
         options = self.model.model_options["transformer_options"]
         if conditioning.pose_steps != ALL_STEPS:
             options[POSE_LEVELS_KEY] = guided_levels(self.sigmas, guided_steps(self.num_steps, *conditioning.pose_steps))
+        if conditioning.hearing is not None:
+            options[REGIONS_KEY] = Regions(conditioning.hearing)
         if not self._has_hooks:
             crews = len(self._speeds.groups(self.num_conditionings, self.call))
             options[CONSTANTS_KEY] = ClipMemory(self._saves_memory, shares_attention=self.num_conditionings > crews)
@@ -238,6 +241,7 @@ class ClipSampler:
             self._gpus_below()
             options.pop(CONSTANTS_KEY, None)
             options.pop(POSE_LEVELS_KEY, None)
+            options.pop(REGIONS_KEY, None)
             comfy.model_management.reset_cast_buffers()
         return LATENT_FORMAT.process_in(latents.float().cpu())
 

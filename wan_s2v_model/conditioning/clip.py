@@ -24,6 +24,8 @@ class ClipConditioning:
         audio_embedding: [1, layers, channels, frames], or with the 73 frames before the clip behind them. ref_latents: [1, 16, 1, h, w].
         motion_latents: [1, 16, 19, h, w] or None in a clip that starts freely. pose_latents: [1, 16, F, h, w] or None.
         pose_steps: shares of the steps between which the pose is seen.
+        hearing: how much each token hears each of several speakers, [speakers, F, h / 2, w / 2]; their sounds are stacked,
+            [1, speakers, layers, channels, frames]. None: all hear the one sound.
     """
 
     audio_embedding: Tensor
@@ -31,6 +33,7 @@ class ClipConditioning:
     motion_latents: Tensor | None = None
     pose_latents: Tensor | None = None
     pose_steps: tuple[float, float] = ALL_STEPS
+    hearing: Tensor | None = None
 
 
 def latents_of_window(window: Any) -> list[int]:

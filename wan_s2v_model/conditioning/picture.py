@@ -83,19 +83,19 @@ def fit_image(image: Tensor, height: int, width: int, *, cover: bool) -> Tensor:
     return torch.from_numpy(np.array(picture)).float() / 255
 
 
-def fit_frames(frames: Tensor, height: int, width: int, *, cover: bool) -> Tensor:
-    """Like fit_image for a pose video, in float; where a picture does not reach it is mid-grey, as in the reference.
+def fit_frames(frames: Tensor, height: int, width: int, *, cover: bool, outside: float = GREY) -> Tensor:
+    """Like fit_image for a pose video or for masks, in float.
 
     Args:
-        frames: [T, H, W, 3].
+        frames: [T, H, W, C], of which at most 3 channels are taken. outside: where a picture does not reach; the reference shows mid-grey.
     Returns:
-        [T, height, width, 3].
+        [T, height, width, C].
     """
     size = _scaled_size(frames.shape[1], frames.shape[2], height, width, cover)
     scaled = F.interpolate(frames[..., :3].float().movedim(-1, 1), size=size, mode="bilinear", antialias=True)  # [T, 3, h, w]
     top, left = _crop_offset(size[0], height), _crop_offset(size[1], width)
     padding = (max(0, -left), max(0, width - size[1] + left), max(0, -top), max(0, height - size[0] + top))
-    padded = F.pad(scaled, padding, value=GREY)
+    padded = F.pad(scaled, padding, value=outside)
     top, left = max(0, top), max(0, left)
     return padded[:, :, top : top + height, left : left + width].movedim(1, -1)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
+from ..audio.speakers import JoinedAudio, Speakers
 from ..constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP
 from .clip import ALL_STEPS, ClipConditioning
 from .pose import PoseGuide, keep_in_file, pose_latents, warn_if_short
+from .regions import SpeakerRegions, speaker_regions
 from .timeline import Timeline, plan_timeline
 
 ANCHORS = ("off", "latent statistics", "colour transfer")
@@ -52,6 +54,7 @@ class VideoShape:
     Attributes:
         height, width: pixels. frames_per_clip: not used at 25 fps, where clips have 48. max_clips: 0 means as many as the sound needs.
         sync_mode: one of SYNC_MODES.
+        picture: height and width of the picture before it is fitted, on which regions are drawn; None: those of the video.
     """
 
     height: int
@@ -59,6 +62,12 @@ class VideoShape:
     frames_per_clip: int
     max_clips: int
     sync_mode: str
+    picture: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
     @property
     def covers(self) -> bool:
@@ -78,6 +87,7 @@ class Plan:
         silence: heard in pauses and past the end of the sound; None as in the reference.
         real_audio_history: the audio encoder is given the sound before a clip; otherwise the clip's first frame repeats.
         pose_steps: shares of the steps between which the model sees the pose.
+        speakers, regions: of several who each speak in a region of their own; None where all hear the one sound.
     """
 
     timeline: Timeline
@@ -93,6 +103,8 @@ class Plan:
     silence: SilenceFeatures | None = None
     real_audio_history: bool = False
     pose_steps: tuple[float, float] = ALL_STEPS
+    speakers: Speakers | None = None
+    regions: SpeakerRegions | None = None
 
     def require_audio(self, num_layers: int, audio_dim: int) -> None:
         """Raise ValueError if the plan's audio encoder has another size than the MODEL needs: so many layers of so many values."""
@@ -114,12 +126,15 @@ class Plan:
     def conditioning(self, clip: int, motion_latents: Tensor | None) -> ClipConditioning:
         """What the transformer is told about a clip, beside the text; `motion_latents` as there."""
         before = self.timeline.audio_history(clip) if self.real_audio_history else []
+        frames = self.timeline.audio_frames(clip) + before
+        heard = gather_frames(self.audio_features, frames, self.silence) if self.speakers is None else self.speakers.heard(frames)
         return ClipConditioning(
-            audio_embedding=gather_frames(self.audio_features, self.timeline.audio_frames(clip) + before, self.silence),
+            audio_embedding=heard,
             ref_latents=self.ref_latents,
             motion_latents=motion_latents,
             pose_latents=None if self.pose_latents is None else self.pose_latents[clip],
             pose_steps=self.pose_steps,
+            hearing=None if self.regions is None else self.regions.of_clip(self.timeline, clip),
         )
 
 
@@ -141,6 +156,10 @@ def plan_video(
         encode: [T, H, W, 3] pixels in [0, 1] -> [1, 16, F, h, w] normalised latents. real_audio_history: see `Plan`.
         folder: for the file of the pose, see `keep_in_file`.
     """
+    speakers = audio.speakers if isinstance(audio, JoinedAudio) else None
+    regions = None
+    if speakers is not None:
+        regions = speaker_regions(speakers, shape.picture or shape.size, *shape.size, cover=shape.covers)
     timeline = plan_timeline(
         audio.waveform.shape[1],
         audio.sample_rate_hz,
@@ -168,4 +187,6 @@ def plan_video(
         pose_steps=ALL_STEPS if pose is None else pose.steps,
         silence=audio.silence,
         real_audio_history=real_audio_history,
+        speakers=speakers,
+        regions=regions,
     )

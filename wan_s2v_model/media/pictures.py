@@ -37,6 +37,19 @@ def read_pictures(name: str, images: Any) -> Tensor:
     return _unit_range(name, colours)
 
 
+def read_masks(name: str, mask: Any) -> Tensor:
+    """A MASK as [T, H, W] float32 in 0..1, one or many by time; a single one [H, W] is taken, too.
+
+    Raises:
+        ValueError: it is no mask, or holds NaN or infinite values.
+    """
+    values = _tensor(name, mask)
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.numel() == 0:
+        raise ValueError(f"{name} must be a MASK: [batch, height, width] in 0..1, got shape {tuple(values.shape)}.")
+    return _unit_range(name, values.float() if values.dtype == torch.bool else values)
+
+
 def read_optional_pictures(name: str, images: Any) -> Tensor | None:
     """As `read_pictures`; None where nothing is connected."""
     return None if images is None else read_pictures(name, images)

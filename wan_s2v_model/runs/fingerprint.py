@@ -29,6 +29,7 @@ ADDED_LATER: Fingerprint = {  # names with what was done before
     "pose_end": ALL_STEPS[1],
     "step_cache": "",
     FRAME_RATE: VIDEO_FPS,
+    "speakers": "",
 }
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
 OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the embedding
@@ -72,6 +73,7 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "pose_end": plan.pose_steps[1],
         "step_cache": _step_cache(settings.step_cache),
         FRAME_RATE: timeline.fps,
+        "speakers": _speakers(plan),
     }
 
 
@@ -129,6 +131,21 @@ def _audio_guidance(settings: Any) -> str:
     if audio is None or (audio.cfg, audio.start, audio.end) == (settings.cfg, settings.cfg_start, settings.cfg_end):
         return ""
     return f"{audio.cfg} from {audio.start} to {audio.end}"
+
+
+def _speakers(plan: Plan) -> str:
+    """Who is heard when and where; empty where all hear the one sound."""
+    speakers, regions = plan.speakers, plan.regions
+    if speakers is None or regions is None:
+        return ""
+    sounds = [speaker.sound for speaker in speakers.speakers]
+    features = digest(speakers.silence, *(sound.features for sound in sounds if sound is not None))
+    pauses = [sorted(sound.silence.pauses) if sound and sound.silence else [] for sound in sounds]
+    starts = [None if sound is None else speaker.start for speaker, sound in zip(speakers.speakers, sounds, strict=True)]
+    turns = [(turn.start_s, sorted(turn.speakers)) for turn in speakers.turns]
+    numbers = [speaker.number for speaker in speakers.speakers] if turns else []
+    times = stable_text((starts, pauses, numbers, turns, regions.nobody, regions.is_hard, regions.mask_fps))
+    return f"{features} {digest(regions.shares)} {times}"
 
 
 def _step_cache(cache: Any) -> str:

@@ -84,10 +84,29 @@ class StandInModel:
 
 def predict_loudness(apply_model, arguments) -> Tensor:
     x = arguments["input"]
-    slots = arguments["c"]["audio_embed"].float().mean(dim=(1, 2))  # [B, 4F]
+    slots = arguments["c"]["audio_embed"].float().mean(dim=(-3, -2))[..., : FRAMES_PER_LATENT * x.shape[2]]  # [B, 4F] or [B, speakers, 4F]
+    told = slots.unflatten(-1, (-1, FRAMES_PER_LATENT)).movedim(-1, -2)  # [B, 4, F] or [B, speakers, 4, F]
     wanted = torch.zeros_like(x)
-    wanted[:, :FRAMES_PER_LATENT] = slots.unflatten(1, (-1, FRAMES_PER_LATENT)).movedim(2, 1)[..., None, None]
+    if told.ndim == 3:
+        wanted[:, :FRAMES_PER_LATENT] = told[..., None, None]
+    else:
+        regions = arguments["c"]["transformer_options"]["wan_s2v_regions"]
+        wanted[:, :FRAMES_PER_LATENT] = heard_in_regions(told, regions.hearers(x.device), x.shape[-2] // 2, x.shape[-1] // 2)
     return comfy.latent_formats.Wan21().process_in(wanted)
+
+
+def heard_in_regions(told: Tensor, hearers: list, rows: int, columns: int) -> Tensor:
+    """What each token is told by those it hears, [B, speakers, 4, F] -> [B, 4, F, 2 * rows, 2 * columns]."""
+    frame = rows * columns
+    tokens = told.new_zeros(told.shape[0], FRAMES_PER_LATENT, told.shape[3] * frame)
+    for speaker, each in zip(told.unbind(1), hearers, strict=True):
+        everywhere = speaker.repeat_interleave(frame, dim=2)
+        tokens += (
+            everywhere
+            if each is None
+            else torch.zeros_like(tokens).index_add_(2, each.rows, everywhere[..., each.rows] * each.weights[:, 0])
+        )
+    return tokens.unflatten(2, (-1, rows, columns)).repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
 class StandInPoseModel:

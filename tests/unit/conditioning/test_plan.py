@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.audio.features import EncodedAudio, SilenceFeatures
+from wan_s2v_pack.wan_s2v_model.audio.speakers import Speaker, Speakers, join, parse_box
 from wan_s2v_pack.wan_s2v_model.conditioning.clip import ALL_STEPS, first_history
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan, VideoShape, plan_video
 from wan_s2v_pack.wan_s2v_model.conditioning.pose import PoseGuide, PoseImages
@@ -112,6 +113,23 @@ def test_every_clip_has_its_pose(caplog):
 @pytest.mark.parametrize(("sync_mode", "covers"), [("aligned", True), ("official", False)])
 def test_only_the_reference_leaves_black_borders(sync_mode, covers):
     assert VideoShape(SIDE, SIDE, 16, 0, sync_mode).covers is covers
+
+
+def test_several_speakers_have_sounds_and_regions_of_their_own():
+    """Drawn on a picture of twice the size."""
+    sound = audio()
+    there = (Speaker(1, parse_box("0 0 64 128"), sound), Speaker(2, parse_box("50% 0 50% 100%")))
+    joined = join(Speakers(there, torch.full((2, 3), -1.0)))
+    shape = VideoShape(SIDE, SIDE, 16, 0, "aligned", picture=(128, 128))
+    made = plan_video(joined, shape, PICTURE, None, None, encode=encode, real_audio_history=True)
+    alone = plan_video(sound, shape, PICTURE, None, None, encode=encode, real_audio_history=True)
+    assert made.timeline == alone.timeline
+    told, plain = made.conditioning(1, None), alone.conditioning(1, None)
+    assert torch.equal(told.audio_embedding[:, 0, ..., :16], plain.audio_embedding[..., :16])
+    assert told.audio_embedding.shape == (1, 3, 2, 3, 16 + 73)
+    assert told.audio_embedding[:, 1:].eq(-1).all()
+    assert told.hearing[:, :, 0].tolist() == [[[1.0, 1.0, 0.0, 0.0]] * 4, [[0.0, 0.0, 1.0, 1.0]] * 4, [[0.0] * 4] * 4]
+    assert plain.hearing is None
 
 
 def test_sound_of_another_encoder_is_refused():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
+from wan_s2v_pack.wan_s2v_model.media.pictures import read_masks, read_optional_pictures, read_pictures
 
 PICTURES = torch.rand(2, 32, 48, 4, generator=torch.Generator().manual_seed(0))
 COLOURS = PICTURES[..., :3]
@@ -76,3 +76,31 @@ def test_pictures_that_are_refused(pixels, problem):
 def test_scaling_is_said(caplog):
     read_pictures("image", LEVELS)
     assert "image holds values from 0 to 255: taken as 0..255, and divided by 255" in caplog.text
+
+
+MASKS = PICTURES[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (MASKS, MASKS),
+        (MASKS[0], MASKS[:1]),
+        (MASKS.numpy(), MASKS),
+        (MASKS > 0.5, (MASKS > 0.5).float()),
+        ((MASKS * 255).to(torch.uint8), (MASKS * 255).to(torch.uint8).float() / 255),
+    ],
+)
+def test_masks(given, expected):
+    assert torch.equal(read_masks("mask_1", given), expected)
+
+
+@pytest.mark.parametrize("given", [PICTURES, torch.empty(0, 4, 4), torch.ones(4), "mask"])
+def test_what_is_no_mask(given):
+    with pytest.raises(ValueError, match="mask_1 must be"):
+        read_masks("mask_1", given)
+
+
+def test_a_mask_with_nan():
+    with pytest.raises(ValueError, match="mask_1 contains NaN"):
+        read_masks("mask_1", torch.full((1, 4, 4), float("nan")))

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.reports.canvas import BACKGROUND, BORDER, DIM_TEXT, MARGIN, PANEL, TEXT, WAVE, WIDTH, time_label
-from wan_s2v_pack.wan_s2v_model.reports.plan_picture import HEADER_HEIGHT, PICTURE_BOX, PLOT_HEIGHT, PLOT_LEFT, PLOT_WIDTH, draw_plan
+from wan_s2v_pack.wan_s2v_model.reports.plan_picture import (
+    HEADER_HEIGHT,
+    PICTURE_BOX,
+    PLOT_HEIGHT,
+    PLOT_LEFT,
+    PLOT_WIDTH,
+    VOICE_COLOURS,
+    Voice,
+    draw_plan,
+)
 
 RATE = 16000
 RED = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(60, 100, 3)
@@ -15,9 +24,9 @@ def tone(seconds, level=0.5):
     return torch.sin(torch.arange(round(seconds * RATE)) * 0.2)[None] * level
 
 
-def draw(waveform=None, *, image=RED, clip_starts_s=(0.0,), seconds=10.0, lines=("size: 832 x 480",), rate=RATE):
+def draw(waveform=None, *, image=RED, clip_starts_s=(0.0,), seconds=10.0, lines=("size: 832 x 480",), rate=RATE, voices=()):
     waveform = tone(seconds) if waveform is None else waveform
-    drawing = draw_plan(waveform, rate, image=image, clip_starts_s=clip_starts_s, seconds=seconds, lines=lines)
+    drawing = draw_plan(waveform, rate, image=image, clip_starts_s=clip_starts_s, seconds=seconds, lines=lines, voices=voices)
     assert drawing.dtype == torch.float32
     assert drawing.ndim == 4
     assert drawing.shape[0] == 1
@@ -138,3 +147,35 @@ def test_unusual_times_are_drawn(starts, seconds):
 
 def test_time_label():
     assert [time_label(0, 1), time_label(65, 5), time_label(3600, 600), time_label(0.3, 0.1)] == ["0:00", "1:05", "1:00:00", "0.3 s"]
+
+
+# Several speakers
+
+
+def halves(count=2):
+    regions = torch.eye(count)[:, None].repeat_interleave(4, dim=1)  # [count, 4, count], a column for each
+    sounds = (tone(4), 0.0), (tone(4), 5.0), (torch.empty(1, 0), 0.0)
+    return [Voice(number + 1, regions[number], sounds[number][0], RATE, sounds[number][1]) for number in range(count)]
+
+
+def test_each_speaker_has_a_lane_with_its_own_sound():
+    drawing = draw(voices=halves(), seconds=10.0)
+    lanes = [drawing[PLOT_TOP + PLOT_HEIGHT // 2 * lane :][: PLOT_HEIGHT // 2, PLOT_LEFT + 20 : PLOT_LEFT + PLOT_WIDTH] for lane in (0, 1)]
+    heights = [where(lane, colour, 60).sum(axis=0) for lane, colour in zip(lanes, VOICE_COLOURS, strict=False)]
+    tenth = PLOT_WIDTH // 10
+    assert heights[0][: 3 * tenth].min() > 10 > heights[0][5 * tenth :].max()
+    assert heights[1][: 4 * tenth].max() < 10 < heights[1][6 * tenth : 8 * tenth].min()
+    assert not where(lanes[0], VOICE_COLOURS[1], 20).any()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_regions_are_tinted_and_numbered(count):
+    grey = torch.full((100, 300, 3), 0.5)
+    drawing = draw(image=grey, voices=halves(count))
+    picture = drawing[MARGIN : MARGIN + PICTURE_BOX[1], MARGIN : MARGIN + PICTURE_BOX[0]]
+    rows = np.flatnonzero((picture > 60).any(axis=(1, 2)))
+    for number in range(count):
+        spot = picture[rows[0] + 4, int((number + 0.5) * PICTURE_BOX[0] / count)]
+        colour = np.array([int(VOICE_COLOURS[number][index : index + 2], 16) for index in (1, 3, 5)])
+        assert np.abs(spot - (127.5 + 0.45 * (colour - 127.5))).max() < 4
+    assert where(picture, TEXT, 30).sum() > 20

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.audio.features import SilenceFeatures
+from wan_s2v_pack.wan_s2v_model.audio.features import EncodedAudio, SilenceFeatures
+from wan_s2v_pack.wan_s2v_model.audio.speakers import Speaker, Speakers
+from wan_s2v_pack.wan_s2v_model.audio.turns import parse_turns
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.prompts import PROMPT_KEY, ScheduledPrompt
+from wan_s2v_pack.wan_s2v_model.conditioning.regions import SpeakerRegions
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
 from wan_s2v_pack.wan_s2v_model.runs.manifest import value_at
@@ -62,6 +65,13 @@ def test_same_inputs_give_the_same_fingerprint_which_is_json(inputs):
     assert json.loads(json.dumps(fingerprint)) == fingerprint
 
 
+def two_speakers(second=2.0, start=0, turns="", shares=0.5, nobody="silence", is_hard=True, mask_fps=16.0):
+    sounds = [EncodedAudio(torch.full((2, 3, 4), value), torch.ones(1, 8), 8, 4) for value in (1.0, second)]
+    there = [Speaker(1, torch.ones(1, 4, 4), sounds[0]), Speaker(2, torch.ones(1, 4, 4), sounds[1], start), Speaker(3, torch.ones(1, 4, 4))]
+    speakers = Speakers(tuple(there), torch.zeros(2, 3), parse_turns(turns))
+    return {"speakers": speakers, "regions": SpeakerRegions(torch.full((4, 1, 2, 2), shares), nobody, is_hard, mask_fps)}
+
+
 CHANGES = {
     "prompt": lambda i: {"positive": [[torch.full((1, 5, 8), 2.0), {}]]},
     "negative_prompt": lambda i: {"negative": i["positive"]},
@@ -94,6 +104,7 @@ CHANGES = {
     "audio_history": lambda i: {"plan": replace(i["plan"], real_audio_history=True)},
     "pose_start": lambda i: {"plan": replace(i["plan"], pose_steps=(0.2, 1.0))},
     "pose_end": lambda i: {"plan": replace(i["plan"], pose_steps=(0.0, 0.6))},
+    "speakers": lambda i: {"plan": replace(i["plan"], **two_speakers())},
 }
 
 
@@ -134,6 +145,15 @@ def test_pauses_and_what_is_heard_in_them_show(inputs):
     ]
     seen = {run_fingerprint(**{**inputs, "plan": replace(inputs["plan"], silence=silence)})["silence"] for silence in silences}
     assert len(seen) == len(silences)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"second": 3.0}, {"start": 1}, {"turns": "0s 1"}, {"shares": 0.25}, {"nobody": "nearest"}, {"is_hard": False}, {"mask_fps": 8.0}],
+)
+def test_all_that_decides_who_is_heard_shows(inputs, change):
+    seen = [run_fingerprint(**{**inputs, "plan": replace(inputs["plan"], **two_speakers(**each))})["speakers"] for each in ({}, {}, change)]
+    assert seen[0] == seen[1] != seen[2]
 
 
 @pytest.mark.parametrize("part", ["audio_features", "waveform"])
