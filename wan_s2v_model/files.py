@@ -6,8 +6,10 @@ Windows renames and removes no file that somebody has open, such as a virus scan
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
+
+from .untrusted import NotPlainError, open_plain, require_plain
 
 try:
     import fcntl
@@ -34,6 +38,8 @@ PATIENCE_S = 0.2  # somebody who only looks whether a lock is held has it for a 
 HELD = (5, 32, 33)  # Windows: access denied, used by another process, locked; no other system has `winerror`
 HELD_S, AGAIN_S = 5.0, 0.1  # how long somebody may have a file open, and how often to look
 
+HASH_BLOCK_BYTES = 2**22
+
 T = TypeVar("T")
 logger = logging.getLogger("wan_s2v")
 
@@ -47,7 +53,8 @@ def written_whole(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Iterator[Binary
     """
     temporary = path.with_name(path.name + suffix)
     try:
-        with _patiently(lambda: temporary.open("wb")) as file:
+        remove(temporary)  # a link, or what a crash has left
+        with _patiently(lambda: temporary.open("xb")) as file:
             yield file
             file.flush()
             sync(file.fileno())
@@ -130,19 +137,138 @@ def sync(handle: int) -> None:
     os.fsync(handle)
 
 
+def make_way(path: Path) -> None:
+    """Remove a link, a second name of another file or a pipe where a file is to be written: nothing is written through it."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = os.lstat(path)
+        if not (stat.S_ISDIR(facts.st_mode) or (stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1)):
+            remove(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a plain file, read piece by piece."""
+    digest = hashlib.sha256()
+    with open_plain(path, through_links=False) as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class ComparedFiles:
+    """Files that are compared with their hashes once, and again when they have changed since."""
+
+    def __init__(self) -> None:
+        self._states: dict[Path, tuple[int, ...]] = {}
+
+    def note(self, path: Path) -> None:
+        """Take a file for good, as it was written just now."""
+        self._states[path] = _state_of(path)
+
+    def knows(self, path: Path) -> bool:
+        """Whether a file has not changed since it was compared."""
+        return self._states.get(path) == _state_of(path)
+
+    def is_as_written(self, path: Path, sha256: str) -> bool:
+        """Whether a file has this hash; "" fits all. Raises OSError where it cannot be read."""
+        state = _state_of(path)
+        if self._states.get(path) != state and sha256 not in ("", sha256_of(path)):
+            return False
+        self._states[path] = state
+        return True
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    facts = os.lstat(path)
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
 def lock_file(path: Path) -> FileLock:
     """Lock a file, made if need be and emptied, until `release` or the end of the process.
 
     Raises:
         filelock.Timeout: another process, or another lock of this one, holds it.
-        OSError: the file cannot be opened, or its disk knows no locks.
+        NotPlainError: it is a link or no file. OSError: the file cannot be opened, or its disk knows no locks.
     """
+    require_plain(path)
     lock = FileLock(path, timeout=PATIENCE_S, thread_local=False)
     try:
         lock.acquire()
     except NotImplementedError as error:  # of older versions of the library
         raise OSError(errno.ENOTSUP, "the disk has no locks", str(path)) from error
     return lock
+
+
+class FolderLock:
+    """Hold a folder by a file in it, and by itself where the system locks folders: nobody gets in when somebody deletes the file.
+
+    Raises: as `lock_file`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = _hold_folder(path.parent)
+        self._file: FileLock | None = None
+        try:
+            self._file = lock_file(path)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.release()
+        if self._folder is not None:
+            os.close(self._folder)
+        self._file = self._folder = None
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def hold_folder(path: Path) -> FolderLock | None:
+    """As `FolderLock`; None, with a warning, where the disk has no locks. Other errors are raised."""
+    try:
+        return FolderLock(path)
+    except (Timeout, NotPlainError):
+        raise
+    except OSError as error:
+        path.open("ab").close()  # raises, too, unless it is only the lock that fails
+        logger.warning("run '%s' is on a disk without file locks (%s): do not run it twice at the same time", path.parent.name, error)
+        return None
+
+
+def is_folder_held(folder: Path) -> bool:
+    """Whether a process holds a folder itself, whatever became of the file in it."""
+    try:
+        handle = _hold_folder(folder)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    if handle is not None:
+        os.close(handle)
+    return False
+
+
+def _hold_folder(folder: Path) -> int | None:
+    """Lock a folder itself; None where that is not possible, as on Windows, which deletes no lock file that is in use."""
+    if sys.platform == "win32":
+        return None
+    handle, last_try_s = os.open(folder, os.O_RDONLY), time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError as error:
+            if time.monotonic() >= last_try_s:
+                os.close(handle)
+                raise Timeout(str(folder)) from error
+            time.sleep(AGAIN_S / 10)
+        except OSError:  # a network disk without such locks
+            os.close(handle)
+            return None
 
 
 @contextlib.contextmanager

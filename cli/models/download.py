@@ -17,8 +17,10 @@ from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_
 
 try:
     from ...wan_s2v_model.files import remove, replace
+    from ...wan_s2v_model.untrusted import open_plain
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.files import remove, replace
+    from wan_s2v_model.untrusted import open_plain
 
 if TYPE_CHECKING:
     from .hub import RemoteFile
@@ -263,7 +265,7 @@ def install(task: Task) -> None:
 def digest_of(path: Path, like: str) -> str:
     """The hash of a file, of the kind that the hub uses: SHA-256 (64 digits), or git's SHA-1 of small files (40)."""
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as stream:
+    with open_plain(path, through_links=True) as stream:
         while block := stream.read(HASH_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

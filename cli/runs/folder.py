@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ..models.headers import HeaderError, read_header
 
 try:
-    from ...wan_s2v_model.files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file
+    from ...wan_s2v_model.files import READER_SUFFIX, FolderLock, has_readers, is_folder_held, is_held
     from ...wan_s2v_model.files import reading as reading  # for its neighbours
     from ...wan_s2v_model.runs import manifest as run_format
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.files import READER_SUFFIX, TEMPORARY_SUFFIX, has_readers, is_held, lock_file
+    from wan_s2v_model.files import READER_SUFFIX, FolderLock, has_readers, is_folder_held, is_held
     from wan_s2v_model.files import reading as reading
     from wan_s2v_model.runs import manifest as run_format
 
@@ -24,8 +23,7 @@ LIVE_VIDEO_NAME, LOCK_NAME, MANIFEST_NAME = run_format.LIVE_VIDEO_NAME, run_form
 RUNS_FOLDER = run_format.RUNS_FOLDER
 NO_MANIFEST = f"no {MANIFEST_NAME}"
 NOTHING_READ = run_format.Manifest(version=None)
-PARTIAL_VIDEO = re.compile(r"\.part\.\w+(\.lock)?$")
-CLIP_NAME = re.compile(r"clip_\d{5,}\.safetensors")
+CLIP_NAME = run_format.CLIP_NAME
 
 
 class RunsError(Exception):
@@ -103,7 +101,7 @@ class Run:
     @property
     def is_foreign(self) -> bool:
         """Nothing in the folder is of a run."""
-        return self.problem == NO_MANIFEST and not any(CLIP_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return self.problem == NO_MANIFEST and not _holds_clips(self.folder)
 
     @property
     def is_finished(self) -> bool:
@@ -124,9 +122,18 @@ class Run:
 def find_runs(place: Path) -> list[Run]:
     """All runs below the folder, by name; none when there is no such folder."""
     try:
-        return [read_run(folder) for folder in sorted(place.iterdir()) if folder.is_dir()]
+        folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir()]
     except FileNotFoundError:
         return []
+    return [_read_run_or_why_not(folder) for folder in folders]
+
+
+def _read_run_or_why_not(folder: Path) -> Run:
+    """One folder that cannot be looked at takes no command away."""
+    try:
+        return read_run(folder)
+    except OSError as error:
+        return Run(folder, size_bytes=0, changed=0.0, in_use=None, problem=f"the folder cannot be read ({error.strerror or error})")
 
 
 def find_run(place: Path, name: str) -> Run:
@@ -154,7 +161,8 @@ def read_run(folder: Path) -> Run:
     readers = {path.name for path in entries if path.suffix == READER_SUFFIX and is_held(path)}
     own = {MANIFEST_NAME, LOCK_NAME, LIVE_VIDEO_NAME, *(path.name for path in clips), *readers}
     others = [path for path in entries if path.name not in own]
-    leftovers = tuple(path for path in others if path in facts and _is_leftover(path, manifest_is_read=not problem))
+    is_run = problem != NO_MANIFEST or _holds_clips(folder)
+    leftovers = tuple(path for path in others if is_run and path in facts and _is_leftover(path, manifest_is_read=not problem))
     return Run(
         folder=folder,
         size_bytes=sum(fact.st_size for fact in facts.values()),
@@ -168,6 +176,10 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def _holds_clips(folder: Path) -> bool:
+    return any(CLIP_NAME.fullmatch(path.name) for path in folder.iterdir())
+
+
 def is_in_use(folder: Path) -> bool | None:
     """Whether a process works on the run or reads it; None where the disk has no locks."""
     try:
@@ -176,12 +188,12 @@ def is_in_use(folder: Path) -> bool | None:
     except InUseError:
         return True
     except FileNotFoundError:
-        return has_readers(folder)
+        return is_folder_held(folder) or has_readers(folder)
     except OSError:
         return None
 
 
-def locked(folder: Path) -> FileLock:
+def locked(folder: Path) -> FolderLock:
     """Hold the run, so that nobody starts to work on it, until the end of a `with` block.
 
     Raises:
@@ -191,7 +203,7 @@ def locked(folder: Path) -> FileLock:
     path = folder / LOCK_NAME
     path.stat()
     try:
-        lock = lock_file(path)
+        lock = FolderLock(path)
     except Timeout as error:
         raise InUseError(f"Run '{folder.name}' is in use by another process. Wait for it to end, or cancel it.") from error
     if has_readers(folder):
@@ -215,11 +227,7 @@ def _read_manifest(folder: Path) -> tuple[run_format.Manifest, str]:
 
 
 def _is_leftover(path: Path, *, manifest_is_read: bool) -> bool:
-    return (
-        path.name.endswith((TEMPORARY_SUFFIX, READER_SUFFIX))
-        or PARTIAL_VIDEO.search(path.name) is not None
-        or (manifest_is_read and bool(CLIP_NAME.fullmatch(path.name)))
-    )
+    return bool(run_format.LEFTOVER.fullmatch(path.name) or (manifest_is_read and CLIP_NAME.fullmatch(path.name)))
 
 
 def _read_clip(index: int, path: Path, sha256: str) -> Clip:

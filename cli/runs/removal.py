@@ -68,7 +68,7 @@ def plan_clean(runs: Sequence[Run], patterns: Sequence[str], older_than_days: fl
         named = any(fnmatch.fnmatchcase(run.name, pattern) for pattern in patterns)
         if named and older_than_days is not None and now - run.changed > older_than_days * DAY_S:
             removals.append(whole_run(run))
-        elif run.leftovers and not run.in_use:
+        elif run.leftovers and not run.in_use and not run.folder.is_symlink():
             removals.append(Removal(run, run.leftovers, whole=False, size_bytes=_size_of(run.leftovers)))
     return removals
 

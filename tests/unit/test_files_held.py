@@ -18,6 +18,7 @@ from wan_s2v_pack.tests.held_files import HeldFiles, held
 from wan_s2v_pack.wan_s2v_model import files
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS, LIVE_FORMAT
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter, VideoWriterError
+from wan_s2v_pack.wan_s2v_model.runs.manifest import Manifest
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,8 +155,9 @@ def test_a_clip_that_cannot_be_stored_says_why_though_nothing_can_be_removed(tmp
 
 def test_a_run_opens_though_what_a_crash_left_cannot_be_removed(tmp_path, for_ever, caplog):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_bytes(Manifest().encode())
     (tmp_path / "run" / "clip_00000.safetensors.tmp").touch()
-    with pytest.raises(RunStoreError, match="cannot access"):  # a new run needs a manifest, which cannot get its name either
+    with pytest.raises(RunStoreError, match="cannot access"):  # a run without clips writes its manifest, which cannot get its name either
         RunStore.open(tmp_path / "run")
     assert "clip_00000.safetensors.tmp could not be removed" in caplog.text
 

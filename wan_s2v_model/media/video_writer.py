@@ -25,7 +25,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..files import discard, hold_unfinished, keep_unfinished, let_go, replace
+from ..files import discard, hold_unfinished, keep_unfinished, let_go, make_way, replace
 from .sound_reader import SoundReader
 from .video_formats import (
     AUDIO_ENCODERS,
@@ -98,6 +98,7 @@ class VideoWriter:
             name, options = CONTAINERS[video_format.container]
             options = LIVE_OPTIONS if video_format.is_live else options
             self._lock = None if video_format.is_live else hold_unfinished(self.part_path)
+            make_way(self.part_path)
             container = av.open(str(self.part_path), "w", format=name, container_options=options)
             self._container = container
             container.metadata.update(metadata or {})

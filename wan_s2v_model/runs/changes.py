@@ -1,9 +1,12 @@
 """What differs between the inputs of a run and those it was begun with, in words, and from which clip on it matters."""
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from safetensors import SafetensorError
 
 from .manifest import Fingerprint, Manifest, Spans, Value, value_at
 
@@ -180,3 +183,21 @@ def _texts_behind(prompt: Mapping[str, Any], way: Sequence[str], holders: Collec
 
 def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2
+
+
+class RunStoreError(OSError):
+    """The run folder cannot be used or written; `errno` is that of the cause where there is one."""
+
+
+@contextlib.contextmanager
+def reported(what: str, advice: str = "") -> Iterator[None]:
+    """Turn errors of the file system into a RunStoreError that says what was being done."""
+    try:
+        yield
+    except RunStoreError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        told = RunStoreError(f"{what}: {reason}. {advice}".rstrip())
+        told.errno = getattr(error, "errno", None)
+        raise told from error

@@ -63,12 +63,17 @@ class Clips:
         with reading(self.folder):
             for clip in range(self.timeline.num_clips):
                 self._require_unchanged()
-                yield self._store.read_frames(clip)
+                yield self.read_frames(clip)
 
     def read_frames(self, clip: int) -> Tensor:
         """The frames of a clip that is stored, [T, H, W, 3] uint8, while the run grows; for errors see `frames`."""
         self._require_folder()
-        return self._store.read_frames(clip)
+        frames, wanted = self._store.read_frames(clip), (self.timeline.clip_frames(clip), self.height, self.width, 3)
+        if tuple(frames.shape) != wanted:
+            raise RunStoreError(
+                f"clip {clip + 1} of run '{self._store.name}' is damaged: its frames are {list(frames.shape)}, not {list(wanted)}"
+            )
+        return frames
 
     def exact_frames(self, encode: Encode, decode: Decode, first_clip: int = 0) -> Iterator[Tensor]:
         """What the VAE gave for one clip after the other, each [T, H, W, 3] in [0, 1], decoded again from the stored latents.
@@ -97,7 +102,7 @@ class Clips:
         """Another queue, or another process, may have redone the run since these clips were handed on."""
         self._require_folder()
         hashes: tuple[str, ...] = ()
-        with contextlib.suppress(FileNotFoundError, ManifestError):
+        with contextlib.suppress(OSError, ManifestError):
             hashes = read_manifest(self.folder).hashes
         if hashes[: len(self._hashes)] != self._hashes:
             raise RunStoreError(

@@ -12,11 +12,12 @@ from types import TracebackType
 
 from safetensors import SafetensorError
 
-from ..files import TEMPORARY_SUFFIX, discard
+from ..files import TEMPORARY_SUFFIX, discard, make_way
 from ..media.video_formats import LIVE_FORMAT
 from ..media.video_reader import count_frames
 from ..media.video_writer import VideoWriter
 from ..sampling.progress import clip_place
+from ..untrusted import require_plain
 from .clips import Clips
 from .manifest import LIVE_VIDEO_NAME
 
@@ -92,6 +93,8 @@ class LiveVideo:
         earlier = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
         if self._before:
             try:
+                require_plain(self.path)
+                make_way(earlier)
                 shutil.copyfile(self.path, earlier)  # a browser may have it open, and then Windows renames it not
                 return self._copied(earlier)
             except (OSError, ValueError, LookupError) as error:

@@ -2,12 +2,16 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
 from ..constants import LATENT_CHANNELS, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..untrusted import MOST_JSON_BYTES, NO_PLAIN_FILE, NotPlainError, cut, open_plain, read_json, read_plain, shown
 
 RUNS_FOLDER = "wan_s2v_runs"  # in ComfyUI's output folder
 FORMAT = "wan_s2v_run"
@@ -18,6 +22,12 @@ MANIFEST_NAME = "manifest.json"
 LOCK_NAME = "run.lock"
 LIVE_VIDEO_NAME = "in_progress.mp4"
 CLIP_PATTERN = "clip_*.safetensors"
+CLIP_NAME = re.compile(r"clip_\d{5,9}\.safetensors")
+LEFTOVER = re.compile(
+    r"(?:manifest\.json|in_progress\.mp4|clip_\d{5,9}\.safetensors)\.tmp|[0-9a-f]{1,32}\.reader|in_progress\.part\.mp4(?:\.lock)?"
+)
+HIGHEST_RATE = 240
+LARGEST_NUMBER = 2**64  # a seed is below
 FIRST_CLIP = "from_clip"  # in `made_with`
 TAUGHT_BY = "clip"  # in `step_cache`
 
@@ -123,9 +133,9 @@ def read_manifest(folder: Path) -> Manifest:
         ManifestError: it is damaged, or no manifest of a run, or (NewerManifestError) of a newer version.
     """
     try:
-        content = json.loads((folder / MANIFEST_NAME).read_bytes())
+        content = read_json(read_plain(folder / MANIFEST_NAME, MOST_JSON_BYTES, through_links=False))
         version = content["version"]
-        if content["format"] != FORMAT or not isinstance(version, int):
+        if content["format"] != FORMAT or type(version) is not int:
             raise KeyError(FORMAT)
         if version > FORMAT_VERSION:
             raise NewerManifestError(
@@ -134,13 +144,14 @@ def read_manifest(folder: Path) -> Manifest:
         num_clips = len(content["clips"])
         if content["clips"] != [clip_name(index) for index in range(num_clips)]:
             raise KeyError("clips")
+        _require_kinds(content)
         return Manifest(
             version=version,
             fingerprint=dict(content["fingerprint"]),
             hashes=(*map(str, content.get("sha256", [])), *[""] * num_clips)[:num_clips],
             made_with=tuple(dict(entry) for entry in content.get("made_with", []) if entry[FIRST_CLIP] >= 0),
             redone_from=content.get("redone_from"),
-            in_progress=_pair(content.get("in_progress")),
+            in_progress=None if content.get("in_progress") is None else _pair(*content["in_progress"]),
             words={str(name): str(text) for name, text in content.get("words", {}).items()},
             by_clip={str(name): [(int(clip), str(text)) for clip, text in spans] for name, spans in content.get("by_clip", {}).items()},
             step_cache=tuple(dict(entry) for entry in content.get("step_cache", []) if entry[TAUGHT_BY] >= 0),
@@ -149,10 +160,30 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError("is damaged or no run manifest") from error
 
 
-def _pair(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    first, end = map(int, value)
+def _require_kinds(content: Mapping[str, Any]) -> None:
+    """Raise TypeError where a field holds something else than this pack writes there."""
+    spans = content.get("by_clip", {}).values()
+    tables = content.get("step_cache", [])
+    counts = [content.get("redone_from"), *(content.get("in_progress") or ())]
+    counts += [entry.get(FIRST_CLIP) for entry in content.get("made_with", [])]
+    counts += [clip for span in spans for clip, _ in span] + [table[TAUGHT_BY] for table in tables]
+    values = [*content["fingerprint"].values(), *(value for entry in content.get("made_with", []) for value in entry.values())]
+    texts = [*content.get("words", {}).values(), *(text for span in spans for _, text in span)]
+    rate = content["fingerprint"].get(FRAME_RATE)
+    is_sound = (
+        (rate is None or (type(rate) is int and 0 < rate <= HIGHEST_RATE))
+        and all(count is None or (type(count) is int and 0 <= count < LARGEST_NUMBER) for count in counts)
+        and all(
+            value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < LARGEST_NUMBER) for value in values
+        )
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(table.get("guessed", []), list) for table in tables)
+    )
+    if not is_sound:
+        raise TypeError(FORMAT)
+
+
+def _pair(first: int, end: int) -> tuple[int, int]:
     return first, end
 
 
@@ -177,8 +208,23 @@ def clip_problem(tensors: Mapping[str, Mapping[str, Any]]) -> str:
         return f"no {', '.join(missing)}"
     for name, expected in CLIP_TENSORS.items():
         if name in tensors and (tensors[name]["dtype"], len(tensors[name]["shape"])) != (expected.dtype, expected.num_axes):
-            return f"{name} are {tensors[name]['dtype']} {list(tensors[name]['shape'])}"
+            return f"{name} are {tensors[name]['dtype']} {shown(list(tensors[name]['shape']))}"
     return ""
+
+
+def clip_file_problem(path: Path) -> str | None:
+    """Why the file of a clip cannot be used, as far as its header tells; raises OSError where it cannot be opened now."""
+    try:
+        with open_plain(path, through_links=False), safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            problem = clip_problem({name: {"dtype": item.get_dtype(), "shape": item.get_shape()} for name, item in tensors.items()})
+    except FileNotFoundError:
+        return "is missing"
+    except NotPlainError:
+        return f"is damaged ({NO_PLAIN_FILE})"
+    except SafetensorError as error:
+        return f"is damaged ({cut(str(error))})"
+    return f"is damaged ({problem})" if problem else None
 
 
 def clip_shapes(num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool) -> dict[str, tuple[int, ...]]:

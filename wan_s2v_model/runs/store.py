@@ -14,17 +14,30 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from filelock import Timeout
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import READER_SUFFIX, TEMPORARY_SUFFIX, discard, has_readers, is_held, lock_file, remove, sync_folder, write_atomically
-from .changes import REDO, STOP, Notes, RedoError, changes_of, changes_since, first_changed_clip, require_unchanged, shown
+from .. import files
+from .changes import (
+    REDO,
+    STOP,
+    Notes,
+    RedoError,
+    RunStoreError,
+    changes_of,
+    changes_since,
+    first_changed_clip,
+    reported,
+    require_unchanged,
+    shown,
+)
 from .manifest import (
-    CLIP_PATTERN,
+    CLIP_NAME,
     CLIP_TENSORS,
     FIRST_CLIP,
+    LEFTOVER,
     LOCK_NAME,
     MANIFEST_NAME,
     TAUGHT_BY,
@@ -33,18 +46,15 @@ from .manifest import (
     ManifestError,
     NewerManifestError,
     Value,
+    clip_file_problem,
     clip_name,
-    clip_problem,
     read_manifest,
 )
 
 NO_NOTES = Notes()
+CHANGED = "has changed since it was written"
 DTYPES = {"F32": torch.float32, "U8": torch.uint8}
 logger = logging.getLogger("wan_s2v")
-
-
-class RunStoreError(OSError):
-    """The run folder cannot be used or written; `errno` is that of the cause where there is one."""
 
 
 class RunStore:
@@ -63,7 +73,8 @@ class RunStore:
         self._notes = NO_NOTES
         self._redone_from: int | None = None
         self._is_open = False
-        self._lock: FileLock | None = None
+        self._lock: files.FolderLock | None = None
+        self._compared = files.ComparedFiles()
 
     @classmethod
     def open(
@@ -92,15 +103,22 @@ class RunStore:
         """
         if redo_from and not folder.is_dir():
             raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to 0, or check run_name.")
-        with _reported(f"cannot open the run folder {folder}"):
+        with reported(f"cannot open the run folder {folder}"):
             if not folder.is_dir():
                 folder.mkdir(parents=True)
-                sync_folder(folder.parent)
-            lock = _lock_folder(folder)
+                files.sync_folder(folder.parent)
+            try:
+                lock = files.hold_folder(folder / LOCK_NAME)
+            except Timeout as error:
+                raise RunStoreError(
+                    f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name"
+                ) from error
         store = cls(folder, dict(fingerprint))
         store._is_open, store._lock = True, lock
         store._notes = notes
         try:
+            if problem := files.write_problem(folder):
+                raise RunStoreError(problem)
             store._load(redo_from, fixed, if_changed)
         except BaseException:
             store.close()
@@ -129,17 +147,18 @@ class RunStore:
             raise ValueError(f"clip {index + 1} of run '{self.name}' cannot be stored: clip {self.num_finished + 1} is the next one")
         tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames)
         path = self._clip_path(index)
-        with _reported(f"cannot store clip {index + 1} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
+        with reported(f"cannot store clip {index + 1} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
             try:
                 if len(self._hashes) > index:
                     self._list_clips(self._hashes[:index])  # clips after a damaged one are stale from here on
                 data = save(tensors)
-                write_atomically(path, data)
+                files.write_atomically(path, data)
+                self._compared.note(path)
                 self._note_versions(index)
                 self._list_clips([*self._hashes, hashlib.sha256(data).hexdigest()])
             except BaseException as error:
                 self._failure = error
-                discard(path)
+                files.discard(path)
                 raise
         self.num_finished = index + 1
 
@@ -154,7 +173,7 @@ class RunStore:
 
     def read_latents(self, index: int) -> Tensor:
         """Return the latents of a finished clip, [16, F, h, w] float32."""
-        return self._read(index, "latents")
+        return self._read_finite(index, "latents")
 
     def read_motion_latents(self, index: int) -> Tensor | None:
         """Return what the clip after this one continues from, [1, 16, 19, h, w] float32, or None if it was not stored."""
@@ -169,12 +188,12 @@ class RunStore:
         self._check_open()
         if index < 0:
             raise ValueError(f"redo must start at clip 1 or later, got {index + 1}")
-        with _reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
+        with reported(f"cannot drop clips of run '{self.name}' from {self.folder}"):
             self._list_clips(self._hashes[:index])
             self.num_finished = min(index, self.num_finished)
-            for path in sorted(self.folder.glob(CLIP_PATTERN), reverse=True):
-                if path.name >= clip_name(index):
-                    remove(path)
+            for path in sorted(self.folder.iterdir(), reverse=True):
+                if CLIP_NAME.fullmatch(path.name) and path.name >= clip_name(index):
+                    files.remove(path)
 
     def close(self) -> None:
         """Let other processes have the run."""
@@ -200,8 +219,8 @@ class RunStore:
 
     def _load(self, redo_from: int | None, fixed: Collection[str], if_changed: str) -> None:
         """Learn what is there and what of it stays; nothing is touched before all of it may be."""
-        with _reported(f"cannot open the run folder {self.folder}"):
-            manifest = _manifest_of(self.folder) or Manifest()
+        with reported(f"cannot open the run folder {self.folder}"):
+            manifest = _manifest_of(self.folder) or Manifest(version=None)
             changes = changes_since(manifest, self.fingerprint, self._notes)
             self._require_redoable(redo_from, manifest)
             if changes and redo_from is None and if_changed == REDO:
@@ -215,7 +234,8 @@ class RunStore:
             self._made_with, self.num_finished = list(manifest.made_with), kept
             self.shown, self.step_cache = manifest.shown(kept), manifest.taught(kept, is_other=bool(changes))
             self._redone_from = manifest.redone_from if redo_from is None else redo_from
-            self._remove_leftovers()
+            if manifest.version is not None:
+                self._remove_leftovers()
             if manifest.num_clips == 0:
                 self._list_clips([])
             elif kept == redo_from:
@@ -257,27 +277,35 @@ class RunStore:
         return True
 
     def _require_no_readers(self) -> None:
-        if has_readers(self.folder):
+        if files.has_readers(self.folder):
             raise RunStoreError(f"run '{self.name}' is being read by another process: wait for it to end, then queue again")
 
     def _remove_leftovers(self) -> None:
-        abandoned = (path for path in self.folder.glob(f"*{READER_SUFFIX}") if not is_held(path))
-        for path in (*self.folder.glob(f"*{TEMPORARY_SUFFIX}"), *abandoned):
-            discard(path)
+        for path in self.folder.iterdir():
+            if LEFTOVER.fullmatch(path.name) and not files.is_held(path):
+                files.discard(path)
 
     def _finished(self, num_listed: int) -> tuple[int, str | None]:
         """How many clips there are up to the first one that is missing or damaged, and what is wrong with that one.
 
         The next one continues from the last, which is compared with its hash.
         """
-        problems = (_file_problem(self._clip_path(index)) for index in range(num_listed))
+        problems = map(self._file_problem, range(num_listed))
         count, problem = next(((index, problem) for index, problem in enumerate(problems) if problem), (num_listed, None))
         while count and not self._is_as_written(count - 1):
-            count, problem = count - 1, "has changed since it was written"
+            count, problem = count - 1, CHANGED
         return count, problem
 
     def _is_as_written(self, index: int) -> bool:
-        return self._hashes[index] in ("", hashlib.sha256(self._clip_path(index).read_bytes()).hexdigest())
+        with self._reading(index):
+            return self._compared.is_as_written(self._clip_path(index), self._hashes[index])
+
+    def _file_problem(self, index: int) -> str | None:
+        with self._reading(index):
+            return clip_file_problem(self._clip_path(index))
+
+    def _reading(self, index: int) -> contextlib.AbstractContextManager[None]:
+        return reported(f"clip {index + 1} of run '{self.name}' cannot be read now, and nothing was changed", "Mend it and queue again.")
 
     def _note_versions(self, index: int) -> None:
         """Remember with what the clips from here on are made, if that has changed."""
@@ -305,27 +333,38 @@ class RunStore:
             by_clip=self._notes.by_clip,
             step_cache=tuple(entry for entry in self.step_cache if entry[TAUGHT_BY] < len(hashes)),
         )
-        write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
+        files.write_atomically(self.folder / MANIFEST_NAME, manifest.encode())
         self._hashes = hashes
 
     def _read(self, index: int, key: str) -> Tensor:
         with self._clip_file(index) as file:
             return file.get_tensor(key).clone()  # the tensor itself is a map of the file, which may be replaced
 
+    def _read_finite(self, index: int, key: str) -> Tensor:
+        tensor = self._read(index, key)
+        if not torch.isfinite(tensor).all():
+            raise self._damage(index, f"is damaged ({key} hold NaN or infinite numbers)")
+        return tensor
+
     def _read_optional(self, index: int, key: str) -> Tensor | None:
         with self._clip_file(index) as file:
             stored = key in set(file.keys())
-        return self._read(index, key) if stored else None
+        return self._read_finite(index, key) if stored else None
 
     @contextlib.contextmanager
     def _clip_file(self, index: int) -> Iterator[safe_open]:
         if not 0 <= index < self.num_finished:
             raise IndexError(f"run '{self.name}' has no clip {index + 1}: {self.num_finished} are finished")
-        with (
-            _reported(f"cannot read clip {index + 1} of run '{self.name}' in {self.folder}"),
-            safe_open(self._clip_path(index), framework="pt") as file,
-        ):
-            yield file
+        with reported(f"cannot read clip {index + 1} of run '{self.name}' in {self.folder}"):
+            path = self._clip_path(index)
+            if not self._compared.knows(path) and (problem := self._file_problem(index) or (not self._is_as_written(index) and CHANGED)):
+                raise self._damage(index, problem)
+            with safe_open(path, framework="pt") as file:
+                yield file
+
+    def _damage(self, index: int, problem: str) -> RunStoreError:
+        again = f"Queue with redo_from_clip {index + 1} to make it and the clips behind it anew."
+        return RunStoreError(f"cannot read clip {index + 1} of run '{self.name}' in {self.folder}: it {problem}. {again}")
 
     def _clip_path(self, index: int) -> Path:
         return self.folder / clip_name(index)
@@ -340,14 +379,15 @@ def _manifest_of(folder: Path) -> Manifest | None:
     try:
         return read_manifest(folder)
     except FileNotFoundError:
-        if any(folder.glob(CLIP_PATTERN)):
+        if folder.is_dir() and any(CLIP_NAME.fullmatch(path.name) for path in folder.iterdir()):
             raise RunStoreError(f"{folder} holds clips but no {MANIFEST_NAME}: use another run name, or delete the folder") from None
         return None
     except NewerManifestError as error:
         raise RunStoreError(f"run '{folder.name}' {error}: update the pack or use another run name") from error
     except ManifestError as error:
-        path = folder / MANIFEST_NAME
-        raise RunStoreError(f"{path} {error}: use another run name, or delete the folder {folder}") from error
+        raise RunStoreError(f"{folder / MANIFEST_NAME} {error}: use another run name, or delete the folder {folder}") from error
+    except OSError as error:
+        raise RunStoreError(f"{folder / MANIFEST_NAME} cannot be read: {error.strerror or error}") from error
 
 
 def _clip_tensors(**tensors: Tensor | None) -> dict[str, Tensor]:
@@ -357,43 +397,3 @@ def _clip_tensors(**tensors: Tensor | None) -> dict[str, Tensor]:
         if tensor.dtype != dtype or tensor.ndim != num_axes:
             raise ValueError(f"{name} of a clip must be {dtype} with {num_axes} axes, got {tensor.dtype} {tuple(tensor.shape)}")
     return given
-
-
-def _file_problem(path: Path) -> str | None:
-    """Why the file of a clip cannot be used, as far as its header tells."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            problem = clip_problem({name: {"dtype": item.get_dtype(), "shape": item.get_shape()} for name, item in tensors.items()})
-    except FileNotFoundError:
-        return "is missing"
-    except (SafetensorError, OSError) as error:
-        return f"is damaged ({error})"
-    return f"is damaged ({problem})" if problem else None
-
-
-def _lock_folder(folder: Path) -> FileLock | None:
-    """Hold the folder of a run; None where its disk has no locks."""
-    path = folder / LOCK_NAME
-    try:
-        return lock_file(path)
-    except Timeout as error:
-        raise RunStoreError(f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name") from error
-    except OSError as error:
-        path.open("ab").close()  # raises, too, unless it is only the lock that fails
-        logger.warning("run '%s' is on a disk without file locks (%s): do not run it twice at the same time", folder.name, error)
-        return None
-
-
-@contextlib.contextmanager
-def _reported(what: str, advice: str = "") -> Iterator[None]:
-    """Turn errors of the file system into a RunStoreError that says what was being done."""
-    try:
-        yield
-    except RunStoreError:
-        raise
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        reported = RunStoreError(f"{what}: {reason}. {advice}".rstrip())
-        reported.errno = getattr(error, "errno", None)
-        raise reported from error

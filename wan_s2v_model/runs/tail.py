@@ -15,7 +15,7 @@ from ..media.video_reader import VideoReader
 from ..sampling.clip_loop import Decode, Encode
 from .clips import Clips
 from .manifest import Manifest
-from .store import RunStore
+from .store import RunStore, RunStoreError
 
 LEVELS = 255
 SEEK_MARGIN_S = 1.0  # files say only roughly where they end
@@ -49,6 +49,8 @@ def tail_of_run(store: RunStore, count: int) -> Tensor:
         while clip > 0 and sum(map(len, parts)) < _pictures_of(count, fps):
             clip -= 1
             parts.insert(0, store.read_frames(clip))
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise RunStoreError(f"The clips in {store.folder} have pictures of different sizes. Use another run_name.")
     if not parts:
         raise ValueError(f"There is no finished clip in {store.folder}. Check run_name: it is that of Sample Video (Wan S2V).")
     return ((tail_of_images(torch.cat(parts), fps, count).float() + 0.5) / LEVELS).clamp_(max=1)

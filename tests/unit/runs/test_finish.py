@@ -94,7 +94,7 @@ def fail_at(monkeypatch, stage, file_name, error):
     path_open, fsync, replace = Path.open, os.fsync, os.replace
 
     def opening(path, *arguments, **options):
-        if path.name == f"{file_name}.tmp" and arguments[:1] == ("wb",):
+        if path.name == f"{file_name}.tmp" and arguments[:1] == ("xb",):
             if stage == "open":
                 raise error
             temporary.append("open")

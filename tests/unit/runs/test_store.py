@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from wan_s2v_pack.tests.run_folders import without_hashes
 from wan_s2v_pack.wan_s2v_model.files import lock_file
 from wan_s2v_pack.wan_s2v_model.runs.changes import Notes, RunChangedError
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
@@ -92,6 +93,7 @@ def test_history_comes_back_from_runs_of_early_versions(folder):
     make_run(folder, 2)
     path, history = folder / "clip_00000.safetensors", torch.rand(73, 48, 64, 3)
     save_file({**clip(0), "history": history}, path)
+    without_hashes(folder)
     with RunStore.open(folder, FINGERPRINT) as store:
         assert torch.equal(store.read_history(0), history)
         assert store.read_history(1) is None

@@ -53,7 +53,7 @@ def test_what_a_clip_has_taught_counts_only_once_the_clip_is_stored(tmp_path, mo
         store.step_cache += [table(2), table(3)]
         store.write_clip(2, **clip(2))
         assert manifest(tmp_path / "run")["step_cache"] == [table(0), table(2)]
-        monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.runs.store.write_atomically", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        monkeypatch.setattr("wan_s2v_pack.wan_s2v_model.files.write_atomically", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(RunStoreError):
             store.write_clip(3, **clip(3))
     assert kept(tmp_path / "run") == [table(0), table(2)]
