@@ -69,7 +69,7 @@ def test_cancelling_stops_within_a_piece(encoder, waveform, monkeypatch):
 
 def test_a_device_that_is_large_enough_gives_the_whole(encoder, waveform, monkeypatch, caplog):
     expected = encoder.hidden_states(waveform)
-    monkeypatch.setattr(pack_module("wan_s2v_model.comfy_bridge.audio_encoder"), "WINDOW_FRAMES", 50)
+    monkeypatch.setattr(pack_module("wan_s2v_model.comfy_bridge.loaders"), "WINDOW_FRAMES", 50)
     assert torch.equal(encoder.hidden_states(waveform), expected)
     assert "hears only" not in caplog.text
 
@@ -77,7 +77,7 @@ def test_a_device_that_is_large_enough_gives_the_whole(encoder, waveform, monkey
 def test_a_device_that_is_too_small_gets_windows_and_the_log_says_so(encoder, waveform, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, logger="wan_s2v")
     expected = encoder.hidden_states(waveform)
-    audio, wav2vec2 = pack_module("wan_s2v_model.comfy_bridge.audio_encoder"), pack_module("wan_s2v_model.audio.wav2vec2")
+    audio, wav2vec2 = pack_module("wan_s2v_model.comfy_bridge.loaders"), pack_module("wan_s2v_model.audio.wav2vec2")
     for module in (audio, wav2vec2):
         monkeypatch.setattr(module, "WINDOW_FRAMES", 50)
     monkeypatch.setattr(audio, "CONTEXT_FRAMES", 25)

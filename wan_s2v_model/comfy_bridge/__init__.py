@@ -1,10 +1,10 @@
 """The only door to ComfyUI's internals: change here how they are called, for no other room imports `comfy`."""
 
-from .audio_encoder import AudioEncoder
 from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
 from .display import file_shower, share_reporter, show_computation, text_display
 from .kernels import ATTENTIONS, SPEEDS, require_attention
-from .loaders import DTYPES, apply_lora, load_diffusion_model, load_text_encoder, load_vae
+from .live import LiveDecoder, LivePlan, live_network
+from .loaders import DTYPES, AudioEncoder, apply_lora, load_diffusion_model, load_text_encoder, load_vae
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
 from .runtime import (
@@ -33,6 +33,8 @@ __all__ = [
     "AudioEncoder",
     "ClipSampler",
     "ConnectedPose",
+    "LiveDecoder",
+    "LivePlan",
     "PlaceInList",
     "RunVae",
     "SamplerSettings",
@@ -45,6 +47,7 @@ __all__ = [
     "file_shower",
     "find_file",
     "free_host_memory",
+    "live_network",
     "load_diffusion_model",
     "load_text_encoder",
     "load_vae",

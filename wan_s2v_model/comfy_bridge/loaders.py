@@ -3,9 +3,10 @@
 import functools
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import comfy.ldm.wan.vae
 import comfy.lora
@@ -18,8 +19,10 @@ import comfy.text_encoders.wan
 import comfy.utils
 import torch
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..audio.features import normalise, num_wav2vec_frames
+from ..audio.wav2vec2 import CONTEXT_FRAMES, WINDOW_FRAMES, hidden_layers, working_bytes
 from ..checkpoints.file_format import AGAIN_OR_OTHER, INDEX_SUFFIX, CheckpointError
 from ..checkpoints.identify import S2V, TOKENIZER, UMT5, WAN_VAE, Shapes, require, unwrap
 from ..checkpoints.lora import read_lora
@@ -29,14 +32,18 @@ from ..checkpoints.s2v import check_shapes, expected_shapes, infer_config
 from ..checkpoints.shapes import require_dimensions, require_fit
 from ..checkpoints.shards import shard_files
 from ..checkpoints.umt5 import infer_umt5_config, to_comfyui
+from ..checkpoints.wav2vec2 import load_wav2vec2
 from ..checkpoints.weights_file import reading, require_floats, require_tensors
-from ..constants import LATENT_CHANNELS
+from ..constants import LATENT_CHANNELS, WAV2VEC_HZ
 from ..kernels.self_test import passes
+from ..media.sound import to_mono_16khz
 from ..transformer.config import WanS2VConfig
 from ..untrusted import MOST_JSON_BYTES, read_plain
+from .device import obtainable_memory
 from .memory import keep_on_gpu
 from .model import S2VModelConfig, s2v_config
 from .patches import ROOT, patch_raw_parameters
+from .runtime import raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
 SPARE_ROWS = 512  # more than any umT5 has behind the words of its tokenizer
@@ -44,6 +51,8 @@ VAE_WIDTH = "decoder.head.0.gamma"
 FLOAT8 = comfy.model_management.FLOAT8_TYPES
 OTHER_TYPES = "Load wan2.2_s2v_14B_bf16.safetensors instead, or a GGUF file with a GGUF loader."
 OTHER_TEXT_TYPES = "Load umt5_xxl_fp16.safetensors instead."
+PROGRESS_STEPS = 1000  # of wav2vec2
+MEMORY_MARGIN = 1.1
 INT8 = "int8_tensorwise"
 NO_INT8 = (
     "whose products do not run on this device, or are wrong there; the log says why. They need NVIDIA GeForce 20 or newer. "
@@ -312,3 +321,59 @@ def apply_lora(model: comfy.model_patcher.ModelPatcher, path: str, strength: flo
         model.add_patches(comfy.lora.load_lora(lora.tensors, targets, log_missing=False), strength)
         patch_raw_parameters(model)
     return model, lora.report()
+
+
+class AudioEncoder:
+    """wav2vec2 as an AUDIO_ENCODER; also answers to ComfyUI's own AudioEncoderEncode node."""
+
+    def __init__(self, path: str, dtype: str, offload: bool = True):
+        self.dtype = DTYPES[dtype]
+        # In a shell of its own: the patcher sets `device`, which is a read-only property of transformers' models.
+        model = nn.ModuleDict({"wav2vec2": load_wav2vec2(Path(path)).to(self.dtype)})
+        self.load_device = comfy.model_management.text_encoder_device()
+        offload_device = comfy.model_management.text_encoder_offload_device()
+        comfy.model_management.archive_model_dtypes(model)
+        self.patcher = patcher_class(not offload)(model, self.load_device, offload_device)
+        keep_on_gpu(self.patcher, not offload)
+
+    def hidden_layers(self, waveform: Tensor) -> Iterator[Tensor]:
+        """[T] normalised, at 16 kHz -> 25 times [frames, channels] on any device, each valid until the next one is asked for.
+
+        Moves ComfyUI's progress bar and can be cancelled. Each frame hears the whole sound, unless the device cannot hold that.
+        """
+        model, num_frames = self.patcher.model["wav2vec2"], num_wav2vec_frames(waveform.shape[0])
+        context, needed = self._plan_memory(model.config, num_frames)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+        bar = comfy.utils.ProgressBar(PROGRESS_STEPS)
+
+        def report(share: float) -> None:
+            raise_if_interrupted()
+            bar.update_absolute(round(share * PROGRESS_STEPS))
+
+        return hidden_layers(model, waveform.to(self.load_device, self.dtype), context, report)
+
+    def _plan_memory(self, config: Any, num_frames: int) -> tuple[int | None, float]:
+        """Frames of context around each window, or None if the whole sound fits on the device, and the bytes that are needed there."""
+        needed = MEMORY_MARGIN * working_bytes(config, num_frames, self.dtype.itemsize)
+        room = obtainable_memory(self.load_device)
+        if not comfy.model_management.is_device_cpu(self.load_device):
+            room -= self.patcher.model_size()
+        if needed <= room or num_frames <= WINDOW_FRAMES:
+            return None, needed
+        logger.warning(
+            "%.0f minutes of sound need %.1f GB on %s, which has %.1f GB: each window of %.0f minutes hears only %.0f more on either side, "
+            "so that the features differ slightly from those of the whole sound",
+            *(num_frames / WAV2VEC_HZ / 60, needed / 1e9, self.load_device, room / 1e9),
+            *(frames / WAV2VEC_HZ / 60 for frames in (WINDOW_FRAMES, CONTEXT_FRAMES)),
+        )
+        return CONTEXT_FRAMES, MEMORY_MARGIN * working_bytes(config, num_frames, self.dtype.itemsize, CONTEXT_FRAMES)
+
+    def hidden_states(self, waveform: Tensor) -> Tensor:
+        """[T] at 16 kHz, as it is -> [25, frames, channels] float32 on the CPU."""
+        return torch.stack([layer.float().to("cpu", copy=True) for layer in self.hidden_layers(normalise(waveform))])
+
+    def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
+        """ComfyUI's AUDIO_ENCODER protocol; audio is [B, C, T], of which the first item is used."""
+        waveform = to_mono_16khz(audio[0], sample_rate)
+        layers = [layer[None] for layer in self.hidden_states(waveform)]
+        return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": waveform.shape[0]}

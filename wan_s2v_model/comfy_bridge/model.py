@@ -110,7 +110,7 @@ def run_transformer(  # noqa: PLR0913
     forward, crew = Forward(transformer, attention_name, speed), crew_of(transformer_options)
     if crew is None:
         return call.run(forward)
-    is_alone = len(crew.patchers) == 1 or _is_watched(transformer_options)
+    is_alone = len(crew.patchers) == 1 or is_watched(transformer_options)
 
     def work(patcher: comfy.model_patcher.ModelPatcher, member: Member) -> Tensor:
         if member.rank == 0:
@@ -165,13 +165,13 @@ class ModelCall:
             self.conditions,
             compute,
             remember=_memory_of(options, x),
-            next_block=_interruptible(_prefetch(transformer, x.device, options), check),
+            next_block=layers_just_in_time(transformer, x.device, options, check),
             shared_attention=self.shared_attention,
             team=team,
         )
 
 
-def _is_watched(transformer_options: dict[str, Any]) -> bool:
+def is_watched(transformer_options: dict[str, Any]) -> bool:
     """Whether another node looks into the blocks, which on several GPUs hold a part of the tokens only."""
     return bool(transformer_options.get("patches_replace", {}).get("dit") or transformer_options.get("patches", {}).get("double_block"))
 
@@ -188,13 +188,16 @@ def _sees_pose(transformer_options: dict[str, Any]) -> bool:
     return lowest < float(transformer_options["sigmas"][0]) <= highest
 
 
-def _interruptible(next_block: Callable[[], None], check: Callable[[], None]) -> Callable[[], None]:
-    """Raise ComfyUI's interrupt between blocks, whatever the layers inside them look at, and what `check` raises."""
+def layers_just_in_time(
+    transformer: WanS2VTransformer, device: torch.device, transformer_options: dict[str, Any], check: Callable[[], None] = lambda: None
+) -> Callable[[], None]:
+    """To be called before each block and behind the last: fetches its layers, and raises ComfyUI's interrupt and what `check` raises."""
+    fetch = _prefetch(transformer, device, transformer_options)
 
     def run() -> None:
         raise_if_interrupted()
         check()
-        next_block()
+        fetch()
 
     return run
 

@@ -62,7 +62,7 @@ def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None, h
     height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
     vaes = [vae, *helpers]
     for each in vaes[::-1]:
-        grid = _prepare(each, _plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
+        grid = prepare(each, plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
     assert grid is not None
     with comfy.model_management.cuda_device_context(vae.device):
         features = _encode_fine(vae, frames) if grid == (1, 1) else _encode_tiles(vaes, frames, grid)
@@ -85,15 +85,15 @@ def decode_latents(
     num_latents, height, width = raw.shape[2:]
     vaes = [vae, *helpers]
     for each in vaes[::-1]:
-        grid = _prepare(each, _plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
+        grid = prepare(each, plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
     assert grid is not None
     num_frames = TEMPORAL_STRIDE * (num_latents - 1) + 1
     num_wanted = num_frames if newest is None else min(newest, num_frames)
     frames = torch.empty(num_wanted, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
     with comfy.model_management.cuda_device_context(vae.device):
-        features = _decode_coarse(vae, raw)
+        features = decode_coarse(vae, raw)
         if grid == (1, 1):
-            _fill(frames, _decode_fine(vae, features, num_latents), num_frames - num_wanted)
+            _fill(frames, decode_fine(vae, features, _cache_of_clip(vae, num_latents)), num_frames - num_wanted)
         else:
             _decode_tiles(vaes, [part.cpu() for part in features], grid, frames, num_frames - num_wanted)
     return frames
@@ -110,7 +110,7 @@ def fitting_grid(vae: comfy.sd.VAE, name: str, height: int, width: int, num_late
     Args:
         name: encode or decode. height, width: in latents.
     """
-    return _prepare(vae, _plan_pass(vae, name, height, width, is_picture=num_latents == 1), None)
+    return prepare(vae, plan_pass(vae, name, height, width, is_picture=num_latents == 1), None)
 
 
 def _encode_tiles(vaes: Sequence[comfy.sd.VAE], frames: Tensor, grid: Grid) -> list[Tensor]:
@@ -140,7 +140,7 @@ def _decode_tiles(vaes: Sequence[comfy.sd.VAE], features: list[Tensor], grid: Gr
     def decode(vae: comfy.sd.VAE, tile: Tile, check: Callable[[], None]) -> None:
         def given() -> Iterator[Tensor]:
             seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in features)
-            for part in _decode_fine(vae, seen, len(features)):
+            for part in decode_fine(vae, seen, _cache_of_clip(vae, len(features))):
                 check()
                 yield part[:, tile.rows.inner(SPATIAL_STRIDE), tile.columns.inner(SPATIAL_STRIDE)]
 
@@ -194,7 +194,7 @@ def _encode_fine(vae: comfy.sd.VAE, frames: Tensor) -> Iterator[Tensor]:
     """[T, H, W, 3] in [0, 1] -> features [1, C, 1 or 2, h, w], by the layers from pixels to latents; only two frames are on the device."""
     encoder = vae.first_stage_model.encoder
     num_frames = len(frames) - (len(frames) - 1) % TEMPORAL_STRIDE
-    cache = _causal_cache(encoder) if num_frames > 1 else None
+    cache = causal_cache(encoder) if num_frames > 1 else None
     for start in (0, *range(1, num_frames, AT_ONCE)):
         raise_if_interrupted()
         stop = start + AT_ONCE if start else 1
@@ -214,7 +214,7 @@ def _encode_coarse(vae: comfy.sd.VAE, features: Iterable[Tensor]) -> Tensor:
     network = vae.first_stage_model
     encoder = network.encoder
     layers = [*encoder.downsamples[_last_resample(encoder.downsamples) + 1 :], *encoder.middle]
-    cache, parts = _causal_cache(encoder), []
+    cache, parts = causal_cache(encoder), []
     for feature in features:
         raise_if_interrupted()
         part, slot = feature.to(vae.device), [0]
@@ -225,26 +225,44 @@ def _encode_coarse(vae: comfy.sd.VAE, features: Iterable[Tensor]) -> Tensor:
     return mean
 
 
-def _decode_coarse(vae: comfy.sd.VAE, latents: Tensor) -> Iterator[Tensor]:
-    """[1, 16, F, h, w] -> features [1, C, 1 or 2, h, w], by the layers between latents."""
+def decode_coarse(vae: comfy.sd.VAE, latents: Tensor, cache: list | None = None) -> Iterator[Tensor]:
+    """[1, 16, F, h, w] -> features [1, C, 1 to 3, h, w], by the layers between latents.
+
+    Args:
+        cache: of a video that goes on, of `causal_cache`; it is filled by latents that begin with one alone. None for a whole video.
+    """
     network = vae.first_stage_model
     decoder = network.decoder
     layers = [*decoder.middle, *decoder.upsamples[: _first_resample(decoder.upsamples)]]
     inputs = network.conv2(latents.to(vae.device, vae.vae_dtype))
-    cache = _causal_cache(decoder)
-    for start in (0, *range(1, inputs.shape[2], AT_ONCE)):
+    parts = whole_parts(inputs.shape[2]) if cache is None else parts_to_go_on(inputs.shape[2], is_first=cache[0] is None)
+    cache = causal_cache(decoder) if cache is None else cache
+    for part in inputs.split(parts, dim=2):
         raise_if_interrupted()
         slot = [0]
-        part = _convolve(decoder.conv1, inputs[:, :, start : start + AT_ONCE if start else 1], cache, slot)
+        part = _convolve(decoder.conv1, part, cache, slot)
         for layer in layers:
             part = layer(part, cache, slot)
         yield part
 
 
-def _decode_fine(vae: comfy.sd.VAE, features: Iterable[Tensor], num_parts: int) -> Iterator[Tensor]:
+def whole_parts(count: int) -> list[int]:
+    """In what parts latents of a whole video go through: one, then AT_ONCE."""
+    return [1, *(min(AT_ONCE, count - start) for start in range(1, count, AT_ONCE))]
+
+
+def parts_to_go_on(count: int, is_first: bool) -> list[int]:
+    """The same for latents that others follow: a cache that is in use never sees one alone."""
+    rest = count - is_first
+    parts = [AT_ONCE] * (rest // AT_ONCE)
+    if rest % AT_ONCE:
+        parts[-1] += 1
+    return [1, *parts] if is_first else parts
+
+
+def decode_fine(vae: comfy.sd.VAE, features: Iterable[Tensor], cache: list | None) -> Iterator[Tensor]:
     """Features -> frames [1 or 2, H, W, 3] in [0, 1], float32 on the device, by the layers from latents to pixels."""
     decoder = vae.first_stage_model.decoder
-    cache = _causal_cache(decoder) if num_parts > 1 else None
     for feature in features:
         raise_if_interrupted()
         parts: list[Tensor] = []
@@ -264,7 +282,12 @@ def _convolve(convolution: CausalConv3d, part: Tensor, cache: list | None, slot:
     return result
 
 
-def _causal_cache(network: nn.Module) -> list:
+def _cache_of_clip(vae: comfy.sd.VAE, num_latents: int) -> list | None:
+    """For one tile of a whole clip; a picture needs none."""
+    return causal_cache(vae.first_stage_model.decoder) if num_latents > 1 else None
+
+
+def causal_cache(network: nn.Module) -> list:
     return [None] * count_cache_layers(network)
 
 
@@ -276,7 +299,7 @@ def _last_resample(layers: nn.Sequential) -> int:
     return max(index for index, layer in enumerate(layers) if isinstance(layer, Resample))
 
 
-def _plan_pass(vae: comfy.sd.VAE, name: str, height: int, width: int, is_picture: bool) -> VaePass:
+def plan_pass(vae: comfy.sd.VAE, name: str, height: int, width: int, is_picture: bool) -> VaePass:
     """height and width in latents."""
     return VaePass(
         name,
@@ -289,7 +312,7 @@ def _plan_pass(vae: comfy.sd.VAE, name: str, height: int, width: int, is_picture
     )
 
 
-def _prepare(vae: comfy.sd.VAE, vae_pass: VaePass, grid: Grid | None) -> Grid:
+def prepare(vae: comfy.sd.VAE, vae_pass: VaePass, grid: Grid | None) -> Grid:
     """Load the VAE, with as much room for the work as ComfyUI can make, then choose and say so."""
     comfy.model_management.load_models_gpu(
         [vae.patcher], memory_required=vae_pass.needed_bytes(), minimum_memory_required=0, force_full_load=vae.disable_offload

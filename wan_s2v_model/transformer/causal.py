@@ -21,6 +21,7 @@ from ..kernels.linears import Linears
 from ..kernels.row_chunks import CHUNK_ROWS
 from .audio_injector import InjectedAudio
 from .blocks import Block, Compute, Prompt, Residual, Rope
+from .config import WanS2VConfig
 from .model import WanS2VTransformer
 from .rings import KEYS, VALUES, Desks, Memories, OnDevice, OnHost, Placement, Remembered, Scales, Shape, write
 from .rope import pairs_of_axes, rope_table, token_positions
@@ -220,6 +221,21 @@ class CausalVideo:
         with cast(attention.norm_k, projected) as (weight, _):
             keys = rms_norm_rope(projected.clone(), weight, attention.eps, rope)
         write(memory, KEYS, slice(self._frame_tokens), keys, self._scales[layer])
+
+
+def kept_bytes(config: WanS2VConfig, size: tuple[int, int], num_steps: int, placement: Placement, dtype: torch.dtype) -> tuple[int, int]:
+    """What a video keeps: bytes on the device and in main memory.
+
+    Args:
+        size: height and width in latents. dtype: in which the network computes.
+    """
+    height, width = size
+    frame, sink = height // 2 * (width // 2), len(token_positions(0, height, width, with_motion=True))
+    ring, row = WINDOW_LATENTS * frame, 2 * config.dim * placement.dtype(dtype).itemsize  # keys and values
+    once = config.num_layers * (frame + 2 * config.text_len) * config.dim * dtype.itemsize  # keys of the picture, and the prompt
+    if placement.on_host:
+        return once + (config.num_layers * sink + 2 * (sink + ring)) * row, num_steps * config.num_layers * ring * row
+    return once + num_steps * config.num_layers * (sink + ring) * row, 0
 
 
 class Rotations:

@@ -1,0 +1,54 @@
+"""The network of a live video inside ComfyUI: its memory management, its LoRAs, and the MODELs of other loaders."""
+
+import pytest
+import torch
+from wan_s2v_pack.tests.golden.tiny_model import load_native
+from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo
+from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
+
+pytestmark = pytest.mark.comfy
+SIZE = 8, 8
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def velocities(video, blocks=2):
+    video.set_anchor(noise(1, 16, 1, *SIZE, seed=1), noise(1, 16, 19, *SIZE, seed=2), noise(1, 6, 64, seed=3))
+    sound = noise(25, 32, 12, seed=4)
+    return torch.stack([video.forward(noise(16, 3, *SIZE, seed=5 + block), 0, 857.69, 3 * block, 9, sound) for block in range(blocks)])
+
+
+def in_comfyui(bridge, model, vae, **options):
+    with bridge.live_network(model, vae, bridge.LivePlan(*SIZE, steps=range(1), **options)) as video:
+        return velocities(video)
+
+
+def test_as_without_comfyui(bridge, model, vae):
+    expected = velocities(CausalVideo(model.model.diffusion_model, SIZE, steps=[0]))
+    torch.testing.assert_close(in_comfyui(bridge, model, vae), expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(in_comfyui(bridge, model, vae), in_comfyui(bridge, model, vae, placement=Placement(on_host=True)))
+
+
+def test_on_the_layers_of_comfyuis_own_model(bridge, model, vae, checkpoint):
+    torch.testing.assert_close(
+        in_comfyui(bridge, load_native(bridge, checkpoint), vae), in_comfyui(bridge, model, vae), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_cancelled_between_two_layers(bridge, model, vae):
+    import comfy.model_management
+
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            in_comfyui(bridge, model, vae)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)

@@ -1,0 +1,174 @@
+"""Live video in ComfyUI: the transformer of a MODEL as a causal network, and a decoder whose caches live as long as the video."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..cost.vae_tiles import Grid, grids, tiles
+from ..transformer.blocks import Compute
+from ..transformer.causal import CausalVideo, Engine, kept_bytes
+from ..transformer.rings import Placement
+from .kernels import pick_attention, pick_linears, wants_float8_attention
+from .memory import RetryInLessMemory, load_all_weights, take_all_others_off_gpu
+from .model import AUDIO_STRENGTH_KEY, cast_comfy_weights, forward_of, is_watched, layers_just_in_time, with_s2v_forward
+from .runtime import LATENT_FORMAT
+from .vae import VAE_ADVICE, can_tile, causal_cache, decode_coarse, decode_fine, plan_pass, prepare
+
+logger = logging.getLogger("wan_s2v")
+DECODER_MEMORY = 43  # latents; a frame depends on no older ones
+UNKNOWN_DECODER_CONTEXT = 19  # latents in front of a block, for a VAE that only decodes as a whole
+
+
+@dataclass(frozen=True)
+class LivePlan:
+    """What a live network is made for.
+
+    Attributes:
+        height, width: in latents. steps: those of the sampler that run here. placement: of the rings.
+    """
+
+    height: int
+    width: int
+    steps: range = range(4)
+    placement: Placement = Placement()  # noqa: RUF009
+
+
+@contextmanager
+def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, plan: LivePlan) -> Iterator[CausalVideo]:
+    """The transformer of any MODEL with Wan S2V weights as the network of one video; both models are loaded, with room for the rings."""
+    model = with_s2v_forward(model)
+    forward, options, device = forward_of(model), model.model_options.get("transformer_options", {}), model.load_device
+    if is_watched(options):
+        logger.warning("another node looks into the blocks of the MODEL: that has no effect on live video")
+    work = 2 * model.memory_required([1, 16, 6, plan.height, plan.width])
+    kept, _ = kept_bytes(
+        forward.transformer.config, (plan.height, plan.width), len(plan.steps), plan.placement, model.model.get_dtype_inference()
+    )
+    needed = work + kept + plan_pass(vae, "decode", plan.height, plan.width, is_picture=False).needed_bytes()
+    comfy.model_management.load_models_gpu([model, vae.patcher], memory_required=needed, minimum_memory_required=work + kept)
+    load_all_weights(model, [1, 16, 6, plan.height, plan.width])
+    model.pre_run()
+    try:
+        video = CausalVideo(
+            forward.transformer,
+            (plan.height, plan.width),
+            Engine(
+                _computing(forward, model, options), _begin(forward.transformer, device, options), model.model.get_dtype_inference(), device
+            ),
+            steps=plan.steps,
+            placement=plan.placement,
+        )
+        video.audio_strength = options.get(AUDIO_STRENGTH_KEY, 1.0)
+        yield video
+    finally:
+        model.cleanup()
+        comfy.model_management.reset_cast_buffers()
+
+
+def _computing(forward: Any, model: comfy.model_patcher.ModelPatcher, options: dict[str, Any]) -> Callable[[], Compute]:
+    device, dtype = model.load_device, model.model.get_dtype_inference()
+
+    def compute() -> Compute:
+        return Compute(
+            attention=pick_attention(forward.attention, device, wants_float8_attention(forward.speed)),
+            linears=pick_linears(forward.speed, device, dtype),
+            cast=cast_comfy_weights,
+            transformer_options=dict(options),
+        )
+
+    return compute
+
+
+def _begin(transformer: Any, device: torch.device, options: dict[str, Any]) -> Callable[[], Callable[[], None]]:
+    return lambda: layers_just_in_time(transformer, device, dict(options))
+
+
+class LiveDecoder:
+    """Decodes a video without end, some latents at a time: every frame is what one decode of all latents would give.
+
+    Out of memory it goes on in smaller tiles, from the newest latents, on which alone the frames to come depend.
+
+    Args:
+        height, width: in latents.
+    """
+
+    def __init__(self, vae: comfy.sd.VAE, height: int, width: int):
+        self._vae, self._height, self._width = vae, height, width
+        self._grid: Grid = (1, 1)
+        self._coarse: list | None = None
+        self._fine: list[list] = []
+        self._newest: Tensor | None = None
+        self._retry = RetryInLessMemory("VAE decode", self._savings(), VAE_ADVICE)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Decode latents that follow those before, [1, 16, F, h, w] normalised -> frames [T, H, W, 3] in [0, 1], float32 on the CPU.
+
+        Args:
+            latents: an odd number of them if they are the first, later at least 2.
+        Returns:
+            4F frames, of the first latents 4F - 3.
+        """
+        frames = self._retry.run(lambda: self._decode(latents))
+        known = latents.cpu() if self._newest is None else torch.cat([self._newest, latents.cpu()], dim=2)
+        self._newest = known[:, :, -DECODER_MEMORY:]
+        return frames
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        if not can_tile(self._vae):
+            return self._decode_as_a_whole(latents)
+        with comfy.model_management.cuda_device_context(self._vae.device):
+            if self._coarse is None:
+                self._start()
+                if self._newest is not None:
+                    self._go_on(self._newest)
+            return self._go_on(latents)
+
+    def _start(self) -> None:
+        """Load the VAE, and begin with empty caches."""
+        decoder = self._vae.first_stage_model.decoder
+        prepare(self._vae, plan_pass(self._vae, "decode", self._height, self._width, is_picture=False), self._grid)
+        self._coarse = causal_cache(decoder)
+        self._fine = [causal_cache(decoder) for _ in tiles(self._height, self._width, self._grid)]
+
+    def _go_on(self, latents: Tensor) -> Tensor:
+        assert self._coarse is not None
+        is_first = self._coarse[0] is None
+        features = list(decode_coarse(self._vae, LATENT_FORMAT.process_out(latents), self._coarse))
+        height, width = (side * SPATIAL_STRIDE for side in latents.shape[3:])
+        frames = torch.empty(TEMPORAL_STRIDE * latents.shape[2] - 3 * is_first, height, width, 3)
+        for tile, cache in zip(tiles(self._height, self._width, self._grid), self._fine, strict=True):
+            rows, columns, start = tile.rows, tile.columns, 0
+            seen = (part[..., rows.seen(1), columns.seen(1)] for part in features)
+            for part in decode_fine(self._vae, seen, cache):
+                given = part[:, rows.inner(SPATIAL_STRIDE), columns.inner(SPATIAL_STRIDE)]
+                frames[start : start + len(part), rows.given(SPATIAL_STRIDE), columns.given(SPATIAL_STRIDE)] = given
+                start += len(part)
+            if len(self._fine) > 1:  # those of all tiles would fill the memory that tiles are to save
+                cache[:] = [kept.cpu() if isinstance(kept, Tensor) else kept for kept in cache]
+        return frames
+
+    def _decode_as_a_whole(self, latents: Tensor) -> Tensor:
+        context = latents[:, :, :0] if self._newest is None else self._newest[:, :, -UNKNOWN_DECODER_CONTEXT:]
+        frames = self._vae.decode(LATENT_FORMAT.process_out(torch.cat([context.to(latents), latents], dim=2)))[0].float().cpu()
+        return frames[-TEMPORAL_STRIDE * latents.shape[2] :]
+
+    def _savings(self) -> Iterator[str]:
+        choices = grids(self._height, self._width) if can_tile(self._vae) else []
+        for grid in choices[1:]:
+            self._forget(grid)
+            yield f"in {grid[0]} x {grid[1]} tiles"
+        self._forget(self._grid)
+        take_all_others_off_gpu(self._vae.patcher)
+        yield "with everything else off the GPU"
+
+    def _forget(self, grid: Grid) -> None:
+        self._grid, self._coarse, self._fine = grid, None, []
