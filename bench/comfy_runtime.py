@@ -43,6 +43,11 @@ def tiny_models():
 
 def load_pack(root: Path, name: str = "wan_s2v_pack"):
     """The `comfy_bridge` of a checkout, which gets a package name of its own."""
+    register_pack(root, name)
+    return importlib.import_module(f"{name}.wan_s2v_model.comfy_bridge")
+
+
+def register_pack(root: Path = ROOT, name: str = "wan_s2v_pack") -> None:
+    """Make a checkout importable under a name, without ComfyUI."""
     spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
     sys.modules[name] = importlib.util.module_from_spec(spec)  # not executed: nodes need the server
-    return importlib.import_module(f"{name}.wan_s2v_model.comfy_bridge")

@@ -8,6 +8,7 @@ latents. Positions count from the start of the video and never wrap; the picture
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 from typing import cast as cast_type
 
 import torch
@@ -17,6 +18,7 @@ from ..constants import REFERENCE_TIME
 from ..kernels.casting import CastWeights
 from ..kernels.float8 import Activation
 from ..kernels.fused import rms_norm_rope, scale_of_norm
+from ..kernels.graphs import Graphs, addresses
 from ..kernels.linears import Linears
 from ..kernels.row_chunks import CHUNK_ROWS
 from .audio_injector import InjectedAudio
@@ -52,12 +54,30 @@ class Engine:
         compute: gives that of a pass. dtype: in which it computes.
         begin: called before each pass; gives what is called before each layer and behind the last one, for weights that are fetched just in
             time.
+        graphs: passes with full rings are replayed as CUDA graphs; all weights have to stay on the device.
     """
 
     compute: Callable[[], Compute] = Compute
     begin: Callable[[], Callable[[], None]] = lambda: lambda: None
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009
+    graphs: bool = False
+
+
+class Pass(NamedTuple):
+    """What a pass through the layers is given.
+
+    Attributes:
+        tokens: [1, 3n, dim]. e_head, e: of the timestep. rope, picture_rope: of the tokens and of the picture.
+        sounds: one entry per injector.
+    """
+
+    tokens: Tensor
+    e_head: Tensor
+    e: Tensor
+    rope: Rope
+    picture_rope: Rope
+    sounds: list[InjectedAudio]
 
 
 class CausalVideo:
@@ -95,6 +115,7 @@ class CausalVideo:
         self._context: Tensor | None = None
         self._text: list[Prompt] = []
         self._heard: tuple[Tensor, list[InjectedAudio]] | None = None
+        self._graphs = Graphs() if engine.graphs and not placement.on_host else None
 
     def _make_memories(self, steps: Sequence[int]) -> dict[int, Memories]:
         dtype, layers = self._placement.dtype(self._dtype), len(self._transformer.blocks)
@@ -123,6 +144,8 @@ class CausalVideo:
         stream = self._stream(transformer.embed_stills(picture, motion, cast))
         _, e = transformer.embed_time(torch.zeros(1), cast, self._device)
         self._picture_keys = []
+        if self._graphs is not None:
+            self._graphs.forget()
         for index, block in enumerate(self._blocks()):
             next_layer()
             keys = PictureKeys(compute.linears, block, self._frame_tokens)
@@ -150,25 +173,42 @@ class CausalVideo:
         Returns:
             [16, 3, h, w] float32.
         """
-        transformer, compute, next_layer = self._transformer, self._engine.compute(), self._engine.begin()
+        compute, ring = self._engine.compute(), self.rings[step]
         x = x[None].to(self._device, self._dtype)
-        sounds = self._hear(audio, compute.cast)
-        stream = self._stream(transformer.embed_video(x, None if pose is None else pose.to(self._device), compute.cast))
-        e_head, e = transformer.embed_time(torch.tensor([timestep], dtype=torch.float64), compute.cast, self._device)
-        ring = self.rings[step]
+        e_head, e = self._transformer.embed_time(torch.tensor([timestep], dtype=torch.float64), compute.cast, self._device)
+        given = Pass(
+            self._transformer.embed_video(x, None if pose is None else pose.to(self._device), compute.cast),
+            *(e_head, e),
+            self._rotations.at(range(first_latent, first_latent + BLOCK_LATENTS)),
+            self._rotations.at([max(REFERENCE_TIME, first_latent + distance)]),
+            self._hear(audio, compute.cast),
+        )
         own, seen = self._rows(ring, first_latent)
-        rope = self._rotations.at(range(first_latent, first_latent + BLOCK_LATENTS))
-        picture_rope = self._rotations.at([max(REFERENCE_TIME, first_latent + distance)])
+
+        def run(given: Pass) -> Tensor:
+            return self._run_layers(given, ring, (own, seen), compute)
+
+        if self._graphs is None or seen < self._shape.sink + self._shape.ring:
+            patches = run(given)
+        else:
+            patches = self._graphs.run((step, own.start), given, run, addresses(self._transformer.parameters()))
+        return unpatchify(patches, x.shape[2], *self._size)[0]
+
+    def _run_layers(self, given: "Pass", ring: Ring, rows: tuple[slice, int], compute: Compute) -> Tensor:
+        """All layers and the head: [1, 3n, 16 * 4]."""
+        next_layer, (own, seen) = self._engine.begin(), rows
+        stream = self._stream(given.tokens)
         for index, block in enumerate(self._blocks()):
             next_layer()
+            compute.transformer_options["block_index"] = index
             memory = ring.memories.open(index, seen)
-            self._turn_picture(index, memory, picture_rope, compute.cast)
+            self._turn_picture(index, memory, given.picture_rope, compute.cast)
             keys = Remembered(memory, own, seen, self._scales[index])
-            stream = block(stream, e, self._text[index], rope, replace(compute, part=keys))
+            stream = block(stream, given.e, self._text[index], given.rope, replace(compute, part=keys))
             ring.memories.close(index, own)
-            stream = transformer.audio_injector(stream, index, sounds, compute)
+            stream = self._transformer.audio_injector(stream, index, given.sounds, compute)
         next_layer()
-        return unpatchify(transformer.head(stream.summed(), e_head, compute.cast), x.shape[2], *self._size)[0]
+        return self._transformer.head(stream.summed(), given.e_head, compute.cast)
 
     def _stream(self, tokens: Tensor) -> Residual:
         """Tokens [1, S, dim] that all have the first row of modulations."""

@@ -1,0 +1,67 @@
+"""When work is done, recorded and replayed; the graph of CUDA has a stand-in that runs on any machine."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from wan_s2v_pack.wan_s2v_model.kernels.graphs import Graphs, addresses
+
+
+class Graph:
+    """Replays by doing the work again, on the tensors it was recorded with."""
+
+    recording = None
+    count = 0
+
+    def replay(self):
+        self.result.copy_(self.work())
+        Graph.count += 1
+
+    def pool(self):
+        return "pool"
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    pools = []
+
+    @contextmanager
+    def record(graph, pool, capture_error_mode):
+        pools.append(pool)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    graphs = Graphs()
+    graphs.pools = pools
+    recorded = graphs._record
+
+    def keep_work(work):
+        recording = recorded(work)
+        recording.graph.work, recording.graph.result = work, recording.result
+        return recording
+
+    graphs._record = keep_work
+    return graphs
+
+
+def run(graphs, key, value, fingerprint=0):
+    return graphs.run(key, (torch.tensor([value]), [torch.tensor([1.0])]), lambda given: given[0] * 2 + given[1][0], fingerprint)
+
+
+def test_results_are_those_of_the_inputs_however_they_come_about(graphs):
+    results = [run(graphs, key, float(value)) for value, key in enumerate("aababb")]
+    assert [float(result) for result in results] == [1, 3, 5, 7, 9, 11]
+    assert len(graphs._recordings) == 2
+    assert graphs.pools == [None, "pool"]
+
+
+def test_moved_tensors_are_recorded_anew(graphs):
+    for fingerprint in (0, 0, 1, 1):
+        run(graphs, "a", 1.0, fingerprint)
+    assert graphs.pools == [None, None]
+
+
+def test_addresses_tell_tensors_apart():
+    some = torch.zeros(2), torch.ones(3)
+    assert addresses(some) == addresses(some) != addresses([some[0], some[1].clone()])
