@@ -25,6 +25,7 @@ from ...wan_s2v_model.sampling.live import (
 from ...wan_s2v_model.transformer.causal import BLOCK_LATENTS, CausalVideo
 from ...wan_s2v_model.transformer.model import WanS2VTransformer
 from ...wan_s2v_model.transformer.rings import KEYS, VALUES
+from ...wan_s2v_model.transformer.speakers import Regions
 from .case import EXACT, Case, Measured, Row, compare_column, failure
 from .cases_forward import load_weights
 
@@ -69,20 +70,15 @@ def _replay_passes(case: Case) -> Iterator[Row]:
     video.clear(start=0)
     video.set_anchor(case.input("in.ref_latents"), case.input("in.motion_latents"), case.input("in.context")[None])
     distances, masks = case.input("anchor_distance"), case.optional_input("in.speaker_masks")
+    regions = None if masks is None else Regions(masks[..., 0])
     measured = {}
     for block in range(case.setting("blocks")):
         name, first = f"block{block}", case.setting("first_latent") + BLOCK_LATENTS * block
         audio, pose = case.input(f"{name}.audio"), case.input(f"{name}.pose")
         x, timestep = case.input(f"{name}.x"), case.setting("timestep")
-        velocity = video.forward(x, 0, timestep, first, int(distances[block]), *_heard(audio, masks), pose=pose)
+        velocity = video.forward(x, 0, timestep, first, int(distances[block]), audio if regions else audio[0], pose, regions)
         measured[f"{name}.velocity"] = Measured(velocity, VELOCITY_TOLERANCE)
     yield from case.compare(measured)
-
-
-def _heard(audio: Tensor, masks: Tensor | None) -> tuple[Tensor]:
-    if len(audio) > 1:
-        raise ValueError("several speakers are not supported yet")
-    return (audio[0],)
 
 
 @dataclass

@@ -38,7 +38,8 @@ class Graphs:
         """The result of the work: done as it is for the first time, which builds what it needs, then recorded, then replayed.
 
         Args:
-            inputs: any nest of tensors on the GPU. fingerprint: where the tensors are that are no inputs.
+            inputs: any nest with tensors on the GPU, and with nothing else that changes.
+            fingerprint: where the tensors are that are no inputs.
         """
         if fingerprint != self._fingerprint:
             self.forget()
@@ -47,11 +48,14 @@ class Graphs:
             self._seen.add(key)
             return work(inputs)
         leaves, form = tree_flatten(inputs)
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not self._inputs:
-            self._inputs = [leaf.clone() for leaf in leaves]
-        torch._foreach_copy_(self._inputs, leaves)
+            self._inputs = [tensor.clone() for tensor in given]
+        torch._foreach_copy_(self._inputs, given)
         if key not in self._recordings:
-            self._recordings[key] = self._record(lambda: work(tree_unflatten(self._inputs, form)))
+            own = iter(self._inputs)
+            kept = tree_unflatten([next(own) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
+            self._recordings[key] = self._record(lambda: work(kept))
         graph, result = self._recordings[key]
         graph.replay()
         return result.clone()

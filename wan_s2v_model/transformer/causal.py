@@ -21,13 +21,14 @@ from ..kernels.fused import rms_norm_rope, scale_of_norm
 from ..kernels.graphs import Graphs, addresses
 from ..kernels.linears import Linears
 from ..kernels.row_chunks import CHUNK_ROWS
-from .audio_injector import InjectedAudio
+from .audio_injector import Voice
 from .blocks import Block, Compute, Prompt, Residual, Rope
 from .config import WanS2VConfig
-from .model import WanS2VTransformer
+from .model import WanS2VTransformer, heard_voices
 from .rings import KEYS, VALUES, Desks, Memories, OnDevice, OnHost, Placement, Remembered, Scales, Shape, write
 from .rope import pairs_of_axes, rope_table, token_positions
 from .shards import Heads, SelfAttention
+from .speakers import Regions
 from .tokens import unpatchify
 
 BLOCK_LATENTS = 3
@@ -69,7 +70,7 @@ class Pass(NamedTuple):
 
     Attributes:
         tokens: [1, 3n, dim]. e_head, e: of the timestep. rope, picture_rope: of the tokens and of the picture.
-        sounds: one entry per injector.
+        voices: the speakers, and who hears them.
     """
 
     tokens: Tensor
@@ -77,7 +78,7 @@ class Pass(NamedTuple):
     e: Tensor
     rope: Rope
     picture_rope: Rope
-    sounds: list[InjectedAudio]
+    voices: list[Voice]
 
 
 class CausalVideo:
@@ -112,9 +113,10 @@ class CausalVideo:
         self.rings = {step: Ring(memories) for step, memories in self._make_memories(steps).items()}
         self._picture_keys: list[Tensor] = []
         self._scales: list[Scales | None] = []
+        self._times: dict[float, tuple[Tensor, Tensor]] = {}
         self._context: Tensor | None = None
         self._text: list[Prompt] = []
-        self._heard: tuple[Tensor, list[InjectedAudio]] | None = None
+        self._heard: tuple[Tensor, Regions | None, list[Voice]] | None = None
         self._graphs = Graphs() if engine.graphs and not placement.on_host else None
 
     def _make_memories(self, steps: Sequence[int]) -> dict[int, Memories]:
@@ -142,7 +144,7 @@ class CausalVideo:
         self._project_text(context, cast)
         picture, motion = (latents.to(self._device, self._dtype) for latents in (picture_latent, motion_latents))
         stream = self._stream(transformer.embed_stills(picture, motion, cast))
-        _, e = transformer.embed_time(torch.zeros(1), cast, self._device)
+        _, e = self._embed_time(0.0, cast)
         self._picture_keys = []
         if self._graphs is not None:
             self._graphs.forget()
@@ -164,31 +166,32 @@ class CausalVideo:
         distance: int,
         audio: Tensor,
         pose: Tensor | None = None,
+        regions: Regions | None = None,
     ) -> Tensor:
         """The velocity of a block at one step. Blocks come in order; the same one may come again.
 
         Args:
             x: [16, 3, h, w]. timestep: on the 0..1000 scale, not truncated. first_latent: its number in the video.
-            distance: of the picture ahead of it, in latents. audio: [layers, audio_dim, 12] features at 25 fps. pose: [1, 16, 3, h, w].
+            distance: of the picture ahead of it, in latents. audio: [layers, audio_dim, 12] features at 25 fps, with regions one for each
+                speaker, [speakers, layers, audio_dim, 12]. pose: [1, 16, 3, h, w]. regions: who hears which speaker, for 3 latents.
         Returns:
             [16, 3, h, w] float32.
         """
         compute, ring = self._engine.compute(), self.rings[step]
         x = x[None].to(self._device, self._dtype)
-        e_head, e = self._transformer.embed_time(torch.tensor([timestep], dtype=torch.float64), compute.cast, self._device)
         given = Pass(
             self._transformer.embed_video(x, None if pose is None else pose.to(self._device), compute.cast),
-            *(e_head, e),
+            *self._embed_time(timestep, compute.cast),
             self._rotations.at(range(first_latent, first_latent + BLOCK_LATENTS)),
             self._rotations.at([max(REFERENCE_TIME, first_latent + distance)]),
-            self._hear(audio, compute.cast),
+            self._hear(audio, regions, compute.cast),
         )
         own, seen = self._rows(ring, first_latent)
 
         def run(given: Pass) -> Tensor:
             return self._run_layers(given, ring, (own, seen), compute)
 
-        if self._graphs is None or seen < self._shape.sink + self._shape.ring:
+        if self._graphs is None or regions is not None or seen < self._shape.sink + self._shape.ring:
             patches = run(given)
         else:
             patches = self._graphs.run((step, own.start), given, run, addresses(self._transformer.parameters()))
@@ -206,7 +209,7 @@ class CausalVideo:
             keys = Remembered(memory, own, seen, self._scales[index])
             stream = block(stream, given.e, self._text[index], given.rope, replace(compute, part=keys))
             ring.memories.close(index, own)
-            stream = self._transformer.audio_injector(stream, index, given.sounds, compute)
+            stream = self._transformer.audio_injector(stream, index, given.voices, compute)
         next_layer()
         return self._transformer.head(stream.summed(), given.e_head, compute.cast)
 
@@ -217,6 +220,12 @@ class CausalVideo:
     def _blocks(self) -> list[Block]:
         return cast_type(list[Block], list(self._transformer.blocks))
 
+    def _embed_time(self, timestep: float, cast: CastWeights) -> tuple[Tensor, Tensor]:
+        """Of a timestep, once: a step always has the same."""
+        if timestep not in self._times:
+            self._times[timestep] = self._transformer.embed_time(torch.tensor([timestep], dtype=torch.float64), cast, self._device)
+        return self._times[timestep]
+
     def _project_text(self, context: Tensor, cast: CastWeights) -> None:
         """Keys and values of the prompt for each layer, once."""
         if context is self._context:
@@ -225,12 +234,16 @@ class CausalVideo:
         self._text = [Prompt(*block.project_text(tokens, cast), tokens) for block in self._blocks()]
         self._context = context
 
-    def _hear(self, audio: Tensor, cast: CastWeights) -> list[InjectedAudio]:
-        """What the injectors need of the sound of a block, the same in all its steps."""
-        if self._heard is None or self._heard[0] is not audio:
-            whole, local = self._transformer.embed_audio(audio[None].to(self._device), self.audio_strength, cast)
-            self._heard = audio, self._transformer.audio_injector.project(whole, local, self._dtype, cast)
-        return self._heard[1]
+    def _hear(self, audio: Tensor, regions: Regions | None, cast: CastWeights) -> list[Voice]:
+        """What the injectors need of the sounds of a block, the same in all its steps."""
+        if self._heard is None or self._heard[0] is not audio or self._heard[1] is not regions:
+            voices = [self._voice(sound, cast) for sound in ([audio] if regions is None else audio)]
+            self._heard = audio, regions, heard_voices(voices, regions, None, self._device)
+        return self._heard[2]
+
+    def _voice(self, sound: Tensor, cast: CastWeights) -> Voice:
+        whole, local = self._transformer.embed_audio(sound[None].to(self._device), self.audio_strength, cast)
+        return Voice(self._transformer.audio_injector.project(whole, local, self._dtype, cast))
 
     def _rows(self, ring: Ring, first_latent: int) -> tuple[slice, int]:
         """The rows of a memory that a block writes, and how many rows, from the first on, it sees."""

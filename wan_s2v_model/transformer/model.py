@@ -183,7 +183,7 @@ class WanS2VTransformer(nn.Module):
         if part is not None:
             tokens, constants, split = tokens[:, part.rows], _of_part(part, constants), part.split
             compute = replace(compute, part=part)
-        voices = _heard(constants.voices, conditions.regions, part, x.device)
+        voices = heard_voices(constants.voices, conditions.regions, part, x.device)
         stream = Residual(tokens.to(self.residual_dtype or x.dtype), split, is_own=True)
         del tokens  # would take memory up to the end
         options = compute.transformer_options
@@ -332,7 +332,7 @@ def _of_part(part: Part, constants: ClipConstants) -> ClipConstants:
     return replace(constants, rope=(cos[part.rows], sin[part.rows]))
 
 
-def _heard(voices: list[Voice], regions: Regions | None, part: Part | None, device: torch.device) -> list[Voice]:
+def heard_voices(voices: list[Voice], regions: Regions | None, part: Part | None, device: torch.device) -> list[Voice]:
     """Each speaker with those who hear it."""
     if regions is None:
         return voices

@@ -46,7 +46,7 @@ def graphs(monkeypatch):
 
 
 def run(graphs, key, value, fingerprint=0):
-    return graphs.run(key, (torch.tensor([value]), [torch.tensor([1.0])]), lambda given: given[0] * 2 + given[1][0], fingerprint)
+    return graphs.run(key, (torch.tensor([value]), [torch.tensor([1.0]), None]), lambda given: given[0] * 2 + given[1][0], fingerprint)
 
 
 def test_results_are_those_of_the_inputs_however_they_come_about(graphs):
