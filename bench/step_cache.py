@@ -78,7 +78,8 @@ class Bench:
         true = [relative_error(sampler(*self.inputs(clip)), full[clip]) for clip in range(self.arguments.clips)]
         cached, guessed = sampler.cached, [len(note["guessed"]) for note in sampler.cached.notes]
         asked = cached.num_steps - cached.num_guessed
-        print(f"\nallowed {allowed:.1%}: {asked} of {self.arguments.clips * self.arguments.steps} steps asked the model")
+        steps = self.arguments.clips * self.arguments.steps
+        print(f"\nallowed {allowed:.1%}: {asked} of {steps} steps asked the model, {steps / asked:.2f} times fewer")
         print(
             f"    steps of a clip guessed {guessed}, so {self.arguments.steps / (self.arguments.steps - guessed[-1]):.2f} times fewer calls"
         )

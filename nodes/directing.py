@@ -306,8 +306,9 @@ class WanS2VStepCache(io.ComfyNode):
                     default=8,
                     min=2,
                     max=1000,
-                    tooltip="Every so many clips, one is sampled both ways: its true error is noted with the run, and the next table keeps "
-                    "to it. That clip takes up to twice as long.",
+                    tooltip="Behind so many clips, one is sampled both ways: its true error is noted with the run, and the next table "
+                    "keeps to it. That clip takes up to twice as long. While the error is as expected, the next ones come twice and "
+                    "four times as late.",
                     advanced=True,
                 ),
             ],

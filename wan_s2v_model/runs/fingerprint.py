@@ -149,7 +149,7 @@ def _speakers(plan: Plan) -> str:
 
 
 def _step_cache(cache: Any) -> str:
-    return "" if cache is None else f"error up to {cache.allowed_error}, compared every {cache.check_every} clips"
+    return "" if cache is None else f"error up to {cache.allowed_error}, first compared behind {cache.check_every} clips"
 
 
 def _sampler_name(sampler: Any) -> str:

@@ -2,7 +2,8 @@
 
 A guess goes on as the last prediction said: with the same velocity, v = (x - x0) / sigma. A clip that is sampled in full leaves a table:
 the steps of later clips that may be guessed, so that their error is expected to stay below the one that is allowed. Now and then a clip is
-sampled both ways. What then differs is the true error; it is noted, and the next table keeps to it.
+sampled both ways. What then differs is the true error; it is noted, and the next table keeps to it. Where it was as expected, the next
+comparison comes twice as late.
 
 The expected error: what the steps add to the latents is linear in their velocities, so guessing adds differences between velocities, and
 the size of their sum follows from scalar products. How the model answers to latents that are a little wrong is not in there; the
@@ -14,12 +15,15 @@ import logging
 import math
 from collections.abc import Callable, Collection, MutableSequence, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 SAMPLED = 2**16  # values of a prediction that stand for all of them in the table
+HELD = 1.5  # an expected error has held if the true one is at most so many times as large
+MOST_DOUBLINGS = 2  # of the distance between comparisons: what the clips show may change
 SMALLEST_RATIO = 0.1  # of the true error to the expected one: one lucky comparison does not let ten times as many steps be guessed
 logger = logging.getLogger("wan_s2v")
 
@@ -29,7 +33,8 @@ class StepCache:
     """What may be guessed.
 
     Attributes:
-        allowed_error: of the latents of a clip, relative to the clip sampled in full. check_every: clips from one comparison to the next.
+        allowed_error: of the latents of a clip, relative to the clip sampled in full.
+        check_every: clips from the first one to the comparison with it, and on to the next, unless the expected error has held.
     """
 
     allowed_error: float
@@ -165,7 +170,7 @@ class CachedClips:
             prompt: the clip in which its prompt begins. run: samples the clip with these steps; may be called twice.
         """
         table = None if self._is_off else self._table(prompt)
-        if self._is_off or (table is not None and clip - table.clip < self._cache.check_every):
+        if self._is_off or (table is not None and clip - table.clip < self._distance(prompt)):
             return self._run(run, Steps(self._sigmas, () if table is None else table.guessed))
         guessed = None
         if table is not None and table.guessed:
@@ -193,9 +198,23 @@ class CachedClips:
         return latents
 
     def _table(self, prompt: int) -> Table | None:
-        """The newest one for a prompt and this number of steps."""
-        held = (note for note in reversed(self.notes) if note["prompt"] == prompt and note["steps"] == len(self._sigmas) - 1)
-        return next((Table(**{**note, "guessed": tuple(note["guessed"])}) for note in held), None)
+        """The newest one for a prompt."""
+        return next(reversed(self._tables(prompt)), None)
+
+    def _tables(self, prompt: int) -> list[Table]:
+        """Those for a prompt and this number of steps, oldest first."""
+        steps = len(self._sigmas) - 1
+        notes = (note for note in self.notes if note["prompt"] == prompt and note["steps"] == steps)
+        return [Table(**{**note, "guessed": tuple(note["guessed"])}) for note in notes]
+
+    def _distance(self, prompt: int) -> int:
+        """Clips from the newest table of a prompt to the next comparison: twice as many for each of the last ones that went as expected."""
+        doublings = 0
+        for before, table in reversed(list(pairwise(self._tables(prompt)))):
+            if table.error is None or table.error > HELD * before.expected:
+                break
+            doublings += 1
+        return self._cache.check_every * 2 ** min(doublings, MOST_DOUBLINGS)
 
     def _learn(self, clip: int, prompt: int, full: Steps, latents: Tensor, table: Table | None, guessed: Tensor | None) -> None:
         """Note the table of a clip that was sampled in full, and the error of the one before it."""

@@ -118,16 +118,58 @@ def test_nothing_is_guessed_where_comparing_costs_more_than_it_saves():
         assert bool(cached.notes[0]["guessed"]) == is_worth_it
 
 
-def test_first_clip_is_full_later_ones_take_few_calls_and_every_so_many_is_full_again():
-    cached, calls = CachedClips(StepCache(0.05, 4), SIGMAS), []
-    for clip in range(9):
-        model = StandIn()
-        sample_clips(cached, [clip], model)
-        calls.append(model.calls)
+class Rough(StandIn):
+    """Each velocity differs from the one before it by 0.4 of itself, as with random weights."""
+
+    def velocity(self, x, level, clip):
+        generator = torch.Generator().manual_seed(round(1e4 * level) + 10_000 * clip)
+        return super().velocity(x, level, clip) + 0.2 * torch.randn(SHAPE, generator=generator)
+
+
+def calls_of_clips(cached, clips, model=StandIn):
+    calls = []
+    for clip in clips:
+        counting = model()
+        sample_clips(cached, [clip], counting)
+        calls.append(counting.calls)
+    return calls
+
+
+def test_first_clip_is_full_later_ones_take_few_calls_and_the_fourth_is_compared():
+    cached = CachedClips(StepCache(0.05, 4), SIGMAS)
+    calls = calls_of_clips(cached, range(6))
     asked = [STEPS - len(note["guessed"]) for note in cached.notes]
-    assert calls == [STEPS, *[asked[0]] * 3, asked[0] + STEPS, *[asked[1]] * 3, asked[1] + STEPS]
+    assert calls == [STEPS, *[asked[0]] * 3, asked[0] + STEPS, asked[1]]
     assert STEPS / calls[1] >= 1.6
-    assert [note["clip"] for note in cached.notes] == [0, 4, 8]
+    assert [note["clip"] for note in cached.notes] == [0, 4]
+
+
+def test_while_the_error_is_as_expected_comparisons_come_twice_and_four_times_as_late():
+    cached = CachedClips(StepCache(0.05, 2), SIGMAS)
+    sample_clips(cached, range(23))
+    assert [note["clip"] for note in cached.notes] == [0, 2, 6, 14, 22]
+
+
+@pytest.mark.parametrize(("wrong", "next_one"), [(1, 4), (2, 8)])
+def test_an_error_that_was_not_expected_brings_the_next_comparison_as_early_as_the_first(wrong, next_one):
+    """The comparisons come behind 2 and 4 clips."""
+    cached = CachedClips(StepCache(0.05, 2), SIGMAS)
+    sample_clips(cached, range(7))
+    del cached.notes[wrong + 1 :]
+    cached.notes[wrong]["error"] = 2 * cached.notes[wrong - 1]["expected"]
+    sample_clips(cached, range(cached.notes[wrong]["clip"] + 1, 12))
+    assert cached.notes[wrong + 1]["clip"] == next_one
+
+
+@pytest.mark.parametrize("check_every", [4, 8])
+def test_a_run_of_nine_rough_clips_takes_less_than_a_1_6th_of_the_calls_and_states_its_true_errors(check_every):
+    cached = CachedClips(StepCache(0.05, check_every), SIGMAS)
+    calls = calls_of_clips(cached, range(9), Rough)
+    assert 15 < STEPS - calls[1] < 32
+    assert 9 * STEPS / sum(calls) >= 1.6
+    first, second = cached.notes
+    guessed, exact = (sampler(Rough(), second["clip"])(Steps(SIGMAS, steps)) for steps in (first["guessed"], ()))
+    assert second["error"] == relative_error(guessed, exact)
 
 
 def test_a_long_run_takes_less_than_a_1_6th_of_the_calls():
