@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .audio import WanS2VAudioEncode, WanS2VTextToSpeech
 from .directing import WanS2VAudioGuidance, WanS2VContinuity, WanS2VDraftOrFinal, WanS2VPose, WanS2VSamplingOptions, WanS2VStepCache
+from .live import WanS2VLiveSampler
 from .loaders import WanS2VAudioEncoderLoader, WanS2VLoraLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
 from .prepare import WanS2VPrepare
 from .reports import WanS2VDriftReport, WanS2VSyncReport
@@ -34,6 +35,7 @@ class WanS2VExtension(ComfyExtension):
             WanS2VSamplingOptions,
             WanS2VStepCache,
             WanS2VSampler,
+            WanS2VLiveSampler,
             WanS2VDecode,
             WanS2VFrameRate,
             WanS2VTail,

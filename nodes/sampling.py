@@ -1,6 +1,9 @@
 """The clip loop."""
 
+import functools
 import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -46,6 +49,33 @@ def _kept_inputs(model, positive, negative, plan, settings, seed, vae, words) ->
     fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
     earlier, by_clip = earlier_texts(model, positive, negative, plan, vae), hashes_by_clip(positive, negative, plan)
     return fingerprint, Notes(assumed_in_older_runs(fingerprint), earlier, comfy_bridge.versions(model), words, by_clip)
+
+
+@contextmanager
+def opened_run(
+    node: type[io.ComfyNode],
+    run_name: str,
+    kept_inputs: Callable[[Mapping[str, str]], tuple[Fingerprint, Notes]],
+    redo_from: int | None,
+    fixed: Collection[str],
+    if_changed: str,
+) -> Iterator[tuple[RunStore, str]]:
+    """The store of a run, and what to say beside the clips where it is another take; a run with a name is noted when it is finished.
+
+    Args:
+        kept_inputs: gives what the folder of a named run is compared with, from the words of the prompt that was queued.
+        redo_from, fixed, if_changed: as of `RunStore.open`.
+    """
+    place = comfy_bridge.place_in_list()
+    words = words_of_graph(node.hidden.prompt, place.node_id) if run_name and place else {}
+    kept = kept_inputs(words) if run_name else ({}, Notes())
+    look = LookAtRuns(run_folder(""), *kept)
+    searches = if_changed == NEW_TAKE and redo_from is None
+    name = takes.name(run_name, place, look.may_go_on if searches else lambda name: True)
+    with folder_of_run(name) as folder, RunStore.open(folder, *kept, redo_from, fixed, if_changed) as store:
+        yield store, look.take(name)
+    if run_name:
+        handed_on.note(run_name, folder)
 
 
 class WanS2VSampler(io.ComfyNode):
@@ -207,17 +237,10 @@ class WanS2VSampler(io.ComfyNode):
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         require_width(sample.config.text_dim, positive=positive, negative=negative)
         plan.require_audio(sample.config.num_audio_layers, sample.config.audio_dim)
-        place = comfy_bridge.place_in_list()
-        words = words_of_graph(cls.hidden.prompt, place.node_id) if run_name and place else {}
-        kept = _kept_inputs(model, positive, negative, plan, settings, seed, vae, words) if run_name else ({}, Notes())
-        look = LookAtRuns(run_folder(""), *kept)
-        searches = if_changed == NEW_TAKE and redo_from is None
-        name = takes.name(run_name, place, look.may_go_on if searches else lambda name: True)
-        with folder_of_run(name) as folder, RunStore.open(folder, *kept, redo_from, FIXED, if_changed) as store:
-            cls._run(store, plan, seed, sample, vae, look.take(name))
+        kept = functools.partial(_kept_inputs, model, positive, negative, plan, settings, seed, vae)
+        with opened_run(cls, run_name, kept, redo_from, FIXED, if_changed) as (store, take):
+            cls._run(store, plan, seed, sample, vae, take)
             clips = Clips(store, plan, delete_with_handle=not run_name, vae=vae, vae_warmup=options.vae_warmup)
-        if run_name:
-            handed_on.note(run_name, folder)
         return io.NodeOutput(clips)
 
     @classmethod

@@ -1,9 +1,9 @@
 """The only door to ComfyUI's internals: change here how they are called, for no other room imports `comfy`."""
 
-from .device import assumed_facts, device_facts, model_facts, require_memory, vae_value_bytes
-from .display import file_shower, share_reporter, show_computation, text_display
+from .device import assumed_facts, device_facts, model_facts, place_rings, require_memory, vae_value_bytes
+from .display import RunDisplay, file_shower, share_reporter, show_computation, text_display
 from .kernels import ATTENTIONS, SPEEDS, require_attention
-from .live import LiveDecoder, LivePlan, live_network
+from .live import LiveDecoder, LivePlan, in_less_memory, live_config, live_network
 from .loaders import DTYPES, AudioEncoder, apply_lora, load_diffusion_model, load_text_encoder, load_vae
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
@@ -36,6 +36,7 @@ __all__ = [
     "LiveDecoder",
     "LivePlan",
     "PlaceInList",
+    "RunDisplay",
     "RunVae",
     "SamplerSettings",
     "apply_lora",
@@ -47,6 +48,8 @@ __all__ = [
     "file_shower",
     "find_file",
     "free_host_memory",
+    "in_less_memory",
+    "live_config",
     "live_network",
     "load_diffusion_model",
     "load_text_encoder",
@@ -56,6 +59,7 @@ __all__ = [
     "new_output_file",
     "open_video",
     "place_in_list",
+    "place_rings",
     "raise_if_interrupted",
     "require_attention",
     "require_file",

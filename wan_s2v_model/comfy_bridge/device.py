@@ -10,15 +10,17 @@ import torch
 from ..conditioning.plan import Plan
 from ..cost.cards import Modes, host_rates, measured_rates
 from ..cost.estimate import Job, ModelFacts, num_parameters
+from ..cost.live import LiveWork, choose_placement
 from ..cost.requirements import DeviceFacts, require_fit
 from ..kernels.linears import EXACT
 from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
+from ..transformer.rings import Placement
 from .gpus import device_name, gpus_of, is_on_host, product_rate
 from .kernels import SAGES, pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
-from .model import PRECISIONS, S2VModelConfig, forward_of
+from .model import PRECISIONS, S2VModelConfig, forward_of, with_s2v_forward
 from .sampling import ClipSampler
 
 
@@ -101,6 +103,16 @@ def require_memory(sample: ClipSampler, plan: Plan, first_clip: int, vae: comfy.
         work=sum(sample.work_of_steps) / sample.num_steps,
     )
     require_fit(job, model_facts(sample.model), device_facts(sample.model, vae))
+
+
+def place_rings(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, work: LiveWork) -> Placement:
+    """Where the rings of a live video find room on the device of any MODEL with Wan S2V weights; logs what the video costs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    model = with_s2v_forward(model)
+    return choose_placement(replace(work, vae_value_bytes=vae_value_bytes(vae)), model_facts(model), device_facts(model, vae))
 
 
 def _loaded_bytes() -> int:

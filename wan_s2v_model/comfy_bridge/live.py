@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -16,15 +16,20 @@ from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_tiles import Grid, grids, tiles
 from ..transformer.blocks import Compute
 from ..transformer.causal import CausalVideo, Engine, kept_bytes
+from ..transformer.config import WanS2VConfig
 from ..transformer.rings import Placement
 from .kernels import pick_attention, pick_linears, wants_float8_attention
-from .memory import RetryInLessMemory, load_all_weights, take_all_others_off_gpu
+from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, cast_comfy_weights, forward_of, is_watched, layers_just_in_time, with_s2v_forward
 from .runtime import LATENT_FORMAT
 from .vae import VAE_ADVICE, can_tile, causal_cache, decode_coarse, decode_fine, plan_pass, prepare
 
 logger = logging.getLogger("wan_s2v")
 DECODER_MEMORY = 43  # latents; a frame depends on no older ones
+LIVE_ADVICE = (
+    f"{KEPT}For that close other programs, or switch offload on in Load Wan S2V Model. memory float8 in Sample Video Live, a smaller size "
+    "or an fp8 file help, too, but with them it is another run."
+)
 UNKNOWN_DECODER_CONTEXT = 19  # latents in front of a block, for a VAE that only decodes as a whole
 
 
@@ -72,6 +77,28 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
     finally:
         model.cleanup()
         comfy.model_management.reset_cast_buffers()
+
+
+def live_config(model: comfy.model_patcher.ModelPatcher) -> WanS2VConfig:
+    """The architecture of the transformer in any MODEL with Wan S2V weights."""
+    return forward_of(with_s2v_forward(model)).transformer.config
+
+
+def in_less_memory(model: comfy.model_patcher.ModelPatcher, placement: Placement, work: Callable[[Placement], None]) -> None:
+    """Do the work with the rings where they were planned; where memory runs out again, with the GPU alone and then with less on it.
+
+    What the work has finished it does not do again.
+    """
+    places = [placement]
+
+    def savings() -> Iterator[str]:
+        take_all_others_off_gpu(model)
+        yield "with everything else off the GPU"
+        if not placement.on_host:
+            places.append(replace(placement, on_host=True))
+            yield "with the rings in main memory"
+
+    RetryInLessMemory("live sampling", savings(), LIVE_ADVICE).run(lambda: work(places[-1]))
 
 
 def _computing(forward: Any, model: comfy.model_patcher.ModelPatcher, options: dict[str, Any]) -> Callable[[], Compute]:

@@ -88,6 +88,7 @@ class Plan:
         real_audio_history: the audio encoder is given the sound before a clip; otherwise the clip's first frame repeats.
         pose_steps: shares of the steps between which the model sees the pose.
         speakers, regions: of several who each speak in a region of their own; None where all hear the one sound.
+        picture: [height, width, 3] in [0, 1], for live video.
     """
 
     timeline: Timeline
@@ -105,6 +106,7 @@ class Plan:
     pose_steps: tuple[float, float] = ALL_STEPS
     speakers: Speakers | None = None
     regions: SpeakerRegions | None = None
+    picture: Tensor | None = None
 
     def require_audio(self, num_layers: int, audio_dim: int) -> None:
         """Raise ValueError if the plan's audio encoder has another size than the MODEL needs: so many layers of so many values."""
@@ -189,4 +191,5 @@ def plan_video(
         real_audio_history=real_audio_history,
         speakers=speakers,
         regions=regions,
+        picture=picture,
     )

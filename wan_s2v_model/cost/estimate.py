@@ -109,7 +109,7 @@ def estimate(job: Job, model: ModelFacts, rates: Rates) -> Estimate:
     tokens, video_tokens = _tokens(job, with_motion)
     activations = activation_bytes(tokens, model)
     constants = constant_bytes(tokens, job, model)
-    streamed = STREAMED_BLOCKS * _weights(model, _is_first_block)
+    streamed = streamed_weights(model, STREAMED_BLOCKS)
     working = activations + WORKSPACE_BYTES
     resident = model.weights_bytes + working + constants
     decode = DECODE.video * job.vae_value_bytes * job.height * job.width
@@ -118,7 +118,7 @@ def estimate(job: Job, model: ModelFacts, rates: Rates) -> Estimate:
     return Estimate(
         tokens=tokens,
         least_device_bytes=resident if model.is_resident else min(resident, working + streamed),
-        full_device_bytes=max(resident if model.is_resident else _weights(model, _is_in_every_step) + working + constants, decode),
+        full_device_bytes=max(resident if model.is_resident else weights_of_step(model) + working + constants, decode),
         host_bytes=model.weights_bytes + clip_host,
         clip_host_bytes=clip_host,
         linear_flop=linear,
@@ -197,6 +197,16 @@ def _clip_seconds(job: Job, clip: int, config: WanS2VConfig, rates: Rates) -> fl
         vae_flop += VAE_ENCODE_FLOP * (MOTION_LATENTS - 1 + FIRST_LATENT)
     work = job.model_calls if job.work is None else job.work
     return job.steps * work * call + vae_flop * job.height * job.width / rates.vae
+
+
+def weights_of_step(model: ModelFacts) -> float:
+    """Bytes of the weights that every step needs."""
+    return _weights(model, _is_in_every_step)
+
+
+def streamed_weights(model: ModelFacts, blocks: int) -> float:
+    """Bytes of the weights of so many blocks."""
+    return blocks * _weights(model, _is_first_block)
 
 
 def _weights(model: ModelFacts, is_counted: Callable[[str], bool]) -> float:

@@ -79,8 +79,8 @@ def refusal(job: Job, model: ModelFacts, device: DeviceFacts) -> str | None:
 
 def _reason(short: Shortage, job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     return (
-        f"{job.width}x{job.height} with {job.timeline.frames_per_clip} frames per clip needs at least {_gigabytes(short.needed_bytes)} of "
-        f"{short.kind}, but only {_gigabytes(short.free_bytes)} can be had. "
+        f"{job.width}x{job.height} with {job.timeline.frames_per_clip} frames per clip needs at least {gigabytes(short.needed_bytes)} of "
+        f"{short.kind}, but only {gigabytes(short.free_bytes)} can be had. "
         f"What helps, best first: {'; '.join(_advice(job, model, device, short))}."
     )
 
@@ -95,8 +95,12 @@ def require_fit(job: Job, model: ModelFacts, device: DeviceFacts) -> None:
     short = shortage(estimate(job, model, device.rates), model, device, REFUSED_SHARE)
     if short is None:
         return
-    reason = _reason(short, job, model, device)
-    if not short.is_measured:
+    refuse(_reason(short, job, model, device), is_measured=short.is_measured)
+
+
+def refuse(reason: str, *, is_measured: bool) -> None:
+    """Raise ValueError with the reason; only warn where the figures are not sure, or the user wants to try."""
+    if not is_measured:
         logger.warning("%s But ComfyUI cannot measure the memory of this device, so it is tried.", reason)
     elif os.environ.get(TRY_ANYWAY):
         logger.warning("%s It is tried all the same, as %s is set.", reason, TRY_ANYWAY)
@@ -127,7 +131,7 @@ def describe_job(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     what = f"{num_clips} clip{'s' * (num_clips > 1)} of {job.width}x{job.height}, {cost.tokens:,} tokens"
     work = f"{job.steps} steps of {job.model_calls:.3g} model call{'s' * (job.model_calls > 1)}"
     time = f"{rough_duration(cost.seconds)} on {device.name}"
-    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {_gigabytes(job.disk_bytes)}"])
+    return "; ".join([f"{what}, {work}: {time}", *_memory(cost, model, device), f"disk: {gigabytes(job.disk_bytes)}"])
 
 
 def describe_shape(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
@@ -164,14 +168,14 @@ def _times(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
 
 
 def _memory(cost: Estimate, model: ModelFacts, device: DeviceFacts) -> list[str]:
-    host_free = _gigabytes(device.host_free_bytes + model.held_bytes)
+    host_free = gigabytes(device.host_free_bytes + model.held_bytes)
     if device.is_host:
-        return [f"RAM: {_gigabytes(cost.least_device_bytes + cost.clip_host_bytes)}, {host_free} free"]
-    least, full = _gigabytes(cost.least_device_bytes), _gigabytes(cost.full_device_bytes)
-    free = _gigabytes(device.free_bytes) if device.is_measured else "nobody knows how much"
+        return [f"RAM: {gigabytes(cost.least_device_bytes + cost.clip_host_bytes)}, {host_free} free"]
+    least, full = gigabytes(cost.least_device_bytes), gigabytes(cost.full_device_bytes)
+    free = gigabytes(device.free_bytes) if device.is_measured else "nobody knows how much"
     return [
         f"GPU memory: {least} at least, {full} for full speed, {free} free",
-        f"RAM: {_gigabytes(cost.host_bytes)} for full speed, {host_free} free",
+        f"RAM: {gigabytes(cost.host_bytes)} for full speed, {host_free} free",
     ]
 
 
@@ -213,5 +217,5 @@ def _shorter_clips(job: Job) -> Iterator[Job]:
         yield replace(job, timeline=replace(job.timeline, frames_per_clip=shorter))
 
 
-def _gigabytes(size: float) -> str:
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:.0f} GB" if size >= 20e9 else f"{size / 1e9:.1f} GB"

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..conditioning.plan import Plan
 from ..constants import MOTION_LATENTS
 from ..files import reading
 from ..sampling.clip_loop import Decode, Encode, clip_decoder, decode_clip, find_anchor
+from ..sampling.live_clips import LiveJob, live_frames
 from .manifest import ManifestError, read_manifest
 from .store import RunStore, RunStoreError
 
@@ -112,3 +113,19 @@ class Clips:
     def _require_folder(self) -> None:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"The frames of this run are gone: {self.folder} does not exist. Queue the prompt again.")
+
+
+class LiveClips(Clips):
+    """Clips of a live video, which one decoder has decoded from the first to the last; `open_decoder` gives one that has seen nothing."""
+
+    def __init__(self, store: RunStore, job: LiveJob, *, delete_with_handle: bool, vae: Any, open_decoder: Callable[[], Decode]):
+        super().__init__(store, job.plan, delete_with_handle=delete_with_handle, vae=vae)
+        self._job, self._open_decoder = job, open_decoder
+
+    def exact_frames(self, encode: Encode, decode: Decode, first_clip: int = 0) -> Iterator[Tensor]:
+        """As of `Clips`; only what the first clip depends on is decoded before it."""
+        with reading(self.folder):
+            self._require_unchanged()
+            for frames in live_frames(self._job, self._store, first_clip, encode, self._open_decoder):
+                self._require_unchanged()
+                yield frames

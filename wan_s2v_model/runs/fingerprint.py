@@ -9,6 +9,7 @@ from ..conditioning.clip import ALL_STEPS
 from ..conditioning.plan import AS_REFERENCE, Plan
 from ..conditioning.prompts import PROMPT_KEY, conditioning_of_clip, prompt_weights
 from ..constants import MOTION_LATENTS, VIDEO_FPS
+from ..sampling.live_clips import LiveJob
 from .changes import spans_of
 from .identity import attachments, model_identity, tensors_of
 from .manifest import FRAME_RATE, Fingerprint, Spans
@@ -37,23 +38,9 @@ OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the 
 
 def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, settings: Any, seed: int, vae: Any) -> Fingerprint:
     """Everything that decides the result, for the manifest of the run."""
-    timeline = plan.timeline
     return {
-        **model_identity(model),
-        "model_nodes": attachments(model),
-        "vae": f"{vae.vae_dtype} {sample(vae.first_stage_model)}",
-        "prompt": text_of(positive),
+        **_of_inputs(model, positive, plan, seed, vae),
         "negative_prompt": text_of(negative),
-        "audio": digest(plan.audio_features, plan.waveform),
-        "picture": digest(plan.ref_latents),
-        "pose": digest(*(plan.pose_latents or ())),
-        "previous_frames": digest(*(() if plan.history is None else (plan.history,))),
-        "width": plan.width,
-        "height": plan.height,
-        "frames_per_clip": timeline.frames_per_clip,
-        "clips": timeline.num_clips,
-        "sync_mode": timeline.sync_mode,
-        "seed": seed,
         "steps": settings.steps,
         "cfg": settings.cfg,
         "shift": settings.shift,
@@ -65,13 +52,46 @@ def run_fingerprint(model: Any, positive: list, negative: list, plan: Plan, sett
         "latent_anchor": plan.continuity.latent_strength,
         "colour_anchor": plan.continuity.colour_strength,
         "seed_policy": plan.continuity.seed_policy,
-        "silence": "" if plan.silence is None else digest(plan.silence.features, torch.tensor(sorted(map(float, plan.silence.pauses)))),
         "audio_history": "real" if plan.real_audio_history else "first frame",
         "audio_guidance": _audio_guidance(settings),
         "audio_strength": 1.0 if settings.audio is None else settings.audio.strength,
         "pose_start": plan.pose_steps[0],
         "pose_end": plan.pose_steps[1],
         "step_cache": _step_cache(settings.step_cache),
+    }
+
+
+def live_fingerprint(model: Any, positive: list, job: LiveJob, vae: Any, *, float8_rings: bool) -> Fingerprint:
+    """The same of a live video."""
+    return {
+        **_of_inputs(model, positive, job.plan, job.seed, vae),
+        "mode": "live",
+        "steps": job.steps,
+        "anchor": job.anchor,
+        "restart_clips": job.restart_clips,
+        "rings": "float8" if float8_rings else "",
+    }
+
+
+def _of_inputs(model: Any, positive: list, plan: Plan, seed: int, vae: Any) -> Fingerprint:
+    """What decides every video, however it is sampled."""
+    timeline = plan.timeline
+    return {
+        **model_identity(model),
+        "model_nodes": attachments(model),
+        "vae": f"{vae.vae_dtype} {sample(vae.first_stage_model)}",
+        "prompt": text_of(positive),
+        "audio": digest(plan.audio_features, plan.waveform),
+        "picture": digest(plan.ref_latents),
+        "pose": digest(*(plan.pose_latents or ())),
+        "previous_frames": digest(*(() if plan.history is None else (plan.history,))),
+        "width": plan.width,
+        "height": plan.height,
+        "frames_per_clip": timeline.frames_per_clip,
+        "clips": timeline.num_clips,
+        "sync_mode": timeline.sync_mode,
+        "seed": seed,
+        "silence": "" if plan.silence is None else digest(plan.silence.features, torch.tensor(sorted(map(float, plan.silence.pauses)))),
         FRAME_RATE: timeline.fps,
         "speakers": _speakers(plan),
     }

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from ..conditioning.plan import Plan
 from ..constants import MOTION_FRAMES
 from ..sampling.clip_loop import ClipResult, Decode, Encode, MotionState, Sample, decode_clip, find_anchor, first_state, run_clips
 from ..sampling.continuity import Statistics
+from ..sampling.live import LiveSampler
+from ..sampling.live_clips import LiveJob, live_clips
 from ..sampling.progress import clip_place
 from .clips import Clips
 from .live_video import LiveVideo
@@ -72,19 +74,66 @@ def finish_and_show(
             raise NotFiniteError(f"{error}{_words_about(dtype)}") from error
 
 
-def run_bytes(plan: Plan, first_clip: int = 0) -> int:
-    """Bytes that the clips from `first_clip` on take on the disk."""
+class LiveNetworks(NamedTuple):
+    """What makes a live video, as for `live_clips`; `dtype`: in which the model computes, where that is known."""
+
+    sampler: LiveSampler
+    encode: Encode
+    open_decoder: Callable[[], Decode]
+    dtype: torch.dtype | None = None
+
+
+def finish_live(
+    store: RunStore,
+    job: LiveJob,
+    networks: LiveNetworks,
+    *,
+    show: Callable[[Path], None],
+    peak_bytes: Callable[[], float | None],
+) -> None:
+    """Make the clips of a live video that the store does not have yet; the video in progress grows with every block of them.
+
+    Args and errors: as of `finish_and_show`.
+    """
+    plan, watch = job.plan, Stopwatch()
+    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show, store.shown) as live:
+
+        def on_stored(clip: int) -> None:
+            live.consume(clip)
+            store.shown = live.shown
+
+        def open_decoder() -> Decode:
+            decode = networks.open_decoder()
+            return watch.timed("decoded", lambda latents: decode(require_finite(latents)))
+
+        clips = live_clips(
+            job,
+            networks.sampler,
+            store,
+            encode=watch.timed("encoded", networks.encode),
+            open_decoder=open_decoder,
+            on_frames=lambda clip, frames: live.consume_frames(clip, bytes_of(frames)),
+        )
+        try:
+            store_clips(store, plan, clips, watch, on_stored=on_stored, peak_bytes=peak_bytes)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}{_words_about(networks.dtype)}") from error
+
+
+def run_bytes(plan: Plan, first_clip: int = 0, later_steps: int = 0) -> int:
+    """Bytes that the clips from `first_clip` on take on the disk; later_steps: as of `clip_shapes`."""
+    sizes = plan.height, plan.width
     timeline = plan.timeline
     last = timeline.num_clips - 1
     return sum(
-        clip_bytes(timeline.clip_frames(clip), timeline.frames_per_clip, plan.height, plan.width, has_next=clip < last)
+        clip_bytes(timeline.clip_frames(clip), timeline.frames_per_clip, *sizes, has_next=clip < last, later_steps=later_steps)
         for clip in range(first_clip, timeline.num_clips)
     )
 
 
-def require_space(store: RunStore, plan: Plan) -> None:
+def require_space(store: RunStore, plan: Plan, later_steps: int = 0) -> None:
     """Raise OSError, before any time is spent on sampling, if the clips that are not stored yet will not fit on the disk."""
-    needed = int(SPACE_MARGIN * run_bytes(plan, store.num_finished))
+    needed = int(SPACE_MARGIN * run_bytes(plan, store.num_finished, later_steps))
     free = shutil.disk_usage(store.folder).free
     if free < needed:
         advice = "Make room or use a shorter sound." if store.num_finished == 0 else "Make room, then queue again to go on."
@@ -116,9 +165,23 @@ def finish_run(
     watch = Stopwatch()
     work = {
         "sample": watch.timed("sampled", sample),
-        "decode": watch.timed("decoded", lambda latents: decode(_require_finite(latents))),
+        "decode": watch.timed("decoded", lambda latents: decode(require_finite(latents))),
         "encode": watch.timed("encoded", encode),
     }
+    clips = run_clips(plan, _next_state(store, plan, work["encode"], work["decode"]), seed, **work)  # type: ignore[arg-type]
+    store_clips(store, plan, clips, watch, on_stored=on_stored, peak_bytes=peak_bytes)
+
+
+def store_clips(
+    store: RunStore,
+    plan: Plan,
+    clips: Iterable[ClipResult],
+    watch: "Stopwatch",
+    *,
+    on_stored: Callable[[int], None],
+    peak_bytes: Callable[[], float | None],
+) -> None:
+    """Store clips as they are made, each while the next one is made; arguments and errors as of `finish_run`."""
 
     def store_clip(result: ClipResult, spent: str, memory: str) -> None:
         start = time.perf_counter()
@@ -129,7 +192,7 @@ def finish_run(
         on_stored(result.clip)
 
     with BackgroundWorker("store") as writer:
-        for result in run_clips(plan, _next_state(store, plan, work["encode"], work["decode"]), seed, **work):  # type: ignore[arg-type]
+        for result in clips:
             peak = peak_bytes()
             memory = "" if peak is None else f"; at most {peak / GIGABYTE:.1f} GB of device memory"
             writer.submit(partial(store_clip, result, watch.report(), memory))
@@ -169,11 +232,12 @@ def _store(store: RunStore, plan: Plan, result: ClipResult) -> None:
         result.clip,
         latents=result.latents[0],
         motion_latents=result.state.motion_latents if has_next else None,
-        frames=_bytes_of(result.frames),
+        frames=bytes_of(result.frames),
+        step_inputs=result.step_inputs,
     )
 
 
-def _bytes_of(frames: Tensor) -> Tensor:
+def bytes_of(frames: Tensor) -> Tensor:
     """Frames in [0, 1] -> uint8, truncated as the reference writes them; one after the other, which needs a third of the time."""
     out = torch.empty(frames.shape, dtype=torch.uint8)
     for done, frame in zip(out, frames, strict=True):
@@ -181,7 +245,7 @@ def _bytes_of(frames: Tensor) -> Tensor:
     return out
 
 
-def _require_finite(latents: Tensor) -> Tensor:
+def require_finite(latents: Tensor) -> Tensor:
     if not torch.isfinite(latents).all():
         raise NotFiniteError(
             "The model produced NaN or infinite latents, so this clip was not saved. Check the model file, remove LoRAs, "

@@ -4,13 +4,15 @@ import logging
 import queue
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, cast
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..files import TEMPORARY_SUFFIX, discard, make_way
 from ..media.video_formats import LIVE_FORMAT
@@ -27,6 +29,13 @@ NOTHING = range(0)
 PATIENCE_S = 10.0  # for the last clips, when the run is finished
 
 logger = logging.getLogger("wan_s2v")
+
+
+class Part(NamedTuple):
+    """Frames [T, H, W, 3] uint8 of a clip that is being made."""
+
+    clip: int
+    frames: Tensor
 
 
 class LiveVideo:
@@ -49,7 +58,8 @@ class LiveVideo:
         self._num_stored = num_stored
         self._clips = clips
         self._on_grown = on_grown
-        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[int | Part | None] = queue.SimpleQueue()
+        self._newest = -1  # clip of which it was given frames
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._encode_all, name="wan_s2v_live_video", daemon=True)
         self._thread.start()
@@ -57,6 +67,10 @@ class LiveVideo:
     def consume(self, clip: int) -> None:
         """Append a clip that the store has; returns at once."""
         self._waiting.put(clip)
+
+    def consume_frames(self, clip: int, frames: Tensor) -> None:
+        """Append frames [T, H, W, 3] uint8 of a clip, in their order, before the store has it; returns at once."""
+        self._waiting.put(Part(clip, frames))
 
     def close(self, *, wait_s: float = 0.0) -> None:
         """End the file, with the clips that can be encoded within that time."""
@@ -78,15 +92,31 @@ class LiveVideo:
             logger.warning("no video in progress from here on: %s", error)
 
     def _encode_clips(self) -> None:
-        new_clips = iter(self._waiting.get, None)
-        first = [] if self._num_stored else [*islice(new_clips, 1)]
+        new_parts = cast(Iterator[int | Part], iter(self._waiting.get, None))
+        first = [] if self._num_stored else [*islice(new_parts, 1)]
         if not self._num_stored and not first:
             return
         with self._begin() as writer:
-            for clip in chain(range(self.shown.stop, self._num_stored), first, new_clips):
+            for part in chain(range(self.shown.stop, self._num_stored), first, new_parts):
                 if self._stopped.is_set():
                     break
-                self._encode(writer, clip)
+                self._append(writer, part)
+
+    def _append(self, writer: VideoWriter, part: int | Part) -> None:
+        """Frames, or a clip that is stored, whose frames may be there already."""
+        is_written = isinstance(part, int) and part <= self._newest
+        if not is_written:
+            frames = self._clips.read_frames(part) if isinstance(part, int) else part.frames
+            for image in frames.split(1):
+                if self._stopped.is_set():
+                    return
+                writer.write(image)
+        if isinstance(part, int):
+            self.shown = range(self.shown.start, part + 1)
+        else:
+            self._newest = part.clip
+        if not is_written:
+            self._on_grown(self.path)
 
     def _begin(self) -> VideoWriter:
         """The file with the clips from before, or an empty one."""
@@ -131,11 +161,3 @@ class LiveVideo:
         return VideoWriter(
             self.path, width=clips.width, height=clips.height, fps=clips.fps, video_format=LIVE_FORMAT, quality=QUALITY, audio=sound
         )
-
-    def _encode(self, writer: VideoWriter, clip: int) -> None:
-        for image in self._clips.read_frames(clip).split(1):
-            if self._stopped.is_set():
-                return
-            writer.write(image)
-        self.shown = range(self.shown.start, clip + 1)
-        self._on_grown(self.path)

@@ -29,6 +29,7 @@ LEFTOVER = re.compile(
 HIGHEST_RATE = 240
 LARGEST_NUMBER = 2**64  # a seed is below
 FIRST_CLIP = "from_clip"  # in `made_with`
+BLOCK_LATENTS = 3  # of live video
 TAUGHT_BY = "clip"  # in `step_cache`
 
 Value = str | int | float | bool | None
@@ -49,6 +50,7 @@ CLIP_TENSORS = {
     "frames": ClipTensor("U8", 4, is_needed=True),
     "motion_latents": ClipTensor("F32", 5),
     "history": ClipTensor("F32", 4),  # of early versions
+    "step_inputs": ClipTensor("F32", 6),  # of live video
 }
 VALUE_BYTES = {"F32": 4, "U8": 1}
 
@@ -227,21 +229,26 @@ def clip_file_problem(path: Path) -> str | None:
     return f"is damaged ({problem})" if problem else None
 
 
-def clip_shapes(num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool) -> dict[str, tuple[int, ...]]:
+def clip_shapes(
+    num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool, later_steps: int = 0
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that are stored of a clip.
 
     Args:
-        num_frames: that the clip adds to the video. height, width: pixels.
+        num_frames: that the clip adds to the video. height, width: pixels. later_steps: of live video, behind the first one; else 0.
     """
     size = height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
     shapes: dict[str, tuple[int, ...]] = {
         "latents": (LATENT_CHANNELS, frames_per_clip // TEMPORAL_STRIDE, *size),
         "frames": (num_frames, height, width, 3),
     }
+    if later_steps:
+        blocks = frames_per_clip // (TEMPORAL_STRIDE * BLOCK_LATENTS)
+        return {**shapes, "step_inputs": (blocks, later_steps, LATENT_CHANNELS, BLOCK_LATENTS, *size)}
     return {**shapes, "motion_latents": (1, LATENT_CHANNELS, MOTION_LATENTS, *size)} if has_next else shapes
 
 
-def clip_bytes(num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool) -> int:
+def clip_bytes(num_frames: int, frames_per_clip: int, height: int, width: int, *, has_next: bool, later_steps: int = 0) -> int:
     """Bytes that a clip takes on the disk, without the header of its file (under 1 kB); arguments as of `clip_shapes`."""
-    shapes = clip_shapes(num_frames, frames_per_clip, height, width, has_next=has_next)
+    shapes = clip_shapes(num_frames, frames_per_clip, height, width, has_next=has_next, later_steps=later_steps)
     return sum(math.prod(shape) * VALUE_BYTES[CLIP_TENSORS[name].dtype] for name, shape in shapes.items())

@@ -134,24 +134,18 @@ class RunStore:
         store.num_finished = len(store._hashes)
         return store
 
-    def write_clip(self, index: int, *, latents: Tensor, motion_latents: Tensor | None, frames: Tensor) -> None:
-        """Store the next clip; when this returns it survives a power cut.
-
-        Args:
-            latents: [16, F, h, w] float32.
-            motion_latents: [1, 16, 19, h, w] float32, what the next clip continues from, if there is a next clip.
-            frames: [T, H, W, 3] uint8.
-        """
+    def write_clip(self, index: int, **tensors: Tensor | None) -> None:
+        """Store the next clip, its tensors by the names and with the types of CLIP_TENSORS; when this returns it survives a power cut."""
         self._check_open()
         if index != self.num_finished:
             raise ValueError(f"clip {index + 1} of run '{self.name}' cannot be stored: clip {self.num_finished + 1} is the next one")
-        tensors = _clip_tensors(latents=latents, motion_latents=motion_latents, frames=frames)
+        checked = _clip_tensors(**tensors)
         path = self._clip_path(index)
         with reported(f"cannot store clip {index + 1} of run '{self.name}' in {self.folder}", "Put this right and run again to continue."):
             try:
                 if len(self._hashes) > index:
                     self._list_clips(self._hashes[:index])  # clips after a damaged one are stale from here on
-                data = save(tensors)
+                data = save(checked)
                 files.write_atomically(path, data)
                 self._compared.note(path)
                 self._note_versions(index)
@@ -178,6 +172,10 @@ class RunStore:
     def read_motion_latents(self, index: int) -> Tensor | None:
         """Return what the clip after this one continues from, [1, 16, 19, h, w] float32, or None if it was not stored."""
         return self._read_optional(index, "motion_latents")
+
+    def read_step_inputs(self, index: int) -> Tensor:
+        """Return what the later steps of each block of live video began with, [blocks, steps, 16, 3, h, w] float32."""
+        return self._read(index, "step_inputs")
 
     def read_history(self, index: int) -> Tensor | None:
         """Return the newest frames behind a clip, [73, H, W, 3] float32, which early versions stored of short clips; else None."""

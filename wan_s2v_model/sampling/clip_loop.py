@@ -39,12 +39,14 @@ class ClipResult:
     Attributes:
         latents: [1, 16, F, h, w]. frames: [T, H, W, 3] in [0, 1], cut to what the video shows.
         state: for the next clip; after the last clip its motion latents are those of this clip.
+        step_inputs: [blocks, steps, 16, 3, h, w] of live video, what the later steps of each block began with; else None.
     """
 
     clip: int
     latents: Tensor
     frames: Tensor
     state: MotionState
+    step_inputs: Tensor | None = None
 
 
 def first_state(plan: Plan, encode: Encode) -> MotionState:

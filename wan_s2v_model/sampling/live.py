@@ -167,9 +167,13 @@ class LiveSampler:
         self._network.clear()
         self.set_anchor(state.anchor)
         for block in state.recent:
-            sound, pose = self._told.sound(block.index), self._told.pose(block.index)
-            for step, x in enumerate(block.inputs):
-                self._velocity(x, block.index, step, sound, pose)
+            self.play_back(block)
+
+    def play_back(self, block: LiveBlock) -> None:
+        """Let the network see a finished block as it saw it."""
+        sound, pose = self._told.sound(block.index), self._told.pose(block.index)
+        for step, x in enumerate(block.inputs):
+            self._velocity(x, block.index, step, sound, pose)
 
     def _velocity(self, x: Tensor, block: int, step: int, sound: Tensor, pose: Tensor | None) -> Tensor:
         timestep, distance = self._sigmas[step] * TRAIN_TIMESTEPS, self._told.distance(block, step)
@@ -185,6 +189,7 @@ def live_blocks(
     next_anchor: Callable[[LiveState], Anchor] | None = None,
     clip_blocks: int = CLIP_BLOCKS,
     blocks_between_restarts: int = 0,
+    known: Callable[[int], LiveBlock | None] = lambda block: None,
 ) -> Iterator[tuple[LiveBlock, LiveState]]:
     """Yield the blocks from a state up to `num_blocks`, each with the state behind it.
 
@@ -192,13 +197,18 @@ def live_blocks(
         next_anchor: replaces the anchor behind the first clip, once; None keeps it. The state has the blocks of that clip.
         blocks_between_restarts: the rings are emptied and the recent blocks played back whenever so many blocks are through, so that a run
             that goes on there gives the same; 0 for never.
+        known: a block that is finished already; it is played back.
     """
     sampler.begin(state)
     first = state.block
     while state.block < num_blocks:
         if blocks_between_restarts and state.block % blocks_between_restarts == 0 and state.block > first:
             sampler.begin(state)
-        block = sampler.sample(state.block, noise(state.block))
+        block = known(state.block)
+        if block is None:
+            block = sampler.sample(state.block, noise(state.block))
+        else:
+            sampler.play_back(block)
         state = replace(state, block=state.block + 1, recent=(*state.recent, block)[-RECALLED_BLOCKS:])
         if state.block == clip_blocks and next_anchor is not None:
             state = replace(state, anchor=next_anchor(state))

@@ -1,0 +1,136 @@
+"""Sample Video Live with the tiny models inside ComfyUI: its clips, its takes, its messages, and a run that is cut off."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.live_stand_in import make_plan
+
+pytestmark = pytest.mark.comfy
+SIDE, RATE_HZ, SEED = 64, 16_000, 7
+NUM_FRAMES = 60  # one clip, and 15 frames
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def output(tmp_path):
+    import folder_paths
+
+    folder_paths.set_output_directory(str(tmp_path / "output"))
+    folder_paths.set_temp_directory(str(tmp_path / "temp"))
+    return tmp_path / "output"
+
+
+def plan_of(num_frames=NUM_FRAMES, **changes):
+    plan = make_plan(num_frames)
+    generator = torch.Generator().manual_seed(2)
+    return replace(
+        plan,
+        height=SIDE,
+        width=SIDE,
+        audio_features=torch.randn(25, 32, plan.timeline.num_audio_frames, generator=generator),
+        ref_latents=torch.randn(1, 16, 1, 8, 8, generator=generator),
+        picture=torch.rand(SIDE, SIDE, 3, generator=generator),
+        **changes,
+    )
+
+
+def text(length=6):
+    return [[torch.randn(1, length, 64, generator=torch.Generator().manual_seed(3)), {}]]
+
+
+def sample(model, vae, plan=None, run_name="", **options):
+    node = pack_module("nodes.live").WanS2VLiveSampler
+    return node.execute(model, options.pop("positive", None) or text(), vae, plan or plan_of(), SEED, run_name, **options).args[0]
+
+
+def test_clips_go_where_other_clips_go(model, vae, output):
+    clips = sample(model, vae)
+    assert (clips.fps, clips.num_frames, clips.timeline.num_clips) == (25, NUM_FRAMES, 2)
+    decode = pack_module("nodes.video").WanS2VDecode
+    exact, sound, fps = decode.execute(clips).args
+    stored = decode.execute(clips, exact=False).args[0]
+    assert (exact.shape, fps) == ((NUM_FRAMES, SIDE, SIDE, 3), 25.0)
+    assert torch.equal((exact * 255).to(torch.uint8), (stored * 255).round().to(torch.uint8))
+    assert sound["waveform"].shape[2] == NUM_FRAMES * RATE_HZ // 25
+    report = pack_module("nodes.reports").WanS2VDriftReport.execute(clips).args[0]
+    assert report.splitlines()[2].split()[1] == "1.80"  # seconds where clip 2 begins
+    tail = pack_module("nodes.video").WanS2VTail.execute(16, clips=clips).args[0]
+    assert len(tail) == 16
+    path = pack_module("nodes.video").WanS2VSaveVideo.execute("video", "mp4 (h264)", 18, 25.0, clips=clips).args[1]
+    with pack_module("wan_s2v_model.media.video_reader").VideoReader(path, 0.0, 0.0) as reader:
+        assert (reader.fps, len(reader.times)) == (25, NUM_FRAMES)
+
+
+def test_cancelled_and_queued_again_it_has_the_same_bytes(model, vae, output, monkeypatch):
+    import comfy.model_management
+
+    def contents(name):
+        return {path.name: path.read_bytes() for path in (output / "wan_s2v_runs" / name).glob("clip_*")}
+
+    sample(model, vae, run_name="whole")
+    live = pack_module("wan_s2v_model.sampling.live")
+    velocity, calls = live.LiveSampler._velocity, []
+
+    def cancelled(*arguments):
+        calls.append(1)
+        if len(calls) == 18:
+            raise comfy.model_management.InterruptProcessingException
+        return velocity(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.LiveSampler, "_velocity", cancelled)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            sample(model, vae, run_name="cut")
+    assert len(contents("cut")) == 1
+    sample(model, vae, run_name="cut")
+    assert contents("cut") == contents("whole")
+    assert len(contents("cut")) == 2
+
+
+def test_other_inputs_make_another_take(model, vae, output):
+    plan = plan_of(12)
+    sample(model, vae, plan, "song")
+    sample(model, vae, plan, "song", steps="3")
+    assert (output / "wan_s2v_runs" / "song_2").is_dir()
+    sample(model, vae, plan, "song")
+    assert not (output / "wan_s2v_runs" / "song_3").exists()
+
+
+def test_out_of_memory_it_goes_on_with_the_rings_in_main_memory(model, vae, caplog, monkeypatch):
+    expected = torch.cat(list(sample(model, vae, plan_of(30)).frames()))
+    module = pack_module("wan_s2v_model.transformer.causal")
+    forward, calls = module.CausalVideo.forward, []
+
+    def failing(self, *arguments, **options):
+        calls.append(self._placement.on_host)
+        if not self._placement.on_host and len(calls) > 5:
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(module.CausalVideo, "forward", failing)
+    with caplog.at_level(logging.WARNING):
+        found = torch.cat(list(sample(model, vae, plan_of(30)).frames()))
+    assert "with the rings in main memory" in caplog.text
+    assert calls[-1]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("plan", "positive", "words"),
+    [
+        (replace(make_plan(30), picture=None), None, "prepare it again"),
+        (None, text() + text(), "takes one prompt for the whole video"),
+        (replace(make_plan(30), timeline=replace(make_plan(30).timeline, fps=16)), None, "Set frame_rate to 25 in Encode Audio"),
+    ],
+)
+def test_what_it_cannot_use_is_refused_with_words(plan, positive, words, model, vae):
+    with pytest.raises(ValueError, match=words):
+        sample(model, vae, plan, positive=positive)

@@ -1,0 +1,151 @@
+"""What a live video costs, and where its rings find room: known before anything is sampled."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from ..conditioning.picture import size_within_area
+from ..constants import LIVE_FPS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..time_text import rough_duration
+from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS, kept_bytes
+from ..transformer.rings import Placement
+from .estimate import (
+    STREAMED_BLOCKS,
+    VAE_DECODE_FLOP,
+    WORKSPACE_BYTES,
+    ModelFacts,
+    Rates,
+    activation_bytes,
+    model_flop,
+    num_parameters,
+    num_tokens,
+    streamed_weights,
+    weights_of_step,
+)
+from .requirements import EIGHT_BIT, REFUSED_SHARE, DeviceFacts, gigabytes, refuse
+from .vae_memory import DECODE
+
+logger = logging.getLogger("wan_s2v")
+TILED_DECODE = 0.25  # of the memory of the decoder is left where it works in tiles
+DTYPES = {2: torch.bfloat16, 4: torch.float32}  # by the size of a value
+BLOCK_FRAMES = TEMPORAL_STRIDE * BLOCK_LATENTS
+
+
+@dataclass(frozen=True)
+class LiveWork:
+    """What is to be sampled.
+
+    Attributes:
+        height, width: pixels. steps: of each block. blocks: still to be made, with those that are played back.
+        float8: rings in float8. vae_value_bytes: size of a value of the VAE.
+    """
+
+    height: int
+    width: int
+    steps: int
+    blocks: int
+    float8: bool = False
+    vae_value_bytes: int = 2
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """In latents."""
+        return self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
+
+
+class LiveCost(NamedTuple):
+    """What it costs with the rings in one place.
+
+    Attributes:
+        least_bytes: GPU memory with which it runs at all, weights streaming. full_bytes: with which no step fetches weights.
+        host_bytes: main memory for the rings. block_s: seconds for a block of 12 frames.
+    """
+
+    least_bytes: float
+    full_bytes: float
+    host_bytes: float
+    block_s: float
+
+
+def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, rates: Rates) -> LiveCost:
+    """Memory and time of a live video."""
+    height, width = work.size
+    tokens = BLOCK_LATENTS * (height // 2) * (width // 2)
+    kept, on_host = kept_bytes(model.config, work.size, work.steps, placement, DTYPES[model.value_bytes])
+    working = kept + activation_bytes(tokens, model) + WORKSPACE_BYTES
+    decode = DECODE.video * work.vae_value_bytes * work.height * work.width
+    all_weights, streamed = weights_of_step(model), streamed_weights(model, STREAMED_BLOCKS)
+    return LiveCost(
+        least_bytes=working + TILED_DECODE * decode + (all_weights if model.is_resident else min(all_weights, streamed)),
+        full_bytes=working + decode + all_weights,
+        host_bytes=on_host,
+        block_s=_block_seconds(work, model, rates),
+    )
+
+
+def choose_placement(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Placement:
+    """Where the rings go: on the GPU, or in main memory where the weights then stay on the GPU, or nothing else fits. Says what it costs.
+
+    Raises:
+        ValueError: they fit nowhere.
+    """
+    places = [Placement(work.float8, on_host) for on_host in (False, True)][: 1 if device.is_host else None]
+    costs = {place: live_cost(work, place, model, device.rates) for place in places}
+    reachable = {place: cost for place, cost in costs.items() if cost.host_bytes <= device.host_free_bytes}
+    fast = [place for place, cost in reachable.items() if cost.full_bytes <= device.free_bytes]
+    possible = [place for place, cost in reachable.items() if cost.least_bytes <= device.free_bytes]
+    tried = [place for place, cost in reachable.items() if REFUSED_SHARE * cost.least_bytes <= device.free_bytes]
+    chosen = next(iter([*fast, *possible, *tried[::-1], *places[::-1]]))
+    logger.info("estimate: %s", _described(work, chosen, costs[chosen], device))
+    if not tried:
+        refuse(_reason(work, min(cost.least_bytes for cost in costs.values()), model, device), is_measured=device.is_measured)
+    return chosen
+
+
+def _described(work: LiveWork, place: Placement, cost: LiveCost, device: DeviceFacts) -> str:
+    fps = BLOCK_FRAMES / cost.block_s
+    parts = [
+        f"live video of {work.width}x{work.height}, {work.blocks} blocks of {work.steps} steps: "
+        f"{rough_duration(cost.block_s * work.blocks)} on {device.name}, {fps:.3g} of {LIVE_FPS} frames per second",
+        f"GPU memory: {gigabytes(cost.least_bytes)} at least, {gigabytes(cost.full_bytes)} for full speed, "
+        f"{gigabytes(device.free_bytes)} free",
+        f"rings in {'float8' if place.float8 else 'full precision'}"
+        + (f" in main memory: {gigabytes(cost.host_bytes)} of {gigabytes(device.host_free_bytes)}" if place.on_host else ""),
+    ]
+    return "; ".join(parts)
+
+
+def _reason(work: LiveWork, least_bytes: float, model: ModelFacts, device: DeviceFacts) -> str:
+    return (
+        f"A live video of {work.width}x{work.height} needs at least {gigabytes(least_bytes)} of GPU memory on {device.name} and "
+        f"{gigabytes(device.free_bytes)} can be had, with {gigabytes(device.host_free_bytes)} of main memory for what the steps remember. "
+        f"What helps, best first: {'; '.join(_advice(work, model, device))}."
+    )
+
+
+def _advice(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Iterator[str]:
+    if not work.float8:
+        yield "memory float8"
+    for percent in range(95, 0, -5):
+        height, width = size_within_area(work.height, work.width, work.height * work.width * percent // 100)
+        smaller = live_cost(replace(work, height=height, width=width), Placement(work.float8, not device.is_host), model, device.rates)
+        if smaller.least_bytes <= device.free_bytes and smaller.host_bytes <= device.host_free_bytes:
+            yield f"a size of {width}x{height} or less"
+            break
+    if model.weights_bytes > EIGHT_BIT * num_parameters(model.config):
+        yield "an fp8 model file"
+    yield "other programs closed"
+
+
+def _block_seconds(work: LiveWork, model: ModelFacts, rates: Rates) -> float:
+    """The steps of a block and its decoding."""
+    height, width = work.size
+    frame = (height // 2) * (width // 2)
+    tokens, sink = BLOCK_LATENTS * frame, num_tokens(0, height, width, with_motion=True)
+    linear, _ = model_flop(model.config, tokens, tokens)
+    attention = 4.0 * model.config.num_layers * model.config.dim * tokens * (WINDOW_LATENTS * frame + sink)
+    decode = VAE_DECODE_FLOP * BLOCK_LATENTS * work.height * work.width
+    return work.steps * (linear / rates.linear + attention / rates.attention) + decode / rates.vae
