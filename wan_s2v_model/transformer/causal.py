@@ -19,7 +19,7 @@ from ..kernels.float8 import Activation
 from ..kernels.fused import rms_norm_rope, scale_of_norm
 from ..kernels.linears import Linears
 from ..kernels.row_chunks import CHUNK_ROWS
-from .audio_injector import InjectedAudio
+from .audio_injector import InjectedAudio, Voice
 from .blocks import Block, Compute, Prompt, Residual, Rope
 from .config import WanS2VConfig
 from .model import WanS2VTransformer
@@ -166,7 +166,7 @@ class CausalVideo:
             keys = Remembered(memory, own, seen, self._scales[index])
             stream = block(stream, e, self._text[index], rope, replace(compute, part=keys))
             ring.memories.close(index, own)
-            stream = transformer.audio_injector(stream, index, sounds, compute)
+            stream = transformer.audio_injector(stream, index, [Voice(sounds)], compute)
         next_layer()
         return unpatchify(transformer.head(stream.summed(), e_head, compute.cast), x.shape[2], *self._size)[0]
 
