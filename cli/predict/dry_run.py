@@ -114,7 +114,7 @@ def job_of(prompt: Prompt, request: Request) -> Job:
     height, width = size_of(prompt, request.image)
     steps = scales_of_steps(prompt)
     return Job(
-        timeline_of(prompt, request.audio),
+        timeline_of(prompt, request),
         height,
         width,
         steps=len(steps),
@@ -142,18 +142,26 @@ def linked_inputs(prompt: Prompt, node_type: str, name: str) -> dict[str, Any]:
     return {} if link is None else prompt[link[0]]["inputs"]
 
 
-def timeline_of(prompt: Prompt, sound: Path) -> Timeline:
-    """The clips of the chosen part of a sound."""
+def timeline_of(prompt: Prompt, request: Request) -> Timeline:
+    """The clips of what is played: the chosen part of the longest sound, or a track that is played whole."""
     part, plan = inputs_of(prompt, AUDIO_ENCODE), inputs_of(prompt, PREPARE)
-    rest = seconds_of(sound) - part["start"]
-    seconds = min(part["duration"] or rest, rest)
-    if seconds <= 0:
-        raise PromptError(f"{sound.name} ends before {part['start']:g} s. Choose an earlier --start.")
+    if request.played is not None:
+        seconds = seconds_of(request.played)
+    else:
+        seconds = max(seconds_of_part(sound, part) for sound in dict.fromkeys(request.sounds))
     samples = round(seconds * SAMPLE_RATE_HZ)
     options, fps = {name: plan[name] for name in ("sync_mode", "frames_per_clip", "max_clips")}, int(part.get("frame_rate", VIDEO_FPS))
     if fps == LIVE_FPS:
         options["frames_per_clip"] = LIVE_FRAMES_PER_CLIP
     return plan_timeline(samples, SAMPLE_RATE_HZ, samples, free_start=plan["first_frame"] == "free", fps=fps, **options)
+
+
+def seconds_of_part(sound: Path, part: dict[str, Any]) -> float:
+    """How much of a sound is chosen."""
+    rest = seconds_of(sound) - part["start"]
+    if rest <= 0:
+        raise PromptError(f"{sound.name} ends before {part['start']:g} s. Choose an earlier --start.")
+    return min(part["duration"] or rest, rest)
 
 
 def size_of(prompt: Prompt, picture: Path) -> tuple[int, int]:

@@ -12,11 +12,12 @@ from typing import Any
 from ..command import command
 from ..models.files import FILES, PARTS, TINY_FILES
 from ..models.folders import ROOT
+from .speakers import Speaker
 
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
 POSE, PREPARE, SAMPLER, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
-AUDIO_ENCODE = "WanS2VAudioEncode"
+AUDIO_ENCODE, SPEAKERS = "WanS2VAudioEncode", "WanS2VSpeakers"
 FILE_INPUTS = {  # part -> node and input that choose its file
     "model": (MODEL, "model_name"),
     "text": (TEXT, "text_encoder_name"),
@@ -25,6 +26,7 @@ FILE_INPUTS = {  # part -> node and input that choose its file
     "lora": (LORA, "lora_name"),
 }
 FAST = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # of the sampler, with the LoRA of few steps
+LOAD_AUDIO = "LoadAudio", "Sound", "audio"  # type, title, input
 GPUS = "MultiGPU_WorkUnits"  # a node of ComfyUI
 ALL_GPUS = 64  # more than any machine has
 FAST_LORA = next(file.name for file in FILES["comfy"] if file.part == "lora")
@@ -69,6 +71,7 @@ class Request:
         suffix: of the video file, e.g. "mp4"; decides its format.
         fast: few steps with a LoRA; `inputs` and `loras` still win.
         gpus: how many of them work on the video at most.
+        speakers: each with a sound and a place; `audio` is then the first sound of theirs. played: what the video plays instead.
     """
 
     image: Path
@@ -81,6 +84,13 @@ class Request:
     suffix: str = "mp4"
     fast: bool = False
     gpus: int = 1
+    speakers: Sequence[Speaker] = ()
+    played: Path | None = None
+
+    @property
+    def sounds(self) -> list[Path]:
+        """All files of sound."""
+        return list(filter(None, (self.audio, self.played, *(speaker.sound for speaker in self.speakers))))
 
 
 def quick_start() -> Prompt:
@@ -112,11 +122,14 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     add_loras(prompt, object_info, request.loras or ([Lora()] if request.fast else []))
     if request.gpus > 1:
         use_gpus(prompt, object_info, request.gpus)
+    waiting = add_speakers(prompt, object_info, request) if request.speakers else []
     for change in request.changes:
         apply_change(prompt, object_info, change)
     choose_format(prompt, object_info, request.suffix)
     inputs_of(prompt, "LoadImage")["image"] = upload(request.image)
     inputs_of(prompt, "LoadAudio")["audio"] = upload(request.audio)
+    for inputs, name, file in waiting:
+        inputs[name] = upload(file)
     if request.pose is not None:
         input_spec(object_info, POSE, "video")
         add_pose(prompt, upload(request.pose))
@@ -264,6 +277,40 @@ def add_pose(prompt: Prompt, name: str) -> None:
     defaults = {"strength": 1.0, "at_end": "hold", "start_percent": 0.0, "end_percent": 1.0, "fps": 16.0}
     pose = add_node(prompt, POSE, "Pose (Wan S2V)", {"video": [loader, 0], **defaults})
     inputs_of(prompt, PREPARE)["pose"] = [pose, 0]
+
+
+def add_speakers(prompt: Prompt, object_info: Mapping[str, Any], request: Request) -> list[tuple[dict[str, Any], str, Path]]:
+    """Put the node between the sounds and the plan; the first one who has a sound takes the nodes that are there.
+
+    Returns:
+        What has still to be uploaded: the inputs of a node, the name among them, the file.
+    """
+    input_spec(object_info, SPEAKERS, "turns")
+    known, encode = dict(all_inputs(object_info[SPEAKERS]["input"])), inputs_of(prompt, AUDIO_ENCODE)
+    inputs = {name: spec[1]["default"] for name, spec in known.items() if len(spec) > 1 and "default" in spec[1]}
+    waiting: list[tuple[dict[str, Any], str, Path]] = []
+
+    def load(node_type: str, title: str, name: str, file: Path, **values: Any) -> list[Any]:
+        node = add_node(prompt, node_type, title, {name: "", **values})
+        waiting.append((prompt[node]["inputs"], name, file))
+        return [node, 0]
+
+    def hear(number: int, sound: Path) -> str:
+        return add_node(prompt, AUDIO_ENCODE, f"Encode Audio {number}", {**encode, "audio": load(*LOAD_AUDIO, sound)})
+
+    first: str | None = next(node for node, item in prompt.items() if item["class_type"] == AUDIO_ENCODE)
+    for number, speaker in enumerate(request.speakers, start=1):
+        if speaker.sound is not None:
+            inputs[f"encoded_audio_{number}"], first = [first or hear(number, speaker.sound), 0], None
+        if isinstance(speaker.place, Path):
+            inputs[f"mask_{number}"] = load("LoadImageMask", "Mask", "image", speaker.place, channel="red")
+        else:
+            inputs[f"box_{number}"] = speaker.place.replace(",", " ")
+    if request.played is not None:
+        inputs["played_audio"] = load(*LOAD_AUDIO, request.played)
+    node = add_node(prompt, SPEAKERS, "Speakers (Wan S2V)", {"audio_encoder": encode["audio_encoder"], **inputs})
+    inputs_of(prompt, PREPARE)["encoded_audio"] = [node, 0]
+    return waiting
 
 
 def add_node(prompt: Prompt, node_type: str, title: str, inputs: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
     with tempfile.TemporaryDirectory(prefix="wan_s2v_") as folder:
 
         def upload(path: Path) -> str:
-            return client.upload(readable(path, Path(folder), say) if path == request.audio else path)
+            return client.upload(readable(path, Path(folder), say) if path in request.sounds else path)
 
         prompt = build_prompt(request, client.object_info(), upload)
     prompt_id, start_s = str(uuid.uuid4()), time.monotonic()

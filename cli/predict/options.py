@@ -13,7 +13,8 @@ from typing import Any
 from ..comfyui.address import add_options as add_server_options
 from ..models.files import PARTS
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
-from .graph import ALL_GPUS, AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, Request, inputs_of, quick_start
+from .graph import ALL_GPUS, AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, PromptError, Request, inputs_of, quick_start
+from .speakers import Speaker, parse_speaker, problem_of
 
 try:
     from ...wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
@@ -92,7 +93,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--image", type=existing_file, metavar="FILE", default=PICTURE, help="picture of who talks (default: the sample)")
-    group.add_argument("--audio", type=existing_file, metavar="FILE", default=SOUND, help="speech or song (default: the sample)")
+    group.add_argument("--audio", type=existing_file, metavar="FILE", help="speech or song (default: the sample)")
+    group.add_argument("--speaker", action="append", type=speaker, metavar="SOUND:PLACE", default=[], dest="speakers",
+                       help="one of several who talk, up to four: a sound, and a mask (white: the speaker) or a box in the picture, as "
+                       "50%%,0,50%%,100%%; without a sound one who listens; --audio is then what the video plays")  # fmt: skip
     group.add_argument("--pose", type=existing_file, metavar="FILE", help="pose video, e.g. of DWPose, at any frame rate")
 
 
@@ -169,6 +173,13 @@ def change(text: str) -> str:
     return text
 
 
+def speaker(text: str) -> Speaker:
+    try:
+        return parse_speaker(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def lora_choice(text: str) -> Lora:
     """NAME or NAME:STRENGTH."""
     name, _, strength = text.rpartition(":")
@@ -193,10 +204,13 @@ def request_from(options: argparse.Namespace) -> Request:
     if options.no_offload:
         for node in (MODEL, TEXT, AUDIO, VAE):
             inputs.setdefault(node, {})["offload"] = False
+    if problem := problem_of(options.speakers):
+        raise PromptError(problem)
+    spoken = [one.sound for one in options.speakers if one.sound]
     files = {part: getattr(options, flag.replace("-", "_")) for flag, part in FILE_FLAGS.items()}
     return Request(
         image=options.image,
-        audio=options.audio,
+        audio=spoken[0] if spoken else options.audio or SOUND,
         pose=options.pose,
         files={part: name for part, name in files.items() if name},
         inputs=inputs,
@@ -205,4 +219,6 @@ def request_from(options: argparse.Namespace) -> Request:
         suffix=options.output.suffix[1:].lower(),
         fast=options.fast,
         gpus=options.gpus,
+        speakers=options.speakers,
+        played=options.audio if spoken else None,
     )

@@ -10,13 +10,15 @@ import subprocess
 import time
 import wave
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from wan_s2v_pack.cli.comfyui.client import ComfyClient
 from wan_s2v_pack.cli.predict.graph import FAST, SAMPLER
 
 from .commands import FPS, SECONDS, Workplace, make_workplace
-from .graphs import SIZE, TINY_LORA, find
+from .graphs import ROOT, SIZE, TINY_LORA, find
 from .rendering import open_video
 
 LONG = ("--steps", "40", "--duration", "2.5")  # three clips, long enough to be stopped in the second
@@ -150,6 +152,24 @@ def test_pose_video_at_its_own_rate(predict, workplace):
     assert code == 0, outcome
     plain, posed = (check_video(workplace.folder / name) for name in ("pose.mp4", "posed.mp4"))
     assert (plain.luma != posed.luma).any(), "the pose has no effect"
+
+
+def test_two_speakers_and_one_who_listens(predict, workplace):
+    for name, columns in (("left.png", slice(None, 20)), ("middle.png", slice(22, 40))):
+        mask = np.zeros((512, 512), np.uint8)  # the size of the sample picture
+        mask[:, 10 * columns.start if columns.start else 0 : 10 * columns.stop] = 255
+        Image.fromarray(mask).save(workplace.folder / name)
+    sound = ROOT / "samples" / "sample_speech.wav"
+    places = ("--speaker", f"{sound}:left.png", "--speaker", f"{sound}:80%,0,20%,100%", "--speaker", ":middle.png")
+    code, outcome, _ = predict(*places, "--set", "WanS2VSpeakers.turns=0:00 1", "--output", "talk.mp4")
+    assert code == 0, outcome
+    prompt = check_video(workplace.folder / "talk.mp4").stored_json("prompt")
+    speakers = prompt[find(prompt, "WanS2VSpeakers")]["inputs"]
+    assert (speakers["turns"], speakers["box_2"]) == ("0:00 1", "80% 0 20% 100%")
+    assert {"encoded_audio_1", "encoded_audio_2", "mask_1", "mask_3"} <= speakers.keys() - {"encoded_audio_3"}
+    code, outcome, _ = predict("--speaker", f"{sound}:80%,0,20%,100%", "--speaker", f"{sound}:0,0,90%,100%")
+    assert (code, outcome["node_type"]) == (1, "WanS2VPrepare")
+    assert "The regions of speakers 1 and 2 overlap" in outcome["error"]
 
 
 def test_same_command_again_gives_the_same_file(predict, workplace):

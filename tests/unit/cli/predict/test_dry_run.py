@@ -6,13 +6,14 @@ import json
 import wave
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 from PIL import Image
 from wan_s2v_pack.cli.predict import connection, dry_run, graph, job
 from wan_s2v_pack.cli.predict.graph import PREPARE, SAMPLER, PromptError, Request
+from wan_s2v_pack.cli.predict.options import SOUND
+from wan_s2v_pack.cli.predict.speakers import Speaker
 from wan_s2v_pack.wan_s2v_model.cost.cards import measured_rates
 
 from .test_predict import outcome, parse, predict
@@ -20,6 +21,8 @@ from .test_predict import outcome, parse, predict
 FP8, BF16, OWN = "wan2.2_s2v_14B_fp8_scaled.safetensors", "wan2.2_s2v_14B_bf16.safetensors", "my_s2v_merge.safetensors"
 RTX_3060 = {"name": "cuda:0 NVIDIA GeForce RTX 3060 : cudaMallocAsync", "type": "cuda", "vram_total": 12.6e9}
 CPU = {"name": "cpu", "type": "cpu", "vram_total": 16e9}
+
+BOX = "50%,0,50%,100%"
 
 
 class Server:
@@ -70,6 +73,19 @@ def test_half_a_minute_on_a_small_card(request_of):
     ]
     assert 20 * 60 < outlook.seconds < 60 * 60
     assert "time: about " in outlook.lines()[-1]
+
+
+def test_the_longest_of_several_speakers_decides_the_length(request_of, tmp_path):
+    request = request_of(10)
+    (tmp_path / "short.wav").write_bytes((tmp_path / "me.wav").read_bytes())
+    request_of(4)
+    speakers = Speaker(tmp_path / "me.wav", BOX), Speaker(tmp_path / "short.wav", BOX), Speaker(None, BOX)
+    server = Server()
+    info = server.object_info() | {graph.SPEAKERS: {"input": {"required": {"turns": ["STRING", {"default": ""}]}}}}
+    server.object_info = lambda: info
+    several = replace(request, speakers=speakers)
+    assert dry_run.look_ahead(server, several).job.timeline.seconds == 10
+    assert dry_run.look_ahead(server, replace(several, played=tmp_path / "me.wav")).job.timeline.seconds == 4
 
 
 def test_reference_takes_as_much_longer_as_it_has_model_calls(request_of):
@@ -207,4 +223,4 @@ def test_command_says_it_in_words(on_server, capsys):
 
 
 def test_samples_are_there():
-    assert dry_run.seconds_of(Path(parse().audio)) > 1
+    assert dry_run.seconds_of(SOUND) > 1
