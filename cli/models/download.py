@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import PARTS, PRECISIONS, SETS, ModelFile, select
+from .files import BY_DEFAULT, PARTS, PRECISIONS, SETS, ModelFile, select
 from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_base, find_model_folders
 
 try:
@@ -78,7 +78,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--set", choices=SETS, default="comfy", help="ComfyUI's single files, or the official folder (default: comfy)")
     precision = "fp8: half the size, less exact; what the templates name (default: fp8, of the official set bf16)"
     parser.add_argument("--precision", choices=PRECISIONS, help=precision)
-    parser.add_argument("--only", type=_parts, metavar="PART,...", default=tuple(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "--only", type=_parts, metavar="PART,...", default=BY_DEFAULT, help=f"of {', '.join(PARTS)} (default: all but live)"
+    )
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help=COMFYUI_HELP)
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_HELP)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be downloaded, without asking the hub")

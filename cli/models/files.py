@@ -20,6 +20,7 @@ REAL_NAMES = {  # name under which the workflows look for a file -> tiny file th
     "wav2vec2_large_english_fp16.safetensors": "audio_encoders/wav2vec2-tiny/model.safetensors",
     "wan_2.1_vae.safetensors": "vae/wan_2.1_vae_tiny.safetensors",
     "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": "loras/tiny_lightx2v.safetensors",
+    "liveavatar.safetensors": "loras/tiny_live_avatar.safetensors",
     "RealESRGAN_x4plus.safetensors": "upscale_models/tiny_compact_x4.safetensors",
     "film_net_fp16.safetensors": "frame_interpolation/tiny_rife.safetensors",
 }
@@ -101,9 +102,12 @@ PARTS = {
     "audio": Part("Audio encoder", "audio_encoders", r"wav2vec2"),
     "vae": Part("VAE", "vae", r"wan_?2[._]1"),
     "lora": Part("LoRA", "loras", r"lightx2v|lightning", needed=False),
+    "live": Part("LoRA for live video", "loras", r"live_?avatar", needed=False),
 }
+BY_DEFAULT = tuple(part for part in PARTS if part != "live")  # what `download` fetches where nothing is said
 
 
+LIVE_AVATAR = ModelFile("live", "Quark-Vision/Live-Avatar", "liveavatar.safetensors", "liveavatar.safetensors", 1.35)
 FILES: dict[str, tuple[ModelFile, ...]] = {
     "comfy": (
         _comfy("model", WAN22, "wan2.2_s2v_14B_bf16.safetensors", 32.6, "bf16"),
@@ -113,6 +117,7 @@ FILES: dict[str, tuple[ModelFile, ...]] = {
         _comfy("audio", WAN22, "wav2vec2_large_english_fp16.safetensors", 0.63),
         _comfy("vae", WAN22, "wan_2.1_vae.safetensors", 0.25),
         _comfy("lora", WAN22, "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors", 1.2),
+        LIVE_AVATAR,
     ),
     "official": (
         _official("model", "config.json", 0.0, "Wan2.2-S2V-14B/"),
@@ -126,5 +131,6 @@ FILES: dict[str, tuple[ModelFile, ...]] = {
         _official("audio", "wav2vec2-large-xlsr-53-english/config.json", 0.0),
         _official("audio", "wav2vec2-large-xlsr-53-english/model.safetensors", 1.3),
         _official("vae", "Wan2.1_VAE.pth", 0.5),
+        LIVE_AVATAR,
     ),
 }

@@ -25,7 +25,14 @@ GGUF = "GGUF"
 GGUF_SUFFIX = ".gguf"
 WEIGHT_SUFFIXES = (*SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", GGUF_SUFFIX)
 AUDIO_LAYER = r"encoder\.layers"
-KINDS = {"model": identify.S2V, "text": identify.UMT5, "audio": identify.WAV2VEC2, "vae": identify.WAN_VAE, "lora": identify.LORA_FILE}
+KINDS = {
+    "model": identify.S2V,
+    "text": identify.UMT5,
+    "audio": identify.WAV2VEC2,
+    "vae": identify.WAN_VAE,
+    "lora": identify.LORA_FILE,
+    "live": identify.LORA_FILE,
+}
 TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "BF16": "bf16", "F16": "fp16", "F32": "fp32", "U8": "quantised", "I8": "int8"}
 
 DOWNLOAD = "{download}"  # in an advice: the command that fetches the file
@@ -181,7 +188,8 @@ def _kind(header: Mapping[str, Any], folder: Path, part: str) -> str:
     if not header:
         raise HeaderError("it holds no tensors")
     found = identify.identify({name: tensor["shape"] for name, tensor in header.items()})
-    is_other = isinstance(found, identify.Kind) if part == "lora" else found is not KINDS[part]  # LoRAs have more names than are known here
+    is_lora = KINDS[part] is identify.LORA_FILE  # which have more names than are known here
+    is_other = isinstance(found, identify.Kind) if is_lora else found is not KINDS[part]
     if is_other:
         words = found.words if isinstance(found, identify.Kind) else found
         raise OtherModelError(f"it is {words.partition(';')[0]}", _way_to_its_folder(found))

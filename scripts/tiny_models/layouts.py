@@ -38,6 +38,7 @@ TEXT_ENCODER = "text_encoders/umt5_tiny.safetensors"
 AUDIO_ENCODER = "audio_encoders/wav2vec2-tiny"
 VAE = "vae/wan_2.1_vae_tiny.safetensors"
 LORA = "loras/tiny_lightx2v.safetensors"
+LIVE_LORA = "loras/tiny_live_avatar.safetensors"
 PLAIN = {path.split("/")[0]: path for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE)}
 
 NUM_SHARDS = 2

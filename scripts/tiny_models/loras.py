@@ -20,9 +20,9 @@ from torch import Tensor
 Shapes = Mapping[str, Sequence[int]]
 
 RANK = 4
-LIVE_AVATAR_RANK = 128
+LIVE_AVATAR_RANK, LIVE_AVATAR_ALPHA = 8, 4.0  # in a model of width 256; at full size 128 and 64
 ALPHA = 2.0
-NOTED = ("diffusers_metadata", "peft_config")  # dialects whose alpha is no tensor
+NOTED = ("diffusers_metadata", "peft_config", "live_avatar")  # dialects whose alpha is no tensor; that of the last one is known
 ATTENTION = [f"{attention}.{part}" for attention in ("self_attn", "cross_attn") for part in "qkvo"]
 BLOCK = [*ATTENTION, "ffn.0", "ffn.2"]
 EMBEDDERS = ["text_embedding.0", "text_embedding.2", "time_embedding.0", "time_embedding.2", "time_projection.1", "head.head"]
@@ -248,7 +248,7 @@ DIALECTS: dict[str, tuple[Callable[[Shapes], list[Change]], Callable[[Change, st
     "lightx2v": (everything, plain("diffusion_model.")),
     "lightx2v_m": (everything, with_diff_m),
     "live_avatar": (
-        lambda shapes: low_rank(shapes, [*blocks(shapes, BLOCK), *injectors(shapes)], LIVE_AVATAR_RANK),
+        lambda shapes: low_rank(shapes, [*blocks(shapes, BLOCK), *injectors(shapes)], LIVE_AVATAR_RANK, LIVE_AVATAR_ALPHA),
         plain("", "lora_A.default.weight", "lora_B.default.weight"),
     ),
     "lokr": (

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 from scripts.tiny_models.enhancers import INTERPOLATION, UPSCALER, compact_shapes, rife_shapes  # noqa: E402
-from scripts.tiny_models.layouts import AUDIO_ENCODER, DIFFUSION_MODEL, LAYOUTS, LORA, TEXT_ENCODER, VAE  # noqa: E402
+from scripts.tiny_models.layouts import AUDIO_ENCODER, DIFFUSION_MODEL, LAYOUTS, LIVE_LORA, LORA, TEXT_ENCODER, VAE  # noqa: E402
 from scripts.tiny_models.loras import write_lora  # noqa: E402
 from wan_s2v_model.checkpoints.s2v import expected_shapes  # noqa: E402
 from wan_s2v_model.transformer.config import WanS2VConfig  # noqa: E402
@@ -92,7 +92,8 @@ def main() -> None:
 def make_tiny_models(folder: Path) -> None:
     """Write the plain set into a ComfyUI models folder, unless this version of the script has done so before."""
     stamp, key = folder / STAMP, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    complete = all((folder / path).exists() for path in (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE, LORA, UPSCALER, INTERPOLATION))
+    files = (DIFFUSION_MODEL, TEXT_ENCODER, AUDIO_ENCODER, VAE, LORA, LIVE_LORA, UPSCALER, INTERPOLATION)
+    complete = all((folder / path).exists() for path in files)
     if complete and stamp.exists() and stamp.read_text(encoding="utf-8") == key:
         return
     make_diffusion_model(folder / DIFFUSION_MODEL)
@@ -100,6 +101,7 @@ def make_tiny_models(folder: Path) -> None:
     make_audio_encoder(folder / AUDIO_ENCODER)
     make_vae(folder / VAE)
     write_lora("lightx2v", expected_shapes(S2V_TINY), folder / LORA)
+    write_lora("live_avatar", expected_shapes(S2V_TINY), folder / LIVE_LORA)
     save(random_state_dict(compact_shapes()), folder / UPSCALER)
     save(random_state_dict(rife_shapes()), folder / INTERPOLATION)
     stamp.write_text(key, encoding="utf-8")

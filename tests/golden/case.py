@@ -51,11 +51,13 @@ class Case:
 
     Attributes:
         root: the folder to which `model_file`, `vae_file` and `wav2vec_dir` are relative. name: path of the file in it.
+        models: where the tiny models of live cases lie.
         metadata: the decoded settings of the case.
     """
 
-    def __init__(self, root: Path, path: Path):
+    def __init__(self, root: Path, path: Path, models: Path | None = None):
         self.root = root
+        self.models = models or root
         self.name = path.relative_to(root).with_suffix("").as_posix()
         self.metadata = read_metadata(path)
         self.tensors = load_file(path)

@@ -198,7 +198,7 @@ def _sampler(case: Case):
     model_file = case.path("model_file")
     rows = load_weights(model_file)[0].text_len
     positive, negative = (_conditioning(case.input(f"in.context_{sign}"), rows) for sign in ("pos", "neg"))
-    return bridge.ClipSampler(_load_model(model_file), positive, negative, settings, case.setting("seed", 0))
+    return bridge.ClipSampler(load_model(model_file), positive, negative, settings, case.setting("seed", 0))
 
 
 def _conditioning(context: Tensor, rows: int) -> list:
@@ -207,7 +207,7 @@ def _conditioning(context: Tensor, rows: int) -> list:
 
 
 @cache
-def _load_model(path: Path):
+def load_model(path: Path):
     """Load through the pack's loader, which reads the configuration from the metadata of the file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name

@@ -8,9 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from . import cases_audio, cases_e2e, cases_forward, cases_preprocess, cases_solver, cases_vae
+from . import cases_audio, cases_e2e, cases_forward, cases_live, cases_preprocess, cases_solver, cases_vae
 from .case import Case, Row, failure, read_metadata
 
+LIVE = "live"
 KINDS: dict[str, Callable[[Case], Iterator[Row]] | None] = {
     "preprocess": None,
     "solver": cases_solver.replay,
@@ -18,12 +19,18 @@ KINDS: dict[str, Callable[[Case], Iterator[Row]] | None] = {
     "audio": cases_audio.replay,
     "vae": cases_vae.replay,
     "e2e": cases_e2e.replay,
+    LIVE: cases_live.replay,
 }
 TABLES: dict[str, Callable[[Path, Path], Iterator[Row]]] = {
     "audio/frame_count_table.json": cases_audio.replay_frame_counts,
     "forward/index.json": cases_forward.replay_index,
     "forward/sensitivity.json": cases_forward.replay_sensitivity,
     "preprocess/tables.json": cases_preprocess.replay_tables,
+}
+LIVE_TABLES: dict[str, Callable[[Path, Path], Iterator[Row]]] = {  # in the folder of the kind, or in that of all kinds
+    "schedule.json": cases_live.replay_schedule,
+    "sensitivity.json": cases_live.replay_sensitivity,
+    "audio_rows_25fps.json": cases_live.replay_audio_rows,
 }
 REFERENCES = ("model_file", "vae_file", "wav2vec_dir")
 DOCUMENTS = (".md", ".txt")
@@ -47,16 +54,32 @@ class Job:
             yield failure(self.name, "-", f"{type(error).__name__}: {error}")
 
 
-def find_jobs(root: Path, only: str | None = None) -> list[Job]:
+def find_jobs(root: Path, only: str | None = None, live_models: Path | None = None) -> list[Job]:
     """Every file of the folder that is not a model, a document or hidden, in the order of KINDS."""
     files = [path for path in _walk(root) if not _is_hidden(path.relative_to(root))]
     models = _models(root, files)
-    jobs = [_job(root, path) for path in files if not any(path == model or model in path.parents for model in models)]
+    jobs = [
+        _live_job(root, path, live_models) or _job(root, path)
+        for path in files
+        if not any(path == model or model in path.parents for model in models)
+    ]
     order = [*KINDS]
     return sorted(
         (job for job in jobs if job is not None and only in (None, job.kind)),
         key=lambda job: order.index(job.kind) if job.kind in order else len(order),
     )
+
+
+def _live_job(root: Path, path: Path, models: Path | None) -> Job | None:
+    """A live case or table, in the folder of the kind or in that of all kinds; None for other files."""
+    folders = path.relative_to(root).parts[:-1]
+    if folders not in ((), (LIVE,)):
+        return None
+    if path.name in LIVE_TABLES:
+        return Job(LIVE, path.relative_to(root).as_posix(), lambda: LIVE_TABLES[path.name](root, path))
+    if path.suffix == ".safetensors" and (folders or cases_live.is_case(_metadata(path))):
+        return Job(LIVE, path.relative_to(root).with_suffix("").as_posix(), lambda: cases_live.replay(Case(root, path, models)))
+    return None
 
 
 def _job(root: Path, path: Path) -> Job | None:

@@ -1,10 +1,11 @@
 """Compare the pack's own code with stored results of the reference implementation.
 
-    python tests/golden/replay.py DIR [--only KIND]
+    python tests/golden/replay.py DIR [--only KIND] [--models DIR]
 
-DIR holds one folder per kind of case (forward, audio, preprocess, solver, vae, e2e) and the models that the cases name.
+DIR holds one folder per kind of case (forward, audio, preprocess, solver, vae, e2e, live) and the models that the cases name. Live cases
+may stand in DIR itself, and their models in another folder.
 Prints one row per tensor and exits with 1 if any is off by more than its tolerance or anything in DIR is not understood.
-The kinds vae and e2e run through ComfyUI: COMFYUI_PATH, else .comfyui in the repository.
+The kinds vae, e2e and live run through ComfyUI: COMFYUI_PATH, else .comfyui in the repository.
 """
 
 import argparse
@@ -31,11 +32,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder of stored cases")
     parser.add_argument("--only", metavar="KIND", choices=kinds, help=f"replay one kind: {', '.join(kinds)}")
+    parser.add_argument("--models", metavar="DIR", type=Path, help="folder of the tiny models that live cases need; without it DIR itself")
     options = parser.parse_args()
     if not options.folder.is_dir():
         print(f"{options.folder} is not a folder. Give the folder that holds forward, audio, solver and so on.")
         return 1
-    return 0 if importlib.import_module(f"{ALIAS}.tests.golden.report").replay_folder(options.folder.resolve(), options.only) else 1
+    models = None if options.models is None else options.models.resolve()
+    report = importlib.import_module(f"{ALIAS}.tests.golden.report")
+    return 0 if report.replay_folder(options.folder.resolve(), options.only, models) else 1
 
 
 if __name__ == "__main__":

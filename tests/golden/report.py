@@ -10,9 +10,9 @@ from .case import Row
 from .folder import find_jobs
 
 
-def replay_folder(root: Path, only: str | None = None) -> bool:
+def replay_folder(root: Path, only: str | None = None, models: Path | None = None) -> bool:
     """Print one row per tensor and a summary per kind; whether everything was understood and within its tolerance."""
-    jobs = find_jobs(root, only)
+    jobs = find_jobs(root, only, models)
     if not jobs:
         print(f"no case found in {root}")
         return False

@@ -6,7 +6,7 @@ Knows names and shapes only; the arithmetic is that of ComfyUI's adapters.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -81,6 +81,9 @@ BESIDE = "beside an adapter of the same module, which is used instead"
 MIXED = "of a second kind of adapter for the same module"
 OTHER_MODEL = {WRONG_SHAPE, *(text for _, text in STRANGERS)}  # reasons that speak of the model that a file was made for
 UNREADABLE = {UNKNOWN, NO_CONVOLUTION, RESCALED}
+LIVE_AVATAR_MODULES = re.compile(r"(blocks\.\d+\.((self|cross)_attn\.[qkvo]|ffn\.[02])|audio_injector\.injector\.\d+\.[qkvo])\.weight")
+LIVE_AVATAR_RANKS = {5120: 128, 256: 8}  # by the width of the model; the second is that of its tiny stand-in
+LIVE_AVATAR_FACTOR = 0.5  # alpha / rank
 WIDTHS = {1536: "a Wan model of 1.3B (width 1536)", 3072: "a Wan model of 5B (width 3072)"}
 
 
@@ -95,6 +98,7 @@ class Lora:
         changes: kind of change -> modules.
         alphas: where an alpha comes from that is no tensor of the file, in words -> modules.
         unused: reason -> tensors of the file, with what does not fit, for example both shapes.
+        is_live_avatar: it is the one that Live-Avatar was trained with, by its modules and rank.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Lora:
     changes: dict[str, list[str]] = field(default_factory=dict)
     alphas: dict[str, list[str]] = field(default_factory=dict)
     unused: dict[str, list[str]] = field(default_factory=dict)
+    is_live_avatar: bool = False
 
     @property
     def summary(self) -> str:
@@ -115,6 +120,8 @@ class Lora:
     def report(self) -> str:
         """Summary, changes by part of the model, and every tensor that is not used, with the reason."""
         lines = [self.summary, *self._places(), *self.noted_alphas()]
+        if self.is_live_avatar:
+            lines.append("It is Live-Avatar's, for Sample Video Live (Wan S2V); the other samplers have no use for it")
         if self.without_alpha():
             lines.append(f"{self.without_alpha()} low rank changes have no alpha: strength 1 adds them unscaled")
         for reason, keys in self.unused.items():
@@ -164,7 +171,27 @@ def read_lora(tensors: Mapping[str, Tensor], shapes: Shapes, name: str, settings
     if not lora.changes:
         reasons = "; ".join(f"{len(keys)} {reason} ({some(keys)})" for reason, keys in lora.unused.items())
         raise CheckpointError(f"Nothing of the LoRA {name} fits Wan2.2-S2V-14B: {reasons}. {_origin(lora, modules, tensors)}")
-    return lora
+    return _with_live_avatars_alpha(lora) if _is_live_avatar(lora, shapes) else lora
+
+
+def _is_live_avatar(lora: Lora, shapes: Shapes) -> bool:
+    """Whether a file changes exactly the modules of Live-Avatar's LoRA, all in its rank."""
+    modules = {module_of(name) for name in shapes if LIVE_AVATAR_MODULES.fullmatch(name)}
+    rank = LIVE_AVATAR_RANKS.get(shapes["blocks.0.self_attn.q.weight"][0]) if modules else None
+    has_rank = all(len(tensor) == rank for name, tensor in lora.tensors.items() if name.endswith(RANK_OF["low rank"]))
+    return bool(modules) and lora.changes.keys() == {"low rank"} and set(lora.targets) == modules and has_rank
+
+
+def _with_live_avatars_alpha(lora: Lora) -> Lora:
+    """Its file does not say with what alpha it was trained; without one it would be added twice too strong."""
+    for module in lora.targets:
+        if f"{module}.alpha" in lora.tensors:
+            continue
+        rank = len(lora.tensors[f"{module}.{RANK_OF['low rank']}"])
+        alpha, factor = LIVE_AVATAR_FACTOR * rank, LIVE_AVATAR_FACTOR
+        lora.tensors[f"{module}.alpha"] = torch.tensor(alpha)
+        _note(lora.alphas, f"alpha {alpha:g} is that of Live-Avatar's training: strength 1 adds rank {rank} times {factor}", module)
+    return replace(lora, is_live_avatar=True)
 
 
 def module_of(tensor_name: str) -> str:

@@ -21,6 +21,7 @@ from ..transformer.rings import Placement
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, cast_comfy_weights, forward_of, is_watched, layers_just_in_time, with_s2v_forward
+from .patches import is_for_live
 from .runtime import LATENT_FORMAT
 from .vae import VAE_ADVICE, can_tile, causal_cache, decode_coarse, decode_fine, plan_pass, prepare
 
@@ -50,6 +51,11 @@ class LivePlan:
 @contextmanager
 def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, plan: LivePlan) -> Iterator[CausalVideo]:
     """The transformer of any MODEL with Wan S2V weights as the network of one video; both models are loaded, with room for the rings."""
+    if not is_for_live(model):
+        logger.warning(
+            "the MODEL has no LoRA of Live-Avatar, without which four steps make no picture: put liveavatar.safetensors on it with "
+            "Load LoRA (Wan S2V)"
+        )
     model = with_s2v_forward(model)
     forward, options, device = forward_of(model), model.model_options.get("transformer_options", {}), model.load_device
     if is_watched(options):

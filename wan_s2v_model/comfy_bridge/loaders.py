@@ -42,7 +42,7 @@ from ..untrusted import MOST_JSON_BYTES, read_plain
 from .device import obtainable_memory
 from .memory import keep_on_gpu
 from .model import S2VModelConfig, s2v_config
-from .patches import ROOT, patch_raw_parameters
+from .patches import ROOT, mark_for_live, patch_raw_parameters
 from .runtime import raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
@@ -320,6 +320,8 @@ def apply_lora(model: comfy.model_patcher.ModelPatcher, path: str, strength: flo
         targets = {module: ROOT + tensor for module, tensor in lora.targets.items()}
         model.add_patches(comfy.lora.load_lora(lora.tensors, targets, log_missing=False), strength)
         patch_raw_parameters(model)
+        if lora.is_live_avatar:
+            mark_for_live(model)
     return model, lora.report()
 
 

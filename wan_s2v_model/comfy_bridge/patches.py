@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger("wan_s2v")
 ROOT = "diffusion_model."
+LIVE_KEY = "wan_s2v_live_avatar"  # of an attachment of a MODEL that has Live-Avatar's LoRA
 TAKES_NATIVE_ARGUMENTS = re.compile(r"blocks\.\d+\.(cross_attn|ffn)")
 
 
@@ -79,6 +80,16 @@ def take_replaced_modules(model: comfy.model_patcher.ModelPatcher) -> dict[str, 
     for path, patch in ignored.items():
         logger.warning("another node has replaced %s (%s): that has no effect with Wan S2V's own sampler", path, origin(patch))
     return forwards
+
+
+def mark_for_live(model: comfy.model_patcher.ModelPatcher) -> None:
+    """Note on a MODEL, and on what is cloned of it, that it has Live-Avatar's LoRA."""
+    model.set_attachments(LIVE_KEY, True)
+
+
+def is_for_live(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether a MODEL has Live-Avatar's LoRA, from our node."""
+    return model.get_attachment(LIVE_KEY) is not None
 
 
 def origin(patch: Any) -> str:

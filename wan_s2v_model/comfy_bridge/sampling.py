@@ -33,6 +33,7 @@ from .gpus import Gpus, gpus_of, speeds_of
 from .kernels import wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, CONSTANTS_KEY, POSE_LEVELS_KEY, REGIONS_KEY, SCHEDULE_KEY, ClipMemory, forward_of, with_s2v_forward
+from .patches import is_for_live
 from .runtime import LATENT_FORMAT
 
 logger = logging.getLogger("wan_s2v")
@@ -98,6 +99,10 @@ class ClipSampler:
     def __init__(self, model, positive, negative, settings: SamplerSettings, seed: int, continuity: Continuity = AS_REFERENCE):
         self._has_hooks = any("hooks" in options for texts in (positive, negative) for _, options in texts)  # these change weights
         self.model = with_s2v_forward(model.get_non_dynamic_delegate() if self._has_hooks and model.is_dynamic() else model)
+        if is_for_live(model):
+            logger.warning(
+                "the MODEL has Live-Avatar's LoRA, which was trained for live video: use Sample Video Live (Wan S2V), or take it off"
+            )
         self.conditions = _texts("positive", positive), _texts("negative", negative)
         self.settings = settings
         self.seed = seed

@@ -16,7 +16,6 @@ from ..constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, TEMPORAL
 from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS
 from .clip_loop import Encode, clip_seed
 
-LIVE_FPS = 25
 LIVE_STEPS = (4, 3)
 BLOCK_FRAMES = TEMPORAL_STRIDE * BLOCK_LATENTS
 CLIP_BLOCKS = WINDOW_LATENTS // BLOCK_LATENTS
@@ -25,6 +24,7 @@ SHIFT = 3.0
 NEAREST, FARTHEST = 4, 30  # latents that the picture is ahead
 FIRST_LATENT, PICTURE = LIVE_ANCHORS = ("first generated latent", "picture")
 PICTURE_COPIES, PICTURE_HISTORY = 5, 5 * MOTION_FRAMES  # frames, of the anchor that stays the picture
+PRIMING_LATENTS = 7  # of the motion, the oldest: the decoder begins with them, and their frames are left out
 RECALLED_BLOCKS = 2 * CLIP_BLOCKS  # that are played back into empty rings
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.wan_s2v_model.checkpoints.file_format import CheckpointError
-from wan_s2v_pack.wan_s2v_model.checkpoints.lora import diffusers_name, module_of, read_lora
+from wan_s2v_pack.wan_s2v_model.checkpoints.lora import LIVE_AVATAR_MODULES, diffusers_name, module_of, read_lora
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
 from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B, WanS2VConfig
 
@@ -24,6 +24,67 @@ def pair(stem, down="lora_down.weight", up="lora_up.weight", rank=2, rows=256, c
 
 def read(tensors):
     return read_lora(tensors, SHAPES, "some.safetensors")
+
+
+# --- Live-Avatar
+
+
+LIVE_MODULES = {
+    *(f"blocks.{block}.{part}" for block in range(2) for part in ("ffn.0", "ffn.2")),
+    *(f"blocks.{block}.{attention}.{part}" for block in range(2) for attention in ("self_attn", "cross_attn") for part in "qkvo"),
+    *(f"audio_injector.injector.{index}.{part}" for index in range(2) for part in "qkvo"),
+}
+
+
+def live_avatar(prefix="", name=".default", rank=8, modules=LIVE_MODULES):
+    shapes = {module: SHAPES[f"{module}.weight"] for module in modules}
+    tensors = {}
+    for module, (rows, columns) in shapes.items():
+        tensors |= pair(f"{prefix}{module}", f"lora_A{name}.weight", f"lora_B{name}.weight", rank, rows, columns)
+    return tensors
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model.", "diffusion_model."])
+@pytest.mark.parametrize("name", ["", ".default"])
+def test_live_avatars_lora_gets_the_alpha_of_its_training(prefix, name):
+    lora = read(live_avatar(prefix, name))
+    assert lora.is_live_avatar
+    assert set(lora.targets) == LIVE_MODULES
+    assert {float(lora.tensors[f"{module}.alpha"]) for module in LIVE_MODULES} == {4.0}
+    assert "strength 1 adds rank 8 times 0.5 (28 changes)" in lora.report()
+    assert "no alpha" not in lora.report()
+
+
+def test_its_448_modules_at_full_size():
+    shapes = expected_shapes(S2V_14B)
+    with torch.device("meta"):
+        modules = {module_of(name) for name in shapes if LIVE_AVATAR_MODULES.fullmatch(name)}
+        tensors = {}
+        for module in modules:
+            rows, columns = shapes[f"{module}.weight"]
+            tensors |= pair(module, "lora_A.default.weight", "lora_B.default.weight", 128, rows, columns)
+    lora = read_lora(tensors, shapes, "liveavatar.safetensors")
+    assert (len(modules), len(tensors), sum(tensor.numel() for tensor in tensors.values())) == (448, 896, 676_331_520)
+    assert lora.is_live_avatar
+    assert float(lora.tensors["blocks.39.ffn.2.alpha"]) == 64
+
+
+def test_an_alpha_that_the_file_has_stays():
+    lora = read({**live_avatar(), **{f"{module}.alpha": torch.tensor(2.0) for module in LIVE_MODULES}})
+    assert lora.is_live_avatar
+    assert {float(lora.tensors[f"{module}.alpha"]) for module in LIVE_MODULES} == {2.0}
+    assert lora.alphas == {}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [live_avatar(rank=4), live_avatar(modules=LIVE_MODULES - {Q}), {**live_avatar(), **pair("head.head", rank=8, rows=64)}],
+    ids=["another rank", "a module less", "a module more"],
+)
+def test_what_only_looks_like_it_stays_unscaled(tensors):
+    lora = read(tensors)
+    assert not lora.is_live_avatar
+    assert not any(name.endswith(".alpha") for name in lora.tensors)
 
 
 # --- what fits

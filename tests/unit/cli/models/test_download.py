@@ -18,7 +18,7 @@ from threading import Thread
 import pytest
 from huggingface_hub import constants
 from wan_s2v_pack.cli.models import download, hub
-from wan_s2v_pack.cli.models.files import FILES, PARTS, by_name, select
+from wan_s2v_pack.cli.models.files import BY_DEFAULT, FILES, PARTS, by_name, select
 from wan_s2v_pack.tests.fake_hub import AUDIO, CHUNK_BYTES, CONTENTS, VAE, FakeHub, Handler
 from wan_s2v_pack.tests.processes import start_and_heed
 
@@ -88,7 +88,7 @@ def test_dry_run_needs_no_network_and_writes_nothing(models, monkeypatch, capsys
     assert download.run(parse("--models-dir", models, "--dry-run")) == 0
     assert files_of(models) == {}
     shown = capsys.readouterr().out
-    assert all(file.name in shown for file in select("comfy", None, tuple(PARTS)))
+    assert all(file.name in shown for file in select("comfy", None, BY_DEFAULT))
     assert "to download: 25.18 GB\nsizes are rounded" in shown
 
 
@@ -359,7 +359,7 @@ def test_without_options_the_files_that_the_templates_name():
 def test_names_are_unique_and_kept_by_the_single_files():
     files = [file for files in FILES.values() for file in files]
     assert all(by_name(file.name) is file for file in files)
-    assert all(file.path.endswith(f"/{file.folder}/{file.name}") for file in FILES["comfy"])
+    assert all(file.path.endswith(f"/{file.folder}/{file.name}") for file in FILES["comfy"] if file.part != "live")
     assert all(file.url == f"https://huggingface.co/{file.repository}/resolve/main/{file.path}" for file in files)
 
 
