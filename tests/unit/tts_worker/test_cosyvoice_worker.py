@@ -125,6 +125,12 @@ def test_a_loading_model_is_waited_for(environment):
         assert wait_until_ready(address, lambda: flag.unlink(missing_ok=True))["engine"] == "CosyVoice 2 (CosyVoice2-0.5B)"
 
 
+def test_a_refusal_arrives_in_words_while_a_long_voice_is_still_being_sent(environment):
+    (environment.model / "loading").touch()
+    with running_worker(environment) as address, pytest.raises(RuntimeError, match="refused: The model is still being loaded"):
+        speak(address, reference_wav=bytes(40 * 2**20))
+
+
 def raise_cancelled() -> None:
     raise Cancelled
 

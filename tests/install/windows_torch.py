@@ -1,0 +1,71 @@
+"""PyTorch and ComfyUI's packages on a Windows Python under Wine 10: what it takes, made once, and 5 GB.
+
+Debian 13 has Wine 10. Elsewhere it is unpacked into a folder (root, debootstrap), and programs see that folder as their system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .tools import TOOLS, run, tool_environment
+
+DEBIAN = "trixie"
+OLDEST_WINE = 10  # 8 starts Python, but neither numpy nor torch
+UV = "uv==0.13.9"
+PEFILE = "pefile==2024.8.26"
+COMPILER = "x86_64-w64-mingw32-gcc"
+INSTALL_S = 3000
+# What mount does here ends with the program. $1: the system; $2: a folder that both sides see; then the program.
+IN_THE_OTHER_SYSTEM = """
+root=$1; seen=$2; here=$PWD; shift 2
+mkdir -p "$root$seen"; mount --bind "$seen" "$root$seen"; mount --rbind /dev "$root/dev"; mount -t proc proc "$root/proc"
+exec chroot "$root" env -C "$here" PATH=/usr/bin:/bin "$@"
+"""
+
+
+def newer_wine() -> list[str]:
+    """The command that starts a Windows program in a Wine that torch runs in; skips the test where there is none."""
+    if shutil.which("wine") and version_of(["wine"]) >= OLDEST_WINE:
+        return ["wine"]
+    if os.geteuid() != 0 or not shutil.which("debootstrap"):
+        pytest.skip(f"this needs Wine {OLDEST_WINE}, or root and debootstrap to unpack one; nothing was tried with torch on Windows")
+    system = TOOLS / DEBIAN
+    ready = system / "ready"
+    if not ready.exists():
+        shutil.rmtree(system, ignore_errors=True)
+        packages = "wine,wine64,libgl1"
+        done = subprocess.run(["debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, system], check=False, timeout=INSTALL_S)
+        if done.returncode:
+            pytest.skip(f"Debian 13 could not be unpacked, so Wine {OLDEST_WINE} is not here; nothing was tried with torch on Windows")
+        ready.touch()
+    return ["unshare", "--mount", "sh", "-euc", IN_THE_OTHER_SYSTEM, "sh", str(system), str(TOOLS), "wine"]
+
+
+def version_of(wine: list[str]) -> int:
+    found = re.search(r"wine-(\d+)", subprocess.run([*wine, "--version"], capture_output=True, text=True, check=False).stdout)
+    return int(found[1]) if found else 0
+
+
+def install_torch(site_packages: Path, requirements: list[Path]) -> None:
+    """What ComfyUI's portable build has. pip looks at the conditions of this system, uv at those of Windows."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"{COMPILER} is not installed, which torch needs under Wine; nothing was tried with torch on Windows")
+    uv = tool_environment(UV) / "uv"
+    system = ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", "3.13", "--only-binary", ":all:"]
+    files = [word for path in requirements for word in ("-r", path)]
+    command = [uv, "pip", "install", "--quiet", "--no-cache", *system, "--target", site_packages, *files]
+    subprocess.run(command, check=True, timeout=INSTALL_S)
+    script = tool_environment(PEFILE) / "python"
+    run([script, Path(__file__).with_name("wine_complex.py"), site_packages, site_packages.parents[1]])
+
+
+def requirements_of(comfyui: Path) -> Iterator[Path]:
+    yield Path(__file__).resolve().parents[2] / "requirements-torch.txt"
+    yield comfyui / "requirements.txt"
