@@ -6,7 +6,10 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 SIZES = {"832x480": (60, 104), "1024x704": (88, 128)}  # latents: height, width
 ALL_SIZES = {**SIZES, "64x64": (8, 8)}  # with one for a trial on the CPU
@@ -103,17 +106,17 @@ def make_inputs(size: str, tiny: bool = False) -> dict:
     }
 
 
-def forward(model, inputs: dict, memory):
+def forward(model, inputs: dict, memory, more: Mapping[str, Any] = MappingProxyType({})):
     """One apply_model call as the guider makes it; seconds on the GPU and the result.
 
     Args:
-        memory: ClipMemory; keeps what is constant over a clip.
+        memory: ClipMemory; keeps what is constant over a clip. more: transformer_options.
     """
     import torch
     from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import CONSTANTS_KEY
 
     call = {"wrappers": model.wrappers, "uuids": [0], "cond_or_uncond": [0]}
-    options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, **call}
+    options = {**model.model_options["transformer_options"], CONSTANTS_KEY: memory, **call, **more}
     if device() == "cpu":
         start = time.perf_counter()
         out = model.model.apply_model(**inputs, transformer_options=options)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python l
 import comfy_runtime
 import forward_error
 import full_size
-from rows import PARENT, PARENT_ROWS, ROWS, Row, switched
+from rows import PARENT, PARENT_ROWS, ROWS, Row, switched, told
 
 ALL_ROWS = ROWS | PARENT_ROWS
 GB = 1e9
@@ -107,6 +107,7 @@ class Measured:
 def measure(models: dict, inputs: dict, pairs: int) -> dict[str, Measured]:
     """Alternate all rows; the first round is not counted."""
     results = {name: Measured([]) for name in models}
+    options_of = {name: told(inputs, row) for name, (_, row) in models.items()}
     memories = {name: model_module(row).ClipMemory() for name, (_, row) in models.items()}
     for round_index in range(pairs + 1):
         for name, (model, row) in models.items():
@@ -114,7 +115,8 @@ def measure(models: dict, inputs: dict, pairs: int) -> dict[str, Measured]:
             full_size.use(model)
             before = reset_peak()
             with switched(row):
-                seconds, out = full_size.forward(model, inputs, memories[name])
+                given, options = options_of[name]
+                seconds, out = full_size.forward(model, given, memories[name], options)
             model.cleanup()
             measured.out = out.cpu()
             del out

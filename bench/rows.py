@@ -13,6 +13,7 @@ class Row:
         native: ComfyUI's own forward. attention: of our loader, or `cudnn`, also for the native model.
         precision: of our loader. without: optimisations that are switched off, keys of `stand_ins` in `switched`.
         pack: the checkout of this pack that computes, by its package name.
+        speakers: how two of them share the picture, halves, soft or everywhere; empty for one sound.
     """
 
     native: bool = False
@@ -21,6 +22,7 @@ class Row:
     speed: str = "exact"
     without: tuple[str, ...] = ()
     pack: str = "wan_s2v_pack"
+    speakers: str = ""
 
 
 ROWS = {
@@ -34,6 +36,9 @@ ROWS = {
     "ours, bf16 residual": Row(precision="fast"),
     "ours, fp8 linears": Row(speed="fp8 linears"),
     "ours, fp8 linears and attention": Row(speed="fp8 linears and attention"),
+    "ours, two speakers": Row(speakers="halves"),
+    "ours, two speakers, soft edges": Row(speakers="soft"),
+    "ours, two speakers, both everywhere": Row(speakers="everywhere"),
     "ours, all of fp8, bf16 residual": Row(speed="fp8 linears and attention", precision="fast"),
 }
 PARENT = "wan_s2v_parent"
@@ -63,6 +68,23 @@ def switched(row: Row) -> ExitStack:
     elif row.attention == "cudnn":
         replace(stack, model, "pick_attention", lambda *_: kernels._cudnn)
     return stack
+
+
+def told(inputs: dict, row: Row) -> tuple[dict, dict]:
+    """The inputs of a call and transformer_options, with a second speaker where the row has one."""
+    if not row.speakers:
+        return inputs, {}
+    import torch
+    from wan_s2v_pack.wan_s2v_model.comfy_bridge.model import REGIONS_KEY
+    from wan_s2v_pack.wan_s2v_model.transformer.speakers import Regions
+
+    frames, height, width = inputs["x"].shape[2:]
+    columns = torch.arange(width // 2) / max(1, width // 2 - 1)
+    left = {"halves": (columns < 0.5).float(), "soft": (5.5 - 10 * columns).clamp(0, 1), "everywhere": torch.full_like(columns, 0.5)}
+    weights = left[row.speakers].expand(frames, height // 2, -1)
+    sound = inputs["audio_embed"]
+    both = torch.stack([sound, sound.roll(4, dims=-1)], dim=1)
+    return {**inputs, "audio_embed": both}, {REGIONS_KEY: Regions(torch.stack([weights, 1 - weights]))}
 
 
 def replace(stack: ExitStack, module, name: str, stand_in) -> None:

@@ -1,7 +1,8 @@
-"""Make the sample song, its vocals, the sample pose video and the sample film, all synthetic: make_samples.py [FOLDER]
+"""Make the sample song, its vocals, the pose video, the film, and two people who talk, all synthetic: make_samples.py [FOLDER]
 
 The song is a hummed melody (a pulse through the formants of vowels) over plucked chords; the vocals are that voice alone. The pose
 video is a drawn upper body in the colours of OpenPose that nods and sways. The film is the sample portrait, swaying as if it was filmed.
+The two people are the sample portrait and its mirror image. They share the sample speech; the second one's voice is lower.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ BANDWIDTHS = (90, 120, 200)  # Hz
 CHORDS = ((262, 330, 392), (220, 262, 330), (175, 220, 262), (196, 247, 294), (262, 330, 392))  # Hz, two beats each
 POSE_FPS, POSE_SIZE = 25, 512
 FILM_FPS, FILM_SIZE, FILM_S, FILM_CROP_PX = 24, 384, 3.0, 24
+SPEAKERS_CUT_S, LOWER_VOICE = 6.45, 0.84  # where the second one takes over; how much lower and slower
+TWO_PEOPLE_SIZE = (832, 416)
 BONES = (  # from, to, colour
     ("neck", "nose", (0, 0, 255)),
     ("nose", "right eye", (85, 0, 255)),
@@ -57,6 +60,8 @@ def main() -> None:
     pose_times = np.arange(round(len(MELODY) * BEAT_S * POSE_FPS)) / POSE_FPS
     write_video(folder / "sample_pose.mp4", map(draw_pose, pose_times), POSE_FPS, POSE_SIZE)
     portrait = Image.open(SAMPLES / "sample_portrait.png").convert("RGB")
+    write_sound(folder / "sample_dialogue.flac", talk_in_turn(SAMPLES / "sample_speech.wav"))
+    two_people(portrait).save(folder / "sample_two_people.jpg", quality=90)
     film_times = np.arange(round(FILM_S * FILM_FPS)) / FILM_FPS
     write_video(folder / "sample_film.mp4", (film_frame(portrait, time) for time in film_times), FILM_FPS, FILM_SIZE)
 
@@ -81,6 +86,28 @@ def pluck(chord: tuple[int, ...]) -> Samples:
     times = np.arange(round(2 * BEAT_S * RATE_HZ)) / RATE_HZ
     decay = np.exp(-3 * times) * np.minimum(1, times / 0.005)
     return sum(np.sin(2 * math.pi * pitch * times) + 0.3 * np.sin(4 * math.pi * pitch * times) for pitch in chord) * decay / 4
+
+
+def talk_in_turn(path: Path) -> Samples:
+    """The sample speech for two, at RATE_HZ: up to a pause, and the rest in a lower voice."""
+    with av.open(path) as container:
+        rate_hz = container.streams.audio[0].rate
+        speech = np.concatenate([frame.to_ndarray().astype(np.float64).ravel() / 32768 for frame in container.decode(audio=0)])
+    cut = round(SPEAKERS_CUT_S * rate_hz)
+    return np.concatenate([resampled(speech[:cut], rate_hz / RATE_HZ), resampled(speech[cut:], LOWER_VOICE * rate_hz / RATE_HZ)])
+
+
+def resampled(wave: Samples, step: float) -> Samples:
+    """The wave at every `step`-th of its samples, linear in between."""
+    return np.interp(np.arange(0, len(wave) - 1, step), np.arange(len(wave)), wave)
+
+
+def two_people(portrait: Image.Image) -> Image.Image:
+    """The portrait on the left, its mirror image on the right."""
+    picture = Image.new("RGB", (2 * portrait.width, portrait.height))
+    picture.paste(portrait, (0, 0))
+    picture.paste(portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (portrait.width, 0))
+    return picture.resize(TWO_PEOPLE_SIZE, Image.Resampling.LANCZOS)
 
 
 def write_sound(path: Path, wave: Samples) -> None:

@@ -142,6 +142,20 @@ def song(picture: Image.Image, colour: str) -> None:
         canvas.line((x + 22, y - 44, x + 40, y - 30), fill=WHITE, width=6)
 
 
+def dialogue(picture: Image.Image, colour: str) -> None:
+    """Two faces that look at each other, each with the waveform of its own sound."""
+    face(picture, (14, 26, 190, 202), round_off=True)
+    face(picture, (210, 26, 386, 202), round_off=True)
+    mirrored = picture.crop((210, 26, 386, 202)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.paste(mirrored, (210, 26))
+    canvas = ImageDraw.Draw(picture)
+    for left, ring in ((14, "#6ea8fe"), (210, colour)):
+        canvas.ellipse((left, 26, left + 176, 202), outline=ring, width=6)
+    levels = loudness("dialogue.flac")
+    bars(picture, (14, 216, 220, 292), levels[: BARS * 6 // 11], "#6ea8fe")
+    bars(picture, (224, 216, 386, 292), levels[BARS * 6 // 11 :], colour)
+
+
 def mix(picture: Image.Image, colour: str) -> None:
     """One waveform becomes two: the voice and the rest."""
     bars(picture, (14, 100, 150, 204), loudness("song.flac")[::3], "#9aa4b2")
@@ -189,6 +203,7 @@ CARDS = {
     "wan_s2v_all_nodes": Card("All nodes", "to change what is inside", "#c9a23c", all_nodes),
     "wan_s2v_quality": Card("Top quality", "the reference's settings", "#9a8ad0", quality),
     "wan_s2v_long_video": Card("Long video", "any length, survives a crash", "#60b080", long_video),
+    "wan_s2v_dialogue": Card("Two people", "a sound for each of them", "#f2a65a", dialogue),
     "wan_s2v_song": Card("Lip sync a song", "the vocals move the mouth", "#d080c0", song),
     "wan_s2v_mix": Card("Song, full mix", "the voice taken out of it", "#e06a8a", mix),
     "wan_s2v_pose": Card("Pose video", "a skeleton moves the body", "#d06a6a", pose),

@@ -38,6 +38,7 @@ from .parts import (
 SCHEDULE = """A woman faces the camera and talks calmly, with small natural movements of her head and shoulders.
 0:05 A woman faces the camera, smiles and talks cheerfully, nodding now and then.
 """
+DIALOGUE_PROMPT = "Two women sit side by side and talk in turn, each listens while the other speaks, with small natural movements."
 MODELS_NOTE = """Missing files are offered for download. *Draft or Final* takes the LoRA of 4 steps, or the 40 steps of the
 reference."""
 
@@ -101,6 +102,39 @@ video, another *run_name*.""",
             Node(17, "WanS2VDriftReport", {}, {"clips": (11, "clips")}, height=300),
             change(SAVE, filename_prefix="video/wan_s2v_long"),
         ),
+    ),
+)
+
+TURNS = "0:00 1\n0:06.5 2"
+SPEAKERS = Node(
+    17,
+    "WanS2VSpeakers",
+    {"box_1": "0 0 50% 100%", "box_2": "50% 0 50% 100%", "turns": TURNS},
+    {"audio_encoder": (3, "audio_encoder"), "encoded_audio_1": (8, "encoded_audio"), "encoded_audio_2": (8, "encoded_audio")},
+)
+
+DIALOGUE = Workflow(
+    "wan_s2v_dialogue",
+    "Two people talking (Wan S2V)",
+    (
+        models(),
+        yours(
+            change(PORTRAIT, image="sample_two_people.jpg"),
+            replace(SPEECH, values={"audio": "sample_dialogue.flac"}, title="Your recording of both"),
+            change(TEXT, prompt=DIALOGUE_PROMPT),
+            SWITCH,
+        ),
+        Group(
+            "3  Who talks",
+            (LISTEN, SPEAKERS),
+            320,
+            """Each box is the half of the picture; masks from the mask editor fit more closely. *turns* says who speaks when.
+
+**A recording for each?** Give the second one an *Encode Audio* of its own, and empty *turns*.""",
+        ),
+        replace(prepare(change(PREPARE, {"encoded_audio": (17, "encoded_audio")}), PREVIEW), title="4  Prepare"),
+        replace(sample(), title="5  Sample"),
+        replace(save(change(SAVE, filename_prefix="video/wan_s2v_dialogue")), title="6  Save"),
     ),
 )
 
@@ -250,4 +284,4 @@ clip.""",
     ),
 )
 
-WORKFLOWS = (QUICK_START, QUICK_APP, ALL_NODES, QUALITY, LONG_VIDEO, SONG, MIX, POSE, FILMED_POSE, TWO_PASS, CORE_NODES)
+WORKFLOWS = (QUICK_START, QUICK_APP, ALL_NODES, QUALITY, LONG_VIDEO, DIALOGUE, SONG, MIX, POSE, FILMED_POSE, TWO_PASS, CORE_NODES)

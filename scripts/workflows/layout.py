@@ -26,6 +26,7 @@ HEIGHTS = {  # of both ways in which ComfyUI 0.30 draws a node the larger one, w
     "WanS2VTextEncode": 218,
     "WanS2VPromptSchedule": 300,
     "WanS2VAudioEncode": 234,
+    "WanS2VSpeakers": 650,
     "WanS2VPose": 230,
     "WanS2VPrepare": 410,
     "WanS2VDraftOrFinal": 168,

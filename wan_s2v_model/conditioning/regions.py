@@ -18,6 +18,7 @@ from .picture import fit_frames
 from .timeline import Timeline
 
 TOKEN_PX = PATCH_SIZE[2] * SPATIAL_STRIDE
+CELL_PX = 4  # in which edges are softened and the nearest speaker is found
 MOST_OVERLAP = 0.01  # of the smaller of two regions; less is divided between them
 
 
@@ -122,27 +123,26 @@ def _checked(fitted: Iterator[Tensor], speakers: Sequence[Speaker]) -> Iterator[
 
 def _shares(masks: Tensor, speakers: Speakers) -> Tensor:
     """[speakers, height, width] -> [speakers + 1, height / 16, width / 16]."""
-    masks = masks / masks.sum(dim=0).clamp(min=1)
+    masks = F.avg_pool2d(masks / masks.sum(dim=0).clamp(min=1), CELL_PX)
     nobody = 1 - masks.sum(dim=0, keepdim=True).clamp(max=1)
     if speakers.nobody == "nearest":
         masks, nobody = masks + nobody * _nearest(masks), torch.zeros_like(nobody)
     shares = torch.cat([masks, nobody])
     if speakers.feather_px:
-        shares = _blurred(shares, speakers.feather_px)
-    return F.avg_pool2d(shares, TOKEN_PX)
+        shares = _blurred(shares, max(1, round(speakers.feather_px / CELL_PX / 2)))
+    return F.avg_pool2d(shares, TOKEN_PX // CELL_PX)
 
 
 def _nearest(masks: Tensor) -> Tensor:
-    """1 where a speaker is the nearest, [speakers, height, width]."""
+    """1 where a speaker is the nearest, [speakers, rows, columns]."""
     inside = (masks >= 0.5).numpy()
     distances = [np.full(mask.shape, np.inf) if not mask.any() else distance_transform_edt(~mask) for mask in inside]
     nearest = torch.from_numpy(np.stack(distances)).argmin(dim=0)
     return F.one_hot(nearest, len(masks)).movedim(-1, 0).float()
 
 
-def _blurred(shares: Tensor, feather_px: int) -> Tensor:
-    """Edges become ramps of this width; at the border of the picture its last pixels go on."""
-    reach = max(1, feather_px // 2)
+def _blurred(shares: Tensor, reach: int) -> Tensor:
+    """Edges become ramps that reach so many cells to either side; at the border of the picture its last cells go on."""
     for axis in ((reach, reach, 0, 0), (0, 0, reach, reach)):
         kernel = (2 * reach + 1 if axis[2] else 1, 2 * reach + 1 if axis[0] else 1)
         shares = F.avg_pool2d(F.pad(shares[None], axis, mode="replicate"), kernel, stride=1)[0]
