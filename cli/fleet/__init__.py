@@ -74,6 +74,8 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
                        help="what consumer_timeout of a RabbitMQ before 3.12 is set to, where rabbitmqctl cannot be asked")  # fmt: skip
     group.add_argument("--grace", type=float, metavar="S", default=0.0,
                        help="when it is asked to end: seconds for the job at work, before it is given back (default: 0)")  # fmt: skip
+    group.add_argument("--idle-exit", type=float, metavar="S", help="end after so many seconds without a job, where workers are "
+                       "started as they are needed")  # fmt: skip
 
 
 def _lazily(command: str) -> Callable[[argparse.Namespace], int]:

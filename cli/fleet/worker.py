@@ -8,8 +8,12 @@ import os
 import shutil
 import socket
 import sys
+import time
+from typing import Any
 
+from celery import bootsteps
 from celery.signals import worker_process_init
+from celery.worker import state
 from filelock import FileLock, Timeout
 
 from ..comfyui.server import ServerError, die_with_parent
@@ -21,6 +25,7 @@ from .task import add_task
 
 REFUSED = 3  # exit status
 HOUR_S = 3600.0
+LOOK_S = 5.0  # between looks whether there is a job
 BASE = ".wan_s2v_worker_"  # and the worker's name: its folder in the output folder
 
 
@@ -44,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
                 logging.getLogger("wan_s2v").info(
                     "worker %s: ComfyUI at %s, process %d; log: %s", name, server.url, server.pid, server.log_file
                 )
+                if options.idle_exit is not None:
+                    app.steps["worker"].add(end_when_idle(options.idle_exit))
                 app.worker_main(_arguments(name))
     except Timeout:
         return refuse(f"There is a worker {name} already that writes to {output}. Give this one another --name.")
@@ -56,6 +63,32 @@ def refuse(message: str) -> int:
     """Say why nothing was done."""
     print(message, file=sys.stderr)
     return REFUSED
+
+
+def end_when_idle(seconds: float) -> type[bootsteps.StartStopStep]:
+    """A part of Celery's worker that ends it after so many seconds without a job."""
+
+    class EndWhenIdle(bootsteps.StartStopStep):
+        requires = ("celery.worker.components:Timer",)
+
+        def __init__(self, parent: Any, **_: Any) -> None:
+            self._busy_s = time.monotonic()
+            self._look: Any = None
+
+        def start(self, parent: Any) -> None:
+            self._look = parent.timer.call_repeatedly(min(LOOK_S, seconds), self.look)
+
+        def stop(self, parent: Any) -> None:
+            if self._look is not None:
+                self._look.cancel()
+
+        def look(self) -> None:
+            if state.reserved_requests:
+                self._busy_s = time.monotonic()
+            elif time.monotonic() - self._busy_s >= seconds:
+                state.should_stop = 0  # Celery ends as it does after SIGINT
+
+    return EndWhenIdle
 
 
 @worker_process_init.connect
