@@ -15,8 +15,6 @@ COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 MANIFESTS = [
     item for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for item in yaml.safe_load_all(path.read_text(encoding="utf-8"))
 ]
-    item for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for item in yaml.safe_load_all(path.read_text(encoding="utf-8"))
-]
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 EVENTS = {"task-clip", "task-resumed"}
 
