@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Delivery:
     Attributes:
         lost: workers that got lost at the clip at which the job is now.
         was_cancelled: somebody wishes so, and the server was told.
+        clip: the one that was heard of last, from 1; 0 before that.
     """
 
     task: Task
@@ -66,7 +67,7 @@ class Delivery:
     client: ComfyClient
     lost: int = 0
     was_cancelled: bool = False
-    progress: dict[str, Any] = field(default_factory=dict)
+    clip: int = 0
 
     @cached_property
     def states(self) -> States:
@@ -119,7 +120,6 @@ class Delivery:
         self.lost = before.get(LOST, -1) + 1
         if self.lost > MOST_LOSSES:
             self._bury(job, f"{self.lost} workers got lost at clip {before.get(CLIP, 1)}. Look at their logs: is there too little memory?")
-        self.progress = dict(before)
         self._report({**before, LOST: self.lost})
 
     def _finish(self, job: Job) -> dict[str, Any]:
@@ -127,6 +127,8 @@ class Delivery:
         with tempfile.TemporaryDirectory(prefix="wan_s2v_job_") as folder:
             video = render(self.client, job, Path(folder), self._on_progress, self._on_clip)
             local = Path(folder) / f"video{Path(job.line['output']).suffix}"
+            if self.clip:
+                self._tell_clip(self.clip)
             self.client.download(video, local)
             put(local, job.line["output"])
         seconds = round(time.monotonic() - start_s, 3)
@@ -140,12 +142,15 @@ class Delivery:
 
     def _on_clip(self, clip: int) -> None:
         """Events for Flower's metrics: a clip is done, or work goes on behind some."""
-        if self.progress.get("heard"):
-            self.task.send_event("task-clip", clip=clip - 1)
+        if self.clip:
+            self._tell_clip(self.clip)
             self.lost = 0
         elif clip > 1:
             self.task.send_event("task-resumed", clip=clip)
-        self.progress["heard"] = True
+        self.clip = clip
+
+    def _tell_clip(self, clip: int) -> None:
+        self.task.send_event("task-clip", clip=clip)
 
     def _report(self, progress: Mapping[str, Any]) -> None:
         self.task.update_state(state=PROGRESS, meta=dict(progress))

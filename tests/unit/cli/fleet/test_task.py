@@ -198,3 +198,23 @@ def test_a_job_of_another_program_is_checked_too(work, machine, app, job):
     state = work(queued=False)
     assert (state.state, machine.tries) == ("FAILURE", 0)
     assert "steps" in state.error
+
+
+@pytest.mark.parametrize(
+    ("clips", "sent"),
+    [
+        ((1, 2, 3), [("task-clip", 1), ("task-clip", 2), ("task-clip", 3)]),
+        ((2, 3), [("task-resumed", 2), ("task-clip", 2), ("task-clip", 3)]),
+    ],
+)
+def test_each_clip_and_each_resume_is_an_event(work, machine, monkeypatch, clips, sent):
+    def render(_client, _job, _folder, _report, on_clip):
+        for clip in clips:
+            on_clip(clip)
+        return "video"
+
+    events = []
+    monkeypatch.setattr(task, "render", render)
+    monkeypatch.setattr(task.Task, "send_event", lambda _self, kind, **facts: events.append((kind, facts["clip"])))
+    work()
+    assert events == sent
