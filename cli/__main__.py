@@ -16,12 +16,12 @@ if not __package__:  # started by path: some Pythons, such as the portable Comfy
 
     __package__ = "cli"
 
-from . import convert, doctor, predict, runs
+from . import convert, doctor, fleet, predict, runs
 from .command import command as own_command
 from .command import let_any_text_out
 from .models import download
 
-COMMANDS = (predict, download, convert, doctor, runs)
+COMMANDS = (predict, download, convert, doctor, runs, fleet)
 INTERRUPTED = 130  # exit status, as of a shell
 
 

@@ -15,6 +15,7 @@ from ..wan_s2v_model.constants import FRAME_RATES, VIDEO_FPS
 from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.media.espeak import espeak_problem, require_reference, speak_with_espeak
 from ..wan_s2v_model.media.speech_worker import DEFAULT_ADDRESS, SpeechRequest, parse_address, speak_with_worker
+from ..wan_s2v_model.runs.identity import note_sound
 from .inputs import UNCONNECTED, checks_inputs
 from .sockets import WanS2VAudio
 
@@ -120,7 +121,8 @@ class WanS2VAudioEncode(io.ComfyNode):
         run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
         listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
         options = {"normalisation": normalisation, "silence": silence, "delay_ms": sync_offset, "fps": int(frame_rate)}
-        return io.NodeOutput(listen(listener, played, heard, **options))
+        given = (played, heard) if loudness == 0 else select_sounds(audio, driving_audio, start, duration, 0.0)
+        return io.NodeOutput(note_sound(listen(listener, played, heard, **options), audio_encoder, given, f"{loudness} {options}"))
 
 
 class WanS2VTextToSpeech(io.ComfyNode):

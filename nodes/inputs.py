@@ -3,7 +3,6 @@
 import functools
 import inspect
 import numbers
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,11 +15,10 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
-from ..wan_s2v_model.runs.manifest import RUNS_FOLDER
+from ..wan_s2v_model.runs.manifest import RUN_NAME, RUNS_FOLDER
 
 UNCONNECTED = object()  # default of an optional input where None means that something is connected which brings nothing
 OPTIONS_SHOWN = 10
-RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 
 
 def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:

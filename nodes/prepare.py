@@ -20,6 +20,7 @@ from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
 from ..wan_s2v_model.media.audio_input import Sound
 from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import Voice, draw_plan
+from ..wan_s2v_model.runs.identity import note_pictures
 from .inputs import checks_inputs, choice_problem, shows_errors
 from .sockets import WanS2VAudio, WanS2VPlan, WanS2VPoseSettings
 
@@ -141,6 +142,7 @@ class WanS2VPrepare(io.ComfyNode):
         with nullcontext() if pose is None else pose.opened() as guide:
             options = {"real_audio_history": audio_history == "real", "folder": Path(folder_paths.get_temp_directory())}
             plan = plan_video(encoded_audio, shape, picture, history, guide, encode=encode, **options)
+        note_pictures(plan, vae, image[0], previous_frames, first_frame)
         timeline = plan.timeline
         job, facts = REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), comfy_bridge.assumed_facts(vae)
         preview = draw_plan(

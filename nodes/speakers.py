@@ -15,6 +15,7 @@ from ..wan_s2v_model.audio.speakers import EVERYWHERE, NOBODY, Speaker, Speakers
 from ..wan_s2v_model.audio.turns import parse_turns
 from ..wan_s2v_model.constants import VIDEO_FPS
 from ..wan_s2v_model.media.pictures import read_masks
+from ..wan_s2v_model.runs.identity import note_rest
 from .audio import MEMORY_ADVICE
 from .inputs import checks_inputs
 from .sockets import WanS2VAudio
@@ -124,6 +125,7 @@ class WanS2VSpeakers(io.ComfyNode):
         run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
         listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
         silence = rest(listener, next((speaker.sound.fps for speaker in speakers if speaker.sound), VIDEO_FPS))
+        note_rest(silence, audio_encoder)
         played = None if played_audio is None else select("played_audio", played_audio, 0.0, 0.0)
         return io.NodeOutput(join(Speakers(speakers, silence, parse_turns(turns), nobody, feather, mask_fps), played))
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.conditioning.prompts import encode_prompt, parse_schedule, schedule_prompts
 from ..wan_s2v_model.constants import NEGATIVE_PROMPT
+from ..wan_s2v_model.runs.identity import note_text
 from .inputs import checks_inputs
 
 MEMORY_ADVICE = "Close other programs that use the GPU, or choose umt5_xxl_fp8_e4m3fn_scaled.safetensors in Load Wan S2V Text Encoder."
@@ -116,4 +117,5 @@ class WanS2VPromptSchedule(io.ComfyNode):
 
 def _encode(clip, prompt: str, if_empty: str = "") -> list:
     text = prompt if prompt.strip() else if_empty
-    return comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, text), MEMORY_ADVICE)
+    encoded = comfy_bridge.run_encoder("text encoding", clip, lambda: encode_prompt(clip, text), MEMORY_ADVICE)
+    return note_text(encoded, clip, text)

@@ -113,6 +113,10 @@ class ComfyClient:
         self._http.post("/queue", {"delete": [prompt_id]})
         self._http.post("/interrupt", {"prompt_id": prompt_id})
 
+    def forget(self, prompt_id: str) -> None:
+        """Let the server forget how a prompt ended."""
+        self._http.post("/history", {"delete": [prompt_id]})
+
     def free(self) -> None:
         """Forget cached results and unload models before the next prompt."""
         self._http.post("/free", {"unload_models": True, "free_memory": True})
@@ -193,14 +197,15 @@ class ComfyClient:
         on_text: Callable[[Text], None] | None = None,
         workflow: Mapping[str, Any] | None = None,
         prompt_id: str | None = None,
+        may_be_there: bool = False,
     ) -> dict[str, Any]:
         """Queue a prompt, wait for its end and return its outputs; arguments and errors are those of `queue` and `wait`.
 
         The server is listened to before the prompt is queued, so that no step of it goes unheard: `on_progress` is called for every one
-        and may call `interrupt`. `on_text` is given what nodes show while they run.
+        and may call `interrupt`. `on_text` is given what nodes show while they run. A prompt that `may_be_there` is looked for first.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
-        tried = queued = False
+        tried, queued = may_be_there, False
 
         def queue() -> None:
             nonlocal tried, queued

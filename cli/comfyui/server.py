@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ COPY_IGNORE = shutil.ignore_patterns(".*", "__pycache__", "tests", "models", "ou
 LOG_TAIL_LINES = 40
 STOP_TIMEOUT_S = 15
 POLL_S = 0.2
+PR_SET_PDEATHSIG = 1  # of prctl
 OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # what a session is elsewhere, on Windows
 
 
@@ -100,7 +102,8 @@ class ComfyServer:
         cpu: run without a GPU.
         extra_args: further ComfyUI command line arguments.
         timeout_s: longest wait for the server to answer.
-        own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then.
+        own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then, and on Linux the end of the thread that started
+            it, however that ends.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class ComfyServer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=self.own_session,
                 creationflags=OWN_GROUP if self.own_session else 0,
+                preexec_fn=die_with_parent if self.own_session and sys.platform == "linux" else None,
             )
         try:
             self._wait_until_ready()
@@ -222,6 +226,11 @@ class ComfyServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def die_with_parent() -> None:
+    """Let Linux kill this process when the thread that started it ends, be it by a kill."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ignores_ctrl_c() -> bool:

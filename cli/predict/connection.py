@@ -41,19 +41,10 @@ def connect(options: argparse.Namespace, say: Callable[[str], None], packs: Sequ
         return
     if options.auth or options.headers:
         raise PromptError("--auth and --header are for --server; a ComfyUI that is started here needs none.")
-    comfyui = find_comfyui(options.comfyui)
-    if comfyui is None:
-        raise FolderError(
-            "No ComfyUI was found that could be started. Name a running one with --server (the Desktop app: "
-            "--server http://127.0.0.1:8000), or the folder of its main.py with --comfyui."
-        )
-    base = find_base(options.comfyui) or comfyui
-    models = find_model_folders(base, options.models_dir).models
-    output = (options.output_dir or base / "output").resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    comfyui, models, output = find_places(options)
     # On the disk of the output: the clips of a run without a name are kept here while it lasts.
     with tempfile.TemporaryDirectory(prefix=".wan_s2v_predict_", dir=output, ignore_cleanup_errors=True) as folder:
-        server = _server(comfyui, Path(folder), models, output, packs)
+        server = make_server(comfyui, Path(folder), models, output, packs)
         say(f"starting ComfyUI in {comfyui} ...")
         with server:
             try:
@@ -64,7 +55,26 @@ def connect(options: argparse.Namespace, say: Callable[[str], None], packs: Sequ
                 raise ServerError(f"ComfyUI ended before the video was made. The last lines of its log:\n{server.log_tail()}") from error
 
 
-def _server(comfyui: Path, folder: Path, models: Path, output: Path, packs: Sequence[Path]) -> ComfyServer:
+def find_places(options: argparse.Namespace) -> tuple[Path, Path, Path]:
+    """The program of ComfyUI, its models folder, and the folder for runs and videos.
+
+    Raises:
+        FolderError: if there is no ComfyUI to start.
+    """
+    comfyui = find_comfyui(options.comfyui)
+    if comfyui is None:
+        raise FolderError(
+            "No ComfyUI was found that could be started. Name a running one with --server (the Desktop app: "
+            "--server http://127.0.0.1:8000), or the folder of its main.py with --comfyui."
+        )
+    base = find_base(options.comfyui) or comfyui
+    models = find_model_folders(base, options.models_dir).models
+    output = (options.output_dir or base / "output").resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    return comfyui, models, output
+
+
+def make_server(comfyui: Path, folder: Path, models: Path, output: Path, packs: Sequence[Path]) -> ComfyServer:
     """A server with this pack and those alone, that leaves nothing behind but what it is asked to write."""
     base = prepare_base_directory(folder, ROOT)
     for pack in packs:

@@ -329,7 +329,7 @@ class AudioEncoder:
     """wav2vec2 as an AUDIO_ENCODER; also answers to ComfyUI's own AudioEncoderEncode node."""
 
     def __init__(self, path: str, dtype: str, offload: bool = True):
-        self.dtype = DTYPES[dtype]
+        self.file, self.dtype = Path(path), DTYPES[dtype]
         # In a shell of its own: the patcher sets `device`, which is a read-only property of transformers' models.
         model = nn.ModuleDict({"wav2vec2": load_wav2vec2(Path(path)).to(self.dtype)})
         self.load_device = comfy.model_management.text_encoder_device()

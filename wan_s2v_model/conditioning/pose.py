@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..media.frame_rate import exact_rate
+from ..origin import digest, made_of, origin_of
 from .clip import ALL_STEPS
 from .picture import fit_frames
 from .timeline import Timeline
@@ -52,6 +53,25 @@ class PoseImages:
 
     def read(self, pictures: Sequence[int]) -> Tensor:
         return self._images[list(pictures)]
+
+
+class _NotedPose:
+    """A pose video that notes which pictures were read."""
+
+    def __init__(self, video: PoseVideo) -> None:
+        self.times, self.duration_s, self.fps = video.times, video.duration_s, video.fps
+        self._video = video
+        self._read: list[str] = []
+
+    def read(self, pictures: Sequence[int]) -> Tensor:
+        pixels = self._video.read(pictures)
+        self._read.append(digest(pixels))
+        return pixels
+
+    def take_note(self) -> str:
+        """What was read since the last call, by content."""
+        note, self._read = " ".join(self._read), []
+        return note
 
 
 @dataclass(frozen=True)
@@ -115,10 +135,12 @@ def pose_latents(timeline: Timeline, guide: PoseGuide, height: int, width: int, 
         encode: [T, height, width, 3] pixels in [0, 1] -> [1, 16, (T + 3) / 4, h, w].
     """
     before: list[int | None] = []
+    video = _NotedPose(guide.video)
     for clip in range(timeline.num_clips):
         slots = pose_slots(timeline, clip, guide.video, guide.end)
         if slots != before:  # a picture that is held fills clip after clip
-            latents = _clip_latents(timeline, guide.video, slots, height, width, encode) * guide.strength
+            latents = _clip_latents(timeline, video, slots, height, width, encode) * guide.strength
+            made_of(latents, f"pose {video.take_note()} {slots.count(None)} {guide.strength}")
             before = slots
         yield latents
 
@@ -133,6 +155,7 @@ def keep_in_file(latents: Iterable[Tensor], folder: Path | None) -> tuple[Tensor
         folder: for the file; None where the system keeps such.
     """
     kept: list[int] = []  # number in the file of each clip
+    origins: list[str] = []
     before = torch.empty(0)
     try:
         if folder is not None:
@@ -142,6 +165,7 @@ def keep_in_file(latents: Iterable[Tensor], folder: Path | None) -> tuple[Tensor
                 if clip is not before:
                     file.write(clip.contiguous().numpy().data)
                 kept.append(kept[-1] + (clip is not before) if kept else 0)
+                origins.append(origin_of(clip))
                 before = clip
             file.flush()
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -149,7 +173,7 @@ def keep_in_file(latents: Iterable[Tensor], folder: Path | None) -> tuple[Tensor
         reason = f"The pose of this video cannot be kept in {folder or tempfile.gettempdir()} ({error.strerror or error})."
         raise OSError(error.errno, f"{reason} Free some GB there, or choose a shorter `duration`.") from error
     stored = torch.frombuffer(mapping, dtype=torch.float32).view(-1, *before.shape)
-    return tuple(stored[number] for number in kept)
+    return tuple(made_of(stored[number], origin) for number, origin in zip(kept, origins, strict=True))
 
 
 def _clip_latents(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..origin import made_of, origin_of
 from .timeline import Timeline
 
 logger = logging.getLogger("wan_s2v")
@@ -166,8 +167,9 @@ def _mix(weights: list[float], entries: Sequence[list]) -> list:
         return [entries[0][0], options]
     length = max(tensor.shape[1] for tensor, _ in entries)
     padded: list[Tensor] = [F.pad(tensor, (0, 0, 0, length - tensor.shape[1])) for tensor, _ in entries]
-    total = sum(weight * tensor for weight, tensor in zip(weights, padded, strict=True))
-    return [total, options]
+    total: Tensor = sum(weight * tensor for weight, tensor in zip(weights, padded, strict=True))  # type: ignore[assignment]
+    parts = [(round(weight, 6), origin_of(tensor)) for weight, (tensor, _) in zip(weights, entries, strict=True)]
+    return [made_of(total, str(parts)) if all(origin for _, origin in parts) else total, options]
 
 
 def require_finite(*prompts: Conditioning) -> None:

@@ -43,7 +43,7 @@ class Notes:
     """
 
     assumed: Mapping[str, Value] = field(default_factory=dict)
-    earlier: Mapping[str, Callable[[], Value]] = field(default_factory=dict)
+    earlier: Mapping[str, Callable[[], Sequence[Value]]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     by_clip: Mapping[str, Spans] = field(default_factory=dict)
@@ -72,13 +72,13 @@ Changes = Mapping[str, tuple[object, object]]
 
 
 def changes_of(
-    old: Fingerprint, new: Fingerprint, earlier: Mapping[str, Callable[[], Value]] = Notes().earlier
+    old: Fingerprint, new: Fingerprint, earlier: Mapping[str, Callable[[], Sequence[Value]]] = Notes().earlier
 ) -> dict[str, tuple[object, object]]:
-    """Old and new value of every name whose value or kind differs, unless the old one is what an earlier version wrote for the new one."""
+    """Old and new value of every name whose value or kind differs, unless the old one is what earlier versions wrote for the new one."""
     names = [*old, *(name for name in new if name not in old)]
     pairs = {name: (old.get(name, ABSENT), new.get(name, ABSENT)) for name in names}
     changes = {name: (a, b) for name, (a, b) in pairs.items() if a != b or isinstance(a, bool) != isinstance(b, bool)}
-    return {name: change for name, change in changes.items() if name not in earlier or change[0] != earlier[name]()}
+    return {name: change for name, change in changes.items() if name not in earlier or change[0] not in earlier[name]()}
 
 
 def changes_since(manifest: Manifest, fingerprint: Fingerprint, notes: Notes) -> dict[str, tuple[object, object]]:

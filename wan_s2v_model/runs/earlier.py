@@ -10,28 +10,41 @@ import torch
 from ..checkpoints.file_format import INDEX_SUFFIX
 from ..checkpoints.shards import shard_files
 from ..conditioning.plan import Plan
-from .fingerprint import text_of
+from ..origin import digest
+from .fingerprint import silence_of, speakers_of, text_of
 from .identity import CACHE_SETTINGS, model_file, tensors_of
 from .manifest import Value
-from .stable_text import stable_text, without_addresses
+from .stable_text import sample, stable_text, without_addresses
 
 NESTED_BY_NAME = 1  # the depth of `stable_text`
 
 
-def earlier_texts(model: Any, positive: list, negative: list, plan: Plan, vae: Any) -> Mapping[str, Callable[[], Value]]:
-    """By the name in the fingerprint: what counts as the same, besides what today's rules give. For arguments see `run_fingerprint`."""
+def earlier_texts(model: Any, positive: list, negative: list, plan: Plan, vae: Any) -> Mapping[str, Callable[[], tuple[Value, ...]]]:
+    """By the name in the fingerprint: what counts as the same, besides what today's rules give. For arguments see `run_fingerprint`.
+
+    First by the rules of the first versions, then by those that named encodings by their bytes.
+    """
+    weights = vae.first_stage_model
+    poses = plan.pose_latents or ()
+    history = () if plan.history is None else (plan.history,)
     return {
-        "model": partial(_model, model),
-        "loras": partial(_loras, model),
-        "model_nodes": partial(_attachments, model),
-        "vae": lambda: f"{vae.vae_dtype} {_small_weights(vae.first_stage_model)}",
-        "prompt": partial(text_of, positive, digest_of_floats),
-        "negative_prompt": partial(text_of, negative, digest_of_floats),
-        "audio": lambda: digest_of_floats(plan.audio_features, plan.waveform),
-        "silence": lambda: (
-            "" if plan.silence is None else digest_of_floats(plan.silence.features, torch.tensor(sorted(plan.silence.pauses)))
-        ),
+        "model": lambda: (_model(model),),
+        "loras": lambda: (_loras(model),),
+        "model_nodes": lambda: (_attachments(model),),
+        "vae": lambda: (f"{vae.vae_dtype} {_small_weights(weights)}", f"{vae.vae_dtype} {sample(weights)}"),
+        "prompt": lambda: _by_bytes(partial(text_of, positive)),
+        "negative_prompt": lambda: _by_bytes(partial(text_of, negative)),
+        "audio": lambda: _by_bytes(lambda digest_of: digest_of(plan.audio_features, plan.waveform)),
+        "silence": lambda: _by_bytes(partial(silence_of, plan)),
+        "speakers": lambda: (speakers_of(plan, digest),),
+        "picture": lambda: (digest(plan.ref_latents),),
+        "pose": lambda: (digest(*poses),),
+        "previous_frames": lambda: (digest(*history),),
     }
+
+
+def _by_bytes(text: Callable[[Callable[..., str]], str]) -> tuple[str, str]:
+    return text(digest_of_floats), text(digest)
 
 
 def digest_of_floats(*tensors: torch.Tensor) -> str:
@@ -42,11 +55,6 @@ def digest_of_floats(*tensors: torch.Tensor) -> str:
         for part in tensor.detach().unbind() if tensor.ndim > 1 else (tensor.detach(),):
             hashed.update(part.cpu().float().contiguous().numpy().data)
     return hashed.hexdigest()[:16] if tensors else ""
-
-
-def _silence(plan: Plan) -> str:
-    silence = plan.silence
-    return "" if silence is None else digest_of_floats(silence.features, torch.tensor(sorted(silence.pauses)))
 
 
 def _model(model: Any) -> str:

@@ -9,11 +9,12 @@ from ..conditioning.clip import ALL_STEPS
 from ..conditioning.plan import AS_REFERENCE, Plan
 from ..conditioning.prompts import PROMPT_KEY, conditioning_of_clip, prompt_weights
 from ..constants import MOTION_LATENTS, VIDEO_FPS
+from ..origin import digest, identity_of
 from ..sampling.live_clips import LiveJob
 from .changes import spans_of
-from .identity import attachments, model_identity, tensors_of
+from .identity import attachments, model_identity, tensors_of, vae_identity
 from .manifest import FRAME_RATE, Fingerprint, Spans
-from .stable_text import digest, sample, stable_text, without_addresses
+from .stable_text import stable_text, without_addresses
 
 ADDED_LATER: Fingerprint = {  # names with what was done before
     "cfg_start": 0.0,
@@ -79,28 +80,28 @@ def _of_inputs(model: Any, positive: list, plan: Plan, seed: int, vae: Any) -> F
     return {
         **model_identity(model),
         "model_nodes": attachments(model),
-        "vae": f"{vae.vae_dtype} {sample(vae.first_stage_model)}",
+        "vae": vae_identity(vae),
         "prompt": text_of(positive),
-        "audio": digest(plan.audio_features, plan.waveform),
-        "picture": digest(plan.ref_latents),
-        "pose": digest(*(plan.pose_latents or ())),
-        "previous_frames": digest(*(() if plan.history is None else (plan.history,))),
+        "audio": identity_of(plan.audio_features, plan.waveform),
+        "picture": identity_of(plan.ref_latents),
+        "pose": identity_of(*(plan.pose_latents or ())),
+        "previous_frames": identity_of(*(() if plan.history is None else (plan.history,))),
         "width": plan.width,
         "height": plan.height,
         "frames_per_clip": timeline.frames_per_clip,
         "clips": timeline.num_clips,
         "sync_mode": timeline.sync_mode,
         "seed": seed,
-        "silence": "" if plan.silence is None else digest(plan.silence.features, torch.tensor(sorted(map(float, plan.silence.pauses)))),
+        "silence": silence_of(plan),
         FRAME_RATE: timeline.fps,
-        "speakers": _speakers(plan),
+        "speakers": speakers_of(plan),
     }
 
 
 def hashes_by_clip(positive: list, negative: list, plan: Plan) -> dict[str, Spans]:
     """Of the inputs that may change from clip to clip: by the name in the fingerprint what each clip is told, by hash."""
     num_clips = plan.timeline.num_clips
-    poses = {id(latents): digest(latents) for latents in plan.pose_latents or ()}  # a pose that is held fills clip after clip
+    poses = {id(latents): identity_of(latents) for latents in plan.pose_latents or ()}  # a pose that is held fills clip after clip
     return {
         "prompt": spans_of(_texts_by_clip(positive, num_clips)),
         "negative_prompt": spans_of(_texts_by_clip(negative, num_clips)),
@@ -121,7 +122,7 @@ def assumed_in_older_runs(fingerprint: Fingerprint) -> Fingerprint:
     return {**ADDED_LATER, **{name: fingerprint[name] for name in NOT_RECORDED_EARLIER}}
 
 
-def text_of(conditioning: list, digest_of: Callable[..., str] = digest) -> str:
+def text_of(conditioning: list, digest_of: Callable[..., str] = identity_of) -> str:
     """The embeddings, and the clips from which scheduled ones hold."""
     prompts = [options[PROMPT_KEY] for _, options in conditioning if PROMPT_KEY in options]
     starts = (f"clip {prompt.start_clip} blend {prompt.blend_clips}" for prompt in prompts)
@@ -145,6 +146,14 @@ def _hook(hook: Any) -> str:
     return f"{type(hook).__name__} {strengths} {keyframes} {digest(*tensors)}"
 
 
+def silence_of(plan: Plan, digest_of: Callable[..., str] = identity_of) -> str:
+    """What is heard in pauses and past the end, and which frames are pauses."""
+    silence = plan.silence
+    if silence is None:
+        return ""
+    return digest_of(silence.features, torch.tensor(sorted(map(float, silence.pauses))))
+
+
 def _audio_guidance(settings: Any) -> str:
     """Empty where prompt and sound are guided together, as in runs from before they could be guided apart."""
     audio = settings.audio
@@ -153,13 +162,13 @@ def _audio_guidance(settings: Any) -> str:
     return f"{audio.cfg} from {audio.start} to {audio.end}"
 
 
-def _speakers(plan: Plan) -> str:
+def speakers_of(plan: Plan, digest_of: Callable[..., str] = identity_of) -> str:
     """Who is heard when and where; empty where all hear the one sound."""
     speakers, regions = plan.speakers, plan.regions
     if speakers is None or regions is None:
         return ""
     sounds = [speaker.sound for speaker in speakers.speakers]
-    features = digest(speakers.silence, *(sound.features for sound in sounds if sound is not None))
+    features = digest_of(speakers.silence, *(sound.features for sound in sounds if sound is not None))
     pauses = [sorted(sound.silence.pauses) if sound and sound.silence else [] for sound in sounds]
     starts = [None if sound is None else speaker.start for speaker, sound in zip(speakers.speakers, sounds, strict=True)]
     turns = [(turn.start_s, sorted(turn.speakers)) for turn in speakers.turns]

@@ -1,4 +1,4 @@
-"""Which MODEL it is: weights, LoRAs and what other nodes have put on it, by content and not by place, time or device."""
+"""Which model it is, and of what an encoding was made: by content and not by place, time or device."""
 
 import hashlib
 import json
@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 
+from ..audio.features import EncodedAudio
 from ..checkpoints.file_format import INDEX_SUFFIX, LENGTH_BYTES, LONGEST_HEADER
 from ..checkpoints.shards import shard_files
-from .stable_text import BLOCK, blocks, digest, sample, stable_text, without_addresses
+from ..conditioning.plan import Plan
+from ..constants import MOTION_FRAMES
+from ..media.audio_input import Sound
+from ..origin import digest, made_of, origin_of
+from .stable_text import BLOCK, blocks, sample, stable_text, without_addresses
 
 CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")  # of core's EasyCache, whose other values are its state
 OF_DEVICES = ("multigpu_options", "multigpu_clones")  # where core divides the work on several GPUs
@@ -37,6 +42,61 @@ def model_file(model: Any) -> Path | None:
     factory = model.cached_patcher_init
     source = factory[1][0] if factory is not None and factory[1] else None
     return Path(source) if isinstance(source, str | Path) and Path(source).is_file() else None
+
+
+def vae_identity(vae: Any) -> str:
+    """File and type of a VAE; where its loader does not name the file, a sample of the weights, which ComfyUI keeps as suits the GPU."""
+    patcher = getattr(vae, "patcher", None)
+    if patcher is not None and model_file(patcher) is not None:
+        return model_identity(patcher)["model"]
+    return f"{vae.vae_dtype} {sample(vae.first_stage_model)}"
+
+
+def note_text(conditioning: list, clip: Any, text: str) -> list:
+    """Note of which text and text encoder a CONDITIONING was made."""
+    settings = f"{getattr(clip, 'layer_idx', None)} {getattr(clip, 'tokenizer_options', None)} {attachments(clip.patcher)}"
+    origin = f"text {text!r} by {model_identity(clip.patcher)} {settings}"
+    for tensor, _ in conditioning:
+        made_of(tensor, origin)
+    return conditioning
+
+
+def note_sound(encoded: EncodedAudio, encoder: Any, sounds: tuple[Sound, Sound], settings: str) -> EncodedAudio:
+    """Note of which sound, audio encoder and settings it was made.
+
+    Args:
+        sounds: what is played and what is heard, before anything is computed with them.
+    """
+    samples = " ".join(f"{digest(sound.waveform)} {sound.sample_rate_hz}" for sound in sounds)
+    origin = f"sound {samples} {settings} by {_encoder(encoder)}"
+    for tensor in (encoded.features, encoded.waveform, *(() if encoded.silence is None else (encoded.silence.features,))):
+        made_of(tensor, origin)
+    return encoded
+
+
+def note_rest(silence: torch.Tensor, encoder: Any) -> torch.Tensor:
+    """Note by which audio encoder silence was heard."""
+    return made_of(silence, f"rest by {_encoder(encoder)}")
+
+
+def _encoder(encoder: Any) -> str:
+    return f"{content_of(encoder.file)} {encoder.dtype}"
+
+
+def note_pictures(plan: Plan, vae: Any, picture: torch.Tensor, previous: torch.Tensor | None, start: str) -> Plan:
+    """Note of which pictures, as they were given, and by which VAE a plan was made.
+
+    Args:
+        picture: the one that is used. previous: the frames to go on from. start: how the video starts.
+    """
+    encoder = f"by {vae_identity(vae)}"
+    origin = f"picture {digest(picture)} {plan.width}x{plan.height} {plan.timeline.sync_mode}"
+    made_of(plan.ref_latents, f"{origin} {encoder}")
+    if plan.history is not None:
+        made_of(plan.history, f"{origin} {start} {'' if previous is None else digest(previous[-MOTION_FRAMES:])}")
+    for latents in {id(latents): latents for latents in plan.pose_latents or ()}.values():
+        made_of(latents, f"{origin_of(latents)} {plan.width}x{plan.height} {encoder}")
+    return plan
 
 
 def content_of(path: Path) -> str:

@@ -32,6 +32,9 @@ FIRST_CLIP = "from_clip"  # in `made_with`
 BLOCK_LATENTS = 3  # of live video
 TAUGHT_BY = "clip"  # in `step_cache`
 
+RUN_NAME = re.compile(r"[\w][\w .-]{0,99}")
+IN_USE = "is in use by another process"
+
 Value = str | int | float | bool | None
 Fingerprint = dict[str, Value]
 Spans = Sequence[tuple[int, str]]  # of a value for each clip: the clips at which another one begins, with it

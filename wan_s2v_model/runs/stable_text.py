@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from ..origin import digest, raw_bytes
+
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 FOLDERS = re.compile(r".*[/\\]")  # ComfyUI names the module of a node pack by its path
 DEPTH = 3  # of functions in functions whose values are told
@@ -84,22 +86,6 @@ def _name(value: Any) -> str:
         return value.__name__
     named = value if isinstance(value, type | types.FunctionType) else type(value)
     return f"{FOLDERS.sub('', named.__module__)}.{named.__qualname__}"
-
-
-def digest(*tensors: torch.Tensor) -> str:
-    """Hash of shapes and bytes; empty without tensors."""
-    hashed = hashlib.sha256()
-    for tensor in tensors:
-        hashed.update(f"{'' if tensor.dtype == torch.float32 else tensor.dtype}{tuple(tensor.shape)}".encode())
-        in_one = tensor.ndim < 2 or tensor.is_contiguous()
-        for part in (tensor,) if in_one else tensor.detach().unbind():  # to be copied one after the other: a mapped file may be long
-            hashed.update(raw_bytes(part).cpu().numpy().data)
-    return hashed.hexdigest()[:16] if tensors else ""
-
-
-def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor, [N] uint8, whatever a subclass makes of them."""
-    return tensor.detach().as_subclass(torch.Tensor).contiguous().view(-1).view(torch.uint8)
 
 
 def sample(network: torch.nn.Module, unpatched: Mapping[str, torch.Tensor] = MappingProxyType({})) -> str:

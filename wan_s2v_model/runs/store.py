@@ -37,6 +37,7 @@ from .manifest import (
     CLIP_NAME,
     CLIP_TENSORS,
     FIRST_CLIP,
+    IN_USE,
     LEFTOVER,
     LOCK_NAME,
     MANIFEST_NAME,
@@ -110,9 +111,7 @@ class RunStore:
             try:
                 lock = files.hold_folder(folder / LOCK_NAME)
             except Timeout as error:
-                raise RunStoreError(
-                    f"run '{folder.name}' is in use by another process: wait for it to end, or use another run name"
-                ) from error
+                raise RunStoreError(f"run '{folder.name}' {IN_USE}: wait for it to end, or use another run name") from error
         store = cls(folder, dict(fingerprint))
         store._is_open, store._lock = True, lock
         store._notes = notes

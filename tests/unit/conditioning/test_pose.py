@@ -20,6 +20,7 @@ from wan_s2v_pack.wan_s2v_model.conditioning.pose import (
     warn_if_short,
 )
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import Timeline
+from wan_s2v_pack.wan_s2v_model.origin import origin_of
 
 RATES = [16.0, 24.0, 25.0, 29.97, 30000 / 1001, 30.0, 60.0]
 SIZE = 16  # px
@@ -269,3 +270,17 @@ def test_official_pose_at_25_frames_per_second_takes_every_nth_picture():
     timeline = replace(timeline_of("official", 1, frames_per_clip=48), fps=25)
     assert slots_of(timeline, images(200, 50.0))[:4] == [0, 2, 4, 6]
     assert slots_of(timeline, images(200, 30.0))[:4] == [0, 1, 2, 3]
+
+
+def test_the_pose_of_a_clip_is_named_by_its_pictures_and_not_by_the_bits_of_its_latents():
+    def origins(pictures, strength=1.0, scale=1.0):
+        guide = PoseGuide(pictures, strength)
+        latents = pose_latents(timeline_of("aligned", 2, 16), guide, SIZE, SIZE, lambda pixels: scale * torch.rand(1, 16, 5, 2, 2))
+        return [origin_of(kept) for kept in keep_in_file(latents, None)]
+
+    assert origins(images(32)) == origins(images(32), scale=1.001)
+    first, second = origins(images(32))
+    assert first != second
+    others = PoseImages(images(32).read(range(32)) * torch.where(torch.arange(32) < 20, 1.0, 0.5)[:, None, None, None], 16.0)
+    assert [origin == before for origin, before in zip(origins(others), (first, second), strict=True)] == [True, False]
+    assert origins(images(32), strength=0.5) != [first, second]

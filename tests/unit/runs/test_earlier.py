@@ -28,7 +28,7 @@ def texts(inputs):
 
 def test_they_are_those_of_a_run_that_an_earlier_version_wrote(inputs):
     old = read_manifest(OLD_RUN).fingerprint
-    assert {name: text() for name, text in texts(inputs).items()} == {name: old[name] for name in texts(inputs)}
+    assert [name for name, text in texts(inputs).items() if name in old and old[name] not in text()] == []
     new = run_fingerprint(**inputs)
     assert changes_of({**assumed_in_older_runs(new), **old}, new, texts(inputs)) == {}
     assert {"model", "loras"} <= set(changes_of(old, new))
@@ -55,7 +55,7 @@ def test_only_what_has_changed_is_computed_by_the_earlier_rule():
     def never():
         raise AssertionError
 
-    assert changes_of({"model": "a", "loras": "x"}, {"model": "a", "loras": "b"}, {"model": never, "loras": lambda: "x"}) == {}
+    assert changes_of({"model": "a", "loras": "x"}, {"model": "a", "loras": "b"}, {"model": never, "loras": lambda: ("x",)}) == {}
 
 
 def test_halves_counted_as_floats():

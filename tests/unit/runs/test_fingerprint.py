@@ -13,6 +13,9 @@ from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.prompts import PROMPT_KEY, ScheduledPrompt
 from wan_s2v_pack.wan_s2v_model.conditioning.regions import SpeakerRegions
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.origin import made_of
+from wan_s2v_pack.wan_s2v_model.runs.changes import changes_of
+from wan_s2v_pack.wan_s2v_model.runs.earlier import earlier_texts
 from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
 from wan_s2v_pack.wan_s2v_model.runs.manifest import value_at
 from wan_s2v_pack.wan_s2v_model.sampling.guidance import AudioGuidance
@@ -307,3 +310,65 @@ def test_a_pose_is_told_clip_by_clip(inputs):
     assert [a == b for a, b in zip(first, other, strict=True)] == [True, True, False, True, True]
     assert first[0] == first[1] == first[4]
     assert set(by_clip(inputs)["pose"]) == {None}
+
+
+def on_another_gpu(inputs, origins=("text", "silent", "sound", "picture")):
+    """The same inputs, encoded into other bits."""
+    text, negative, sound, picture = origins
+    plan = inputs["plan"]
+    encoded = {
+        "audio_features": made_of(plan.audio_features + torch.rand(()), sound),
+        "waveform": made_of(plan.waveform + torch.rand(()), sound),
+        "ref_latents": made_of(plan.ref_latents + torch.rand(()), picture),
+        "pose_latents": (made_of(torch.rand(1, 16, 20, 4, 4), "pose"),),
+        "history": made_of(torch.rand(73, 8, 8, 3), "earlier"),
+        "silence": SilenceFeatures(made_of(torch.rand(2, 3), sound), frozenset({4})),
+    }
+    texts = {"positive": [[made_of(torch.rand(1, 5, 8), text), {}]], "negative": [[made_of(torch.rand(1, 5, 8), negative), {}]]}
+    return {**inputs, **texts, "plan": replace(plan, **encoded)}
+
+
+def test_another_gpu_encodes_other_bits_and_is_no_other_input(inputs):
+    here, there = on_another_gpu(inputs), on_another_gpu(inputs)
+    assert run_fingerprint(**here) == run_fingerprint(**there)
+    texts = ("positive", "negative", "plan")
+    assert hashes_by_clip(*(here[name] for name in texts)) == hashes_by_clip(*(there[name] for name in texts))
+
+
+@pytest.mark.parametrize(("place", "names"), list(enumerate([{"prompt"}, {"negative_prompt"}, {"audio", "silence"}, {"picture"}])))
+def test_another_input_shows_on_another_gpu(inputs, place, names):
+    origins = ["text", "silent", "sound", "picture"]
+    before = run_fingerprint(**on_another_gpu(inputs, origins))
+    origins[place] = "another"
+    after = run_fingerprint(**on_another_gpu(inputs, origins))
+    assert {name for name in before if before[name] != after[name]} == names
+
+
+def test_a_run_that_named_encodings_by_their_bytes_goes_on(inputs):
+    """The manifests of the version before: the same bytes, and no origins."""
+    made = on_another_gpu(inputs)
+    bare = {**made, "plan": replace(made["plan"], **{name: getattr(made["plan"], name).clone() for name in ("ref_latents", "history")})}
+    bare["plan"] = replace(
+        bare["plan"],
+        audio_features=made["plan"].audio_features.clone(),
+        waveform=made["plan"].waveform.clone(),
+        pose_latents=tuple(latents.clone() for latents in made["plan"].pose_latents),
+        silence=replace(made["plan"].silence, features=made["plan"].silence.features.clone()),
+    )
+    bare |= {name: [[tensor.clone(), options] for tensor, options in made[name]] for name in ("positive", "negative")}
+    old, new = run_fingerprint(**bare), run_fingerprint(**made)
+    earlier = earlier_texts(*(made[name] for name in ("model", "positive", "negative", "plan", "vae")))
+    assert {name for name in old if old[name] != new[name]} == {
+        *("prompt", "negative_prompt", "audio", "picture", "pose", "previous_frames", "silence"),
+    }
+    assert changes_of(old, new, earlier) == {}
+
+
+def test_blended_prompts_are_named_by_theirs():
+    def blend(second):
+        first, later = (ScheduledPrompt(text, start_clip=clip, blend_clips=2) for clip, text in enumerate("ab"))
+        entries = [[made_of(torch.rand(1, 5, 8), "a"), {PROMPT_KEY: first}], [made_of(torch.rand(1, 7, 8), second), {PROMPT_KEY: later}]]
+        return hashes_by_clip(entries, [[torch.zeros(1, 5, 8), {}]], make_plan())["prompt"]
+
+    assert blend("b") == blend("b") != blend("c")
+    assert len(blend("b")) > 1

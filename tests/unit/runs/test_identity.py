@@ -9,7 +9,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
-from wan_s2v_pack.wan_s2v_model.runs.identity import attachments, content_of, model_identity
+from wan_s2v_pack.wan_s2v_model.audio.features import EncodedAudio
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
+from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
+from wan_s2v_pack.wan_s2v_model.media.audio_input import Sound
+from wan_s2v_pack.wan_s2v_model.origin import identity_of, made_of
+from wan_s2v_pack.wan_s2v_model.runs.identity import (
+    attachments,
+    content_of,
+    model_identity,
+    note_pictures,
+    note_sound,
+    note_text,
+    vae_identity,
+)
 
 WIDE = 256  # values of a side: its matrix is too large to be read whole
 
@@ -295,3 +308,68 @@ def test_state_of_a_cache_node_does_not_show(model):
         model.model_options = in_transformer(easycache=holder(0.2))["model_options"]
         seen.add(attachments(model))
     assert len(seen) == 1
+
+
+def copy_of(model, folder):
+    """The same file on another machine: other folder, other time; loaded into another type."""
+    folder.mkdir()
+    file = shutil.copy(model.cached_patcher_init[1][0], folder)
+    os.utime(file, ns=(1, 1))
+    return SimpleNamespace(**{**vars(model), "cached_patcher_init": (None, (file, model.cached_patcher_init[1][1])), "model": network(2.0)})
+
+
+def test_a_vae_is_its_file_and_not_the_type_that_suits_the_gpu(model, tmp_path):
+    here = SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(1.0), patcher=model)
+    there = SimpleNamespace(vae_dtype=torch.bfloat16, first_stage_model=network(2.0), patcher=copy_of(model, tmp_path / "there"))
+    assert vae_identity(here) == vae_identity(there)
+    save_file(weights(1.0), tmp_path / "there" / "model.safetensors")
+    assert vae_identity(here) != vae_identity(there)
+
+
+def test_a_vae_of_another_loader_is_its_weights(model):
+    one, two = (SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(value)) for value in (1.0, 2.0))
+    assert vae_identity(one) != vae_identity(two)
+
+
+def test_a_text_is_named_by_its_words_and_the_encoder_file(model, tmp_path):
+    def named(text, patcher=model, **clip):
+        return identity_of(note_text([[torch.rand(1, 5, 8), {}]], SimpleNamespace(patcher=patcher, **clip), text)[0][0])
+
+    assert named("a") == named("a") == named("a", copy_of(model, tmp_path / "there"))
+    assert len({named("a"), named("b"), named("a", layer_idx=-2), named("a", SimpleNamespace(**{**vars(model), "patches": LORA}))}) == 4
+
+
+LORA = {"layer.weight": [(1.0, torch.ones(4, 3))]}
+
+
+def test_a_sound_is_named_by_its_samples_and_the_encoder_file(file):
+    def named(value=0.5, settings="file 0.0", dtype=torch.float16):
+        encoded = EncodedAudio(torch.rand(2, 3, 8), torch.rand(1, 8000), 16_000, 8000)
+        encoder = SimpleNamespace(file=file, dtype=dtype)
+        sound = Sound(torch.full((1, 8000), value), 16_000)
+        noted = note_sound(encoded, encoder, (sound, sound), settings)
+        return identity_of(noted.features, noted.waveform)
+
+    assert named() == named()
+    assert len({named(), named(0.6), named(settings="window 0.0"), named(dtype=torch.float32)}) == 4
+
+
+def test_a_picture_is_named_by_its_pixels_size_and_vae(model):
+    vae = SimpleNamespace(patcher=model)
+
+    def named(value=0.5, width=64, vae=vae, previous=None):
+        timeline = plan_timeline(16_000, 16_000, 16_000, frames_per_clip=16)
+        pose = (made_of(torch.rand(1, 16, 4, 8, 8), "pose"),)
+        encoded = {"ref_latents": torch.rand(1, 16, 1, 8, 8), "history": torch.rand(73, 64, width, 3), "pose_latents": pose}
+        plan = Plan(timeline, 64, width, torch.ones(2, 3, 16), torch.ones(1, 16_000), 16_000, **encoded)
+        note_pictures(plan, vae, torch.full((64, 64, 3), value), previous, "free")
+        return [identity_of(plan.ref_latents), identity_of(plan.history), identity_of(*plan.pose_latents)]
+
+    def changed(**change):
+        return [a != b for a, b in zip(named(), named(**change), strict=True)]
+
+    assert changed() == [False, False, False]
+    assert changed(value=0.6) == [True, True, False]
+    assert changed(width=80) == [True, True, True]
+    assert changed(vae=SimpleNamespace(vae_dtype=torch.float32, first_stage_model=network(2.0))) == [True, False, True]
+    assert changed(previous=torch.ones(4, 8, 8, 3)) == [False, True, False]

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.runs.stable_text import BLOCK, blocks, digest, sample, stable_text
+from wan_s2v_pack.wan_s2v_model.origin import digest
+from wan_s2v_pack.wan_s2v_model.runs.stable_text import BLOCK, blocks, sample, stable_text
 
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"
 

@@ -121,7 +121,7 @@ def test_a_server_of_its_own_gets_further_packs(tmp_path, monkeypatch):
     pack = tmp_path / "calls"
     pack.mkdir()
     monkeypatch.setattr(connection, "has_accelerator", lambda: False)
-    server = connection._server(tmp_path / "comfyui", tmp_path / "base", tmp_path / "models", tmp_path / "output", [pack])
+    server = connection.make_server(tmp_path / "comfyui", tmp_path / "base", tmp_path / "models", tmp_path / "output", [pack])
     packs = server.base_directory / "custom_nodes"
     assert sorted(path.name for path in packs.iterdir()) == ["wan_s2v", "wan_s2v_calls"]
     assert (packs / "wan_s2v_calls").resolve() == pack.resolve()

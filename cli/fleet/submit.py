@@ -1,0 +1,65 @@
+"""`submit`: check jobs, queue them, and on request wait for them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from .broker import QUEUE, TASK, Broker, BrokerError, make_app, priority_for
+from .job_lines import Job, JobError, read_jobs
+from .states import ENDED, States
+from .waiting import wait_for
+
+FAILED, WRONG, NO_BROKER = 1, 2, 3  # exit status; 0: queued, or with --wait all made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Queue the jobs of a file and return the exit status."""
+    try:
+        text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
+        jobs = read_jobs(text.splitlines())
+        broker = Broker.of(options)
+        app = make_app(broker)
+        told = [{"name": job.name, "state": queue(app, broker.kind, job)} for job in jobs]
+    except OSError as error:
+        return _refuse(f"{options.file} cannot be read: {error.strerror or error}.", WRONG)
+    except JobError as error:
+        return _refuse(f"Nothing was queued.\n{error}", WRONG)
+    except (BrokerError, OperationalError) as error:
+        return _refuse(str(error), NO_BROKER)
+    outcomes = wait_for(States(app), [job.name for job in jobs]) if options.wait else None
+    if options.json:
+        print(json.dumps([outcome.as_json() for outcome in outcomes] if outcomes is not None else told, indent=2))
+    elif outcomes is None:
+        print("\n".join(f"{item['name']}  {item['state']}" for item in told))
+    return FAILED if any(outcome.state != "SUCCESS" for outcome in outcomes or []) else 0
+
+
+def queue(app: Celery, kind: str, job: Job, again: bool = False) -> str:
+    """Queue a job unless it is there already, and return what is done with it.
+
+    Args:
+        kind: of the broker. again: also where it ended in the same way before.
+    Raises:
+        JobError: another job of this name waits or is being made.
+    """
+    states = States(app)
+    known = states.read(job.name)
+    if known.line == job.line and not again and known.state not in ("FAILURE", "REVOKED"):
+        return known.state
+    if known.line and known.line != job.line and known.state not in ENDED:
+        raise JobError(f"{job.name}: another job of this run-name is {known.state.lower()}. Cancel it, or choose another run-name.")
+    states.note_queued(job)
+    options = {"priority": priority_for(kind, job.priority), "expires": job.expires, "retries": 0}
+    app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, **options)
+    return "QUEUED"
+
+
+def _refuse(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

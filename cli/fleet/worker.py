@@ -1,0 +1,104 @@
+"""`worker`: a ComfyUI and beside it a Celery worker that makes one video at a time with it. What starts it has to start it again."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import socket
+import sys
+import time
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_process_init
+from celery.worker import state
+from filelock import FileLock, Timeout
+
+from ..comfyui.server import ServerError, die_with_parent
+from ..models.folders import FolderError
+from ..predict.connection import find_places, make_server
+from .broker import QUEUE, Broker, BrokerError, make_app
+from .checks import check_broker
+from .task import add_task
+
+REFUSED = 3  # exit status
+HOUR_S = 3600.0
+LOOK_S = 5.0  # between looks whether there is a job
+BASE = ".wan_s2v_worker_"  # and the worker's name: its folder in the output folder
+
+
+def run(options: argparse.Namespace) -> int:
+    """Work until a signal, or until ComfyUI ends; return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if options.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = options.gpu
+    try:
+        broker = Broker.of(options)
+        app = make_app(broker)
+        check_broker(app, broker, options.longest_job * HOUR_S, options.consumer_timeout)
+        name = options.name or socket.gethostname()
+        comfyui, models, output = find_places(options)
+        folder = output / f"{BASE}{name}"
+        with FileLock(f"{folder}.lock", timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
+            with make_server(comfyui, folder, models, output, ()) as server:
+                add_task(app, server.url)
+                app.conf.worker_soft_shutdown_timeout = options.grace
+                logging.getLogger("wan_s2v").info(
+                    "worker %s: ComfyUI at %s, process %d; log: %s", name, server.url, server.pid, server.log_file
+                )
+                if options.idle_exit is not None:
+                    app.steps["worker"].add(end_when_idle(options.idle_exit))
+                app.worker_main(_arguments(name))
+    except Timeout:
+        return refuse(f"There is a worker {name} already that writes to {output}. Give this one another --name.")
+    except (BrokerError, FolderError, ServerError) as error:
+        return refuse(str(error))
+    return 0
+
+
+def refuse(message: str) -> int:
+    """Say why nothing was done."""
+    print(message, file=sys.stderr)
+    return REFUSED
+
+
+def end_when_idle(seconds: float) -> type[bootsteps.StartStopStep]:
+    """A part of Celery's worker that ends it after so many seconds without a job."""
+
+    class EndWhenIdle(bootsteps.StartStopStep):
+        requires = ("celery.worker.components:Timer",)
+
+        def __init__(self, parent: Any, **_: Any) -> None:
+            self._busy_s = time.monotonic()
+            self._look: Any = None
+
+        def start(self, parent: Any) -> None:
+            self._look = parent.timer.call_repeatedly(min(LOOK_S, seconds), self.look)
+
+        def stop(self, parent: Any) -> None:
+            if self._look is not None:
+                self._look.cancel()
+
+        def look(self) -> None:
+            if state.reserved_requests:
+                self._busy_s = time.monotonic()
+            elif time.monotonic() - self._busy_s >= seconds:
+                state.should_stop = 0  # Celery ends as it does after SIGINT
+
+    return EndWhenIdle
+
+
+@worker_process_init.connect
+def _end_with_the_worker(**_: object) -> None:
+    """The process that works is none without the one that talks to the broker."""
+    if sys.platform == "linux":
+        die_with_parent()
+
+
+def _arguments(name: str) -> list[str]:
+    """Of Celery's worker; other pools than prefork lose the connection during a job, or wait for it at the end."""
+    quiet = ["--without-gossip", "--without-mingle"]  # talk between all workers
+    return ["worker", "--pool=prefork", "--concurrency=1", f"--hostname={name}", "-Q", QUEUE, "-E", "--loglevel=INFO", *quiet]

@@ -1,0 +1,104 @@
+"""The three commands: they start without Celery and say what to install; with it they queue, list, cancel and retry."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from wan_s2v_pack.cli.__main__ import main
+from wan_s2v_pack.tests.unit.cli.fleet.conftest import forget_other_folders
+
+ROOT = Path(__file__).resolve().parents[4]
+WITHOUT = "import sys; sys.modules['celery'] = None; from cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("arguments", [["worker"], ["submit", "jobs.jsonl"], ["jobs", "list"]])
+def test_without_celery_it_is_said_what_to_install(arguments):
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "python -m pip install -r" in done.stderr
+    assert "requirements-fleet.txt" in done.stderr
+
+
+def test_the_rest_starts_without_celery():
+    done = subprocess.run([sys.executable, "-c", WITHOUT, "runs", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "The runs that Sample Video" in done.stdout) == (0, True)
+
+
+@pytest.fixture
+def cli(tmp_path, capsys):
+    """Run a command with a folder as the broker; return its exit status, what it printed, and what it said beside."""
+    pytest.importorskip("celery")
+    pytest.importorskip("fsspec")
+    forget_other_folders()
+
+    def cli(*arguments):
+        status = main([*arguments, "--broker", str(tmp_path / "fleet")])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return cli
+
+
+@pytest.fixture
+def jobs(tmp_path, files):
+    """Write a file of jobs; return its path."""
+
+    def jobs(*changes):
+        path = tmp_path / "jobs.jsonl"
+        path.write_text("\n".join(json.dumps({**files, **change}) for change in changes), encoding="utf-8")
+        return str(path)
+
+    return jobs
+
+
+def waiting(tmp_path):
+    return len(list((tmp_path / "fleet" / "queue").iterdir()))
+
+
+def test_jobs_are_queued_once(cli, jobs, tmp_path):
+    path = jobs({"run_name": "a"}, {"run_name": "b", "seed": 2})
+    assert cli("submit", path)[:2] == (0, "a  QUEUED\nb  QUEUED\n")
+    assert cli("submit", path)[0] == 0
+    assert waiting(tmp_path) == 2
+    status, out, _ = cli("jobs", "list", "--json")
+    assert (status, json.loads(out)) == (0, [{"name": "a", "state": "QUEUED"}, {"name": "b", "state": "QUEUED"}])
+
+
+def test_nothing_is_queued_if_a_line_is_wrong(cli, jobs, tmp_path):
+    status, _, err = cli("submit", jobs({"run_name": "a"}, {"run_name": "b", "steps": "x"}))
+    assert (status, "Nothing was queued.\nline 2: steps" in err) == (2, True)
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_another_job_of_a_waiting_name_is_refused(cli, jobs):
+    cli("submit", jobs({"run_name": "a"}))
+    status, _, err = cli("submit", jobs({"run_name": "a", "seed": 2}))
+    assert (status, "a: another job of this run-name is queued" in err) == (2, True)
+
+
+def test_cancel_and_retry(cli, jobs, tmp_path):
+    cli("submit", jobs({"run_name": "a"}))
+    assert cli("jobs", "cancel", "a", "b")[:2] == (1, "a  is being cancelled\nb  is not known\n")
+    assert cli("jobs", "retry", "a", "b")[:2] == (1, "a  is queued again\nb  is not known\n")
+    assert waiting(tmp_path) == 2
+    assert cli("jobs", "dead")[:2] == (0, "\n")
+
+
+def test_dead_letters_are_listed_until_they_are_tried_again(cli, jobs, app):
+    from wan_s2v_pack.cli.fleet.states import DeadLetters
+
+    cli("submit", jobs({"run_name": "a"}, {"run_name": "b"}))
+    for name in "ab":
+        DeadLetters(app).add(name, {}, "disk full")
+    assert "a  20" in (out := cli("jobs", "dead")[1])
+    assert out.count("disk full") == 2
+    cli("jobs", "retry", "a")
+    assert [letter["name"] for letter in json.loads(cli("jobs", "dead", "--json")[1])] == ["b"]
+
+
+def test_without_a_broker(capsys, jobs):
+    pytest.importorskip("celery")
+    assert main(["submit", jobs({})]) == 3
+    assert "No broker is named" in capsys.readouterr().err

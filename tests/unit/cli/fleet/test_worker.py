@@ -1,0 +1,62 @@
+"""How a worker begins and ends; that it makes videos is tried in tests/fleet."""
+
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+from wan_s2v_pack.cli.__main__ import main
+from wan_s2v_pack.cli.fleet import worker
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, comfyui):
+    output = tmp_path / "output"
+    output.mkdir()
+
+    def run(*arguments):
+        return main(["worker", "--broker", str(tmp_path / "fleet"), "--comfyui", str(comfyui), "--output-dir", str(output), *arguments])
+
+    return run
+
+
+@pytest.fixture
+def comfyui(tmp_path):
+    """A ComfyUI that ends at once."""
+    folder = tmp_path / "comfyui"
+    (folder / "models").mkdir(parents=True)
+    for name in ("main.py", "folder_paths.py"):
+        (folder / name).write_text("print('no GPU')")
+    return folder
+
+
+def test_two_of_one_name_are_refused(run, tmp_path, capsys):
+    with FileLock(tmp_path / "output" / ".wan_s2v_worker_a.lock"):
+        assert run("--name", "a") == worker.REFUSED
+    assert "There is a worker a already" in capsys.readouterr().err
+
+
+def test_a_comfyui_that_does_not_start_is_said(run, capsys, monkeypatch):
+    monkeypatch.setattr("wan_s2v_pack.cli.predict.connection.has_accelerator", lambda: False)
+    assert run("--name", "a") == worker.REFUSED
+    assert "ComfyUI ended while starting" in (said := capsys.readouterr().err)
+    assert "no GPU" in said
+
+
+def test_without_a_broker(capsys, monkeypatch):
+    monkeypatch.delenv("WAN_S2V_BROKER", raising=False)
+    assert main(["worker"]) == worker.REFUSED
+    assert "No broker is named" in capsys.readouterr().err
+
+
+def test_it_ends_when_there_was_nothing_to_do_for_long(monkeypatch):
+    now, state = [0.0], SimpleNamespace(reserved_requests=set(), should_stop=None)
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(worker, "state", state)
+    step = worker.end_when_idle(300.0)(SimpleNamespace(steps=[]))
+    ended = []
+    for busy, seconds in [(False, 299), (True, 1000), (False, 299), (False, 2)]:
+        now[0] += seconds
+        state.reserved_requests = {"job"} if busy else set()
+        step.look()
+        ended.append(state.should_stop)
+    assert ended == [None, None, None, 0]
