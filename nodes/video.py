@@ -65,6 +65,7 @@ class WanS2VDecode(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, clips, exact=True) -> io.NodeOutput:
         shape = clips.num_frames, clips.height, clips.width, 3
         require_image_memory(
@@ -143,7 +144,7 @@ class WanS2VSaveVideo(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix) -> bool | str:
         problem = write_problem(Path(folder_paths.get_output_directory()))
-        return problem or (filename_prefix is not None and prefix_problem(filename_prefix)) or True
+        return problem or (filename_prefix is not None and prefix_problem(str(filename_prefix))) or True
 
     @classmethod
     @shows_errors

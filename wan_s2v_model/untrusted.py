@@ -148,6 +148,8 @@ def shown(value: Any) -> str:
         text = repr(value[: MOST_SHOWN + 1]) if isinstance(value, str) else " ".join(_BRIEF.repr(value).split())
     except Exception:  # noqa: BLE001 - a foreign repr; also of a whole number with thousands of digits
         text = f"a {type(value).__name__}"
+    if " at 0x" in text and not isinstance(value, str):
+        text = f"a {type(value).__name__}"  # where it lies in memory says nothing
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 

@@ -139,6 +139,7 @@ def test_short_values_are_shown_whole():
     assert shown("ü x") == "'ü x'"
     assert shown(12) == "12"
     assert shown(None) == "None"
+    assert shown(object()) == "a object"
 
 
 def test_foreign_words_in_a_sentence():

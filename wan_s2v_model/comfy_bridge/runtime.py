@@ -27,6 +27,7 @@ from ..media.file_names import fill_in, prefix_problem
 from ..media.pictures import read_pictures
 from ..media.video_reader import VideoReader
 from ..media.video_source import VideoSource, source_of_file, source_of_images
+from ..untrusted import shown
 
 logger = logging.getLogger("wan_s2v")
 
@@ -171,9 +172,12 @@ def new_output_file(filename_prefix: str, width: int, height: int, suffix: str, 
 def find_file(path: str) -> Path | None:
     """A file in ComfyUI's output, input or temp folder, None if it is not there; a relative path starts in output."""
     folders = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory()), Path(folder_paths.get_temp_directory())]
-    file = (folders[0] / path).resolve()
-    is_inside = any(file.is_relative_to(folder.resolve()) for folder in folders)
-    return file if is_inside and file.is_file() else None
+    try:
+        file = (folders[0] / path).resolve()
+        is_inside = any(file.is_relative_to(folder.resolve()) for folder in folders)
+        return file if is_inside and file.is_file() else None
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return None
 
 
 def require_file(path: str) -> Path:
@@ -185,7 +189,7 @@ def require_file(path: str) -> Path:
     file = find_file(path)
     if file is None:
         raise ValueError(
-            f"There is no file {path!r} in ComfyUI's output, input or temp folder. "
+            f"There is no file {shown(path)} in ComfyUI's output, input or temp folder. "
             "Give the path of Save Video (Wan S2V), or connect Load Video to video."
         )
     return file

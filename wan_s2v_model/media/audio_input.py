@@ -91,7 +91,7 @@ def _tensor(name: str, waveform: Any) -> Tensor:
         array = np.ascontiguousarray(waveform)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _refusal(name, f"a {type(waveform).__name__} that is no array of numbers") from error
+        raise _refusal(name, "no waveform" if waveform is None else f"a {type(waveform).__name__} that is no array of numbers") from error
 
 
 def _batch(name: str, waveform: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def _tensor(name: str, images: Any) -> Tensor:
         array = np.ascontiguousarray(images)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} {WANTED}, got a {type(images).__name__} that is no array of numbers.") from error
+        got = "nothing" if images is None else f"a {type(images).__name__} that is no array of numbers"
+        raise ValueError(f"{name} {WANTED}, got {got}.") from error
 
 
 def require_numbers(name: str, tensor: Tensor, wanted: str) -> None:
