@@ -57,7 +57,7 @@ SOCKETS: dict[
     "CLIP": (_has("tokenize", "encode_from_tokens_scheduled"), "Load Wan S2V Text Encoder"),
     "VAE": (_has("encode", "decode", "first_stage_model"), "Load Wan S2V VAE"),
     "CONDITIONING": (_is_conditioning, "Encode Prompt (Wan S2V)"),
-    "VIDEO": (_has("get_components", "get_stream_source", "get_active_trim_window"), "Load Video"),
+    "VIDEO": (_has("get_components"), "Load Video"),
     "SAMPLER": (_has("sample"), "a node that chooses a sampler"),
     "SIGMAS": (_is_sigmas, "a scheduler"),
     "WAN_S2V_AUDIO": (_is(EncodedAudio), "Encode Audio (Wan S2V)"),

@@ -193,7 +193,7 @@ class WanS2VSaveVideo(io.ComfyNode):
         """The workflow, from which ComfyUI rebuilds the graph when the file is dropped on the canvas."""
         if not comfy_bridge.metadata_enabled():
             return {}
-        entries = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        entries = {"prompt": cls.hidden.prompt, **comfy_bridge.png_info(cls.hidden)}
         return {name: json.dumps(value) for name, value in entries.items() if value is not None}
 
 
