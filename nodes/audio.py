@@ -16,6 +16,7 @@ from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.media.espeak import espeak_problem, require_reference, speak_with_espeak
 from ..wan_s2v_model.media.speech_worker import DEFAULT_ADDRESS, SpeechRequest, parse_address, speak_with_worker
 from ..wan_s2v_model.runs.identity import note_sound
+from ..wan_s2v_model.untrusted import shown, text_problem
 from .inputs import UNCONNECTED, checks_inputs
 from .sockets import WanS2VAudio
 
@@ -195,14 +196,16 @@ class WanS2VTextToSpeech(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, text, voice, worker_address=DEFAULT_ADDRESS) -> bool | str:
-        if text is not None and not text.strip():
+        if text is not None and (problem := text_problem("text", str(text))):
+            return problem
+        if text is not None and not str(text).strip():
             return "text is empty. Write what shall be said."
         if voice == ESPEAK:
             return espeak_problem() or True
         if voice not in (COSYVOICE, None):
-            return f"voice must be {ESPEAK} or {COSYVOICE}; got {voice!r}."
+            return f"voice must be {ESPEAK} or {COSYVOICE}; got {shown(voice)}."
         try:
-            parse_address(DEFAULT_ADDRESS if worker_address is None else worker_address)
+            parse_address(DEFAULT_ADDRESS if worker_address is None else str(worker_address))
         except ValueError as error:
             return str(error)
         return True
@@ -215,7 +218,7 @@ class WanS2VTextToSpeech(io.ComfyNode):
         if voice == ESPEAK:
             if reference_audio is not None:
                 logger.warning("espeak-ng cannot imitate a voice: reference_audio is not used. Choose the voice cosyvoice for that.")
-            waveform, sample_rate = speak_with_espeak(text, language.strip() or LANGUAGE, speed)
+            waveform, sample_rate = speak_with_espeak(text, language.strip() or LANGUAGE, speed, comfy_bridge.raise_if_interrupted)
         else:
             request = SpeechRequest(text, require_reference(reference_audio), reference_text, language, speed, seed)
             waveform, sample_rate = speak_with_worker(worker_address, request, comfy_bridge.raise_if_interrupted)

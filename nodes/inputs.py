@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import numbers
 import shutil
 import uuid
@@ -16,13 +17,15 @@ from comfy_api.latest import io
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
 from ..wan_s2v_model.runs.manifest import RUN_NAME, RUNS_FOLDER
+from ..wan_s2v_model.untrusted import shown, text_problem
+from .sockets import socket_problem
 
 UNCONNECTED = object()  # default of an optional input where None means that something is connected which brings nothing
 OPTIONS_SHOWN = 10
 
 
 def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """Let `execute` of a node raise ValueError for values that its widgets and its `validate_inputs` refuse."""
+    """Let `execute` of a node raise ValueError for what its sockets, widgets and `validate_inputs` refuse; numbers become Python's own."""
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
@@ -32,7 +35,10 @@ def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
         problem = _problem(cls, _by_name(given))
         if problem is not None:
             raise ValueError(problem)
-        return execute(cls, *args, **kwargs)
+        for widget, values in itertools.product(cls.define_schema().inputs, (given.arguments, _gathered(given))):
+            if widget.id in values:
+                values[widget.id] = _plain(widget, values[widget.id])
+        return execute(*given.args, **given.kwargs)
 
     return run
 
@@ -53,15 +59,19 @@ def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
 
 def _by_name(given: inspect.BoundArguments) -> dict[str, Any]:
     """All arguments, those of `**inputs` too."""
+    return given.arguments | _gathered(given)
+
+
+def _gathered(given: inspect.BoundArguments) -> dict[str, Any]:
+    """Those of `**inputs` alone; a change of them counts."""
     rules = given.signature.parameters
-    gathered = [values for name, values in given.arguments.items() if rules[name].kind is inspect.Parameter.VAR_KEYWORD]
-    return dict(given.arguments) | (gathered[0] if gathered else {})
+    return next((values for name, values in given.arguments.items() if rules[name].kind is inspect.Parameter.VAR_KEYWORD), {})
 
 
 def _problem(node: type[io.ComfyNode], values: Mapping[str, Any]) -> str | None:
     """What is wrong with the values of a node, None if nothing."""
     for widget in node.define_schema().inputs:
-        problem = _widget_problem(widget, values[widget.id]) if widget.id in values else None
+        problem = _input_problem(widget, values[widget.id]) if widget.id in values else None
         if problem is not None:
             return problem
     rules = inspect.signature(node.validate_inputs).parameters.values()
@@ -70,43 +80,61 @@ def _problem(node: type[io.ComfyNode], values: Mapping[str, Any]) -> str | None:
     return None if verdict is True else str(verdict)
 
 
+def _input_problem(widget: io.Input, value: Any) -> str | None:
+    return _widget_problem(widget, value) or (None if value is UNCONNECTED else socket_problem(widget, value))
+
+
 def _widget_problem(widget: io.Input, value: Any) -> str | None:
     if isinstance(widget, io.Combo.Input):
         options = list(widget.options or ())
-        shown = ", ".join(map(str, options[:OPTIONS_SHOWN])) + (", ..." if len(options) > OPTIONS_SHOWN else "")
-        return None if value in options else f"{widget.id} must be one of {shown}; got {value!r}."
+        few = ", ".join(map(str, options[:OPTIONS_SHOWN])) + (", ..." if len(options) > OPTIONS_SHOWN else "")
+        return None if isinstance(value, str) and value in options else f"{widget.id} must be one of {few}; got {shown(value)}."
     if isinstance(widget, io.DynamicCombo.Input):
         return _dynamic_problem(widget, value)
     if isinstance(widget, io.Int.Input | io.Float.Input):
         number, words = (numbers.Integral, "a whole number") if isinstance(widget, io.Int.Input) else (numbers.Real, "a number")
         if not isinstance(value, number) or not widget.min <= value <= widget.max:
-            return f"{widget.id} must be {words} from {widget.min} to {widget.max}; got {value!r}."
-    if isinstance(widget, io.String.Input) and not isinstance(value, str):
-        return f"{widget.id} must be text; got {value!r}."
+            return f"{widget.id} must be {words} from {widget.min} to {widget.max}; got {shown(value)}."
+    if isinstance(widget, io.Boolean.Input) and not (isinstance(value, bool) or type(value).__name__ == "bool"):  # numpy's, too
+        return f"{widget.id} must be true or false; got {shown(value)}."
+    if isinstance(widget, io.String.Input):
+        return text_problem(widget.id, value) if isinstance(value, str) else f"{widget.id} must be text; got {shown(value)}."
     return None
+
+
+def _plain(widget: io.Input, value: Any) -> Any:
+    """A value of a widget as Python's own: other nodes hand over numbers of numpy, which no JSON takes."""
+    kinds = {io.Int.Input: int, io.Float.Input: float, io.Boolean.Input: bool, io.String.Input: str, io.Combo.Input: str}
+    if isinstance(widget, io.DynamicCombo.Input):
+        inner = {item.id: item for option in widget.options for item in option.inputs if option.key == value[widget.id]}
+        return {widget.id: str(value[widget.id]), **{name: _plain(item, value[name]) for name, item in inner.items()}}
+    kind = next((kind for inputs, kind in kinds.items() if isinstance(widget, inputs)), None)
+    return value if kind is None else kind(value)
 
 
 def _dynamic_problem(widget: io.DynamicCombo.Input, value: Mapping[str, Any] | None) -> str | None:
     """ComfyUI leaves out a choice that there is not, or one that comes over a link; the chosen inputs stand beside their choice."""
     options = {option.key: option.inputs for option in widget.options}
-    value = value or {}
+    value = value if isinstance(value, Mapping) else {}
     chosen = value.get(widget.id)
-    if chosen not in options:
+    if not isinstance(chosen, str) or chosen not in options:
         return choice_problem(widget.id, options, chosen)
     return next(filter(None, (_widget_problem(inner, value.get(inner.id)) for inner in options[chosen])), None)
 
 
 def choice_problem(name: str, options: Iterable[str], value: Any) -> str:
     """What to say about a choice with inputs of its own that there is not."""
-    return f"{name} must be one of {', '.join(options)}, chosen on the node itself; got {value!r}."
+    return f"{name} must be one of {', '.join(options)}, chosen on the node itself; got {shown(value)}."
 
 
 def run_name_problem(run_name: str | None) -> str | None:
     """What is wrong with a name, None if nothing; a linked one is not known yet."""
+    if run_name is not None and not isinstance(run_name, str):
+        return f"run_name must be text; got {shown(run_name)}."
     if run_name and not RUN_NAME.fullmatch(run_name):
         return (
             "run_name may hold letters, digits, spaces, dots, dashes and underscores, at most 100 of them, and begins with a letter, "
-            f"digit or underscore; got {run_name!r}."
+            f"digit or underscore; got {shown(run_name)}."
         )
     if run_name and (problem := windows_problem(run_name)):
         return f"run_name: {run_name!r} {problem}"

@@ -36,8 +36,8 @@ def _loras() -> dict[str, str]:
 def _content(folder: str, name: str | None) -> str:
     """What tells ComfyUI that a file was replaced under its name; a linked name is not known yet, and a missing file an error later."""
     try:
-        return content_of(Path(_path(folder, name))) if name else ""
-    except (OSError, CheckpointError):
+        return content_of(Path(_path(folder, name))) if name and isinstance(name, str) else ""
+    except (OSError, ValueError, CheckpointError):
         return ""
 
 
@@ -251,7 +251,7 @@ class WanS2VLoraLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, **_):
-        return _content("loras", _loras().get(lora_name, lora_name))
+        return _content("loras", _loras().get(str(lora_name), lora_name))
 
     @classmethod
     @checks_inputs

@@ -51,7 +51,7 @@ class WanS2VSyncReport(io.ComfyNode):
         """A file that was written again is read again; a linked path is not known yet."""
         if path is None:
             return float("nan")
-        file = comfy_bridge.find_file(path) if path else None
+        file = comfy_bridge.find_file(path) if path and isinstance(path, str) else None
         return "" if file is None else f"{file.stat().st_mtime_ns} {file.stat().st_size}"
 
     @classmethod
@@ -92,6 +92,7 @@ class WanS2VDriftReport(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, clips) -> io.NodeOutput:
         figures = measure_clips(_interruptible(clips))
         report, plot = describe_drift(figures, clips.fps), draw_drift(figures)

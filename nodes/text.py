@@ -102,7 +102,7 @@ class WanS2VPromptSchedule(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, schedule) -> bool | str:
         try:
-            parse_schedule(EXAMPLE if schedule is None else schedule)  # a connected text is not known yet
+            parse_schedule(EXAMPLE if schedule is None else str(schedule))  # a connected text is not known yet
         except ValueError as error:
             return str(error)
         return True

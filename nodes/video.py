@@ -65,6 +65,7 @@ class WanS2VDecode(io.ComfyNode):
         )
 
     @classmethod
+    @checks_inputs
     def execute(cls, clips, exact=True) -> io.NodeOutput:
         shape = clips.num_frames, clips.height, clips.width, 3
         require_image_memory(
@@ -143,7 +144,7 @@ class WanS2VSaveVideo(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix) -> bool | str:
         problem = write_problem(Path(folder_paths.get_output_directory()))
-        return problem or (filename_prefix is not None and prefix_problem(filename_prefix)) or True
+        return problem or (filename_prefix is not None and prefix_problem(str(filename_prefix))) or True
 
     @classmethod
     @shows_errors
@@ -192,7 +193,7 @@ class WanS2VSaveVideo(io.ComfyNode):
         """The workflow, from which ComfyUI rebuilds the graph when the file is dropped on the canvas."""
         if not comfy_bridge.metadata_enabled():
             return {}
-        entries = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        entries = {"prompt": cls.hidden.prompt, **comfy_bridge.png_info(cls.hidden)}
         return {name: json.dumps(value) for name, value in entries.items() if value is not None}
 
 

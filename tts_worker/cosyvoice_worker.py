@@ -32,8 +32,10 @@ from typing import Any
 SERVICE = "wan-s2v-speech"
 PROTOCOL = 1
 PORT = 8190
-MAX_REQUEST_BYTES = 64 * 2**20
 HEAR_OUT_S = 5.0
+MAX_REQUEST_BYTES = 16 * 2**20
+MAX_CONNECTIONS = 8  # at once; the node needs one
+REQUEST_S = 30.0  # for a whole request, from the connection on
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "text": str,
     "reference_wav": str,
@@ -130,9 +132,44 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     voice: CosyVoice2 | None = None
 
+    def __init__(self, *arguments: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away, or is cut off, needs no page of Python in the window."""
+        print(f"{client_address[0]}: {type(sys.exc_info()[1]).__name__}", file=sys.stderr, flush=True)
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
+    timeout = REQUEST_S  # type: ignore[assignment]  # of each wait
+
+    def setup(self) -> None:
+        super().setup()
+        self._end = threading.Timer(REQUEST_S, self._cut)  # a byte now and then does not keep it open
+        self._end.daemon = True
+        self._end.start()
+
+    def finish(self) -> None:
+        self._end.cancel()
+        super().finish()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         self._serve({"/v1/health": self._health})
@@ -152,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._require_local_host()
             if self.path not in paths:
-                raise Refusal(404, f"There is no {self.command} {self.path} in version {PROTOCOL} of the protocol.")
+                raise Refusal(404, f"There is no {self.command} {self.path[:80]} in version {PROTOCOL} of the protocol.")
             return 200, *paths[self.path]()
         except Refusal as refusal:
             return refusal.status, "application/json", json.dumps({"error": str(refusal)}).encode()
@@ -161,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         """A page in a browser that resolves its own name to this machine sends that name here."""
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
         if host not in ("127.0.0.1", "localhost"):
-            raise Refusal(403, f"The host {host!r} is not this machine.")
+            raise Refusal(403, f"The host {host[:80]!r} is not this machine.")
 
     def _health(self) -> tuple[str, bytes]:
         voice = self.server.voice
@@ -176,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             return "audio/wav", self.server.voice.speak(request, self._client_waits)
         except ENGINE_ERRORS as error:
-            raise Refusal(500, f"{type(error).__name__}: {error}") from error
+            raise Refusal(500, f"{type(error).__name__}: {str(error)[:500]}") from error
 
     def _read_request(self) -> dict[str, Any]:
         if self.headers.get_content_type() != "application/json":  # which no foreign web page may send
@@ -185,9 +222,14 @@ class Handler(BaseHTTPRequestHandler):
             length = int(self.headers.get("Content-Length", "0"))
             if not 0 <= length <= MAX_REQUEST_BYTES:
                 raise Refusal(413, f"The request has {length} bytes; at most {MAX_REQUEST_BYTES} are taken.")
-            return checked(json.loads(self.rfile.read(length)))
-        except ValueError as error:
-            raise Refusal(400, f"The request is not JSON ({error}).") from error
+            data = self.rfile.read(length)
+            if len(data) < length:
+                raise Abandoned
+            self._end.cancel()
+            self.connection.settimeout(None)
+            return checked(json.loads(data))
+        except (ValueError, RecursionError) as error:
+            raise Refusal(400, f"The request is not JSON ({str(error)[:80]}).") from error
 
     def _client_waits(self) -> bool:
         readable, _, _ = select.select([self.connection], [], [], 0)

@@ -39,6 +39,7 @@ HELD = (5, 32, 33)  # Windows: access denied, used by another process, locked; n
 HELD_S, AGAIN_S = 5.0, 0.1  # how long somebody may have a file open, and how often to look
 
 HASH_BLOCK_BYTES = 2**22
+TAKEN_S = 60  # that a name may be taken without a byte behind it
 
 T = TypeVar("T")
 logger = logging.getLogger("wan_s2v")
@@ -311,6 +312,24 @@ def _lock_as_reader(folder: Path) -> FileLock | None:
     return None
 
 
+def part_of(path: Path) -> Path:
+    """Where a file is collected until it is complete."""
+    return path.with_name(f"{path.stem}.part{path.suffix}")
+
+
+def take_name(path: Path) -> bool:
+    """Take the name of a new file, by exclusive creation of its part: of several processes one gets it."""
+    part = part_of(path)
+    try:
+        part.open("xb").close()
+    except FileExistsError:
+        return False
+    if not path.exists():
+        return True
+    discard(part)
+    return False
+
+
 def hold_unfinished(part: Path) -> FileLock | None:
     """Lock an unfinished file, by a file beside it, which tells it from an abandoned one; None if another process writes it."""
     path = part.with_name(part.name + LOCK_SUFFIX)
@@ -336,6 +355,14 @@ def keep_unfinished(part: Path) -> None:
         part.with_name(part.name + KEPT_SUFFIX).touch()
 
 
+def _is_just_taken(part: Path) -> bool:
+    """Whether a process may be about to write a file whose name it has taken."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = part.stat()
+        return facts.st_size == 0 and abs(time.time() - facts.st_mtime) < TAKEN_S
+    return False
+
+
 def remove_abandoned(paths: Iterable[Path]) -> None:
     """Remove unfinished files of processes that were killed; one that is being written, or is whole, is left alone.
 
@@ -345,7 +372,7 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
     beside = (LOCK_SUFFIX, KEPT_SUFFIX)
     for part in {path.with_suffix("") if path.suffix in beside else path for path in paths}:
         mark = part.with_name(part.name + KEPT_SUFFIX)
-        lock = None if mark.is_file() and part.is_file() else hold_unfinished(part)
+        lock = None if (mark.is_file() and part.is_file()) or _is_just_taken(part) else hold_unfinished(part)
         if lock is not None:
             with contextlib.suppress(OSError):  # they stay until the next video
                 part.unlink(missing_ok=True)

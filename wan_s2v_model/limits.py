@@ -1,8 +1,10 @@
 """Which numbers the nodes and the command line take, and what is wrong with others. Needs neither PyTorch nor ComfyUI."""
 
+from numbers import Real
 from typing import NamedTuple
 
 from .constants import PIXELS_PER_TOKEN, TEMPORAL_STRIDE
+from .untrusted import shown
 
 
 class Multiples(NamedTuple):
@@ -25,6 +27,8 @@ class Multiples(NamedTuple):
 
     def problem(self, name: str, number: int | None) -> str | None:
         """What is wrong with an input of a node, None if nothing; a linked one (None) is not known yet."""
+        if number is not None and not isinstance(number, Real):
+            return f"{name} must be a number; got {shown(number)}."
         if number is None or self.allow(number):
             return None
         return f"{name} must be a multiple of {self}, got {number}; try {self.nearest(number)}."
@@ -42,7 +46,9 @@ def share_problem(what: str, prefix: str, start: float | None, end: float | None
         what: that holds, as a sentence begins. prefix: of the names of both inputs. start, end: None while they are linked.
         instead: how to switch it off.
     """
-    if start is None or end is None or 0 <= start < end <= 1:
+    if start is None or end is None:
         return None
-    got = f"{prefix}start_percent {start} and {prefix}end_percent {end}"
+    if isinstance(start, Real) and isinstance(end, Real) and 0 <= start < end <= 1:
+        return None
+    got = f"{prefix}start_percent {shown(start)} and {prefix}end_percent {shown(end)}"
     return f"{what} must begin before it ends, both between 0 and 1: got {got}. {instead}"

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_SHOWN = 80  # characters of a foreign text in a message
+MOST_ON_NODE = 20_000  # characters that a node shows
 MOST_TEXT = 1_000_000  # characters of a text that somebody types
 MOST_JSON_BYTES = 64 * 2**20
 MOST_DEPTH = 64  # brackets inside each other
 MOST_LAYERS = 1000  # of a model; the largest here has 40
 NO_PLAIN_FILE = "it is no plain file, but a link, a folder, a pipe or a device"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # all but tab and line feed
+WITHOUT_TAGS = {ord("<"): "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", ord(">"): "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"}
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, MOST_SHOWN, MOST_SHOWN
 
@@ -148,6 +150,8 @@ def shown(value: Any) -> str:
         text = repr(value[: MOST_SHOWN + 1]) if isinstance(value, str) else " ".join(_BRIEF.repr(value).split())
     except Exception:  # noqa: BLE001 - a foreign repr; also of a whole number with thousands of digits
         text = f"a {type(value).__name__}"
+    if " at 0x" in text and not isinstance(value, str):
+        text = f"a {type(value).__name__}"  # where it lies in memory says nothing
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
@@ -155,6 +159,11 @@ def cut(text: str, most: int = MOST_SHOWN) -> str:
     """A foreign text within a sentence: in one line, printable, at most so many characters."""
     line = " ".join(printable(text[: 4 * most]).split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def without_markup(text: str) -> str:
+    """A text for the browser, where ComfyUI shows it as HTML: no tag, and not without end."""
+    return printable(text[:MOST_ON_NODE]).translate(WITHOUT_TAGS)
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,11 @@ import aiohttp
 
 from .transport import Transport
 
+try:
+    from ...wan_s2v_model.untrusted import printable
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import printable
+
 QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been silent for this long
 CONNECT_TIMEOUT_S = 10.0
 NUMBER = struct.Struct(">I")
@@ -44,7 +49,7 @@ class Text:
             return None
         start = 2 * NUMBER.size
         end = start + NUMBER.unpack_from(message, NUMBER.size)[0]
-        return cls(message[start:end].decode("utf-8", "replace"), message[end:].decode("utf-8", "replace"))
+        return cls(message[start:end].decode("utf-8", "replace"), printable(message[end:].decode("utf-8", "replace")))
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,15 @@ from urllib3.fields import RequestField
 from .address import Headers, without_login
 from .errors import ComfyError, NoAnswer, PromptRefused, Unavailable, refusal
 
+try:
+    from ...wan_s2v_model.untrusted import read_json
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import read_json
+
 TIMEOUT_S = 60.0
 BLOCK_BYTES = 2**20
 MB = 2**20
+MOST_ANSWER_BYTES = 256 * MB  # of JSON; that of all nodes has about 5
 VIEW = "/view"
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # beside SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads itself
 LOGIN = "--auth USER:PASSWORD, or a token with --header"
@@ -78,13 +84,14 @@ class Transport:
     def get(self, path: str) -> Any:
         """The JSON at a path."""
         with self.open("GET", path) as response:
-            return self._json(response)
+            return self._parsed(response, self._content(response))
 
     def post(self, path: str, body: Mapping[str, Any] | Multipart) -> Any:
         """Send JSON or a form; return the JSON of the answer, None if it is empty."""
         data, content_type = (body, body.content_type) if isinstance(body, Multipart) else (json.dumps(body).encode(), "application/json")
         with self.open("POST", path, data=data, headers={"Content-Type": content_type}) as response:
-            return self._json(response) if self._content(response) else None
+            content = self._content(response)
+            return self._parsed(response, content) if content else None
 
     def open(self, method: str, path: str, **how: Any) -> requests.Response:
         """An answer of which only the headers have come; use it in a `with`.
@@ -132,20 +139,25 @@ class Transport:
         if is_page(response) or (status == http.HTTPStatus.NOT_FOUND and path != VIEW):  # every ComfyUI has the other paths
             return self.not_comfyui(response)
         try:
-            answer = json.loads(self._content(response))
+            answer = read_json(self._content(response))
         except (ValueError, NoAnswer):
             answer = None
         return refusal(path, status, answer)
 
-    def _json(self, response: requests.Response) -> Any:
+    def _parsed(self, response: requests.Response, content: bytes) -> Any:
         try:
-            return json.loads(self._content(response))
+            return read_json(content)
         except ValueError as error:
             raise self.not_comfyui(response) from error
 
     def _content(self, response: requests.Response) -> bytes:
+        content = bytearray()
         try:
-            return response.content
+            for block in response.iter_content(BLOCK_BYTES):
+                content += block
+                if len(content) > MOST_ANSWER_BYTES:
+                    raise self.not_comfyui(response)
+            return bytes(content)
         except requests.RequestException as error:
             raise self._no_answer(error) from error
 

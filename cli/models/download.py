@@ -261,7 +261,18 @@ def install(task: Task) -> None:
             f"{name} from {ENDPOINT} is not the file that the hub describes: its hash is {found}, not {digest}. It was deleted. "
             "Run the same command again; if that does not help, another mirror or network has to be used."
         )
+    _require_published(task)
     replace(task.partial, task.target)
+
+
+def _require_published(task: Task) -> None:
+    """Compare a file with the hash that the pack knows: the hub's own comes from the same host as the file."""
+    known, name = task.remote.file.sha256, task.remote.file.name
+    if not known:
+        print(f"  the pack knows no hash of {name} yet: it is as safe as the host that it came from", flush=True)
+    elif (found := digest_of(task.partial, known)) != known:
+        remove(task.partial)
+        raise DownloadError(f"{name} is not the published file: its hash is {found}, not {known}. It was deleted. Use another mirror.")
 
 
 def digest_of(path: Path, like: str) -> str:

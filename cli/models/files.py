@@ -57,6 +57,7 @@ class ModelFile:
         name: below ComfyUI's folder of the part, as the loaders list it.
         gigabytes: size, rounded.
         precisions: the choices of precision that use this file.
+        sha256: of the published file, from another place than the hub; "" where nobody has noted it yet.
     """
 
     part: str
@@ -65,6 +66,7 @@ class ModelFile:
     name: str
     gigabytes: float
     precisions: tuple[str, ...] = PRECISIONS
+    sha256: str = ""
 
     @property
     def folder(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -80,7 +80,29 @@ def fetch(remote: RemoteFile, destination: Path) -> None:
 def _fetch_rest(remote: RemoteFile, stream: BinaryIO) -> None:
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a part of a compressed answer could not be continued
     name = Path(remote.file.name).name
-    http_get(remote.url, stream, resume_size=stream.tell(), headers=headers, expected_size=remote.size, displayed_filename=name)
+    http_get(
+        remote.url,
+        cast(BinaryIO, _Limited(stream, remote.size)),
+        resume_size=stream.tell(),
+        headers=headers,
+        expected_size=remote.size,
+        displayed_filename=name,
+    )
+
+
+class _Limited:
+    """A file that takes no more bytes than were announced, whatever a mirror sends."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream, self._size = stream, size
+
+    def write(self, data: bytes) -> int:
+        if self._stream.tell() + len(data) > self._size:
+            raise HubError(f"{ENDPOINT} sends more than the {self._size:,} bytes that it announced. Set HF_ENDPOINT to another mirror.")
+        return self._stream.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager

@@ -17,6 +17,11 @@ from .folder import RUNS_FOLDER, RunsError, find_run, find_runs
 from .removal import Removal, plan_clean, plan_delete, remove
 from .verify import verify
 
+try:
+    from ...wan_s2v_model.untrusted import printable
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import printable
+
 DESCRIPTION = """The runs that Sample Video (Wan S2V) keeps under a run name: one folder each in output/wan_s2v_runs.
 
 Nothing here changes a run that is in use, and nothing is removed without --yes."""
@@ -55,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         return options.action(find_place(options.comfyui, options.output_dir), options)
     except (FolderError, RunsError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
     except OSError as error:
         print(f"{error.filename or 'The run folder'} cannot be used: {error.strerror or error}.", file=sys.stderr)
     return 1
@@ -110,7 +115,7 @@ def _remove_all(removals: Sequence[Removal], options: argparse.Namespace) -> int
     text, facts = report.removal_text(removals), [report.removal_facts(removal) for removal in removals]
     free = [removal for removal in removals if not removal.blocked]
     if not options.json:
-        print(text)
+        print(printable(text))
     errors = [error for removal in free if (error := _try_to_remove(removal))] if options.yes else []
     freed = report.size_text(sum(removal.size_bytes for removal in free))
     if options.json:
@@ -135,7 +140,7 @@ def _try_to_remove(removal: Removal) -> str:
 
 
 def _print(options: argparse.Namespace, facts: dict[str, Any], text: Any) -> None:
-    print(json.dumps(facts, indent=2) if options.json else text())
+    print(json.dumps(facts, indent=2) if options.json else printable(text()))
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -28,6 +28,14 @@ def test_what_is_linked_is_not_known_yet():
     assert share_problem("Guidance", "cfg_", 0.5, None, "") is None
 
 
+@pytest.mark.parametrize("wrong", ["x", [], {}, float("nan"), "0.5"])
+def test_what_is_no_number_is_said_to_be_none(wrong):
+    assert "must begin before it ends" in share_problem("Guidance", "cfg_", wrong, 0.5, "")
+    assert "must begin before it ends" in share_problem("Guidance", "cfg_", 0.0, wrong, "")
+    if not isinstance(wrong, float):
+        assert "must be a number" in FRAMES_PER_CLIP.problem("frames_per_clip", wrong)
+
+
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.0, 0.01), (0.99, 1.0)])
 def test_shares_that_are_taken(start, end):
     assert share_problem("Guidance", "cfg_", start, end, "") is None

@@ -20,6 +20,7 @@ from wan_s2v_pack.wan_s2v_model.untrusted import (
     require_plain,
     shown,
     text_problem,
+    without_markup,
 )
 
 needs_fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
@@ -139,6 +140,7 @@ def test_short_values_are_shown_whole():
     assert shown("ü x") == "'ü x'"
     assert shown(12) == "12"
     assert shown(None) == "None"
+    assert shown(object()) == "a object"
 
 
 def test_foreign_words_in_a_sentence():
@@ -149,3 +151,14 @@ def test_foreign_words_in_a_sentence():
 
 def test_what_a_terminal_gets_moves_no_cursor():
     assert printable("a\x1b[2Jb\r\x07\x9b\u202eüc\td\ne") == "a?[2Jb????üc\td\ne"
+
+
+@pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", "a<b", "<script>", "&lt;<svg/onload=x>", "</p><iframe>"])
+def test_what_a_node_shows_holds_no_tag(text):
+    """ComfyUI's page shows the text of a node as HTML."""
+    assert not set("<>") & set(without_markup(text))
+
+
+def test_what_a_node_shows_ends():
+    assert len(without_markup("x" * 10_000_000)) == 20_000
+    assert without_markup("clip 2/7, step 3/40\n1:02 left") == "clip 2/7, step 3/40\n1:02 left"

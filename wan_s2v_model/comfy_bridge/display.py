@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..sampling.progress import Progress
 from ..sampling.progress_log import ProgressLog
+from ..untrusted import without_markup
 from .model import computation_of
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
@@ -137,6 +138,7 @@ def text_display() -> Callable[[str], None]:
         return lambda text: None
 
     def show(text: str) -> None:
+        text = without_markup(text)
         for node_id in audience.node_ids:
             audience.server.send_progress_text(text, node_id, audience.client_id)
 

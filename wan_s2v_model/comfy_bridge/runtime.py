@@ -1,9 +1,10 @@
 """What nodes ask ComfyUI for: cancelling, free memory, versions, its files and folders."""
 
 import glob
+import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,11 +23,12 @@ from comfy_api.latest import InputImpl
 from comfy_execution.utils import get_executing_context
 
 from ..conditioning.pose import PoseGuide, PoseImages, PoseVideo
-from ..files import remove_abandoned
+from ..files import remove_abandoned, take_name
 from ..media.file_names import fill_in, prefix_problem
 from ..media.pictures import read_pictures
 from ..media.video_reader import VideoReader
 from ..media.video_source import VideoSource, source_of_file, source_of_images
+from ..untrusted import shown
 
 logger = logging.getLogger("wan_s2v")
 
@@ -147,15 +149,21 @@ def open_video(video: Any) -> AbstractContextManager[VideoSource]:
     return nullcontext(source_of_images(parts.images, parts.audio, parts.frame_rate))
 
 
+def png_info(hidden: Any) -> Mapping[str, Any]:
+    """What a prompt brings for its files, the canvas's workflow for one; a client can send anything there."""
+    info = getattr(hidden, "extra_pnginfo", None)
+    return {str(name): value for name, value in info.items()} if isinstance(info, Mapping) else {}
+
+
 def new_output_file(filename_prefix: str, width: int, height: int, suffix: str, hidden: Any) -> tuple[Path, str]:
-    """The next free file name in the output folder, and its folder below that; abandoned parts of such files are removed.
+    """The next free file name in the output folder, taken by its empty part, and its folder below that; abandoned parts are removed.
 
     Args:
         hidden: of the node, with the prompt and the canvas's workflow, from which the patterns of the prefix take their values.
     Raises:
         ValueError: what the patterns stand for cannot be a name.
     """
-    workflow = (getattr(hidden, "extra_pnginfo", None) or {}).get("workflow")
+    workflow = png_info(hidden).get("workflow")
     filename_prefix, unknown = fill_in(filename_prefix, getattr(hidden, "prompt", None), workflow, datetime.now())
     if unknown:
         logger.warning("filename_prefix: the graph has no value for %s; it stays as it is", ", ".join(unknown))
@@ -165,15 +173,19 @@ def new_output_file(filename_prefix: str, width: int, height: int, suffix: str, 
     folder, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
     remove_abandoned(Path(folder).glob(f"{glob.escape(name)}_*_.part.*"))
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
-    return Path(folder) / f"{name}_{counter:05}_.{suffix}", subfolder
+    names = (Path(folder) / f"{name}_{number:05}_.{suffix}" for number in itertools.count(counter))
+    return next(filter(take_name, names)), subfolder
 
 
 def find_file(path: str) -> Path | None:
     """A file in ComfyUI's output, input or temp folder, None if it is not there; a relative path starts in output."""
     folders = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory()), Path(folder_paths.get_temp_directory())]
-    file = (folders[0] / path).resolve()
-    is_inside = any(file.is_relative_to(folder.resolve()) for folder in folders)
-    return file if is_inside and file.is_file() else None
+    try:
+        file = (folders[0] / path).resolve()
+        is_inside = any(file.is_relative_to(folder.resolve()) for folder in folders)
+        return file if is_inside and file.is_file() else None
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return None
 
 
 def require_file(path: str) -> Path:
@@ -185,7 +197,7 @@ def require_file(path: str) -> Path:
     file = find_file(path)
     if file is None:
         raise ValueError(
-            f"There is no file {path!r} in ComfyUI's output, input or temp folder. "
+            f"There is no file {shown(path)} in ComfyUI's output, input or temp folder. "
             "Give the path of Save Video (Wan S2V), or connect Load Video to video."
         )
     return file

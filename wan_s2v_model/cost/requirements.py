@@ -119,8 +119,8 @@ def require_image_memory(shape: Sequence[int], free_bytes: float, advice: str, v
     needed = math.prod(shape) * value_bytes
     if needed > IMAGE_SHARE * free_bytes:
         raise MemoryError(
-            f"{shape[0]} frames of {shape[2]}x{shape[1]} need {needed / 1e9:.1f} GB as IMAGE, "
-            f"but only {free_bytes / 1e9:.1f} GB of memory are free. {advice}"
+            f"{shape[0]} frames of {shape[2]}x{shape[1]} need {gigabytes(needed)} as IMAGE, "
+            f"but only {gigabytes(free_bytes)} of memory are free. {advice}"
         )
 
 
@@ -218,4 +218,6 @@ def _shorter_clips(job: Job) -> Iterator[Job]:
 
 
 def gigabytes(size: float) -> str:
+    if size < 0.1e9:
+        return f"{size / 1e6:.1f} MB"
     return f"{size / 1e9:.0f} GB" if size >= 20e9 else f"{size / 1e9:.1f} GB"

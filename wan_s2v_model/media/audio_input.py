@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..untrusted import shown
+from .pictures import require_numbers
+
 logger = logging.getLogger("wan_s2v")
 
 KEYS = ("waveform", "sample_rate")
 MOST_CHANNELS = 64  # more is another order of dimensions
 CHANNELS_LAST = 8  # no more channels than this are taken to stand behind the samples
-HIGHEST_RATE_HZ = 768_000
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 768_000  # below no word is heard, and a filter to 16 kHz is endless
 FULL_SCALE = {torch.uint8: 128, torch.int8: 1 << 7, torch.int16: 1 << 15, torch.int32: 1 << 31}
 WANTED = "audio must be [batch, channels, samples], float in -1..1 or integers of 8, 16 or 32 bits, with its sample_rate in Hz"
 
@@ -71,15 +74,16 @@ def _refusal(name: str, got: str) -> ValueError:
 def _whole_rate(name: str, rate: Any) -> int:
     try:
         number = math.nan if isinstance(rate, bool) else float(rate)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of a tensor with several numbers
         number = math.nan
-    if not (1 <= number <= HIGHEST_RATE_HZ and number == round(number)):
-        raise _refusal(name, f"the sample_rate {rate!r}")
+    if not (LOWEST_RATE_HZ <= number <= HIGHEST_RATE_HZ and number == round(number)):
+        raise _refusal(name, f"the sample_rate {shown(rate)}")
     return int(number)
 
 
 def _tensor(name: str, waveform: Any) -> Tensor:
     if isinstance(waveform, Tensor):
+        require_numbers(f"{name}:", waveform, WANTED)
         return waveform.detach()
     try:
         if isinstance(waveform, list | tuple) and waveform and all(isinstance(item, Tensor) for item in waveform):
@@ -87,7 +91,7 @@ def _tensor(name: str, waveform: Any) -> Tensor:
         array = np.ascontiguousarray(waveform)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _refusal(name, f"a {type(waveform).__name__} that is no array of numbers") from error
+        raise _refusal(name, "no waveform" if waveform is None else f"a {type(waveform).__name__} that is no array of numbers") from error
 
 
 def _batch(name: str, waveform: Tensor) -> Tensor:

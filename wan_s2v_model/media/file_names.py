@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..untrusted import shown
+
 PATTERN = re.compile(r"%([^%]+)%")
 DATE = "date:"
 DATE_PART = re.compile(r"d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yyy|yy")
@@ -21,6 +23,9 @@ DATE_PARTS: dict[str, Callable[[datetime], int]] = {
 ILLEGAL = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')  # on Windows, and on the drives and clouds that follow it
 ILLEGAL_IN_VALUE = re.compile(r'[/\\<>:"|?*\x00-\x1f\x7f]')
 RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+HALF = re.compile(r"[\ud800-\udfff]")  # of a character
+MOST_VALUE = 40  # characters of what stands for a pattern
+MOST_IN_ALL = 1000  # bytes of a prefix with its folders
 MOST_BYTES = 200  # of one name; 255 are allowed, and a number and an ending follow
 
 
@@ -40,7 +45,7 @@ def fill_in(prefix: str, prompt: Mapping[str, Any] | None, workflow: Mapping[str
     def value(match: re.Match[str]) -> str:
         inner = match[1]
         if inner.startswith(DATE):
-            return ILLEGAL.sub("_", _date(inner.removeprefix(DATE), now))
+            return ILLEGAL.sub("_", _date(inner.removeprefix(DATE), now))[:MOST_VALUE]
         if inner.count(".") == 0:
             return match[0]
         node, _, widget = inner.rpartition(".")
@@ -57,7 +62,9 @@ def prefix_problem(prefix: str) -> str | None:
     """What is wrong with a prefix, None if nothing. Patterns that become values later are taken as good."""
     normal = prefix.replace("\\", "/")
     if posixpath.isabs(normal) or ".." in normal.split("/"):
-        return f"filename_prefix must stay inside ComfyUI's output folder, got {prefix!r}."
+        return f"filename_prefix must stay inside ComfyUI's output folder, got {shown(prefix)}."
+    if len(normal.encode(errors="replace")) > MOST_IN_ALL:
+        return f"filename_prefix is longer than {MOST_IN_ALL} bytes. Shorten it."
     names = posixpath.normpath(PATTERN.sub(_stand_in, normal)).split("/")
     if names == ["."]:
         return "filename_prefix is empty, which would make a hidden file. Give the file a name."
@@ -87,9 +94,9 @@ def _stand_in(match: re.Match[str]) -> str:
 
 def _name_problem(name: str) -> str | None:
     if found := ILLEGAL.search(name):
-        return f"filename_prefix holds {found[0]!r}, which not every disk takes in a name, in {name!r}. Remove it."
+        return f"filename_prefix holds {found[0]!r}, which not every disk takes in a name, in {shown(name)}. Remove it."
     if problem := windows_problem(name):
-        return f"filename_prefix: {name!r} {problem}"
+        return f"filename_prefix: {shown(name)} {problem}"
     if any(unicodedata.category(letter) == "Cs" for letter in name) or len(name.encode(errors="replace")) > MOST_BYTES:
         return f"filename_prefix: {name[:40]!r}... is longer than {MOST_BYTES} bytes or holds half a character. Shorten it."
     return None
@@ -108,7 +115,7 @@ def _date(form: str, now: datetime) -> str:
 
 
 def _clean(value: str) -> str:
-    return ILLEGAL_IN_VALUE.sub("_", value)
+    return HALF.sub("_", ILLEGAL_IN_VALUE.sub("_", value[:MOST_VALUE]))
 
 
 def _widget_value(name: str, widget: str, prompt: Mapping[str, Any], workflow: Mapping[str, Any]) -> Any:
@@ -120,11 +127,17 @@ def _widget_value(name: str, widget: str, prompt: Mapping[str, Any], workflow: M
     return None
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a client calls a mapping, if it is one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def _ids(name: str, prompt: Mapping[str, Any], workflow: Mapping[str, Any]) -> list[str]:
     """Numbers of the nodes that have the name: first those that the user renamed for this, then by type, then by title."""
-    drawn = [node for node in workflow.get("nodes", ()) if isinstance(node, Mapping)]
-    renamed = [str(node.get("id")) for node in drawn if (node.get("properties") or {}).get("Node name for S&R") == name]
+    listed = _mapping(workflow).get("nodes")
+    drawn = [node for node in listed if isinstance(node, Mapping)] if isinstance(listed, list) else []
+    renamed = [str(node.get("id")) for node in drawn if _mapping(node.get("properties")).get("Node name for S&R") == name]
     typed = [node_id for node_id, node in prompt.items() if node.get("class_type") == name]
-    titled = [node_id for node_id, node in prompt.items() if (node.get("_meta") or {}).get("title") == name]
+    titled = [node_id for node_id, node in prompt.items() if _mapping(node.get("_meta")).get("title") == name]
     titled += [str(node.get("id")) for node in drawn if node.get("title") == name]
     return [*renamed, *typed, *titled]

@@ -57,6 +57,7 @@ def read_optional_pictures(name: str, images: Any) -> Tensor | None:
 
 def _tensor(name: str, images: Any) -> Tensor:
     if isinstance(images, Tensor):
+        require_numbers(name, images, WANTED)
         return images.detach().cpu()
     try:
         if isinstance(images, list | tuple) and images and all(isinstance(item, Tensor) for item in images):
@@ -64,7 +65,15 @@ def _tensor(name: str, images: Any) -> Tensor:
         array = np.ascontiguousarray(images)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} {WANTED}, got a {type(images).__name__} that is no array of numbers.") from error
+        got = "nothing" if images is None else f"a {type(images).__name__} that is no array of numbers"
+        raise ValueError(f"{name} {WANTED}, got {got}.") from error
+
+
+def require_numbers(name: str, tensor: Tensor, wanted: str) -> None:
+    """Raise ValueError for a tensor that is sparse, quantised by PyTorch or without data."""
+    kinds = {"without data": tensor.is_meta, "sparse": tensor.layout != torch.strided, "quantised": tensor.is_quantized}
+    if found := next((kind for kind, is_so in kinds.items() if is_so), None):
+        raise ValueError(f"{name} {wanted}, got a tensor that is {found}.")
 
 
 def _unit_range(name: str, pixels: Tensor) -> Tensor:

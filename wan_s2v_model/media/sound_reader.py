@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from torch import Tensor
 
-from .video_reader import start_of
+from ..untrusted import cut
+from .video_reader import open_media, start_of
 
 logger = logging.getLogger("wan_s2v")
 
@@ -41,7 +41,7 @@ class SoundReader:
 
     def __init__(self, source: str | BytesIO, start_s: float = 0.0, length_s: float = 0.0):
         # Pictures are read from the same bytes at the same time, at another place.
-        self._container = cast(InputContainer, av.open(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source))
+        self._container = open_media(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source)
         stream = next((stream for stream in self._container.streams.audio if cast(object, stream.codec_context) is not None), None)
         self._origin = start_of(self._container) + Fraction(start_s)
         frames = iter(()) if stream is None else self._decode(stream, start_s)
@@ -126,5 +126,5 @@ def open_sound(source: str | BytesIO, start_s: float = 0.0, length_s: float = 0.
                 reader.gain = 1 / max(1.0, whole.peak())
         return reader
     except (ValueError, av.FFmpegError) as error:
-        logger.warning("the video is written without sound: %s", error)
+        logger.warning("the video is written without sound: %s", cut(str(error), 200))
         return None

@@ -4,18 +4,22 @@ The protocol is described in docs/text_to_speech.md; tts_worker/cosyvoice_worker
 """
 
 import base64
+import contextlib
 import http.client
 import ipaddress
 import json
 import logging
 import socket
+import threading
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..untrusted import cut, read_json, shown
 from .espeak import read_wav
 
 logger = logging.getLogger("wan_s2v")
@@ -24,6 +28,8 @@ SERVICE = "wan-s2v-speech"
 PROTOCOL = 1
 DEFAULT_ADDRESS = "127.0.0.1:8190"
 TIMEOUT_S = 10.0  # for everything but the synthesis itself, which takes as long as it takes
+ANSWER_S = 120.0  # for the whole answer, from its first byte on
+MOST_ANSWER_BYTES = 512 * 2**20  # three hours of speech
 POLL_S = 0.25
 START = "Start it in CosyVoice's own environment (the help page of Text to Speech says how)"
 
@@ -67,9 +73,9 @@ def parse_address(text: str) -> Address:
     except ValueError:
         host = port = None
     if not host or not port or parts.path:
-        raise ValueError(f"worker_address must be host:port, such as {DEFAULT_ADDRESS}; got {text!r}.")
+        raise ValueError(f"worker_address must be host:port, such as {DEFAULT_ADDRESS}; got {shown(text)}.")
     if not is_loopback(host):
-        raise ValueError(f"worker_address must be on this machine, such as 127.0.0.1:{port}; got {text!r}.")
+        raise ValueError(f"worker_address must be on this machine, such as 127.0.0.1:{port}; got {shown(text)}.")
     return Address(host, port)
 
 
@@ -85,7 +91,7 @@ def speak_with_worker(worker_address: str, request: SpeechRequest, check_cancell
     """Have a text spoken, once the worker is ready; for arguments and errors see `ask_worker` and `parse_address`."""
     address = parse_address(worker_address)
     worker = wait_until_ready(address, check_cancelled)
-    logger.info("%s speaks at %s", worker.get("engine", "a speech worker"), address)
+    logger.info("%s speaks at %s", cut(str(worker.get("engine", "a speech worker"))), address)
     return ask_worker(address, request, check_cancelled)
 
 
@@ -109,14 +115,15 @@ def read_health(address: Address) -> dict[str, Any]:
     """Ask a worker for its state and check that it is one that we understand."""
     status, body = _exchange(address, "GET", "/v1/health")
     try:
-        state = json.loads(body)
+        state = read_json(body)
     except ValueError:
         state = None
     if not isinstance(state, dict) or state.get("service") != SERVICE:
         raise RuntimeError(f"What answers at {address} (status {status}) is not a Wan S2V speech worker. Check worker_address.")
     if state.get("protocol") != PROTOCOL:
         raise RuntimeError(
-            f"The speech worker at {address} speaks version {state.get('protocol')} of the protocol, this pack version {PROTOCOL}. "
+            f"The speech worker at {address} speaks version {cut(str(state.get('protocol')))} of the protocol, "
+            f"this pack version {PROTOCOL}. "
             "Start the worker that comes with this pack, in its folder tts_worker."
         )
     return state
@@ -142,37 +149,64 @@ def ask_worker(address: Address, request: SpeechRequest, check_cancelled: Callab
 def _exchange(
     address: Address, method: str, path: str, body: bytes | None = None, check_cancelled: Callable[[], None] | None = None
 ) -> tuple[int, bytes]:
-    """One request and its answer; with `check_cancelled` the answer may take any time."""
+    """One request and its whole answer within `TIMEOUT_S`, or, with `check_cancelled`, within `ANSWER_S` of its first byte.
+
+    The talking is done in a thread of its own, whose connection is cut where it takes too long or somebody cancels.
+    """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)  # knows no proxies
+    answers = threading.Event()
+    last_s = None if check_cancelled else time.monotonic() + TIMEOUT_S
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-        if check_cancelled:
-            _wait_for_answer(connection.sock, check_cancelled)
-        response = connection.getresponse()
-        return response.status, response.read()
+        connection.connect()
+        with ThreadPoolExecutor(1, "wan_s2v_speech") as pool, _cut_off(connection.sock):
+            talk = pool.submit(_talk, connection, (method, path, body), answers, waits=check_cancelled is not None)
+            while not wait((talk,), POLL_S).done:
+                (check_cancelled or (lambda: None))()
+                last_s = last_s or (time.monotonic() + ANSWER_S if answers.is_set() else None)
+                if last_s and time.monotonic() > last_s:
+                    raise RuntimeError(f"The speech worker at {address} does not come to the end of its answer. {START} again.")
+            return talk.result()
     except ConnectionRefusedError as error:
         raise RuntimeError(f"No speech worker answers at {address}. {START}, or check worker_address.") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise RuntimeError(
             f"The speech worker at {address} broke off without an answer ({type(error).__name__}). Look at its window. {START} again."
         ) from error
+
+
+@contextlib.contextmanager
+def _cut_off(connection: socket.socket) -> Iterator[None]:
+    """End a connection, on which another thread may still wait, behind the work with it."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # closed by now
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _talk(
+    connection: http.client.HTTPConnection, request: tuple[str, str, bytes | None], answers: threading.Event, *, waits: bool
+) -> tuple[int, bytes]:
+    """Status and body of the answer; `answers` is set when it begins."""
+    method, path, body = request
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        if waits:
+            connection.sock.settimeout(None)  # the synthesis takes as long as it takes
+            connection.sock.recv(1, socket.MSG_PEEK)
+            answers.set()
+            connection.sock.settimeout(TIMEOUT_S)
+        response = connection.getresponse()
+        content = response.read(MOST_ANSWER_BYTES + 1)
+        if len(content) > MOST_ANSWER_BYTES:
+            raise http.client.HTTPException("too long")
+        return response.status, content
     finally:
         connection.close()
 
 
-def _wait_for_answer(connection: socket.socket, check_cancelled: Callable[[], None]) -> None:
-    connection.settimeout(POLL_S)
-    while True:
-        try:
-            connection.recv(1, socket.MSG_PEEK)
-            break
-        except TimeoutError:
-            check_cancelled()
-    connection.settimeout(TIMEOUT_S)
-
-
 def _reason(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"])
+        return cut(str(read_json(body)["error"]), 300)
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return cut(body[:200].decode(errors="replace"))

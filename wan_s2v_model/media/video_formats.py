@@ -76,3 +76,9 @@ AUDIO_ENCODERS = {
     "opus": _AudioEncoder("libopus", "flt", (48000,), 160_000),
     "flac": _AudioEncoder("flac", "s32", (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000), None),  # 24 bits of 32
 }
+
+# FFmpeg's names of the formats that are read: those that hold picture and sound themselves. Playlists (hls, concat, dash, image2) lead on.
+READ_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,mxf,nut,rm,gif,apng,"
+    "wav,w64,flac,mp3,aac,ogg,opus,aiff,caf,ac3,eac3,dts,amr,ape,tta,wv,voc,au,live_flv,dv,vc1,webp_pipe"
+)

@@ -17,7 +17,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from .video_formats import LEVELS_TAG, ROUNDED_DOWN
+from ..untrusted import cut, open_plain
+from .video_formats import LEVELS_TAG, READ_FORMATS, ROUNDED_DOWN
 
 LEVELS = 255
 # What swscale does without these is up to 1.5 levels too dark, and not the same in each colour.
@@ -59,7 +60,7 @@ class VideoReader:
             self.rounded_down = _is_rounded_down(stream.container.metadata)
             seconds = self._scan(stream)
         except av.FFmpegError as error:
-            raise ValueError(f"The video cannot be read: {error}. Check that the file is complete and plays elsewhere.") from error
+            raise ValueError(f"The video cannot be read: {cut(str(error))}. Check that it is complete and plays elsewhere.") from error
         finally:
             self.close()
         if not seconds:
@@ -108,10 +109,11 @@ class VideoReader:
     def _open(self) -> VideoStream:
         if isinstance(self._source, BytesIO):
             self._source.seek(0)
-        self._container = container = cast(InputContainer, av.open(self._source))
+        self._container = container = open_media(self._source)
         if not container.streams.video:
             raise ValueError("The file has no picture, only sound. Choose a video.")
         stream = container.streams.video[0]
+        require_decoder(stream)
         stream.thread_type = "AUTO"
         self._time_base = Fraction(stream.time_base or 1)
         self._origin = start_of(container)
@@ -166,6 +168,29 @@ class VideoReader:
         return np.ascontiguousarray(np.rot90(picture.to_ndarray(), k=round(frame.rotation / 90) % 4))
 
 
+def open_media(source: str | BytesIO) -> InputContainer:
+    """Open a file of picture or sound that anybody can have made: no pipe, no playlist that leads to other files.
+
+    Raises:
+        ValueError: it is not there, or none that is read here. av.FFmpegError: it is damaged.
+    """
+    try:
+        if isinstance(source, str):
+            open_plain(Path(source), through_links=True).close()
+    except OSError as error:
+        raise ValueError(f"The video cannot be read: {error.strerror}. Check that it is complete and plays elsewhere.") from error
+    try:
+        return cast(InputContainer, av.open(source, metadata_errors="replace", options={"format_whitelist": READ_FORMATS}))
+    except av.error.ArgumentError as error:
+        raise ValueError("The file is in a format that is not read here, such as a playlist. Convert it to MP4 or WAV.") from error
+
+
+def require_decoder(stream: VideoStream) -> None:
+    """Raise ValueError where this FFmpeg does not know the codec."""
+    if cast(object, stream.codec_context) is None:
+        raise ValueError("The pictures of the video cannot be decoded here: its codec is unknown. Convert it to MP4 (H.264).")
+
+
 def start_of(container: InputContainer) -> Fraction:
     """The second in a file's own time at which it starts to play: not 0 in transport streams and recordings of a stream.
 
@@ -195,7 +220,7 @@ def count_frames(path: Path) -> int:
         OSError: it is not there, or damaged.
     """
     try:
-        with av.open(str(path)) as source:
+        with open_media(str(path)) as source:
             return sum(packet.dts is not None for packet in source.demux(video=0))
-    except (av.FFmpegError, IndexError) as error:
-        raise OSError(f"{path.name} is damaged: {error}") from error
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise OSError(f"{path.name} is damaged: {cut(str(error))}") from error

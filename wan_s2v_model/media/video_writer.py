@@ -25,7 +25,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..files import discard, hold_unfinished, keep_unfinished, let_go, make_way, replace
+from ..files import discard, hold_unfinished, keep_unfinished, let_go, make_way, part_of, replace
 from .sound_reader import SoundReader
 from .video_formats import (
     AUDIO_ENCODERS,
@@ -39,6 +39,7 @@ from .video_formats import (
     VideoFormat,
     _AudioEncoder,
 )
+from .video_reader import open_media
 from .video_source import VideoSource
 
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
@@ -85,8 +86,9 @@ class VideoWriter:
         """
         self.path = Path(path)
         self._format = video_format
-        self.part_path = self.path if video_format.is_live else self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self.part_path = self.path if video_format.is_live else part_of(self.path)
         self.num_frames = 0
+        self._has_ended = False
         self._size = (height, width)
         self._fps = Fraction(fps)
         self._reformatter = VideoReformatter()
@@ -130,7 +132,7 @@ class VideoWriter:
         Raises:
             ValueError: it holds fewer frames, or others. VideoWriterError: it is damaged.
         """
-        with self._guarded(), av.open(str(path)) as source:
+        with self._guarded(), open_media(str(path)) as source:
             picture = source.streams.video[0]
             if (picture.width, picture.height) != (self._video.codec_context.width, self._video.codec_context.height):
                 raise ValueError(f"{path.name} is {picture.width}x{picture.height}, not the size of this video")
@@ -174,7 +176,7 @@ class VideoWriter:
                 with contextlib.suppress(av.FFmpegError, OSError):
                     container.close()
         finally:
-            if container is not None and not self._format.is_live:
+            if not (self._has_ended or self._format.is_live):
                 discard(self.part_path)
             self._release()
 
@@ -194,6 +196,7 @@ class VideoWriter:
 
     def _name_file(self) -> None:
         """Give the complete file its name; it is worth hours, so it stays where that fails."""
+        self._has_ended = True
         try:
             if not self._format.is_live:
                 replace(self.part_path, self.path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +16,8 @@ import torch
 from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
+
+from ..media.video_reader import open_media
 
 ENVELOPE_HZ = 200
 GRID = 16  # cells of the picture per row and column
@@ -184,7 +186,7 @@ def _opened(source: Source) -> InputContainer:
     if isinstance(source, BytesIO):
         source.seek(0)
     try:
-        return cast(InputContainer, av.open(source if isinstance(source, BytesIO) else str(source)))
+        return open_media(source if isinstance(source, BytesIO) else str(source))
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"The video cannot be read: {error.strerror or error}. Choose a finished video file.") from error
 

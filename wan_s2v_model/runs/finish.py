@@ -137,7 +137,11 @@ def require_space(store: RunStore, plan: Plan, later_steps: int = 0) -> None:
     free = shutil.disk_usage(store.folder).free
     if free < needed:
         advice = "Make room or use a shorter sound." if store.num_finished == 0 else "Make room, then queue again to go on."
-        raise OSError(f"The frames need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {store.folder}. {advice}")
+        raise OSError(f"The frames need {_size(needed)}, but only {_size(free)} are free in {store.folder}. {advice}")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / GIGABYTE:.2f} GB" if num_bytes >= GIGABYTE / 20 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def finish_run(

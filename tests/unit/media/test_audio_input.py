@@ -89,7 +89,7 @@ def test_rates_that_are_refused(rate):
         ({}, "got one without waveform and sample_rate"),
         ({"waveform": STEREO}, "got one without sample_rate"),
         ({"samples": STEREO, "sample_rate": RATE}, "got one without waveform"),
-        ({"waveform": None, "sample_rate": RATE}, "got a NoneType that is no array of numbers"),
+        ({"waveform": None, "sample_rate": RATE}, "got no waveform"),
         ({"waveform": "speech.wav", "sample_rate": RATE}, "got a str that is no array of numbers"),
         ({"waveform": [[0.0], [0.0, 1.0]], "sample_rate": RATE}, "got a list that is no array of numbers"),
         ({"waveform": torch.tensor(0.0), "sample_rate": RATE}, r"got the shape \[\]"),

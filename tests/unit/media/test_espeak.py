@@ -61,12 +61,14 @@ def test_espeak_is_found_where_its_installer_for_windows_puts_it(tmp_path, monke
     assert espeak.espeak_problem() == ""
     called = {}
 
-    def run(command, **options):
-        called.update(options, command=command)
-        return espeak.subprocess.CompletedProcess(command, 0, espeak_wav(1000), b"")
+    def start(command, *, creationflags, **streams):
+        called.update(creationflags=creationflags, command=command)
+        script = f"import sys; sys.stdout.buffer.write(bytes.fromhex({espeak_wav(1000).hex()!r}))"
+        return popen([sys.executable, "-c", script], **streams)
 
     monkeypatch.setattr(espeak, "NO_WINDOW", 0x08000000)
-    monkeypatch.setattr(espeak.subprocess, "run", run)
+    popen = espeak.subprocess.Popen
+    monkeypatch.setattr(espeak.subprocess, "Popen", start)
     speak_with_espeak("hello", "en", 1.0)
     assert called["command"][0] == str(program)
     assert called["creationflags"] == 0x08000000

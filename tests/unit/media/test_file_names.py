@@ -108,3 +108,24 @@ def test_a_name_that_differs_in_case_only_is_found(tmp_path):
     assert same_but_for_case(tmp_path / "talk") == "Talk"
     assert same_but_for_case(tmp_path / "Talk") is None
     assert same_but_for_case(tmp_path / "talk_2") is None
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [{"nodes": 3}, {"nodes": [3, None, {"properties": 5}]}, {"nodes": {"a": 1}}, 7, [], {"nodes": [{"properties": ["x"], "title": {}}]}],
+)
+def test_a_workflow_that_is_none_has_no_values(workflow):
+    prompt = {"1": {"class_type": "X", "inputs": {"a": 1}, "_meta": "no mapping"}}
+    assert fill_in("%Y.a%", prompt, workflow, datetime(2026, 1, 1)) == ("%Y.a%", ["%Y.a%"])
+
+
+def test_values_of_patterns_become_no_endless_names():
+    prompt = {"1": {"class_type": "X", "inputs": {"a": "ü\ud800/" * 500}}}
+    name, _ = fill_in("%X.a%", prompt, {}, datetime(2026, 1, 1))
+    assert prefix_problem(name) is None
+    name, _ = fill_in(f"%date:{'yyyy' * 200}%", {}, {}, datetime(2026, 1, 1))
+    assert prefix_problem(name) is None
+
+
+def test_a_prefix_with_folders_without_end():
+    assert "is longer than 1000 bytes" in prefix_problem("a/" * 600 + "x")

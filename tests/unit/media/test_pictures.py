@@ -60,7 +60,7 @@ def test_half_precision_becomes_float32():
         ("picture.png", "pose must be an IMAGE .* got a str that is no array of numbers"),
         ([[1.0], [1.0, 2.0]], "pose must be an IMAGE .* got a list"),
         ({"samples": torch.zeros(1)}, "pose must be an IMAGE .* got a dict"),
-        (None, "pose must be an IMAGE .* got a NoneType"),
+        (None, "pose must be an IMAGE .* got nothing"),
         (torch.full((1, 2, 2, 3), float("nan")), "pose contains NaN or infinite pixels"),
         (torch.full((1, 2, 2, 3), float("inf")), "pose contains NaN or infinite pixels"),
         (torch.full((1, 2, 2, 3), 1000.0), "pose holds values from 1e.03 to 1e.03. An IMAGE holds float in 0..1"),

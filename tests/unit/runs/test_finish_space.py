@@ -40,7 +40,7 @@ def test_refused_before_anything_is_sampled(tmp_path, monkeypatch, finished, adv
         if free > needed:
             require_space(store, plan)
         else:
-            with pytest.raises(OSError, match=f"The frames need .* GB, but only .*{advice}"):
+            with pytest.raises(OSError, match=f"The frames need .* [GM]B, but only .*{advice}"):
                 require_space(store, plan)
 
 

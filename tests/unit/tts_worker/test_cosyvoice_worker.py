@@ -9,6 +9,8 @@ import json
 import re
 import socket
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,41 @@ def test_the_page_describes_the_protocol():
     assert (module.SERVICE, module.PROTOCOL) == (speech_worker.SERVICE, speech_worker.PROTOCOL)
     assert f'"service": "{module.SERVICE}", "protocol": {module.PROTOCOL}' in page
     assert tuple(module.FIELDS) == SpeechRequest._fields
+
+
+@pytest.fixture
+def short_of_time():
+    """A worker in this process that is not patient."""
+    spec = importlib.util.spec_from_file_location("hostile_worker", WORKER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.Handler.timeout = module.REQUEST_S = 1.0
+    with module.Server(("127.0.0.1", 0), module.Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield module, server.server_address
+        server.shutdown()
+
+
+def test_silent_connections_hold_no_threads_and_go(short_of_time):
+    """Before, 300 of them held 300 threads for ever."""
+    module, address = short_of_time
+    before = threading.active_count()
+    connections = [socket.create_connection(address) for _ in range(40)]
+    time.sleep(0.3)
+    assert threading.active_count() - before <= 2 * module.MAX_CONNECTIONS  # a thread and its deadline each
+    time.sleep(1.5)
+    assert threading.active_count() <= before
+    for connection in connections:
+        connection.close()
+    assert read_health(speech_worker.Address(*address))["ready"] is False
+
+
+def test_half_a_request_is_not_waited_for_and_a_large_one_not_read(short_of_time):
+    module, address = short_of_time
+    head = "POST /v1/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    module.Server.voice = object()
+    for length, wanted in ((1000, b""), (module.MAX_REQUEST_BYTES + 1, b"413")):
+        with socket.create_connection(address) as connection:
+            connection.sendall(head.format(length).encode())
+            connection.settimeout(5)
+            assert wanted in connection.recv(1000)

@@ -1,0 +1,25 @@
+"""Errors that no person understands, by kind and by words: what a node or a parser must never let through."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+FORBIDDEN_KINDS = (
+    *(AttributeError, TypeError, LookupError, AssertionError, ArithmeticError, NameError, MemoryError),
+    *(NotImplementedError, RecursionError, UnicodeError, StopIteration, EOFError, BufferError, struct.error, re.error),
+)
+FORBIDDEN_WORDS = re.compile(
+    r"values to unpack|cannot convert float|invalid literal|could not convert|embedded null|not supported between|has no attribute"
+    r"|size of tensor|shape '\[|must match the size|mat1 and mat2|not implemented for|Expected \d|scalar type|Dimension out of range"
+    r"|truth value of|NoneType|unhashable|positional argument|keyword argument|out of range for|DefaultCPUAllocator|Traceback|0x[0-9a-f]{8}"
+    r"|JSON compliant|Invalid argument|File name too long|Kernel size|stack expects|argument must be"
+)
+MOST_WORDS = 2000  # characters
+
+
+def raw_error(error: BaseException) -> str | None:
+    """An error as it is, if no person understands it; None for one in words."""
+    text = str(error)
+    is_raw = isinstance(error, FORBIDDEN_KINDS) or not text.strip() or FORBIDDEN_WORDS.search(text) or len(text) > MOST_WORDS
+    return f"{type(error).__name__}: {text[:300]}" if is_raw else None
