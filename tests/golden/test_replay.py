@@ -18,7 +18,7 @@ from wan_s2v_pack.tests.golden.report import replay_folder
 
 REPLAY = Path(__file__).parent / "replay.py"
 ROWS = {"preprocess": 9, "solver": 48, "forward": 16, "audio": 22}  # compared rows of the stored results
-ROWS_THROUGH_COMFYUI = {"vae": 1, "e2e": 23}
+ROWS_THROUGH_COMFYUI = {"vae": 1, "e2e": 23, "live": 25}
 
 
 def run_replay(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
