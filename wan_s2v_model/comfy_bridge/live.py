@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_tiles import Grid, grids, tiles
+from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import Compute
 from ..transformer.causal import CausalVideo, Engine, kept_bytes
 from ..transformer.config import WanS2VConfig
 from ..transformer.rings import Placement
 from .kernels import pick_attention, pick_linears, wants_float8_attention
-from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
+from .memory import KEPT, RetryInLessMemory, load_all_weights, stays_on_gpu, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, cast_comfy_weights, forward_of, is_watched, layers_just_in_time, with_s2v_forward
 from .patches import is_for_live
 from .runtime import LATENT_FORMAT
@@ -73,7 +74,11 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
             forward.transformer,
             (plan.height, plan.width),
             Engine(
-                _computing(forward, model, options), _begin(forward.transformer, device, options), model.model.get_dtype_inference(), device
+                _computing(forward, model, options),
+                _begin(forward.transformer, device, options),
+                model.model.get_dtype_inference(),
+                device,
+                graphs=_stays_where_it_is(model),
             ),
             steps=plan.steps,
             placement=plan.placement,
@@ -119,6 +124,11 @@ def _computing(forward: Any, model: comfy.model_patcher.ModelPatcher, options: d
         )
 
     return compute
+
+
+def _stays_where_it_is(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether the weights of a MODEL keep their places on a GPU, as CUDA graphs need: loaded without `offload`, and not by dynamic VRAM."""
+    return kernels_work(model.load_device) and stays_on_gpu(model) and not model.is_dynamic()
 
 
 def _begin(transformer: Any, device: torch.device, options: dict[str, Any]) -> Callable[[], Callable[[], None]]:

@@ -4,6 +4,7 @@ A CUDA graph has the addresses of all tensors in it. Inputs are therefore copied
 where it is; whoever replays says by a fingerprint what that is.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple, TypeVar
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+logger = logging.getLogger("wan_s2v")
 Inputs = TypeVar("Inputs")
+TOLERANCE = 1e-3  # relative: the same kernels on the same numbers
 
 
 class Recording(NamedTuple):
@@ -25,6 +28,7 @@ class Graphs:
     """Graphs of work on inputs of the same shapes, by key. They share their inputs and their memory, so that one runs at a time."""
 
     def __init__(self) -> None:
+        self._is_off = False
         self.forget()
 
     def forget(self) -> None:
@@ -37,6 +41,8 @@ class Graphs:
     def run(self, key: Hashable, inputs: Inputs, work: Callable[[Inputs], Tensor], fingerprint: Hashable) -> Tensor:
         """The result of the work: done as it is for the first time, which builds what it needs, then recorded, then replayed.
 
+        A recording has to give what the work itself gives; one that fails is logged, and nothing is recorded any more.
+
         Args:
             inputs: any nest with tensors on the GPU, and with nothing else that changes.
             fingerprint: where the tensors are that are no inputs.
@@ -44,7 +50,7 @@ class Graphs:
         if fingerprint != self._fingerprint:
             self.forget()
             self._fingerprint = fingerprint
-        if key not in self._seen:
+        if self._is_off or key not in self._seen:
             self._seen.add(key)
             return work(inputs)
         leaves, form = tree_flatten(inputs)
@@ -55,10 +61,32 @@ class Graphs:
         if key not in self._recordings:
             own = iter(self._inputs)
             kept = tree_unflatten([next(own) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
-            self._recordings[key] = self._record(lambda: work(kept))
+            return self._first(key, work(inputs), lambda: work(kept))
+        return self._replayed(key)
+
+    def _replayed(self, key: Hashable) -> Tensor:
         graph, result = self._recordings[key]
         graph.replay()
         return result.clone()
+
+    def _first(self, key: Hashable, expected: Tensor, work: Callable[[], Tensor]) -> Tensor:
+        """Record the work, whose result is known, and compare; returns that result."""
+        try:
+            self._recordings[key] = self._record(work)
+            difference = float((self._replayed(key).float() - expected.float()).norm() / expected.float().norm())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._stop(f"cannot be recorded here ({str(error).partition(chr(10))[0]})")
+        else:
+            if not difference <= TOLERANCE:
+                self._stop(f"are wrong by {difference:.1e} here")
+        return expected
+
+    def _stop(self, reason: str) -> None:
+        logger.warning("CUDA graphs %s: the GPU is asked for each piece of work by itself, which is slower", reason)
+        self.forget()
+        self._is_off = True
 
     def _record(self, work: Callable[[], Tensor]) -> Recording:
         graph = torch.cuda.CUDAGraph()

@@ -190,7 +190,7 @@ class Attention(nn.Module):
         asking = rope[0][:num_queries], rope[1][:num_queries]
         attention = compute.self_attention(self.num_heads)
         is_float8 = compute.takes_float8(x.shape[1], self.num_heads)
-        normed: Callable[..., Heads] = partial(self._normed_float8, agree=attention.mean) if is_float8 else self._normed
+        normed: Callable[..., Heads] = partial(self._normed_float8, attention=attention) if is_float8 else self._normed
         to_queries = partial(normed, self.q, self.norm_q, rope=asking, cast=cast, linears=linears)
         # queries first take the least memory; queries last give keys and values time to travel
         q = None if attention.exchanges else to_queries(x[:, :num_queries])
@@ -230,12 +230,13 @@ class Attention(nn.Module):
         rope: Rope,
         cast: CastWeights,
         linears: Linears,
-        agree: Callable[[Tensor], Tensor],
+        attention: SelfAttention,
     ) -> Float8Heads:
-        """The same in float8; keys less what they share (of that, `agree` makes one of all members'), which no softmax sees."""
+        """The same in float8; keys less what those of all members share, which no softmax sees, unless the attention keeps them."""
         projected = linears(layer, x)
         with cast(norm, projected) as (weight, _):
-            return rms_norm_rope_float8(projected, weight, self.eps, rope, self.num_heads, layer is self.k, agree)
+            smooth = layer is self.k and attention.smooths
+            return rms_norm_rope_float8(projected, weight, self.eps, rope, self.num_heads, smooth, attention.mean)
 
 
 class Prompt(NamedTuple):

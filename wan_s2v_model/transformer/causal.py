@@ -194,6 +194,7 @@ class CausalVideo:
         if self._graphs is None or regions is not None or seen < self._shape.sink + self._shape.ring:
             patches = run(given)
         else:
+            self._engine.begin()()  # a replay asks nobody whether it is cancelled
             patches = self._graphs.run((step, own.start), given, run, addresses(self._transformer.parameters()))
         return unpatchify(patches, x.shape[2], *self._size)[0]
 
@@ -266,7 +267,7 @@ class CausalVideo:
     def _scales_of(self, layer: int, values: Tensor, cast: CastWeights) -> Scales:
         attention = self._blocks()[layer].self_attn
         with cast(attention.norm_k, values) as (weight, _):
-            return Scales.of_layer(scale_of_norm(weight, attention.num_heads, smooth=True), values)
+            return Scales.of_layer(scale_of_norm(weight, attention.num_heads), values)
 
     def _turn_picture(self, layer: int, memory: Tensor, rope: Rope, cast: CastWeights) -> None:
         """Write the keys of the picture where it is now."""

@@ -55,6 +55,8 @@ class Remembered(SelfAttention):
         scales: of a memory in float8; None keeps numbers as they are.
     """
 
+    smooths = False  # the mean of the next call's keys would be another one
+
     def __init__(self, memory: Tensor, own: slice, seen: int, scales: Scales | None):
         self._memory, self._own, self._scales = memory, own, scales
         self.num_keys = seen
@@ -65,10 +67,6 @@ class Remembered(SelfAttention):
 
     def self_attention(self, heads: int) -> SelfAttention:
         return self
-
-    def mean(self, own: Tensor) -> Tensor:
-        """Keys that stay are not made smaller by their mean: that of the next call would be another one."""
-        return torch.zeros_like(own)
 
     def take_keys(self, keys: Heads) -> None:
         write(self._memory, KEYS, self._own, keys, self._scales)

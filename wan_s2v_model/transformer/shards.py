@@ -110,9 +110,11 @@ class SelfAttention:
 
     Attributes:
         exchanges: whether keys and values travel, so that they should be taken as early as can be.
+        smooths: whether keys in float8 are taken less their mean.
     """
 
     exchanges = False
+    smooths = True
 
     def take_keys(self, keys: Heads) -> None:
         self._keys = keys

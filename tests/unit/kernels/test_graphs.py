@@ -62,6 +62,24 @@ def test_moved_tensors_are_recorded_anew(graphs):
     assert graphs.pools == [None, None]
 
 
+@pytest.mark.parametrize("failure", ["cannot be recorded", "are wrong by"])
+def test_what_does_not_work_is_said_and_done_without(graphs, monkeypatch, caplog, failure):
+    def wrong(graph):
+        graph.result.add_(1)
+
+    def refuse(*_, **__):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    if failure == "are wrong by":
+        monkeypatch.setattr(Graph, "replay", wrong)
+    else:
+        monkeypatch.setattr(torch.cuda, "graph", refuse)
+    assert [float(run(graphs, "a", float(value))) for value in range(4)] == [1, 3, 5, 7]
+    assert failure in caplog.text
+    assert len(caplog.records) == 1
+    assert not graphs._recordings
+
+
 def test_addresses_tell_tensors_apart():
     some = torch.zeros(2), torch.ones(3)
     assert addresses(some) == addresses(some) != addresses([some[0], some[1].clone()])

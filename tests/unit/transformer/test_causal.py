@@ -99,6 +99,25 @@ def test_float8_is_near_and_reaches_a_kernel_that_takes_it(tiny_transformer, tol
     assert set(taken) == {torch.float8_e4m3fn}
 
 
+def test_nothing_of_one_call_is_taken_off_the_keys(tiny_transformer, told, play, monkeypatch):
+    """A mean of one call's keys would not be that of the next one, which stand beside them in the ring."""
+    taken = []
+
+    def kernel(q, k, v, heads, **_):
+        if isinstance(k, torch.Tensor):
+            return sdpa(q, k, v, heads)
+        taken.append(k.to(torch.float32))
+        return sdpa(*(part.to(torch.float32).flatten(2) for part in (q, k, v)), heads)
+
+    setattr(kernel, FLOAT8_BEYOND, 30)
+    video, plain = start(tiny_transformer, told, placement=Placement(float8=True)), start(tiny_transformer, told)
+    video._engine = Engine(compute=lambda: Compute(attention=kernel))
+    play(video, range(1))
+    play(plain, range(1))
+    keys = plain.rings[0].memories.open(0, 0)[0, :, : taken[0].shape[1]].unflatten(-1, (2, -1))
+    assert relative(taken[0], keys) < 0.05
+
+
 def test_prompt_and_sound_are_projected_once(tiny_transformer, told, play, monkeypatch):
     calls = []
     project = WanS2VTransformer.embed_audio

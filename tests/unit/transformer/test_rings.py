@@ -29,10 +29,6 @@ def test_what_is_written_is_read(noise, scales):
             assert not seen[:, :2].any()
 
 
-def test_nothing_of_one_call_is_taken_off_the_keys(noise, scales):
-    assert not Remembered(SHAPE.empty(8, FLOAT8, CPU), slice(0), 0, scales).mean(noise(1, 256)).any()
-
-
 def test_queries_in_float8_get_keys_and_values_in_float8(noise, scales):
     memory = SHAPE.empty(8, FLOAT8, CPU)
     write(memory, VALUES, slice(None), noise(1, 8, 256), scales)
