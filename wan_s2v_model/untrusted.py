@@ -18,6 +18,7 @@ MOST_SHOWN = 80  # characters of a foreign text in a message
 MOST_ON_NODE = 20_000  # characters that a node shows
 MOST_TEXT = 1_000_000  # characters of a text that somebody types
 MOST_JSON_BYTES = 64 * 2**20
+MOST_NAME = 255  # bytes of the name of a file
 MOST_DEPTH = 64  # brackets inside each other
 MOST_LAYERS = 1000  # of a model; the largest here has 40
 NO_PLAIN_FILE = "it is no plain file, but a link, a folder, a pipe or a device"
@@ -117,7 +118,7 @@ def _inside(item: Any) -> Iterable[Any]:
 
 def plain_name(name: Any) -> str | None:
     """A name that stays beside the file that says it, None for every other: a path, another folder, no text."""
-    is_plain = isinstance(name, str) and name.isprintable() and not set("\\/:") & set(name)
+    is_plain = isinstance(name, str) and name.isprintable() and not set("\\/:") & set(name) and len(name.encode()) <= MOST_NAME
     return name if is_plain and name not in ("", ".", "..") else None
 
 

@@ -97,7 +97,7 @@ def test_json_is_as_deep_as_a_bracket_less_than_too_deep():
         read_json("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1))
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/b", "a\\b", "..", ".", "", None, 3, ["x"], "c:x", "a\0b", "a\nb"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/b", "a\\b", "..", ".", "", None, 3, ["x"], "c:x", "a\0b", "a\nb", "x" * 256])
 def test_names_that_leave_their_folder(name):
     assert plain_name(name) is None
 

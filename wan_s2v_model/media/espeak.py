@@ -168,7 +168,7 @@ def read_wav(data: bytes) -> tuple[Tensor, int]:
         with wave.open(io.BytesIO(data), "rb") as source:
             channels, width, sample_rate = source.getnchannels(), source.getsampwidth(), source.getframerate()
             samples = bytearray(source.readframes(source.getnframes()))
-    except (wave.Error, EOFError, ValueError, ArithmeticError, struct.error) as error:
+    except (wave.Error, EOFError, ValueError, ArithmeticError, struct.error, RuntimeError, OSError) as error:
         raise ValueError(f"The speech is not a WAV file ({cut(str(error))}).") from error
     if not 1 <= channels <= MOST_CHANNELS or not LOWEST_RATE_HZ <= sample_rate <= HIGHEST_RATE_HZ:
         raise ValueError(f"The speech is a WAV file of {channels} channels at {sample_rate:,} Hz, which no voice has.")

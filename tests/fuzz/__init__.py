@@ -1,0 +1,1 @@
+"""Bytes of strangers against every parser that reads them."""

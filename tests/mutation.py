@@ -1,0 +1,108 @@
+"""Mutation testing of single modules: which small changes of the code does no unit test notice?
+
+    python tests/mutation.py wan_s2v_model/runs/manifest.py tests/unit/runs/test_manifest.py tests/unit/runs/test_store_hostile.py
+
+Each mutant runs in a forked child in which PyTorch is loaded already, so it takes a second or two; mutmut and cosmic-ray start Python for
+each, or copy the tree, which the tests' own name for the pack does not survive. Limits: one change at a time, of comparisons, `and`/`or`,
+`not`, whole numbers, booleans, sums and returned values; texts are left alone, and what no test can see counts as survived. Needs `fork`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib.machinery
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST_S = 120
+SWAPS = {
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
+    **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And},
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult},
+}
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, object]]:
+    """The field of a node that is changed, and its new value."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+    elif isinstance(node, ast.BoolOp | ast.BinOp) and type(node.op) in SWAPS:
+        yield "op", SWAPS[type(node.op)]()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "op", ast.UAdd()  # +True is true, +False is false
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield "value", not node.value
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+        yield "value", node.value + 1
+    elif isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
+        yield "value", ast.Constant(None)
+
+
+def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
+    """Line, what it reads now, and the tree with one change."""
+    for index, node in enumerate(ast.walk(tree)):
+        for field, value in changes(node):
+            changed = copy.deepcopy(tree)
+            target = next(other for number, other in enumerate(ast.walk(changed)) if number == index)
+            setattr(target, field, value)
+            ast.fix_missing_locations(changed)
+            text = ast.unparse(target) if not isinstance(target, ast.Constant) else f"{ast.unparse(node)} -> {ast.unparse(target)}"
+            yield getattr(node, "lineno", 0), text.split("\n")[0][:100], changed
+
+
+def passes(module: Path, tree: ast.Module | None, tests: list[str]) -> bool:
+    """Whether the tests pass with this tree in place of a module, in a child."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    signal.alarm(LONGEST_S)
+    get_code = importlib.machinery.SourceFileLoader.get_code
+
+    def changed(loader: importlib.machinery.SourceFileLoader, name: str) -> object:
+        is_it = tree is not None and Path(loader.path).resolve() == module
+        return compile(tree, str(module), "exec") if is_it else get_code(loader, name)  # type: ignore[arg-type]
+
+    importlib.machinery.SourceFileLoader.get_code = changed  # type: ignore[assignment,method-assign]
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    import pytest
+
+    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("module", type=Path)
+    parser.add_argument("tests", nargs="+")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="only so many mutants, drawn with a fixed seed")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    import numpy  # noqa: F401 - loaded once, before the children
+    import pytest  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    module = options.module.resolve()
+    found = list(mutants(ast.parse(module.read_text(encoding="utf-8"))))
+    if options.sample and options.sample < len(found):
+        found = random.Random(0).sample(found, options.sample)
+    if not passes(module, None, options.tests):
+        print("the tests fail without any change")
+        return 1
+    survived = [(line, text) for line, text, tree in found if passes(module, tree, options.tests)]
+    for line, text in sorted(survived):
+        print(f"survived: {options.module}:{line}: {text}")
+    print(f"{options.module}: {len(found) - len(survived)} of {len(found)} killed ({1 - len(survived) / len(found):.1%})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
