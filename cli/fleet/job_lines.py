@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..predict.options import FILE_FLAGS, PICTURE, SETTINGS, SOUND, add_options
+from ..predict.speakers import problem_of
 from .broker import HIGHEST_PRIORITY, USUAL_PRIORITY
 from .files import FileError, is_url, require_file, require_scheme
 
@@ -23,11 +24,14 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.media.file_names import windows_problem
     from wan_s2v_model.runs.manifest import RUN_NAME
 
-INPUTS = {"image": PICTURE, "audio": SOUND, "pose": PICTURE}  # with a file that is there, in place of those that are elsewhere
-NEEDED = ("image", "audio", "output")
+STAND_INS = {"image": PICTURE, "audio": SOUND, "pose": PICTURE, "sound": SOUND, "mask": PICTURE}  # of inputs that lie elsewhere
+INPUTS = ("image", "audio", "pose")
+SPEAKER = "speaker"
+OF_A_SPEAKER = ("sound", "mask", "box")
+NEEDED = ("image", "output")
 SWITCHES = ("fast", "no-offload")
 LISTS = ("set", "lora")
-OPTIONS = {*INPUTS, "output", "size", "gpus", *SWITCHES, *LISTS, *FILE_FLAGS, *(setting.flag for setting in SETTINGS)}
+OPTIONS = {*INPUTS, SPEAKER, "output", "size", "gpus", *SWITCHES, *LISTS, *FILE_FLAGS, *(setting.flag for setting in SETTINGS)}
 OF_THE_FLEET = {"priority", "deadline", "retries"}
 USUAL_RETRIES = 2
 NAME_CHARACTERS = 16  # of a job that is given none
@@ -64,7 +68,7 @@ class Job:
         unknown = sorted(set(given) - OPTIONS - OF_THE_FLEET)
         if unknown:
             raise JobError(f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(OPTIONS | OF_THE_FLEET))}")
-        missing = [name for name in NEEDED if not given.get(name)]
+        missing = [name for name in (*NEEDED, *(() if given.get(SPEAKER) else ("audio",))) if not given.get(name)]
         if missing:
             raise JobError(f"{', '.join(missing)} is missing")
         priority, retries = _number(given, "priority", USUAL_PRIORITY, HIGHEST_PRIORITY), _number(given, "retries", USUAL_RETRIES, 99)
@@ -79,9 +83,8 @@ class Job:
     def require_files(self) -> None:
         """Raise JobError unless its inputs are there and its output can be written to a place of a known kind."""
         try:
-            for name in INPUTS:
-                if name in self.line:
-                    require_file(self.line[name])
+            for place in inputs_of(self.line).values():
+                require_file(place)
             require_scheme(self.line["output"])
         except FileError as error:
             raise JobError(str(error)) from error
@@ -109,17 +112,31 @@ def read_jobs(lines: Iterable[str]) -> list[Job]:
     return list(jobs.values())
 
 
-def parse(line: Mapping[str, Any], files: Mapping[str, Path] = INPUTS) -> argparse.Namespace:
+def inputs_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The paths and URLs of all inputs by name: `image`, `speaker 1 sound` and so on."""
+    places = {name: line[name] for name in INPUTS if name in line}
+    for number, speaker in enumerate(line.get(SPEAKER, ()), start=1):
+        places |= {f"{SPEAKER} {number} {part}": speaker[part] for part in OF_A_SPEAKER[:2] if part in speaker}
+    return places
+
+
+def parse(line: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> argparse.Namespace:
     """The options of `predict` that a line stands for.
 
     Args:
-        files: the inputs on this machine, by name.
+        files: the inputs on this machine, by name; without them stand-ins, to check the rest.
     """
+    files = files or {name: STAND_INS[name.split()[-1]] for name in inputs_of(line)}
     parser = _Parser(prog="job", add_help=False, allow_abbrev=False)
     add_options(parser)
     here = {**line, **{name: str(files[name]) for name in INPUTS if name in line}, "output": Path(str(line["output"])).name}
     here.pop("retries", None)
-    return parser.parse_args([argument for name, value in here.items() for argument in _arguments(name, value)])
+    if SPEAKER in here:
+        here[SPEAKER] = [_speaker(number, speaker, files) for number, speaker in enumerate(here[SPEAKER], start=1)]
+    options = parser.parse_args([argument for name, value in here.items() for argument in _arguments(name, value)])
+    if problem := problem_of(options.speakers):
+        raise JobError(problem.removeprefix("--"))
+    return options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,7 +161,7 @@ def _arguments(name: str, value: Any) -> list[str]:
         if not isinstance(value, bool):
             raise JobError(f"{name} must be true or false, got {value!r}")
         return [f"--{name}"] if value else []
-    if name in LISTS and isinstance(value, list):
+    if name in (*LISTS, SPEAKER) and isinstance(value, list):
         return [f"--{name}={item}" for item in value]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise JobError(f"{name} must be a text or a number, got {value!r}")
@@ -153,8 +170,26 @@ def _arguments(name: str, value: Any) -> list[str]:
 
 def _whole(name: str, value: Any) -> Any:
     """A path as every machine with the same folders knows it; URLs as they are."""
+    if name == SPEAKER:
+        return [_whole_speaker(speaker) for speaker in (value if isinstance(value, list) else [value])]
     is_path = name in (*INPUTS, "output") and isinstance(value, str) and not is_url(value)
     return os.path.abspath(value) if is_path else value
+
+
+def _whole_speaker(speaker: Any) -> dict[str, str]:
+    """Raise JobError unless it is an object with the parts of a speaker."""
+    is_right = isinstance(speaker, dict) and speaker.keys() <= set(OF_A_SPEAKER) and ("mask" in speaker) != ("box" in speaker)
+    if not is_right or not all(isinstance(part, str) for part in speaker.values()):
+        raise JobError(
+            f'{SPEAKER} must be a list of objects such as {{"sound": "a.wav", "box": "0,0,50%,100%"}}, or with a mask; got {speaker!r}'
+        )
+    return {part: value if part == "box" or is_url(value) else os.path.abspath(value) for part, value in speaker.items()}
+
+
+def _speaker(number: int, speaker: Mapping[str, str], files: Mapping[str, Path]) -> str:
+    """As `predict --speaker` takes it."""
+    sound, mask = (files.get(f"{SPEAKER} {number} {part}") for part in OF_A_SPEAKER[:2])
+    return f"{sound or ''}:{mask or speaker['box']}"
 
 
 def _number(given: Mapping[str, Any], name: str, default: int, largest: int) -> int:

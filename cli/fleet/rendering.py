@@ -17,7 +17,7 @@ from ..predict.job import find_video
 from ..predict.options import request_from
 from ..predict.sound import readable
 from .files import fetch
-from .job_lines import INPUTS, Job, parse
+from .job_lines import Job, inputs_of, parse
 
 try:
     from ...wan_s2v_model.runs.manifest import IN_USE
@@ -86,11 +86,11 @@ def render(
         RunInUse: another ComfyUI works on the run.
         ComfyError, PromptError, OSError: with what is wrong.
     """
-    files = {name: fetch(job.line[name], folder) for name in INPUTS if name in job.line}
+    files = {name: fetch(place, folder) for name, place in inputs_of(job.line).items()}
     request = request_from(parse(job.line, files))
 
     def upload(path: Path) -> str:
-        return client.upload(readable(path, folder, lambda _: None) if path == request.audio else path)
+        return client.upload(readable(path, folder, lambda _: None) if path in request.sounds else path)
 
     prompt, prompt_id = build_prompt(request, client.object_info(), upload), prompt_id_of(job)
     client.client_id = prompt_id  # so that the texts of a prompt that is taken over come here

@@ -17,6 +17,22 @@ FILES = {
 }
 SMALL = {"size": "64x64", "frames": 8, "steps": 2, "guidance": 1, "duration": 1.3}  # three clips
 
+STAND_IN = """
+import runpy, sys
+sys.path.pop(0)  # this folder is no ComfyUI
+runpy.run_path({conftest!r})  # the pack under its alias
+from aiohttp import web
+from wan_s2v_pack.tests import fake_comfyui
+fake_comfyui.DONE["status"]["status_str"] = "success"
+server = fake_comfyui.Server()
+server.record_after, server.upload_limit = 0, 2**30
+application = server.application()
+application.add_routes([web.get("/system_stats", lambda _: _answer())])
+async def _answer():
+    return web.json_response({{"system": {{}}, "devices": []}})
+web.run_app(application, host="127.0.0.1", port=int(sys.argv[sys.argv.index("--port") + 1]))
+"""
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -69,3 +85,13 @@ def fleet(models, tmp_path):
     yield make
     for made in fleets:
         made.stop()
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """The folder of a ComfyUI that has every video already."""
+    folder = tmp_path / "comfyui"
+    (folder / "models").mkdir(parents=True)
+    (folder / "folder_paths.py").touch()
+    (folder / "main.py").write_text(STAND_IN.format(conftest=str(ROOT / "tests" / "conftest.py")))
+    return folder

@@ -181,8 +181,8 @@ class Worker:
         main = psutil.Process(self._process.pid)
         if what == "worker":
             return main
-        wants_server = what == "server"
-        return next((child for child in main.children() if ("main.py" in child.cmdline()) == wants_server), None)
+        word = {"server": "main.py", "child": "worker"}[what]  # the child is a fork, with the same words as the worker
+        return next((child for child in main.children() if word in child.cmdline()), None)
 
     def _keep_server_log(self) -> None:
         log = self._output / f".wan_s2v_worker_{self.name}" / "server.log"

@@ -54,7 +54,7 @@ def test_kills_change_nothing(name, fleet, lines, serial, tmp_path):
             if all_ended(made):
                 break
             assert time.monotonic() - start_s < LONGEST_S, made.states()
-            kill(made, broker, VICTIMS[number % 4], number // 4, kills)
+            kill(made, broker, VICTIMS[number % 4], number, kills)
     seconds = time.monotonic() - start_s
     states = made.states()
     starts = sum(worker.starts for worker in made.workers)
@@ -92,15 +92,16 @@ def make_serially(fleet, lines, tmp_path):
     return found
 
 
-def kill(fleet, broker, what, round_number, kills):
+def kill(fleet, broker, what, number, kills):
+    """Kill one of the kind: of another worker each time, of the next one where it is just being started."""
     if what == "broker":
         broker.restart()
-    else:
-        victim = fleet.workers[round_number % NUM_WORKERS].victim(what)
-        if victim is None:  # it is just being started
-            return
+        kills[what] += 1
+        return
+    victims = (fleet.workers[(number + later) % NUM_WORKERS].victim(what) for later in range(NUM_WORKERS))
+    if victim := next(filter(None, victims), None):
         victim.kill()
-    kills[what] += 1
+        kills[what] += 1
 
 
 def queue_length(fleet):

@@ -2,9 +2,10 @@
 
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
-from wan_s2v_pack.cli.fleet.job_lines import Job, JobError, parse, read_jobs
+from wan_s2v_pack.cli.fleet.job_lines import Job, JobError, inputs_of, parse, read_jobs
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=timezone.utc)
 
@@ -49,6 +50,10 @@ def test_the_same_options_have_the_same_name(files):
         ({"deadline": "soon"}, "deadline must be seconds from now or a time"),
         ({"run_name": "../x"}, "run-name '../x' is no name for a run"),
         ({"image": "nowhere.png"}, "there is no file"),
+        ({"audio": None}, "audio is missing"),
+        ({"speaker": [{"sound": "a.wav"}]}, "speaker must be a list of objects"),
+        ({"speaker": [{"sound": "nowhere.wav", "box": "0,0,50%,100%"}]}, "there is no file"),
+        ({"speaker": [{"box": "0,0,50%,100%"}]}, "speaker: nobody has a sound"),
         ({"image": "s4://x/y.png"}, "s4://x/y.png cannot be reached"),
     ],
 )
@@ -89,3 +94,20 @@ def test_paths_are_whole_and_addresses_stay(files, monkeypatch, tmp_path):
     job = Job.of({"image": "me.png", "audio": "s3://bucket/me.wav", "output": "memory://out/talk.webm"})
     assert job.line["image"] == files["image"]
     assert (job.line["audio"], job.line["output"]) == ("s3://bucket/me.wav", "memory://out/talk.webm")
+
+
+def test_speakers_have_sounds_and_places_of_their_own(files, tmp_path):
+    first, second = {"sound": files["audio"], "box": "0,0,50%,100%"}, {"sound": "s3://in/b.wav", "mask": files["image"]}
+    job = Job.of({"image": files["image"], "output": files["output"], "speaker": [first, second]})
+    assert inputs_of(job.line) == {
+        "image": files["image"],
+        "speaker 1 sound": files["audio"],
+        "speaker 2 sound": "s3://in/b.wav",
+        "speaker 2 mask": files["image"],
+    }
+    here = {name: Path(files["image" if name[-1] in "ek" else "audio"]) for name in inputs_of(job.line)}
+    speakers = parse(job.line, here).speakers
+    assert [(speaker.sound, speaker.place) for speaker in speakers] == [
+        (Path(files["audio"]), "0,0,50%,100%"),
+        (Path(files["audio"]), Path(files["image"])),
+    ]
