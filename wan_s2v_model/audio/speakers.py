@@ -247,10 +247,9 @@ def _joined(spans: Sequence[tuple[int, int | None]]) -> list[tuple[int, int | No
     """Spans in order of their starts, those that touch made one."""
     joined: list[tuple[int, int | None]] = []
     for start, end in spans:
-        before = joined[-1] if joined else (0, -1)
-        if before[1] is None or start <= before[1]:
-            ends = (before[1], end)
-            joined[-1] = before[0], None if None in ends else max(ends)  # type: ignore[type-var]
+        first, last = joined[-1] if joined else (0, -1)
+        if last is None or start <= last:
+            joined[-1] = first, None if last is None or end is None else max(last, end)
         else:
             joined.append((start, end))
     return joined
