@@ -115,13 +115,24 @@ class Speakers:
 
     def tracks(self) -> dict[int, Track]:
         """What is played of each who speaks, by number."""
-        return {speaker.number: self._track(speaker, speaker.sound) for speaker in self.speakers if speaker.sound is not None}
+        return {
+            speaker.number: self._track(speaker, speaker.sound, [speaker.number]) for speaker in self.speakers if speaker.sound is not None
+        }
 
-    def _track(self, speaker: Speaker, sound: EncodedAudio) -> Track:
+    def played(self) -> list[Track]:
+        """What is played of all; one recording that several share is there once, in the turns of all of them."""
+        sharing: dict[tuple[int, int, float], list[Speaker]] = {}
+        for speaker in self.speakers:
+            sharing.setdefault((id(speaker.sound), speaker.start, speaker.gain_db), []).append(speaker)
+        groups = [(group[0], group[0].sound, [speaker.number for speaker in group]) for group in sharing.values()]
+        return [self._track(speaker, sound, numbers) for speaker, sound, numbers in groups if sound is not None]
+
+    def _track(self, speaker: Speaker, sound: EncodedAudio, numbers: Sequence[int]) -> Track:
+        """The sound of a speaker, open in the turns of these."""
         waveform, rate_hz, start_s = sound.waveform, sound.sample_rate_hz, speaker.start / self.fps
         if self.turns:
-            spans = spans_of(self.turns, speaker.number, self.fps)
-            edges = [(start / self.fps - start_s, None if end is None else end / self.fps - start_s) for start, end in spans]
+            frames = sorted({span for number in numbers for span in spans_of(self.turns, number, self.fps)}, key=lambda span: span[0])
+            edges = [(start / self.fps - start_s, None if end is None else end / self.fps - start_s) for start, end in _joined(frames)]
             waveform = waveform * _open_between(edges, waveform.shape[1], rate_hz)
         return Track(Sound(waveform * 10 ** (speaker.gain_db / 20), rate_hz), start_s)
 
@@ -154,7 +165,7 @@ def join(speakers: Speakers, played: Sound | None = None) -> JoinedAudio:
         )
     if len(rates := sorted({sound.fps for sound in sounds.values()})) > 1:
         raise ValueError(f"The sounds are for videos of {rates[0]} and {rates[1]} frames per second. Set frame_rate alike in Encode Audio.")
-    sound = played or mixed(list(speakers.tracks().values()))
+    sound = played or mixed(speakers.played())
     first = next(iter(sounds.values()))
     num_samples = length_at_16khz(sound.waveform.shape[1], sound.sample_rate_hz)
     return JoinedAudio(first.features, *sound, num_samples, fps=speakers.fps, speakers=speakers)
@@ -230,6 +241,18 @@ def parse_box(text: str) -> Box:
 
 def _is_in(frame: int, spans: Sequence[tuple[int, int | None]]) -> bool:
     return any(start <= frame and (end is None or frame < end) for start, end in spans)
+
+
+def _joined(spans: Sequence[tuple[int, int | None]]) -> list[tuple[int, int | None]]:
+    """Spans in order of their starts, those that touch made one."""
+    joined: list[tuple[int, int | None]] = []
+    for start, end in spans:
+        first, last = joined[-1] if joined else (0, -1)
+        if last is None or start <= last:
+            joined[-1] = first, None if last is None or end is None else max(last, end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _open_between(edges: Sequence[tuple[float, float | None]], num_samples: int, rate_hz: int) -> Tensor:

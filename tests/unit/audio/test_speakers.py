@@ -188,3 +188,20 @@ def test_sounds_of_other_frame_rates():
     assert joined.waveform.shape == (1, RATE_HZ + 300)
     with pytest.raises(ValueError, match="videos of 16 and 25 frames per second"):
         join(speakers(Speaker(1, LEFT, live[0]), Speaker(2, RIGHT, sound(3, 1))))
+
+
+@pytest.mark.parametrize(
+    ("turns", "levels"),
+    [
+        ("", [0.1] * 4),
+        ("0s 1\n0.25s 2\n0.5s 1 and 2\n0.75s nobody", [0.1, 0.1, 0.1, 0.0]),
+        ("0s 1 and 2\n0.25s nobody\n0.5s 2", [0.1, 0.0, 0.1, 0.1]),
+    ],
+)
+def test_a_recording_that_two_share_is_played_once(turns, levels):
+    recording = sound(16, 100)
+    them = speakers(Speaker(1, LEFT, recording), Speaker(2, RIGHT, recording), turns=parse_turns(turns))
+    waveform = join(them).waveform[0]
+    assert waveform[200::400].tolist() == pytest.approx(levels)
+    if turns.startswith("0s 1\n"):
+        assert waveform[:1100].min() > 0.09, "no fade where the turn passes on within one recording"
