@@ -193,6 +193,17 @@ def test_picture_that_is_none(request_of):
         dry_run.look_ahead(Server(), replace(request, image=request.audio))
 
 
+def test_a_dub_has_the_shape_of_its_video(request_of):
+    request = replace(request_of(), image=None, video=Path(__file__).resolve().parents[4] / "samples" / "sample_film.mp4")
+    server = Server()
+    info = {**server.object_info(), "WanS2VDub": {"input": {"optional": {"source_video": ["VIDEO", {}]}}}}
+    server.object_info = lambda: info
+    job = dry_run.look_ahead(server, request).job
+    assert (job.height, job.width) == (384, 384)
+    with pytest.raises(PromptError, match=r"me\.wav: The file has no picture"):
+        dry_run.look_ahead(server, replace(request, video=request.audio))
+
+
 # --- the command
 
 
