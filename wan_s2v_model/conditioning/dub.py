@@ -359,6 +359,5 @@ class FittedDub:
         rows, columns = _spans(weights > 0)
         height, width = weights.shape
         new = fit_back(frame.float(), height, width, rows, columns).clamp_(0, LEVELS)
-        rounded_down = self.dub.video.rounded_down
-        mixed = torch.lerp(picture[rows, columns].float(), new if rounded_down else new + 0.5, weights[rows, columns, None])
-        picture[rows, columns] = (mixed.floor() if rounded_down else mixed.round()).clamp_(0, LEVELS).to(torch.uint8)
+        mixed = torch.lerp(picture[rows, columns].float(), new, weights[rows, columns, None])
+        picture[rows, columns] = mixed.round().to(torch.uint8)

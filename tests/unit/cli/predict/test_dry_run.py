@@ -6,6 +6,7 @@ import json
 import wave
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
