@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .audio import WanS2VAudioEncode, WanS2VTextToSpeech
 from .directing import WanS2VAudioGuidance, WanS2VContinuity, WanS2VDraftOrFinal, WanS2VPose, WanS2VSamplingOptions, WanS2VStepCache
+from .dub import WanS2VDub
 from .live import WanS2VLiveSampler
 from .loaders import WanS2VAudioEncoderLoader, WanS2VLoraLoader, WanS2VModelLoader, WanS2VTextEncoderLoader, WanS2VVAELoader
 from .prepare import WanS2VPrepare
@@ -28,6 +29,7 @@ class WanS2VExtension(ComfyExtension):
             WanS2VAudioEncode,
             WanS2VSpeakers,
             WanS2VPose,
+            WanS2VDub,
             WanS2VPrepare,
             WanS2VDraftOrFinal,
             WanS2VAudioGuidance,

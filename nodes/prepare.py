@@ -22,7 +22,7 @@ from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import Voice, draw_plan
 from ..wan_s2v_model.runs.identity import note_pictures
 from .inputs import checks_inputs, choice_problem, shows_errors
-from .sockets import WanS2VAudio, WanS2VPlan, WanS2VPoseSettings
+from .sockets import WanS2VAudio, WanS2VDubSettings, WanS2VPlan, WanS2VPoseSettings
 
 FIRST_FRAME = ("free", "from picture")
 AUDIO_HISTORY = ("first frame", "real")
@@ -94,6 +94,9 @@ class WanS2VPrepare(io.ComfyNode):
                     "as in the reference. real: the sound that was there, which changes the first half second of each later clip.",
                     advanced=True,
                 ),
+                WanS2VDubSettings.Input(
+                    "dub", optional=True, tooltip="From Dub Video (Wan S2V): a video that is given the sound, and what of it may change."
+                ),
             ],
             outputs=[
                 WanS2VPlan.Output(display_name="plan", tooltip="For the Wan S2V sampler."),
@@ -131,6 +134,7 @@ class WanS2VPrepare(io.ComfyNode):
         first_frame=FIRST_FRAME[0],
         sync_mode="aligned",
         audio_history=AUDIO_HISTORY[0],
+        dub=None,
     ) -> io.NodeOutput:
         comfy_bridge.require_wan_vae(vae)
         image, previous_frames = read_pictures("image", image), read_optional_pictures("previous_frames", previous_frames)
@@ -142,19 +146,21 @@ class WanS2VPrepare(io.ComfyNode):
         with nullcontext() if pose is None else pose.opened() as guide:
             options = {"real_audio_history": audio_history == "real", "folder": Path(folder_paths.get_temp_directory())}
             plan = plan_video(encoded_audio, shape, picture, history, guide, encode=encode, **options)
+        plan = plan if dub is None else plan.with_dub(dub)
         note_pictures(plan, vae, image[0], previous_frames, first_frame)
         timeline = plan.timeline
         job, facts = REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), comfy_bridge.assumed_facts(vae)
         preview = draw_plan(
             plan.waveform,
             plan.sample_rate_hz,
-            image=picture,
+            image=picture if plan.dub is None else plan.dub.marked(picture),
             clip_starts_s=timeline.clip_starts_s,
             seconds=timeline.seconds,
             lines=describe_plan(job, *facts),
             voices=_voices(plan),
         )
-        comfy_bridge.text_display()("\n".join(filter(None, (describe_shape(job, *facts), size_note(image=image, size=size["size"])))))
+        notes = describe_shape(job, *facts), size_note(image=image, size=size["size"]), plan.dub and plan.dub.length_note()
+        comfy_bridge.text_display()("\n".join(filter(None, notes)))
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)
 
 

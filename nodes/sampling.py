@@ -40,7 +40,7 @@ logger = logging.getLogger("wan_s2v")
 # Of a run; a redo may change the rest. Decode Clips decodes all clips with one VAE, warm-up and colour anchor.
 FIXED = (
     *("width", "height", "frames_per_clip", "sync_mode", "clips", "frame_rate"),
-    *("audio", "picture", "previous_frames", "vae", "vae_warmup", "colour_anchor"),
+    *("audio", "picture", "previous_frames", "vae", "vae_warmup", "colour_anchor", "source_video", "source_mask", "dub"),
 )
 
 
@@ -224,15 +224,8 @@ class WanS2VSampler(io.ComfyNode):
         require_finite(positive, negative)
         positive, negative = (place_on_clips(text, plan.timeline) for text in (positive, negative))
         plan = replace(plan, continuity=continuity)
-        official = plan.timeline.sync_mode == "official"
-        given = {
-            "sampler": sampler,
-            "sigmas": sigmas,
-            "audio": audio_guidance,
-            "round_state": official,
-            "step_cache": step_cache,
-            **vars(options),
-        }
+        given = {"sampler": sampler, "sigmas": sigmas, "audio": audio_guidance, "step_cache": step_cache, **vars(options)}
+        given |= {"round_state": plan.timeline.sync_mode == "official", "strength": plan.strength}
         settings = SamplerSettings(steps, cfg, shift, solver, **given)
         sample = ClipSampler(model, positive, negative, settings, seed, continuity)
         require_width(sample.config.text_dim, positive=positive, negative=negative)

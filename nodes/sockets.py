@@ -16,6 +16,7 @@ from ..wan_s2v_model.untrusted import shown
 
 WanS2VAudio = io.Custom("WAN_S2V_AUDIO")  # wan_s2v_model.audio.features.EncodedAudio
 WanS2VPoseSettings = io.Custom("WAN_S2V_POSE")  # wan_s2v_model.comfy_bridge.ConnectedPose
+WanS2VDubSettings = io.Custom("WAN_S2V_DUB")  # wan_s2v_model.conditioning.dub.Dub
 WanS2VPlan = io.Custom("WAN_S2V_PLAN")  # wan_s2v_model.conditioning.plan.Plan
 WanS2VGuidance = io.Custom("WAN_S2V_AUDIO_GUIDANCE")  # wan_s2v_model.sampling.guidance.AudioGuidance
 WanS2VContinuitySettings = io.Custom("WAN_S2V_CONTINUITY")  # wan_s2v_model.conditioning.plan.Continuity

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from fractions import Fraction
 from pathlib import Path
 
 import folder_paths
@@ -182,8 +181,7 @@ class WanS2VSaveVideo(io.ComfyNode):
         if video is not None:
             return comfy_bridge.open_video(video)
         if clips is not None:
-            sound = clips.waveform, clips.sample_rate_hz
-            return nullcontext(VideoSource(clips.width, clips.height, Fraction(clips.fps), clips.frames(), sound, rounded_down=True))
+            return nullcontext(clips.source())
         if audio is None:
             logger.warning("audio is connected but brings no sound: the video has none")
         return nullcontext(source_of_images(images, None if audio is UNCONNECTED else audio, fps))

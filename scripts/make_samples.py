@@ -1,7 +1,8 @@
-"""Make the sample song, its vocals, the pose video, the film, and two people who talk, all synthetic: make_samples.py [FOLDER]
+"""Make song, vocals, pose video, film with its mask, and two people who talk, all synthetic: make_samples.py [FOLDER]
 
 The song is a hummed melody (a pulse through the formants of vowels) over plucked chords; the vocals are that voice alone. The pose
-video is a drawn upper body in the colours of OpenPose that nods and sways. The film is the sample portrait, swaying as if it was filmed.
+video is a drawn upper body in the colours of OpenPose that nods and sways. The film is the sample portrait, swaying as if it was filmed;
+its mask is the first picture, transparent where the mouth and the chin may change.
 The two people are the sample portrait and its mirror image. They share the sample speech; the second one's voice is lower.
 """
 
@@ -34,6 +35,7 @@ POSE_FPS, POSE_SIZE = 25, 512
 FILM_FPS, FILM_SIZE, FILM_S, FILM_CROP_PX = 24, 384, 3.0, 24
 SPEAKERS_CUT_S, LOWER_VOICE = 6.45, 0.84  # where the second one takes over; how much lower and slower
 TWO_PEOPLE_SIZE = (832, 416)
+FILM_MOUTH = (143, 126, 241, 222)  # px: left, top, right, bottom of an ellipse around all places of mouth and chin
 BONES = (  # from, to, colour
     ("neck", "nose", (0, 0, 255)),
     ("nose", "right eye", (85, 0, 255)),
@@ -64,6 +66,7 @@ def main() -> None:
     two_people(portrait).save(folder / "sample_two_people.jpg", quality=90)
     film_times = np.arange(round(FILM_S * FILM_FPS)) / FILM_FPS
     write_video(folder / "sample_film.mp4", (film_frame(portrait, time) for time in film_times), FILM_FPS, FILM_SIZE)
+    film_mask(portrait).save(folder / "sample_film_mask.png", optimize=True)
 
 
 def sing(pitch_hz: float, vowel: str) -> Samples:
@@ -137,6 +140,14 @@ def film_frame(portrait: Image.Image, time_s: float) -> Image.Image:
     moved = portrait.rotate(2 * lean, Image.Resampling.BICUBIC, center=centre, translate=(5 * lean, 4 * nod))
     inside = (FILM_CROP_PX, FILM_CROP_PX, portrait.width - FILM_CROP_PX, portrait.height - FILM_CROP_PX)
     return moved.crop(inside).resize((FILM_SIZE, FILM_SIZE), Image.Resampling.LANCZOS)
+
+
+def film_mask(portrait: Image.Image) -> Image.Image:
+    """The first picture of the film with a hole where it may change, as ComfyUI's mask editor stores one."""
+    picture, alpha = film_frame(portrait, 0.0), Image.new("L", (FILM_SIZE, FILM_SIZE), 255)
+    ImageDraw.Draw(alpha).ellipse(FILM_MOUTH, fill=0)
+    picture.putalpha(alpha)
+    return picture
 
 
 def draw_pose(time_s: float) -> Image.Image:

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 const COLOURS = {
     WAN_S2V_AUDIO: "#2ec4b6",
     WAN_S2V_POSE: "#e57399",
+    WAN_S2V_DUB: "#7cb86b",
     WAN_S2V_PLAN: "#c0ca33",
     WAN_S2V_CONTINUITY: "#a5917a",
     WAN_S2V_AUDIO_GUIDANCE: "#4f9da6",

@@ -23,6 +23,7 @@ try:
     from ...wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from ...wan_s2v_model.cost.outlook import loaded_model
     from ...wan_s2v_model.cost.requirements import DeviceFacts, refusal
+    from ...wan_s2v_model.media.video_reader import VideoReader
     from ...wan_s2v_model.sampling.guidance import NO_OPTIONS, model_calls
     from ...wan_s2v_model.sampling.schedule import guided_steps
     from ...wan_s2v_model.time_text import rough_duration
@@ -34,6 +35,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
     from wan_s2v_model.cost.outlook import loaded_model
     from wan_s2v_model.cost.requirements import DeviceFacts, refusal
+    from wan_s2v_model.media.video_reader import VideoReader
     from wan_s2v_model.sampling.guidance import NO_OPTIONS, model_calls
     from wan_s2v_model.sampling.schedule import guided_steps
     from wan_s2v_model.time_text import rough_duration
@@ -111,7 +113,7 @@ def look_ahead(client: ComfyClient, request: Request, *, is_here: bool = False) 
 def job_of(prompt: Prompt, request: Request) -> Job:
     """What the sampler will have to do."""
     options = linked_inputs(prompt, SAMPLER, "options")
-    height, width = size_of(prompt, request.image)
+    height, width = size_of(prompt, request)
     steps = scales_of_steps(prompt)
     return Job(
         timeline_of(prompt, request),
@@ -164,17 +166,33 @@ def seconds_of_part(sound: Path, part: dict[str, Any]) -> float:
     return min(part["duration"] or rest, rest)
 
 
-def size_of(prompt: Prompt, picture: Path) -> tuple[int, int]:
-    """Height and width of the video, as Prepare Video will choose them."""
+def size_of(prompt: Prompt, request: Request) -> tuple[int, int]:
+    """Height and width of the video, as Prepare Video will choose them; of a dub as if all of its picture was worked on."""
     plan = inputs_of(prompt, PREPARE)
     if plan["size"] == CUSTOM_SIZE:
         return plan["size.height"], plan["size.width"]
+    height, width = sides_of_picture(request.image) if request.image is not None else sides_of_video(request.video)
+    return size_within_area(height, width, AREAS[plan["size"]])
+
+
+def sides_of_picture(picture: Path) -> tuple[int, int]:
+    """Height and width in pixels."""
     try:
         with Image.open(picture) as image:
             width, height = ImageOps.exif_transpose(image).size
     except (UnidentifiedImageError, OSError) as error:
         raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG or JPEG.") from error
-    return size_within_area(height, width, AREAS[plan["size"]])
+    return height, width
+
+
+def sides_of_video(video: Path | None) -> tuple[int, int]:
+    """Height and width in pixels, as it is displayed."""
+    try:
+        with VideoReader(str(video)) as reader:
+            height, width = reader.read_levels([0]).shape[1:3]
+    except ValueError as error:
+        raise PromptError(f"{video}: {error}") from error
+    return height, width
 
 
 def model_facts(name: str, machine: Machine) -> ModelFacts:

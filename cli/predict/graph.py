@@ -18,6 +18,12 @@ WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
 POSE, PREPARE, SAMPLER, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
 AUDIO_ENCODE, SPEAKERS = "WanS2VAudioEncode", "WanS2VSpeakers"
+DUB = "WanS2VDub"
+DUB_DEFAULTS = {
+    **{"feather": 16, "strength": 1.0, "at_end": "hold", "work_on": "whole picture"},
+    **{"reference_at": 0.0, "loop_seconds": 2.0, "fps": 16.0},
+}
+WITHOUT_MASK = {"strength": 0.6}  # where all of a dubbed picture may change
 FILE_INPUTS = {  # part -> node and input that choose its file
     "model": (MODEL, "model_name"),
     "text": (TEXT, "text_encoder_name"),
@@ -41,6 +47,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 Prompt = dict[str, dict[str, Any]]
+Waiting = list[tuple[dict[str, Any], str, Path]]  # inputs of a node, the name among them, and the file that is to be uploaded for it
 
 
 class PromptError(Exception):
@@ -64,7 +71,8 @@ class Request:
     """What the video is made of.
 
     Attributes:
-        image, audio, pose: files on this machine.
+        image, audio, pose: files on this machine. Without an image it is a picture of the video.
+        video, video_mask: a finished video that is given the sound, and a picture of what of it may change.
         files: file name by part, as the loaders list it; without one the usual file, else one that looks right.
         inputs: node type -> input -> value, what departs from the quick start.
         changes: further inputs in words, `NODE.INPUT=VALUE`; the server says of which type they are.
@@ -74,9 +82,11 @@ class Request:
         speakers: each with a sound and a place; `audio` is then the first sound of theirs. played: what the video plays instead.
     """
 
-    image: Path
+    image: Path | None
     audio: Path
     pose: Path | None = None
+    video: Path | None = None
+    video_mask: Path | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     changes: Sequence[str] = ()
@@ -123,10 +133,12 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     if request.gpus > 1:
         use_gpus(prompt, object_info, request.gpus)
     waiting = add_speakers(prompt, object_info, request) if request.speakers else []
+    waiting += add_dub(prompt, object_info, request)
     for change in request.changes:
         apply_change(prompt, object_info, change)
     choose_format(prompt, object_info, request.suffix)
-    inputs_of(prompt, "LoadImage")["image"] = upload(request.image)
+    if request.image is not None:
+        inputs_of(prompt, "LoadImage")["image"] = upload(request.image)
     inputs_of(prompt, "LoadAudio")["audio"] = upload(request.audio)
     for inputs, name, file in waiting:
         inputs[name] = upload(file)
@@ -279,7 +291,7 @@ def add_pose(prompt: Prompt, name: str) -> None:
     inputs_of(prompt, PREPARE)["pose"] = [pose, 0]
 
 
-def add_speakers(prompt: Prompt, object_info: Mapping[str, Any], request: Request) -> list[tuple[dict[str, Any], str, Path]]:
+def add_speakers(prompt: Prompt, object_info: Mapping[str, Any], request: Request) -> Waiting:
     """Put the node between the sounds and the plan; the first one who has a sound takes the nodes that are there.
 
     Returns:
@@ -288,7 +300,7 @@ def add_speakers(prompt: Prompt, object_info: Mapping[str, Any], request: Reques
     input_spec(object_info, SPEAKERS, "turns")
     known, encode = dict(all_inputs(object_info[SPEAKERS]["input"])), inputs_of(prompt, AUDIO_ENCODE)
     inputs = {name: spec[1]["default"] for name, spec in known.items() if len(spec) > 1 and "default" in spec[1]}
-    waiting: list[tuple[dict[str, Any], str, Path]] = []
+    waiting: Waiting = []
 
     def load(node_type: str, title: str, name: str, file: Path, **values: Any) -> list[Any]:
         node = add_node(prompt, node_type, title, {name: "", **values})
@@ -311,6 +323,49 @@ def add_speakers(prompt: Prompt, object_info: Mapping[str, Any], request: Reques
     node = add_node(prompt, SPEAKERS, "Speakers (Wan S2V)", {"audio_encoder": encode["audio_encoder"], **inputs})
     inputs_of(prompt, PREPARE)["encoded_audio"] = [node, 0]
     return waiting
+
+
+def add_dub(prompt: Prompt, object_info: Mapping[str, Any], request: Request) -> Waiting:
+    """Give the sound to a video, if there is one; without an image of its own it brings one.
+
+    Returns:
+        As `add_speakers`.
+    """
+    if request.video is None:
+        if request.video_mask is not None:
+            raise PromptError("--video-mask says what of --video may change, and there is no --video.")
+        return []
+    input_spec(object_info, DUB, "source_video")
+    inputs: dict[str, Any] = {**DUB_DEFAULTS, "source_video": [add_node(prompt, "LoadVideo", "Video to Dub", {"file": ""}), 0]}
+    waiting: Waiting = [(prompt[inputs["source_video"][0]]["inputs"], "file", request.video)]
+    if request.video_mask is None:
+        inputs.update(WITHOUT_MASK)
+    else:
+        loaded = {"image": "", "channel": mask_channel(request.video_mask)}
+        inputs["source_mask"] = [add_node(prompt, "LoadImageMask", "What may change", loaded), 0]
+        waiting.append((loaded, "image", request.video_mask))
+    dub, plan = add_node(prompt, DUB, "Dub Video (Wan S2V)", inputs), inputs_of(prompt, PREPARE)
+    plan["dub"] = [dub, 0]
+    if request.image is None:
+        del prompt[plan["image"][0]]
+        plan["image"] = [dub, 1]
+    return waiting
+
+
+def mask_channel(picture: Path) -> str:
+    """Where a picture has its mask: in what is transparent, as ComfyUI's mask editor stores it, else in what is white.
+
+    Raises:
+        PromptError: it is no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            has_alpha = image.has_transparency_data
+            return "alpha" if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255 else "red"
+    except OSError as error:
+        raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG.") from error
 
 
 def add_node(prompt: Prompt, node_type: str, title: str, inputs: dict[str, Any]) -> str:

@@ -13,7 +13,23 @@ from typing import Any
 from ..comfyui.address import add_options as add_server_options
 from ..models.files import PARTS
 from ..models.folders import COMFYUI_HELP, MODELS_HELP
-from .graph import ALL_GPUS, AUDIO, FAST, MODEL, PREPARE, ROOT, SAMPLER, TEXT, VAE, Lora, PromptError, Request, inputs_of, quick_start
+from .graph import (
+    ALL_GPUS,
+    AUDIO,
+    FAST,
+    MODEL,
+    PREPARE,
+    ROOT,
+    SAMPLER,
+    TEXT,
+    VAE,
+    WITHOUT_MASK,
+    Lora,
+    PromptError,
+    Request,
+    inputs_of,
+    quick_start,
+)
 from .speakers import Speaker, parse_speaker, problem_of
 
 try:
@@ -92,12 +108,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--image", type=existing_file, metavar="FILE", default=PICTURE, help="picture of who talks (default: the sample)")
+    group.add_argument(
+        "--image", type=existing_file, metavar="FILE", help="picture of who talks (default: one of --video, else the sample)"
+    )
     group.add_argument("--audio", type=existing_file, metavar="FILE", help="speech or song (default: the sample)")
     group.add_argument("--speaker", action="append", type=speaker, metavar="SOUND:PLACE", default=[], dest="speakers",
                        help="one of several who talk, up to four: a sound, and a mask (white: the speaker) or a box in the picture, as "
                        "50%%,0,50%%,100%%; without a sound one who listens; --audio is then what the video plays")  # fmt: skip
     group.add_argument("--pose", type=existing_file, metavar="FILE", help="pose video, e.g. of DWPose, at any frame rate")
+    group.add_argument("--video", type=existing_file, metavar="FILE", help="a finished video that is given the sound, at its size and rate")
+    mask = f"picture of the size of --video: white, or transparent, may change (without it all, and strength is {WITHOUT_MASK['strength']})"
+    group.add_argument("--video-mask", type=existing_file, metavar="FILE", help=mask)
 
 
 def _add_video(group: argparse._ArgumentGroup) -> None:
@@ -209,9 +230,11 @@ def request_from(options: argparse.Namespace) -> Request:
     spoken = [one.sound for one in options.speakers if one.sound]
     files = {part: getattr(options, flag.replace("-", "_")) for flag, part in FILE_FLAGS.items()}
     return Request(
-        image=options.image,
+        image=options.image or (None if options.video else PICTURE),
         audio=spoken[0] if spoken else options.audio or SOUND,
         pose=options.pose,
+        video=options.video,
+        video_mask=options.video_mask,
         files={part: name for part, name in files.items() if name},
         inputs=inputs,
         changes=options.changes,

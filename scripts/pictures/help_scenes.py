@@ -60,6 +60,7 @@ SCENES: Mapping[str, Scene] = {
         {"box_1": "0 0 50% 100%", "box_2": "50% 0 50% 100%", "turns": "0:00 1\n0:04.5 2\n0:09 1 and 2"}, size=(300, 640)
     ),
     "WanS2VPose": Scene(),
+    "WanS2VDub": Scene(),
     "WanS2VPrepare": Scene(),
     "WanS2VAudioGuidance": Scene(),
     "WanS2VDraftOrFinal": Scene(),

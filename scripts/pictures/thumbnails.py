@@ -30,6 +30,7 @@ SIDE = 400
 BAND = 96  # px, at the bottom, behind the text
 TOP = SIDE - BAND  # height of the drawing
 BARS = 48
+MOUTH = (148, 92, 252, 194)
 DARK, PANEL, LINE, WHITE = (24, 26, 31), (46, 49, 57), (120, 126, 138), (240, 242, 245)
 
 Box = tuple[int, int, int, int]
@@ -189,6 +190,18 @@ def film(picture: Image.Image, colour: str) -> None:
     canvas.polygon([(182, 138), (182, 166), (204, 152)], fill=colour)
 
 
+def dub(picture: Image.Image, colour: str) -> None:
+    """The picture, darkened but around the mouth, with the new voice below it."""
+    face(picture, (0, 0, SIDE, TOP), crop=(0, 60, 512, 449), shade=0.4)
+    whole = Image.new("RGB", (SIDE, TOP))
+    face(whole, (0, 0, SIDE, TOP), crop=(0, 60, 512, 449))
+    hole = Image.new("L", (SIDE, TOP))
+    ImageDraw.Draw(hole).ellipse(MOUTH, fill=255)
+    picture.paste(whole, (0, 0), hole)
+    ImageDraw.Draw(picture).ellipse(MOUTH, outline=colour, width=5)
+    bars(picture, (20, 232, 380, 296), loudness("speech.wav"), colour)
+
+
 def two_pass(picture: Image.Image, colour: str) -> None:
     """Large pixels on the left, none on the right."""
     face(picture, (0, 0, SIDE, TOP), crop=(0, 60, 512, 449))
@@ -208,6 +221,7 @@ CARDS = {
     "wan_s2v_mix": Card("Song, full mix", "the voice taken out of it", "#e06a8a", mix),
     "wan_s2v_pose": Card("Pose video", "a skeleton moves the body", "#d06a6a", pose),
     "wan_s2v_filmed_pose": Card("Pose from film", "a filmed person moves it", "#e0a030", film),
+    "wan_s2v_dub": Card("Dub a video", "a new voice for a finished one", "#e08050", dub),
     "wan_s2v_two_pass": Card("Upscaled", "24 fps and twice the size", "#50b0b0", two_pass),
     "wan_s2v_core_nodes": Card("Core nodes", "ComfyUI's own around it", "#a0c060", core_nodes),
 }

@@ -9,6 +9,7 @@ from wan_s2v_model.constants import NEGATIVE_PROMPT
 from .blueprints import FILM_POSE, QUICK_APP, QUICK_START, TWO_PASS
 from .parts import (
     AUDIO_LOADER,
+    DUB_PROMPT,
     EXACT_LOADERS,
     LISTEN,
     PLAIN_SAMPLE,
@@ -138,6 +139,8 @@ DIALOGUE = Workflow(
     ),
 )
 
+MASK = Node(18, "LoadImage", {"image": "sample_film_mask.png"}, title="What may change")
+DUBBED = replace(PREPARE, sources={**PREPARE.sources, "image": (17, "image"), "dub": (17, "dub")})
 POSED = change(PREPARE, {"pose": (17, "pose")})
 
 POSE = Workflow(
@@ -182,6 +185,33 @@ film's speed. Film the upper body, framed as in the picture.""",
         replace(prepare(LISTEN, POSED, PREVIEW), title="4  Prepare"),
         replace(sample(), title="5  Sample"),
         replace(save(change(SAVE, filename_prefix="video/wan_s2v_filmed_pose")), title="6  Save"),
+    ),
+)
+
+DUB = Workflow(
+    "wan_s2v_dub",
+    "Dub a video, lip sync (Wan S2V)",
+    (
+        models(),
+        yours(replace(SPEECH, title="The new voice"), change(TEXT, prompt=DUB_PROMPT), SWITCH, MASK),
+        Group(
+            "3  The video",
+            (
+                Node(
+                    17,
+                    "WanS2VDub",
+                    {"at_end": "loop"},
+                    {"source_video": (16, "VIDEO"), "source_mask": (18, "MASK")},
+                ),
+                Node(16, "LoadVideo", {"file": "sample_film.mp4"}, title="Your video"),
+            ),
+            320,
+            """A picture of your video, of the same size, on which you paint lips, chin and cheeks: right click on *What may change*,
+then *Open in MaskEditor*. Mask all places to which the head moves. Everything else stays as it is.""",
+        ),
+        replace(prepare(LISTEN, DUBBED, PREVIEW), title="4  Prepare"),
+        replace(sample(), title="5  Sample"),
+        replace(save(change(SAVE, filename_prefix="video/wan_s2v_dub")), title="6  Save"),
     ),
 )
 
@@ -284,4 +314,4 @@ clip.""",
     ),
 )
 
-WORKFLOWS = (QUICK_START, QUICK_APP, ALL_NODES, QUALITY, LONG_VIDEO, DIALOGUE, SONG, MIX, POSE, FILMED_POSE, TWO_PASS, CORE_NODES)
+WORKFLOWS = (QUICK_START, QUICK_APP, ALL_NODES, QUALITY, LONG_VIDEO, DIALOGUE, SONG, MIX, POSE, FILMED_POSE, DUB, TWO_PASS, CORE_NODES)

@@ -10,6 +10,7 @@ from cli.models.files import PARTS, PRECISIONS, select
 
 PROMPT = "A woman faces the camera and talks calmly, with small natural movements of her head and shoulders."
 SONG_PROMPT = "A woman faces the camera and sings with feeling, her head sways gently with the music."
+DUB_PROMPT = "A woman faces the camera and talks, her lips and chin follow every word."
 HUB = "https://huggingface.co/Comfy-Org"
 UPSCALER = "RealESRGAN_x4plus.safetensors"
 INTERPOLATION = "film_net_fp16.safetensors"

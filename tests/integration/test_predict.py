@@ -13,9 +13,11 @@ import wave
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 from wan_s2v_pack.cli.comfyui.client import ComfyClient
 from wan_s2v_pack.cli.predict.graph import FAST, SAMPLER
+from wan_s2v_pack.wan_s2v_model.media.video_reader import VideoReader
 
 from .commands import FPS, SECONDS, Workplace, make_workplace
 from .graphs import ROOT, SIZE, TINY_LORA, find
@@ -24,6 +26,7 @@ from .rendering import open_video
 LONG = ("--steps", "40", "--duration", "2.5")  # three clips, long enough to be stopped in the second
 ENDLESS = ("--steps", "1000")
 DEADLINE_S = 120
+SAMPLES = ROOT / "samples"
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +173,19 @@ def test_two_speakers_and_one_who_listens(predict, workplace):
     code, outcome, _ = predict("--speaker", f"{sound}:80%,0,20%,100%", "--speaker", f"{sound}:0,0,90%,100%")
     assert (code, outcome["node_type"]) == (1, "WanS2VPrepare")
     assert "The regions of speakers 1 and 2 overlap" in outcome["error"]
+
+
+def test_a_video_is_dubbed_and_keeps_its_bits_outside_of_the_mask(predict, workplace):
+    film, mask = SAMPLES / "sample_film.mp4", SAMPLES / "sample_film_mask.png"
+    code, outcome, said = predict("--video", str(film), "--video-mask", str(mask), "--output", "dubbed.mkv")
+    assert code == 0, (outcome, said)
+    with VideoReader(str(film)) as source, VideoReader(str(workplace.folder / "dubbed.mkv")) as dubbed:
+        numbers = range(len(dubbed.times))
+        before, after = source.read_levels(numbers), dubbed.read_levels(numbers)
+    outside = torch.from_numpy(np.array(Image.open(mask).getchannel("A"))) == 255
+    assert len(numbers) == round(SECONDS * 24)
+    assert torch.equal(after[:, outside], before[:, outside])
+    assert (after[:, ~outside] != before[:, ~outside]).any(dim=-1).float().mean() > 0.5
 
 
 def test_same_command_again_gives_the_same_file(predict, workplace):

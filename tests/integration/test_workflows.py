@@ -22,7 +22,12 @@ WIDTH = 128
 SECONDS = TWO_CLIPS["duration"]
 NAMES = [path.stem for path in WORKFLOWS]
 UPSCALED = "Upscaled talking video (Wan S2V)"
-VIDEOS = {name: {"": (16, 1)} for name in NAMES} | {UPSCALED: {"first_pass": (16, 1), "second_pass": (24, 2)}}
+SIZES = (WIDTH, SIZE), (2 * WIDTH, 2 * SIZE)
+VIDEOS = {
+    **{name: {"": (16, SIZES[0])} for name in NAMES},
+    UPSCALED: {"first_pass": (16, SIZES[0]), "second_pass": (24, SIZES[1])},
+    "Dub a video, lip sync (Wan S2V)": {"": (24, (384, 384))},  # of the film
+}
 BLUEPRINT = "Talking video, lip sync (Wan S2V)"
 POSE_FINDER = ("CheckpointLoaderSimple", "SDPoseKeypointExtractor", "SDPoseDrawKeypoints")
 
@@ -73,11 +78,11 @@ def test_workflow_renders(name, client, renderer):
     prompt = small(ui_to_api(workflow, client.object_info()), name)
     paths = videos_of(client.run(prompt, workflow=workflow), renderer)
     assert len(paths) == len(VIDEOS[name])
-    for suffix, (fps, scale) in VIDEOS[name].items():
+    for suffix, (fps, size) in VIDEOS[name].items():
         (path,) = (path for stem, path in paths.items() if stem.endswith(suffix))
         video = open_video(path)
         assert (video.video_codec, video.audio_codec) == ("h264", "aac")
-        assert video.size == (scale * WIDTH, scale * SIZE)
+        assert video.size == size
         assert (video.fps, video.num_frames) == (fps, round(SECONDS * fps))
         assert video.frame_times[0] == pytest.approx(0, abs=1e-4)
         assert abs(video.sound_seconds - video.picture_seconds) <= 1 / fps

@@ -20,6 +20,7 @@ from .runtime import (
     png_info,
     raise_if_interrupted,
     require_file,
+    source_video,
     versions,
 )
 from .sampling import SAMPLER_NAMES, ClipSampler, SamplerSettings
@@ -70,6 +71,7 @@ __all__ = [
     "run_encoder",
     "share_reporter",
     "show_computation",
+    "source_video",
     "take_memory_peak",
     "take_others_off_gpu",
     "text_display",

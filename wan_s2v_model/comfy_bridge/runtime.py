@@ -22,6 +22,7 @@ import torch
 from comfy_api.latest import InputImpl
 from comfy_execution.utils import get_executing_context
 
+from ..conditioning.dub import SourceImages, SourceVideo
 from ..conditioning.pose import PoseGuide, PoseImages, PoseVideo
 from ..files import remove_abandoned, take_name
 from ..media.file_names import fill_in, prefix_problem
@@ -134,6 +135,21 @@ class ConnectedPose:
             return VideoReader(*file)
         parts = self.video.get_components()
         return nullcontext(PoseImages(read_pictures("video", parts.images), parts.frame_rate))
+
+
+def source_video(images: torch.Tensor | None, fps: float, video: Any) -> SourceVideo:
+    """Frames at `fps`, or a VIDEO, as what is dubbed; a file is read as it is needed.
+
+    Raises:
+        ValueError: the VIDEO cannot be read, or has no pictures.
+    """
+    if images is not None:
+        return SourceImages(images, fps)
+    file = file_of_video(video)
+    if file is not None:
+        return VideoReader(*file)
+    parts = video.get_components()
+    return SourceImages(read_pictures("source_video", parts.images), parts.frame_rate)
 
 
 def open_video(video: Any) -> AbstractContextManager[VideoSource]:

@@ -22,6 +22,7 @@ from ..kernels.row_chunks import CHUNK_ROWS_KEY
 from ..sampling.clip_loop import clip_seed
 from ..sampling.gpus import ANY_CALL, Call, Speeds, describe
 from ..sampling.guidance import AudioGuidance, Scale, audio_scale, model_calls
+from ..sampling.inpainting import Inpainting, at_level
 from ..sampling.progress import Progress
 from ..sampling.schedule import Schedule, build_schedule, check_sigmas, guided_levels, guided_steps
 from ..sampling.solvers import SOLVERS
@@ -52,7 +53,7 @@ PREDICT = "sampler_calc_cond_batch_function"  # in model_options: predicts for a
 
 
 class FlowSolver(comfy.samplers.Sampler):
-    """A solver of the reference as a ComfyUI SAMPLER; unlike ComfyUI's own it starts from unscaled noise."""
+    """A solver of the reference as a ComfyUI SAMPLER; unlike ComfyUI's own it starts from unscaled noise where there is no source."""
 
     def __init__(self, function: Callable[..., Tensor], state_dtype: torch.dtype | None):
         self.function = function
@@ -63,7 +64,8 @@ class FlowSolver(comfy.samplers.Sampler):
             if callback is not None:
                 callback(step["i"], step["denoised"], step["x"], len(sigmas) - 1)
 
-        return self.function(model_wrap, noise, sigmas, extra_args=extra_args, callback=report, state_dtype=self.state_dtype)
+        x = noise if latent_image is None or not latent_image.any() else at_level(latent_image, noise, sigmas[0])
+        return self.function(model_wrap, x, sigmas, extra_args=extra_args, callback=report, state_dtype=self.state_dtype)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class SamplerSettings:
         vae_warmup: latents of motion that are decoded in front of a later clip; with all 19 as in the reference.
         audio: guidance by the sound; None guides by prompt and sound together, as the reference does.
         step_cache: guesses steps of later clips; None asks the model in all, as the reference does.
+        strength: of a dub: below 1 a clip begins from its source.
     """
 
     steps: int
@@ -91,6 +94,7 @@ class SamplerSettings:
     vae_warmup: int = MOTION_LATENTS
     audio: AudioGuidance | None = None
     step_cache: StepCache | None = None
+    strength: float = 1.0
 
 
 class ClipSampler:
@@ -218,6 +222,7 @@ class ClipSampler:
     def _sample(self, clip: int, conditioning: ClipConditioning, noise: Tensor, steps: Steps | None) -> Tensor:
         self.expect(noise.shape)
         guider = ScaledGuider(self.model, self.text_scale, self.audio_scale, steps, Gpus(self.call, self._speeds))
+        guider.kept = kept = None if conditioning.kept is None else Inpainting(conditioning.kept, noise)
         positive, negative = (conditioning_of_clip(texts, clip) for texts in self.conditions)
         guider.set_conds(*_conditions(positive, negative, conditioning, self.model.load_device))
         options = self.model.model_options["transformer_options"]
@@ -235,7 +240,7 @@ class ClipSampler:
         try:
             latents = guider.sample(
                 noise,
-                torch.zeros_like(noise),
+                torch.zeros_like(noise) if conditioning.kept is None else LATENT_FORMAT.process_out(conditioning.kept.latents),
                 self.sampler,
                 self.sigmas,
                 callback=lambda step, x0, x, total: self.on_step(clip * total + min(step, total - 1) + 1, x0),  # dpm_adaptive makes more
@@ -248,7 +253,8 @@ class ClipSampler:
             options.pop(POSE_LEVELS_KEY, None)
             options.pop(REGIONS_KEY, None)
             comfy.model_management.reset_cast_buffers()
-        return LATENT_FORMAT.process_in(latents.float().cpu())
+        latents = LATENT_FORMAT.process_in(latents.float().cpu())
+        return latents if kept is None else kept.restored(latents)
 
     def _calls(self, cfg: float, audio_cfg: float) -> int:
         return model_calls(cfg, audio_cfg, *self._num_texts())
@@ -295,8 +301,8 @@ def _solver(model, settings: SamplerSettings) -> tuple[comfy.samplers.Sampler, T
     if "model_sampling" in model.object_patches:
         shift = model.get_model_object("model_sampling").shift
         logger.info("shift %s comes from the MODEL (ModelSamplingSD3), not from the sampler's input", shift)
-    schedule = build_schedule(settings.solver, settings.steps, shift)
-    sigmas = schedule.sigmas if settings.sigmas is None else check_sigmas(settings.sigmas)
+    schedule = build_schedule(settings.solver, settings.steps, shift, settings.strength)
+    sigmas = schedule.sigmas if settings.sigmas is None else check_sigmas(settings.sigmas, settings.strength)
     if settings.sampler is not None:
         return settings.sampler, sigmas, None
     if settings.solver not in SOLVERS:
@@ -328,8 +334,10 @@ class ScaledGuider(comfy.samplers.CFGGuider):
     """Guides by the prompt and by the sound, each with its scale at some noise levels and with 1 at the others.
 
     The prompt in silence is asked only where the scales differ, the negative prompt only where that of the prompt is not 1.
-    Nobody is asked in steps that are guessed.
+    Nobody is asked in steps that are guessed. What is kept of a dubbed video is shown to all, and never changes.
     """
+
+    kept: Inpainting | None = None
 
     def __init__(
         self,
@@ -358,6 +366,11 @@ class ScaledGuider(comfy.samplers.CFGGuider):
             self._gpus.close()
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        if self.kept is None:
+            return self._predict(x, timestep, model_options, seed)
+        return self.kept.restored(self._predict(self.kept.noised(x, timestep), timestep, model_options, seed))
+
+    def _predict(self, x, timestep, model_options, seed):
         if self.steps is None:
             return self._ask(x, timestep, model_options, seed)
         return self.steps.predict(x, float(timestep[0]), lambda: self._ask(x, timestep, model_options, seed))

@@ -17,13 +17,25 @@ ALL_STEPS = 0.0, 1.0  # shares of the steps
 
 
 @dataclass(frozen=True)
+class KeptSource:
+    """What of a clip is that of another video.
+
+    Attributes:
+        latents: [1, 16, F, h, w] of that video. may_change: [1, 1, F, h, w] bool, where they are not kept.
+    """
+
+    latents: Tensor
+    may_change: Tensor
+
+
+@dataclass(frozen=True)
 class ClipConditioning:
     """What the transformer is told about one clip, beside the text; latents are normalised.
 
     Attributes:
         audio_embedding: [1, layers, channels, frames], or with the 73 frames before the clip behind them. ref_latents: [1, 16, 1, h, w].
         motion_latents: [1, 16, 19, h, w] or None in a clip that starts freely. pose_latents: [1, 16, F, h, w] or None.
-        pose_steps: shares of the steps between which the pose is seen.
+        pose_steps: shares of the steps between which the pose is seen. kept: what stays as it is in a dubbed video.
         hearing: how much each token hears each of several speakers, [speakers, F, h / 2, w / 2]; their sounds are stacked,
             [1, speakers, layers, channels, frames]. None: all hear the one sound.
     """
@@ -34,6 +46,7 @@ class ClipConditioning:
     pose_latents: Tensor | None = None
     pose_steps: tuple[float, float] = ALL_STEPS
     hearing: Tensor | None = None
+    kept: KeptSource | None = None
 
 
 def latents_of_window(window: Any) -> list[int]:

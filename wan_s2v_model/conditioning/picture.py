@@ -100,6 +100,37 @@ def fit_frames(frames: Tensor, height: int, width: int, *, cover: bool, outside:
     return padded[:, :, top : top + height, left : left + width].movedim(1, -1)
 
 
+def shown_part(height: int, width: int, target_height: int, target_width: int) -> tuple[slice, slice]:
+    """Rows and columns of a picture that are seen when it covers the target."""
+    scaled = _scaled_size(height, width, target_height, target_width, cover=True)
+    sides = zip((height, width), scaled, (target_height, target_width), strict=True)
+    rows, columns = (
+        slice(math.ceil(_crop_offset(size, target) * side / size), (_crop_offset(size, target) + target) * side // size)
+        for side, size, target in sides
+    )
+    return rows, columns
+
+
+def fit_back(frame: Tensor, height: int, width: int, rows: slice, columns: slice) -> Tensor:
+    """The inverse of fitting with `cover`, for a part of the picture.
+
+    Args:
+        frame: [H, W, 3], the fitted picture. height, width: of the picture before. rows, columns: the part of it that is wanted.
+    Returns:
+        [len(rows), len(columns), 3], bicubic.
+    """
+    target = frame.shape[0], frame.shape[1]
+    scaled = _scaled_size(height, width, target[0], target[1], cover=True)
+    sides = zip((height, width), scaled, target, (rows, columns), strict=True)
+    y, x = (
+        2 * ((torch.arange(part.start, part.stop) + 0.5) * (size / side) - _crop_offset(size, end)) / end - 1  # -1 to 1 over the frame
+        for side, size, end, part in sides
+    )
+    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)[None]
+    planes = frame.movedim(-1, 0)[None]  # [H, W, 3] -> [1, 3, H, W]
+    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)[0].movedim(0, -1)
+
+
 def _scaled_size(height: int, width: int, target_height: int, target_width: int, cover: bool) -> tuple[int, int]:
     if cover:
         scale = max(target_height / height, target_width / width)

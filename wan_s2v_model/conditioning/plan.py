@@ -1,15 +1,16 @@
 """The plan of a video: everything that decides it except the model, the prompt and the sampler, and what each clip is told of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
 from ..audio.speakers import JoinedAudio, Speakers
-from ..constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP
+from ..constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP, VIDEO_FPS
 from .clip import ALL_STEPS, ClipConditioning
+from .dub import Dub, FittedDub
 from .pose import PoseGuide, keep_in_file, pose_latents, warn_if_short
 from .regions import SpeakerRegions, speaker_regions
 from .timeline import Timeline, plan_timeline
@@ -86,7 +87,7 @@ class Plan:
         continuity: what the sampler sets beside: seeds and anchor.
         silence: heard in pauses and past the end of the sound; None as in the reference.
         real_audio_history: the audio encoder is given the sound before a clip; otherwise the clip's first frame repeats.
-        pose_steps: shares of the steps between which the model sees the pose.
+        pose_steps: shares of the steps between which the model sees the pose. dub: the video that is given the sound, or None.
         speakers, regions: of several who each speak in a region of their own; None where all hear the one sound.
         picture: [height, width, 3] in [0, 1], for live video.
     """
@@ -107,6 +108,24 @@ class Plan:
     speakers: Speakers | None = None
     regions: SpeakerRegions | None = None
     picture: Tensor | None = None
+    dub: FittedDub | None = None
+
+    def with_dub(self, dub: Dub) -> "Plan":
+        """The same sound over a video.
+
+        Raises:
+            ValueError: in mode `official`, which shows black beside the picture, at the rate of a live video, or where nothing that may
+                change is seen.
+        """
+        self.require_rate(VIDEO_FPS, "Dubbing a video")
+        if self.timeline.sync_mode != "aligned":
+            raise ValueError(f"A video is dubbed with sync_mode aligned, got {self.timeline.sync_mode}. Set it in Prepare Video (Wan S2V).")
+        return replace(self, dub=FittedDub(dub, self.timeline, self.height, self.width))
+
+    @property
+    def strength(self) -> float:
+        """1 begins from noise; less in a dub from its source."""
+        return 1.0 if self.dub is None else self.dub.dub.strength
 
     def require_audio(self, num_layers: int, audio_dim: int) -> None:
         """Raise ValueError if the plan's audio encoder has another size than the MODEL needs: so many layers of so many values."""

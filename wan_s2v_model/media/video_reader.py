@@ -24,18 +24,20 @@ LEVELS = 255
 # What swscale does without these is up to 1.5 levels too dark, and not the same in each colour.
 ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 SEEK_BACK_S = (0, 5, 20)  # tried one after the other; then the file is read from its start
+SKIPPED_S = 10  # of pictures that nobody asks for: rather than decoding so many the reader jumps over them
 ENCODER_DELAY_S = Fraction(60, 1000)  # of AAC, MP3 and Opus, at most
 Timed = tuple[Fraction, av.VideoFrame]  # seconds in the file, and the picture that is shown from there
 
 
 class VideoReader:
-    """A video file, or a part of it, read forward; going back opens it again. A context manager, which closes the file.
+    """A video file, or a part of it, read forward; going back, and far ahead, opens it again. A context manager, which closes the file.
 
     Attributes:
         times: seconds at which each picture appears, from the first one on. Variable frame rates keep their times.
         late_s: seconds from the start of the part to the first picture.
         duration_s: from the first picture until the last one goes. fps: the average.
         rounded_down: the file was made of levels that were rounded down; in `read` half a level is added to them.
+        file: the arguments.
 
     Args:
         source: path or bytes of the file. start_s, length_s: the part, from where the file starts; a length of 0 reaches to the end.
@@ -44,6 +46,7 @@ class VideoReader:
     """
 
     def __init__(self, source: str | BytesIO, start_s: float = 0.0, length_s: float = 0.0):
+        self.file = source, start_s, length_s
         self._source = source
         self._part = start_s, start_s + length_s if length_s else math.inf
         self._container: InputContainer | None = None
@@ -96,17 +99,23 @@ class VideoReader:
 
     def _find(self, second: Fraction) -> av.VideoFrame:
         """The picture that is on screen; the last one that could be decoded behind the end."""
-        if self._shown is None or second < self._shown[0]:
-            self.close()
-            self._frames = self._decode(self._open())
-            self._shown, self._next = next(self._frames, None), next(self._frames, None)
+        if self._shown is None or not 0 <= second - self._shown[0] <= SKIPPED_S:
+            self._start(second if second - self._first > SKIPPED_S and not self._counted else None)
+            if self._shown is None or self._shown[0] > second:
+                self._start(None)
         while self._next is not None and self._next[0] <= second:
             self._shown, self._next = self._next, next(self._frames, None)
         if self._shown is None:
             raise ValueError("No picture of the video can be decoded. Check that the file plays elsewhere.")
         return self._shown[1]
 
-    def _open(self) -> VideoStream:
+    def _start(self, second: Fraction | None) -> None:
+        """Open the file at its start, or not far before a second."""
+        self.close()
+        self._frames = self._decode(self._open(second))
+        self._shown, self._next = next(self._frames, None), next(self._frames, None)
+
+    def _open(self, second: Fraction | None = None) -> VideoStream:
         if isinstance(self._source, BytesIO):
             self._source.seek(0)
         self._container = container = open_media(self._source)
@@ -117,8 +126,8 @@ class VideoReader:
         stream.thread_type = "AUTO"
         self._time_base = Fraction(stream.time_base or 1)
         self._origin = start_of(container)
-        if self._part[0]:
-            self._seek(container, stream, self._origin + Fraction(self._part[0]))
+        if second is not None or self._part[0]:
+            self._seek(container, stream, self._origin + Fraction(self._part[0]) if second is None else second)
         return stream
 
     def _seek(self, container: InputContainer, stream: VideoStream, second: Fraction) -> None:

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import av
 import torch
+from av.container import OutputContainer
+from av.stream import Stream
 from torch import Tensor
 
 from .audio_input import Sound, read_audio
@@ -17,7 +20,7 @@ from .frame_rate import exact_rate, rate_by_sound
 from .pictures import read_pictures
 from .sound import fold_down
 from .sound_reader import SoundReader, open_sound
-from .video_reader import VideoReader
+from .video_reader import VideoReader, open_media, start_of
 
 logger = logging.getLogger("wan_s2v")
 
@@ -28,6 +31,14 @@ SHORT_STEPS = 10  # one of so many steps between pictures may be shorter than a 
 WHOLE_RATE = 0.02  # share by which that rate may depart from a whole number
 
 
+COPIED = {  # codecs of tracks that are copied, by container; all sounds where there is None
+    "mp4": ({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}, {"mov_text"}),
+    "webm": ({"opus", "vorbis"}, {"webvtt"}),
+    "mkv": (None, {"subrip", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle"}),
+}
+FilePart = tuple[str | BytesIO, float, float]  # file, start and length in seconds, as of VideoReader
+
+
 class VideoSource(NamedTuple):
     """Frames and sound of a video that is to be written.
 
@@ -36,6 +47,7 @@ class VideoSource(NamedTuple):
         sound: [C, T] with C of 1 or 2, and its rate in Hz; or a reader, which is read beside the frames.
         rounded_down: the frames are levels that were rounded down, which is noted in the file.
         num_frames: where it is known before they are read.
+        tracks_of: a file whose other tracks are kept: subtitles, and all sounds but the first.
     """
 
     width: int
@@ -45,6 +57,68 @@ class VideoSource(NamedTuple):
     sound: tuple[Tensor, int] | SoundReader | None
     rounded_down: bool = False
     num_frames: int | None = None
+    tracks_of: FilePart | None = None
+
+
+class OtherTracks:
+    """The subtitles of a file, or of a part of it, and its sounds but the first, copied as they are stored. Close it in the end.
+
+    Args:
+        container: suffix of the file that they are copied to; what does not fit into it is left out, and the log says so.
+    """
+
+    def __init__(self, file: FilePart, container: str) -> None:
+        source, start_s, length_s = file
+        self._file = open_media(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source)
+        self._origin = start_of(self._file) + Fraction(start_s)
+        self._end = Fraction(length_s) if length_s else None
+        self._streams = [stream for stream in self._candidates() if _fits(stream, container)]
+        self._copies: dict[int, Stream] = {}
+        self._packets = iter(self._file.demux(self._streams)) if self._streams else iter(())
+        self._next = next(self._packets, None)
+
+    def _candidates(self) -> list[Stream]:
+        return [*self._file.streams.audio[1:], *self._file.streams.subtitles]
+
+    def add_to(self, target: OutputContainer) -> None:
+        """Give a file that is begun these tracks."""
+        for stream in self._streams:
+            copy = self._copies[stream.index] = target.add_stream_from_template(cast(Any, stream))
+            copy.metadata.update(stream.metadata)
+
+    def until(self, time_s: Fraction) -> Iterator[av.Packet]:
+        """What begins before a time; call it with rising times only."""
+        while self._next is not None:
+            packet, second = self._next, self._second(self._next)
+            if second is not None and second >= time_s:
+                return
+            self._next = next(self._packets, None)
+            if second is not None and second >= 0 and (self._end is None or second < self._end):
+                yield self._moved(packet)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _second(self, packet: av.Packet) -> Fraction | None:
+        """None for the empty packet at the end of a stream."""
+        return None if packet.pts is None or packet.size == 0 else packet.pts * cast(Fraction, packet.time_base) - self._origin
+
+    def _moved(self, packet: av.Packet) -> av.Packet:
+        shift = round(self._origin / cast(Fraction, packet.time_base))
+        packet.pts = cast(int, packet.pts) - shift
+        packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+        packet.stream = self._copies[packet.stream.index]
+        return packet
+
+
+def _fits(stream: Stream, container: str) -> bool:
+    sounds, subtitles = COPIED[container]
+    codec = stream.codec_context.name if cast(object, stream.codec_context) is not None else "unknown"
+    allowed = sounds if stream.type == "audio" else subtitles
+    if codec != "unknown" and (allowed is None or codec in allowed):
+        return True
+    logger.warning("track %d of the source (%s, %s) is left out: it cannot be copied to .%s", stream.index, stream.type, codec, container)
+    return False
 
 
 def source_of_images(images: Any, audio: Any, fps: float | Fraction) -> VideoSource:

@@ -40,7 +40,7 @@ from .video_formats import (
     _AudioEncoder,
 )
 from .video_reader import open_media
-from .video_source import VideoSource
+from .video_source import OtherTracks, VideoSource
 
 RGB = 0  # the matrix of pictures that are stored as red, green and blue
 LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
@@ -106,7 +106,13 @@ class VideoWriter:
             container.metadata.update(metadata or {})
             self._video = self._add_video(container, quality)
             self._sound = _Sound(container, AUDIO_ENCODERS[video_format.audio_codec], audio) if audio else None
-            container.start_encoding()
+            self._tracks: OtherTracks | None = None
+
+    def copy_beside(self, tracks: OtherTracks) -> None:
+        """Keep the tracks of another file; to be called before anything is written."""
+        with self._guarded():
+            tracks.add_to(self._opened())
+            self._tracks = tracks
 
     def write(self, frames: Tensor) -> None:
         """Append frames and their share of the sound.
@@ -116,6 +122,7 @@ class VideoWriter:
         """
         with self._guarded():
             container = self._opened()
+            container.start_encoding()
             if tuple(frames.shape[1:]) != (*self._size, 3):
                 raise ValueError(f"frames must be [T, {self._size[0]}, {self._size[1]}, 3] in this video, got {list(frames.shape)}")
             for image in frames:
@@ -123,6 +130,8 @@ class VideoWriter:
                 self.num_frames += 1
                 if self._sound:
                     self._sound.write_until(self.num_frames / self._fps)
+                if self._tracks:
+                    container.mux(list(self._tracks.until(self.num_frames / self._fps)))
 
     def copy(self, path: Path, num_frames: int) -> None:
         """Begin with the first frames of an earlier live file and their sound, which are not encoded again; `write` goes on behind them.
@@ -133,6 +142,7 @@ class VideoWriter:
             ValueError: it holds fewer frames, or others. VideoWriterError: it is damaged.
         """
         with self._guarded(), open_media(str(path)) as source:
+            self._opened().start_encoding()
             picture = source.streams.video[0]
             if (picture.width, picture.height) != (self._video.codec_context.width, self._video.codec_context.height):
                 raise ValueError(f"{path.name} is {picture.width}x{picture.height}, not the size of this video")
@@ -299,7 +309,10 @@ def write_video(
         audio=source.sound,
         metadata={**metadata, LEVELS_TAG: ROUNDED_DOWN} if source.rounded_down else metadata,
     )
-    with writer:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writer)
+        if source.tracks_of is not None:
+            writer.copy_beside(stack.enter_context(contextlib.closing(OtherTracks(source.tracks_of, video_format.container))))
         for frames in (few for batch in source.frames for few in batch.split(FRAMES_AT_ONCE)):
             check_cancelled()
             writer.write(frames)

@@ -27,6 +27,8 @@ NAMED_BY = {  # name in a fingerprint -> the way from the sampler against the li
     "picture": (("plan", "image"), FILES),
     "pose": (("plan", "pose"), FILES),
     "previous_frames": (("plan", "previous_frames"), FILES),
+    "source_video": (("plan", "dub", "source_video"), FILES),
+    "source_mask": (("plan", "dub", "source_mask"), FILES),
 }
 
 

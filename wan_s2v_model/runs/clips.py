@@ -13,6 +13,7 @@ from torch import Tensor
 from ..conditioning.plan import Plan
 from ..constants import MOTION_LATENTS
 from ..files import reading
+from ..media.video_source import VideoSource
 from ..sampling.clip_loop import Decode, Encode, clip_decoder, decode_clip, find_anchor
 from ..sampling.live_clips import LiveJob, live_frames
 from .manifest import ManifestError, read_manifest
@@ -65,6 +66,15 @@ class Clips:
             for clip in range(self.timeline.num_clips):
                 self._require_unchanged()
                 yield self.read_frames(clip)
+
+    def source(self) -> VideoSource:
+        """What is written as a video: the clips, or the video that they dub, in its own size and frame rate and with its other tracks."""
+        sound, dub = (self.waveform, self.sample_rate_hz), self._plan.dub
+        if dub is None:
+            return VideoSource(self.width, self.height, Fraction(self.fps), self.frames(), sound, rounded_down=True)
+        height, width = dub.dub.mask.shape[1:]
+        video = dub.dub.video
+        return VideoSource(width, height, dub.fps, dub.finished(self.frames()), sound, video.rounded_down, tracks_of=video.file)
 
     def read_frames(self, clip: int) -> Tensor:
         """The frames of a clip that is stored, [T, H, W, 3] uint8, while the run grows; for errors see `frames`."""

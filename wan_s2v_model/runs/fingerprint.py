@@ -1,11 +1,15 @@
 """What decides the result of a run, by hash: the manifest of the run folder holds it."""
 
+import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from io import BytesIO
 from typing import Any
 
 import torch
 
 from ..conditioning.clip import ALL_STEPS
+from ..conditioning.dub import SourceVideo
 from ..conditioning.plan import AS_REFERENCE, Plan
 from ..conditioning.prompts import PROMPT_KEY, conditioning_of_clip, prompt_weights
 from ..constants import MOTION_LATENTS, VIDEO_FPS
@@ -32,8 +36,13 @@ ADDED_LATER: Fingerprint = {  # names with what was done before
     "step_cache": "",
     FRAME_RATE: VIDEO_FPS,
     "speakers": "",
+    "source_video": "",
+    "source_mask": "",
+    "dub": "",
+    "dub_strength": 1.0,
 }
 NOT_RECORDED_EARLIER = ("vae", "model_nodes")
+READ_BYTES = 2**22  # of a file at once
 OF_THE_ENCODER = {PROMPT_KEY, "pooled_output", "attention_mask"}  # go with the embedding
 
 
@@ -95,6 +104,7 @@ def _of_inputs(model: Any, positive: list, plan: Plan, seed: int, vae: Any) -> F
         "silence": silence_of(plan),
         FRAME_RATE: timeline.fps,
         "speakers": speakers_of(plan),
+        **_dub(plan),
     }
 
 
@@ -179,6 +189,26 @@ def speakers_of(plan: Plan, digest_of: Callable[..., str] = identity_of) -> str:
 
 def _step_cache(cache: Any) -> str:
     return "" if cache is None else f"error up to {cache.allowed_error}, first compared behind {cache.check_every} clips"
+
+
+def _dub(plan: Plan) -> Fingerprint:
+    """The source by its content."""
+    if plan.dub is None:
+        return {name: ADDED_LATER[name] for name in ("source_video", "source_mask", "dub", "dub_strength")}
+    dub = plan.dub.dub
+    return {"source_video": _content(dub.video), "source_mask": digest(dub.mask), "dub": dub.settings, "dub_strength": dub.strength}
+
+
+def _content(video: SourceVideo) -> str:
+    """The bytes of its file, with the part that is used, or its pictures."""
+    if video.file is None:
+        return f"{digest(video.read_levels(range(len(video.times))))} at {video.fps} fps"
+    source, start_s, length_s = video.file
+    hashed = hashlib.sha256()
+    with open(source, "rb") if isinstance(source, str) else nullcontext(BytesIO(source.getbuffer())) as file:
+        for block in iter(lambda: file.read(READ_BYTES), b""):
+            hashed.update(block)
+    return f"{hashed.hexdigest()[:16]} from {start_s:g} s, {length_s:g} s"
 
 
 def _sampler_name(sampler: Any) -> str:

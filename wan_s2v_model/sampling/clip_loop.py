@@ -83,21 +83,29 @@ def find_anchor(plan: Plan, first_latents: Tensor, decode: Decode) -> Statistics
 def decode_clip(
     plan: Plan, clip: int, latents: Tensor, motion_latents: Tensor | None, decode: Decode, anchor: Statistics | None = None
 ) -> Tensor:
-    """[1, 16, F, h, w] behind their context -> [T, H, W, 3] in [0, 1], without what is dropped at the start of the video."""
+    """[1, 16, F, h, w] behind their context -> [T, H, W, 3] in [0, 1], without what is dropped at the start of the video.
+
+    What is kept of a dubbed video is its own, in pixels.
+    """
     timeline = plan.timeline
     context = plan.ref_latents if motion_latents is None else motion_latents
     decoded = decode(torch.cat([context, latents], dim=2))  # [frames of some context and of the clip, H, W, 3]
     dropped = timeline.dropped_frames if clip == 0 else 0
     frames = decoded[decoded.shape[0] - timeline.frames_per_clip + dropped :]
-    if anchor is None or not plan.continuity.colour_strength:
-        return frames if len(frames) == len(decoded) else frames.clone()  # without the memory of what is left out
-    return match_statistics(frames, anchor, plan.continuity.colour_strength, MOTION_FRAMES).clamp_(0, 1)
+    if anchor is not None and plan.continuity.colour_strength:
+        frames = match_statistics(frames, anchor, plan.continuity.colour_strength, MOTION_FRAMES).clamp_(0, 1)
+    elif len(frames) != len(decoded):
+        frames = frames.clone()  # without the memory of what is left out
+    return frames if plan.dub is None else plan.dub.composite(clip, frames)
 
 
 def run_clip(plan: Plan, state: MotionState, noise: Tensor, *, sample: Sample, encode: Encode, decode: Decode) -> ClipResult:
     """Sample one clip, decode it behind its context and encode the history for the next one."""
     timeline, clip = plan.timeline, state.clip
-    latents = sample(clip, plan.conditioning(clip, state.motion_latents), noise)
+    conditioning = plan.conditioning(clip, state.motion_latents)
+    if plan.dub is not None:
+        conditioning = replace(conditioning, kept=plan.dub.kept(clip, encode))
+    latents = sample(clip, conditioning, noise)
     anchor = find_anchor(plan, latents, decode) if clip == 0 else state.anchor
     latents = _match_latents(plan, latents, anchor)
     frames = decode_clip(plan, clip, latents, state.motion_latents, decode, anchor)

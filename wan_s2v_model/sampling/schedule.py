@@ -52,10 +52,14 @@ class Schedule:
         return truncated[(exact - timesteps[:, None]).abs().argmin(dim=1)]
 
 
-def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
-    """The schedule of one of SOLVERS, or of another sampler by its name."""
+def build_schedule(solver: str, steps: int, shift: float, strength: float = 1.0) -> Schedule:
+    """The schedule of one of SOLVERS, or of another sampler by its name.
+
+    Args:
+        strength: below 1 it begins at a lower noise level: as many steps, the last ones of steps / strength.
+    """
     first = SOLVERS[solver].first_sigma if solver in SOLVERS else FIRST_SIGMA
-    base = np.linspace(first, 0.0, steps + 1)[:-1]
+    base = np.linspace(first, 0.0, round(steps / strength) + 1)[-steps - 1 : -1]
     sigmas = shift * base / (1 + (shift - 1) * base)
     timesteps = (sigmas * TRAIN_TIMESTEPS).astype(np.int64)
     return Schedule(torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32)), torch.from_numpy(timesteps))
@@ -69,12 +73,17 @@ def guided_steps(num_steps: int, start: float, end: float) -> range:
     return range(first, max(first + 1, math.floor(end * num_steps + 0.5)))
 
 
-def check_sigmas(sigmas: Tensor) -> Tensor:
+def check_sigmas(sigmas: Tensor, strength: float = 1.0) -> Tensor:
     """Noise levels of another node as float32 on the CPU.
 
     Raises:
-        ValueError: they are not one row that falls from at most 1 to at least 0.
+        ValueError: they are not one row that falls from at most 1 to at least 0, or there is a strength of a dub beside them.
     """
+    if strength < 1:
+        raise ValueError(
+            f"strength {strength:g} of Dub Video and sigmas of Sample Video both say at which noise level a clip begins. Disconnect "
+            "sigmas, or set strength to 1 and let the sigmas begin lower."
+        )
     levels = sigmas.detach().float().cpu()
     if levels.ndim != 1 or len(levels) < MIN_SIGMAS:
         raise ValueError(f"sigmas must be one row of at least {MIN_SIGMAS} noise levels, one step apart; got shape {tuple(levels.shape)}.")

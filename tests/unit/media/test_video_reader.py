@@ -254,3 +254,28 @@ def test_a_long_transport_stream_is_found_in(tmp_path):
     path = write_video(tmp_path / "video.ts", 25, codec=("ts", "libx264", "yuv420p", {"qp": "4", "g": "8"}))
     with VideoReader(str(path), 1.2, 0.2) as video:
         assert numbers(video.read(range(5))) == list(range(30, 35))
+
+
+# Far ahead and back
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=[f"{codec[1]} in {codec[0]}" for codec in CODECS])
+def test_pictures_far_apart_are_found_in_any_order(tmp_path, codec):
+    """At one picture a second, so that nearly every one is farther away than is decoded on the way."""
+    *kind, options = codec
+    path = write_video(tmp_path / f"video.{codec[0]}", 1, codec=(*kind, {**options, "g": "8"}))
+    wanted = [39, 2, 25, 26, 12, 38, 0]
+    with VideoReader(str(path)) as video:
+        pictures = torch.cat([video.read([number]) for number in wanted])
+    assert numbers(pictures) == wanted
+
+
+def test_what_lies_before_a_picture_far_ahead_is_not_decoded(tmp_path, monkeypatch):
+    codec, options = CODECS[0][:3], {"qp": "4", "g": "8", "bf": "0"}
+    with VideoReader(str(write_video(tmp_path / "video.mp4", 1, codec=(*codec, options)))) as video:
+        decoded, decode = [], video._decode
+        monkeypatch.setattr(video, "_decode", lambda stream: (decoded.append(frame) or frame for frame in decode(stream)))
+        assert numbers(video.read([37])) == [37]
+        assert len(decoded) <= 8
+        assert numbers(video.read([3])) == [3]
+        assert len(decoded) <= 16

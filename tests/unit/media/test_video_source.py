@@ -198,3 +198,64 @@ def test_picture_and_sound_of_about_the_same_length_are_in_sync(num_frames, fps)
 
 def test_what_has_no_sound_is_not_out_of_sync():
     assert sync_problem(source_of_images(torch.rand(3, 8, 8, 3), None, 16.0)) is None
+
+
+# Tracks that are kept
+
+
+def write_with_tracks(path, codecs, seconds=2.0):
+    """A video with one sound for each codec, each of a pitch of its own."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=10)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        sounds = [container.add_stream(codec, rate=48_000, layout="mono") for codec in codecs]
+        for number, sound in enumerate(sounds):
+            sound.metadata["language"] = ("eng", "deu", "fra")[number]
+        for number in range(round(seconds * 10)):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8), format="rgb24")))
+        container.mux(picture.encode())
+        for number, sound in enumerate(sounds):
+            wave = 0.3 * np.sin(np.arange(round(seconds * 48_000)) * 2 * np.pi * 200 * (number + 1) / 48_000)
+            for start in range(0, len(wave), 960):
+                frame = av.AudioFrame.from_ndarray(wave[None, start : start + 960].astype(np.float32), format="fltp", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode())
+    return str(path)
+
+
+def copied(path, source, container, start_s=0.0, length_s=0.0):
+    """Write a video with a sound of its own and the tracks of another; its sounds by codec, language, pitch and seconds."""
+    frames = torch.zeros(20, 48, 64, 3, dtype=torch.uint8)
+    sound = (0.3 * torch.sin(torch.arange(96_000) * (2 * torch.pi * 1000 / 48_000)))[None]
+    video = VideoSource(64, 48, Fraction(10), iter([frames]), (sound, 48_000), tracks_of=(source, start_s, length_s))
+    write_video_file(path, video, next(kind for kind in FORMATS.values() if kind.container == container), 18, {})
+    found = []
+    with av.open(str(path)) as opened:
+        for stream in opened.streams.audio:
+            opened.seek(0)
+            parts = [frame.to_ndarray().mean(axis=0) for frame in opened.decode(stream)]
+            wave = np.concatenate(parts)
+            pitch = np.argmax(np.abs(np.fft.rfft(wave * np.hanning(len(wave))))) * stream.rate / len(wave)
+            found.append((stream.codec_context.name, stream.metadata.get("language"), round(pitch / 100) * 100, len(wave) / stream.rate))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("container", "codecs", "kept"),
+    [("mp4", ("aac", "aac", "ac3"), 2), ("mkv", ("aac", "flac", "libopus"), 2), ("webm", ("aac", "aac"), 0)],
+)
+def test_sounds_but_the_first_are_copied_where_the_container_takes_them(container, codecs, kept, tmp_path, caplog):
+    source = write_with_tracks(tmp_path / "source.mkv", codecs)
+    first, *others = copied(tmp_path / f"copy.{container}", source, container)
+    assert first[2] == 1000
+    assert [(language, pitch) for _, language, pitch, _ in others] == [("deu", 400), ("fra", 600)][:kept]
+    assert all(abs(seconds - 2) < 0.1 for *_, seconds in others)
+    assert ("is left out: it cannot be copied to .webm" in caplog.text) == (container == "webm")
+
+
+def test_of_a_part_of_a_file_the_same_part_of_its_tracks_is_copied(tmp_path):
+    source = write_with_tracks(tmp_path / "source.mkv", ("aac", "flac"), seconds=6)
+    _, (*_, pitch, seconds) = copied(tmp_path / "copy.mkv", source, "mkv", 2.0, 1.5)
+    assert pitch == 400
+    assert abs(seconds - 1.5) < 0.15

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule, check_sigmas, guided_levels, guided_steps
+from wan_s2v_pack.wan_s2v_model.sampling.solvers import SOLVERS
 
 TIMESTEPS = {  # of the reference
     ("unipc", 4, 3.0): [999, 899, 749, 499],
@@ -120,3 +121,14 @@ def test_falling_noise_levels_are_taken(levels):
 def test_noise_levels_of_other_models_are_refused(levels, problem):
     with pytest.raises(ValueError, match=problem):
         check_sigmas(torch.tensor(levels))
+
+
+# Strength of a dub
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "euler"])
+def test_less_strength_takes_the_last_steps_of_more(solver):
+    whole, part = build_schedule(solver, 20, 3.0), build_schedule(solver, 10, 3.0, 0.5)
+    assert torch.equal(part.sigmas, whole.sigmas[10:])
+    assert torch.equal(part.timesteps, whole.timesteps[10:])
+    assert torch.equal(build_schedule(solver, 20, 3.0, 1.0).sigmas, whole.sigmas)

@@ -6,6 +6,7 @@ import json
 import wave
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -191,6 +192,17 @@ def test_picture_that_is_none(request_of):
     request = request_of()
     with pytest.raises(PromptError, match=r"me\.wav is no picture"):
         dry_run.look_ahead(Server(), replace(request, image=request.audio))
+
+
+def test_a_dub_has_the_shape_of_its_video(request_of):
+    request = replace(request_of(), image=None, video=Path(__file__).resolve().parents[4] / "samples" / "sample_film.mp4")
+    server = Server()
+    info = {**server.object_info(), "WanS2VDub": {"input": {"optional": {"source_video": ["VIDEO", {}]}}}}
+    server.object_info = lambda: info
+    job = dry_run.look_ahead(server, request).job
+    assert (job.height, job.width) == (384, 384)
+    with pytest.raises(PromptError, match=r"me\.wav: The file has no picture"):
+        dry_run.look_ahead(server, replace(request, video=request.audio))
 
 
 # --- the command

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from wan_s2v_pack.cli.models.files import FILES
 from wan_s2v_pack.cli.predict import graph
-from wan_s2v_pack.cli.predict.graph import FAST, FAST_LORA, LORA, POSE, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
+from wan_s2v_pack.cli.predict.graph import DUB, FAST, FAST_LORA, LORA, POSE, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
 from wan_s2v_pack.wan_s2v_model.sampling.schedule import PRESETS
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -34,6 +35,7 @@ def server():
     info[PREPARE]["input"]["required"] = {
         **{"size": ["COMFY_DYNAMICCOMBO_V3", {"options": size}], "max_clips": ["INT", {}], "encoded_audio": ["WAN_S2V_AUDIO", {}]}
     }
+    info[DUB] = {"input": {"required": {"feather": ["INT", {}]}, "optional": {"source_video": ["VIDEO", {}]}}}
     info[POSE] = {"input": {"optional": {"video": ["VIDEO", {}]}}}
     info["WanS2VModelLoader"]["input"]["optional"] = {"offload": ["BOOLEAN", {}], "weight_dtype": [["default", "bf16"]]}
     info[SAMPLER]["input"]["required"] = {"cfg": ["FLOAT", {}], "run_name": ["STRING", {}]}
@@ -164,6 +166,62 @@ def test_pose_is_connected_as_a_video(server):
     loader = prompt[pose["inputs"]["video"][0]]
     assert pose["class_type"] == POSE
     assert (loader["class_type"], loader["inputs"]) == ("LoadVideo", {"file": "uploaded dance.mp4"})
+
+
+def dub_of(prompt):
+    """The inputs of Dub Video, and those of what is connected to them."""
+    node = prompt[graph.inputs_of(prompt, PREPARE)["dub"][0]]
+    assert node["class_type"] == DUB
+    linked = {name: prompt[value[0]]["inputs"] for name, value in node["inputs"].items() if isinstance(value, list)}
+    return node["inputs"], linked
+
+
+def save_mask(path, mode, colour):
+    Image.new(mode, (8, 8), colour).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "channel"),
+    [("RGBA", (9, 9, 9, 0), "alpha"), ("RGBA", (255, 255, 255, 255), "red"), ("L", 255, "red"), ("P", 1, "red")],
+)
+def test_a_video_is_dubbed_with_a_picture_of_its_own(mode, colour, channel, server, tmp_path):
+    mask = save_mask(tmp_path / "mask.png", mode, colour)
+    prompt = build(server, image=None, video=Path("film.mp4"), video_mask=mask, changes=["WanS2VDub.feather=8"])
+    inputs, linked = dub_of(prompt)
+    assert linked == {
+        "source_video": {"file": "uploaded film.mp4"},
+        "source_mask": {"image": f"uploaded {mask}", "channel": channel},
+    }
+    assert (inputs["strength"], inputs["feather"]) == (1.0, 8)
+    assert graph.inputs_of(prompt, PREPARE)["image"] == [graph.inputs_of(prompt, PREPARE)["dub"][0], 1]
+    assert "LoadImage" not in [node["class_type"] for node in prompt.values()]
+
+
+def test_a_video_without_a_mask_is_where_it_begins_and_a_picture_may_be_given(server):
+    prompt = build(server, video=Path("film.mp4"))
+    inputs, linked = dub_of(prompt)
+    assert (list(linked), inputs["strength"]) == (["source_video"], 0.6)
+    assert graph.inputs_of(prompt, "LoadImage")["image"] == "uploaded me.png"
+
+
+def test_a_mask_that_is_no_picture_and_a_server_without_dubbing(server, tmp_path):
+    (tmp_path / "mask.png").write_text("no picture")
+    with pytest.raises(PromptError, match=r"mask.png is no picture"):
+        build(server, video=Path("film.mp4"), video_mask=tmp_path / "mask.png")
+    del server[DUB]
+    with pytest.raises(PackMissing, match=DUB):
+        build(server, video=Path("film.mp4"))
+
+
+def test_defaults_of_the_dub_are_those_of_the_node():
+    schemas = json.loads((ROOT / "tests" / "integration" / "schemas.json").read_text(encoding="utf-8"))
+    assert {widget["name"]: widget["default"] for widget in schemas[DUB]["required"]} == graph.DUB_DEFAULTS
+
+
+def test_a_mask_without_a_video_is_refused(server):
+    with pytest.raises(PromptError, match="--video-mask says what of --video may change"):
+        build(server, video_mask=Path("mask.png"))
 
 
 @pytest.mark.parametrize(

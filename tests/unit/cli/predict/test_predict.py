@@ -45,7 +45,7 @@ def request(*arguments):
 
 def test_without_options_the_samples_and_the_quick_start():
     found = request()
-    assert (found.image, found.audio, found.pose) == (PICTURE, SOUND, None)
+    assert (found.image, found.audio, found.pose, found.video) == (PICTURE, SOUND, None, None)
     assert PICTURE.is_file()
     assert SOUND.is_file()
     assert (found.inputs, found.files, found.suffix) == ({}, {}, "mp4")

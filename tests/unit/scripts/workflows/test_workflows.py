@@ -39,7 +39,7 @@ OUR_FOLDERS = {part.folder for part in PARTS.values()}
 DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")  # the front end offers no other files, and only from some hosts
 QUICK_START_LARGEST = (1791 - 20, 891 - 20)  # px: three quarters of 1366x680 at 8/14 of full size, without a rim of 10
 FOUND_WITHIN = 33  # letters from the beginning: the front end's search ranks by place, and gives up behind a third of 100
-SEARCH_WORDS = ("talking", "photo", "avatar", "lip sync", "song", "pose", "app", "upscale", "wan s2v")
+SEARCH_WORDS = ("talking", "photo", "avatar", "lip sync", "song", "pose", "app", "dub", "upscale", "wan s2v")
 
 
 def graphs(flow: dict[str, Any]) -> list[dict[str, Any]]:
