@@ -1,11 +1,13 @@
 """All GPUs of core's "MultiGPU CFG Split" node in every model call: its copies of a MODEL, in crews that share the tokens of a call."""
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -26,6 +28,22 @@ _known: dict[Hashable, Speeds] = {}
 def gpus_of(model: ModelPatcher) -> list[ModelPatcher]:
     """A MODEL and its copies on other GPUs."""
     return [model, *model.get_additional_models_with_key(MULTIGPU)]
+
+
+def copies_for(vae: comfy.sd.VAE, model: ModelPatcher) -> list[comfy.sd.VAE]:
+    """Copies of a VAE for the other GPUs of a MODEL; none where its loader cannot make them."""
+    devices = [patcher.load_device for patcher in gpus_of(model) if patcher.load_device != vae.device]
+    if not devices or vae.patcher.cached_patcher_init is None:
+        return []
+    return [_copy_for(vae, device) for device in devices]
+
+
+def _copy_for(vae: comfy.sd.VAE, device: torch.device) -> comfy.sd.VAE:
+    """A VAE with weights of its own on another GPU."""
+    other = copy.copy(vae)
+    other.patcher = vae.patcher.deepclone_multigpu(new_load_device=device)
+    other.first_stage_model, other.device = other.patcher.model, device
+    return other
 
 
 class GpuCrew:
@@ -136,11 +154,11 @@ def speeds_of(model: ModelPatcher, computation: Hashable) -> Speeds:
     devices, dtype = tuple(patcher.load_device for patcher in gpus_of(model)), model.model.get_dtype_inference()
     key = devices, dtype, computation
     if key not in _known:
-        _known[key] = Speeds(_guesses(devices, dtype), link=lambda source, target: _link(devices[source], devices[target]))
+        _known[key] = Speeds(rates_of(devices, dtype), link=lambda source, target: _link(devices[source], devices[target]))
     return _known[key]
 
 
-def _guesses(devices: Sequence[torch.device], dtype: torch.dtype) -> list[float]:
+def rates_of(devices: Sequence[torch.device], dtype: torch.dtype) -> list[float]:
     """The rate of a large product on each device; devices of one name are alike."""
     rates = {device_name(device): device for device in reversed(devices)}
     known = {name: product_rate(device, dtype) for name, device in rates.items()}
