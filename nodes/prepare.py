@@ -1,6 +1,7 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -105,6 +106,7 @@ class WanS2VPrepare(io.ComfyNode):
                     tooltip="The fitted picture, the sound with the clip borders, and the work to do: time, GPU memory, RAM.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -142,14 +144,17 @@ class WanS2VPrepare(io.ComfyNode):
             options = {"real_audio_history": audio_history == "real", "folder": Path(folder_paths.get_temp_directory())}
             plan = plan_video(encoded_audio, shape, picture, history, guide, encode=encode, **options)
         timeline = plan.timeline
-        job, facts = REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), comfy_bridge.assumed_facts(vae)
+        place = comfy_bridge.place_in_list()
+        gpus = comfy_bridge.gpus_ahead(cls.hidden.prompt, place.node_id) if place else comfy_bridge.ONE_GPU
+        job = replace(REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), works=gpus.works)
+        job, facts = REFERENCE.of(job), comfy_bridge.assumed_facts(vae, gpus.number)
         preview = draw_plan(
             plan.waveform,
             plan.sample_rate_hz,
             image=picture,
             clip_starts_s=timeline.clip_starts_s,
             seconds=timeline.seconds,
-            lines=describe_plan(job, *facts),
+            lines=describe_plan(job, *facts, gpus.words),
             voices=_voices(plan),
         )
         comfy_bridge.text_display()("\n".join(filter(None, (describe_shape(job, *facts), size_note(image=image, size=size["size"])))))

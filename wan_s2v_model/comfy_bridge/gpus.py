@@ -3,8 +3,8 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.sd
@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..cost.product import PRODUCT_SIZE_ON_HOST, measure_product, product_bytes
-from ..sampling.gpus import ANY_CALL, Call, Group, Speeds
+from ..sampling.gpus import ANY_CALL, Call, Group, Speeds, describe, divide, most_gpus, seconds_of_step
 from ..transformer.crew import Crew, Halt, Member, Stopwatch, copy_speed
 
 TIMED_CALLS = range(1, 3)  # of a crew in each clip
@@ -147,6 +147,40 @@ class Gpus:
                 working, whole = zip(*(watch.seconds() for watch in watches), strict=True)
                 assert self._speeds is not None
                 self._speeds.learn(group, self._call, working, max(whole))
+
+
+def other_gpus(count: int) -> list[torch.device]:
+    """The GPUs beside ComfyUI's own that core's node takes for so many in all."""
+    own = comfy.model_management.get_torch_device()
+    return [device for device in comfy.model_management.get_all_torch_devices() if device != own][: count - 1]
+
+
+class GpusAhead(NamedTuple):
+    """What the graph says of the GPUs that will work on a plan.
+
+    Attributes:
+        number: of them. works: how long a step of so many calls takes, in calls of one. words: what they will do.
+    """
+
+    number: int
+    works: dict[int, float]
+    words: str
+
+
+ONE_GPU = GpusAhead(1, {}, "")
+
+
+def gpus_ahead(prompt: Mapping[str, Any], plan_node: str) -> GpusAhead:
+    """The GPUs of core's node in front of the sampler that gets a plan, as the queued graph in API format has it."""
+    count = 1 + len(other_gpus(most_gpus(prompt, plan_node)))
+    if count == 1:
+        return ONE_GPU
+    own = comfy.model_management.get_torch_device()
+    rates = rates_of([own, *other_gpus(count)], torch.bfloat16)
+    ways = {calls: divide(rates, len(calls)) for calls in (("prompt",), ("prompt", "negative"))}
+    works = {len(calls): seconds_of_step(groups, rates, len(calls)) * rates[0] for calls, groups in ways.items()}
+    plain, guided = (describe(groups, calls, count) for calls, groups in ways.items())
+    return GpusAhead(count, works, f"{plain}; with guidance {guided}")
 
 
 def speeds_of(model: ModelPatcher, computation: Hashable) -> Speeds:
