@@ -1,6 +1,7 @@
 """Planning: picture, sound, pose and earlier frames become a plan of clips."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -109,6 +110,7 @@ class WanS2VPrepare(io.ComfyNode):
                     tooltip="The fitted picture, the sound with the clip borders, and the work to do: time, GPU memory, RAM.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -149,14 +151,17 @@ class WanS2VPrepare(io.ComfyNode):
         plan = plan if dub is None else plan.with_dub(dub)
         note_pictures(plan, vae, image[0], previous_frames, first_frame)
         timeline = plan.timeline
-        job, facts = REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), comfy_bridge.assumed_facts(vae)
+        place = comfy_bridge.place_in_list()
+        gpus = comfy_bridge.gpus_ahead(cls.hidden.prompt, place.node_id) if place else comfy_bridge.ONE_GPU
+        job = replace(REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), works=gpus.works)
+        job, facts = REFERENCE.of(job), comfy_bridge.assumed_facts(vae, gpus.number)
         preview = draw_plan(
             plan.waveform,
             plan.sample_rate_hz,
             image=picture if plan.dub is None else plan.dub.marked(picture),
             clip_starts_s=timeline.clip_starts_s,
             seconds=timeline.seconds,
-            lines=describe_plan(job, *facts),
+            lines=describe_plan(job, *facts, gpus.words),
             voices=_voices(plan),
         )
         notes = describe_shape(job, *facts), size_note(image=image, size=size["size"]), plan.dub and plan.dub.length_note()

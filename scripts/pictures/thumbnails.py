@@ -210,6 +210,19 @@ def two_pass(picture: Image.Image, colour: str) -> None:
     ImageDraw.Draw(picture).line((SIDE // 2, 0, SIDE // 2, TOP), fill=colour, width=5)
 
 
+def several_gpus(picture: Image.Image, colour: str) -> None:
+    """A video in four slices, each above the chip that makes it."""
+    canvas, width = ImageDraw.Draw(picture), 84
+    for index in range(4):
+        left = 20 + 92 * index
+        face(picture, (left, 20, left + width, 180), crop=(40 + 108 * index, 60, 148 + 108 * index, 266))
+        canvas.line((left + width // 2, 184, left + width // 2, 212), fill=colour, width=5)
+        for pin in range(4):
+            canvas.rectangle((left + 14 + 16 * pin, 206, left + 20 + 16 * pin, 290), fill=LINE)
+        canvas.rounded_rectangle((left + 4, 214, left + width - 4, 282), 8, fill=PANEL, outline=colour, width=4)
+        canvas.text((left + width // 2, 248), "GPU", font=ImageFont.load_default(24), fill=WHITE, anchor="mm")
+
+
 CARDS = {
     "wan_s2v_quick_start": Card("Talking photo", "picture + sound = video", "#5aa0d0", quick_start),
     "wan_s2v_app": Card("Lip sync app", "a form, no nodes", "#2f7de1", app),
@@ -224,6 +237,7 @@ CARDS = {
     "wan_s2v_dub": Card("Dub a video", "a new voice for a finished one", "#e08050", dub),
     "wan_s2v_two_pass": Card("Upscaled", "24 fps and twice the size", "#50b0b0", two_pass),
     "wan_s2v_core_nodes": Card("Core nodes", "ComfyUI's own around it", "#a0c060", core_nodes),
+    "wan_s2v_several_gpus": Card("Multi GPU", "all cards on one video", "#76b900", several_gpus),
 }
 
 

@@ -314,4 +314,39 @@ clip.""",
     ),
 )
 
-WORKFLOWS = (QUICK_START, QUICK_APP, ALL_NODES, QUALITY, LONG_VIDEO, DIALOGUE, SONG, MIX, POSE, FILMED_POSE, DUB, TWO_PASS, CORE_NODES)
+SPLIT = Node(18, "MultiGPU_WorkUnits", {"max_gpus": 8}, {"model": (15, "model")}, title="All GPUs of this machine")
+
+SEVERAL_GPUS = Workflow(
+    "wan_s2v_several_gpus",
+    "Talking photo, multi GPU (Wan S2V)",
+    (
+        models(),
+        yours(),
+        prepare(),
+        sample(
+            SPLIT,
+            change(SAMPLE, {"model": (18, "MODEL")}),
+            note="""ComfyUI's *MultiGPU CFG Split* goes last in front of the sampler. *max_gpus* is the most that work. Nothing
+else is to be set: with guidance each prompt gets its GPU, and where there are more GPUs than prompts they share every model
+call. A card that would slow the others down is left out.""",
+        ),
+        save(change(SAVE, filename_prefix="video/wan_s2v_several_gpus")),
+    ),
+)
+
+WORKFLOWS = (
+    QUICK_START,
+    QUICK_APP,
+    ALL_NODES,
+    QUALITY,
+    LONG_VIDEO,
+    DIALOGUE,
+    SONG,
+    MIX,
+    POSE,
+    FILMED_POSE,
+    DUB,
+    TWO_PASS,
+    CORE_NODES,
+    SEVERAL_GPUS,
+)

@@ -230,6 +230,26 @@ def test_time_and_words_know_of_the_gpus(bridge, model, on):
     assert one.calls_per_step == four.calls_per_step
 
 
+def test_preview_of_a_plan_knows_of_the_gpus(bridge, on, model):
+    on(model, 4)  # devices
+    graph = {
+        "2": {"class_type": "MultiGPU_WorkUnits", "inputs": {"model": ["1", 0], "max_gpus": 3}},
+        "11": {"class_type": "WanS2VSampler", "inputs": {"model": ["2", 0], "plan": ["9", 0]}},
+    }
+    ahead = bridge.gpus_ahead(graph, "9")
+    assert (ahead.number, ahead.words) == (3, "3 GPUs on each model call; with guidance 3 GPUs on each model call")
+    assert ahead.works == pytest.approx({1: 1 / 3, 2: 2 / 3})
+    graph["2"]["inputs"]["max_gpus"] = 2
+    assert bridge.gpus_ahead(graph, "9").words.endswith("with guidance 2 GPUs: prompt | negative")
+    assert bridge.gpus_ahead({}, "9") == bridge.ONE_GPU
+
+
+def test_copies_without_dynamic_memory_are_in_main_memory_one_by_one(bridge, model, on):
+    facts = bridge.model_facts(bridge.with_s2v_forward(on(model, 3)))
+    assert not facts.is_file_backed
+    assert facts.host_bytes == 3 * facts.weights_bytes
+
+
 def test_node_and_log_say_what_the_gpus_do(bridge, model, on, monkeypatch, caplog):
     display = pack_module("wan_s2v_model.comfy_bridge.display")
     shown, progress = [], pack_module("wan_s2v_model.sampling.progress").Progress(1, 5)

@@ -1,9 +1,11 @@
 """Which models stay on the GPU while the transformer samples; the GPU and ComfyUI's list of loaded models are stand-ins."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.tiny_model import OPTIONS
 
 pytestmark = pytest.mark.comfy
@@ -124,3 +126,36 @@ def test_memory_is_pinned_where_comfyui_does_and_the_system_can(bridge, monkeypa
     values = torch.arange(6.0)
     assert torch.equal(bridge.memory.in_host_memory(values), values)
     assert len(tried) == attempts
+
+
+class StandInStream:
+    """Notes what is asked of a GPU's stream; a copy is there as soon as its event was waited for."""
+
+    def __init__(self, *_):
+        self.waits, self.events = 0, []
+
+    def wait_stream(self, other):
+        self.waits += 1
+
+    def record_event(self):
+        event = SimpleNamespace(synchronize=lambda: self.events.append(event))
+        return event
+
+
+def test_results_come_out_in_order_while_the_next_one_is_computed(bridge, monkeypatch):
+    """The CPU waits for the copy of each but the last result when the next one is queued, never for all that the GPU has to do."""
+    memory_module = pack_module("wan_s2v_model.comfy_bridge.memory")
+    cuda, empty = memory_module.torch.cuda, torch.empty
+    monkeypatch.setattr(memory_module.comfy.model_management, "MAX_PINNED_MEMORY", 1)
+    monkeypatch.setattr(cuda, "Stream", StandInStream)
+    monkeypatch.setattr(cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(memory_module.torch, "empty", lambda *size, pin_memory, **options: empty(*size, **options))
+    outbox, got = memory_module.Outbox(torch.device("cuda")), []
+    for number in range(5):
+        outbox.put(torch.full((2,), float(number)), lambda part: got.append(part[0].item()))
+        assert got == [float(earlier) for earlier in range(number)]
+        assert len(outbox._stream.events) == number
+    outbox.empty()
+    assert got == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert outbox._stream.waits == 5

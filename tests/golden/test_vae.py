@@ -1,5 +1,6 @@
 """Our passes through the VAE give what ComfyUI's calls give at once, in tiles too."""
 
+import copy
 import logging
 import threading
 from types import SimpleNamespace
@@ -100,7 +101,7 @@ def test_frames_reach_the_device_two_at_a_time(module, vae, monkeypatch):
 
 
 def plan(module, vae, name="decode"):
-    return module._plan_pass(vae, name, HEIGHT, WIDTH, is_picture=False)
+    return module.plan_pass(vae, name, HEIGHT, WIDTH, is_picture=False)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +117,11 @@ def test_free_memory_decides(module, vae, monkeypatch, caplog, share, grid, leve
     weights = vae.patcher.model_size()
     free = weights + share * plan(module, vae).needed_bytes()
     monkeypatch.setattr(module.comfy.model_management, "get_free_memory", lambda *_: free)
-    monkeypatch.setattr(module, "_missing_weights", lambda _: weights)
+    room_for = module.room_for
+    monkeypatch.setattr(module, "room_for", lambda vae: (weights, room_for(vae)[1]))
     monkeypatch.setattr(module, "_announced", {})
     with caplog.at_level(logging.INFO, "wan_s2v"):
-        assert module._prepare(vae, plan(module, vae), None) == grid
+        assert module.prepare(vae, plan(module, vae), None) == grid
     assert [record.levelno for record in caplog.records if record.name == "wan_s2v"] == [level]
     assert text in caplog.text
 
@@ -128,7 +130,7 @@ def test_choice_is_logged_when_it_changes(module, vae, monkeypatch, caplog):
     monkeypatch.setattr(module, "_announced", {})
     with caplog.at_level(logging.INFO, "wan_s2v"):
         for name, grid in [("decode", (1, 1)), ("encode", (1, 1)), ("decode", (1, 1)), ("decode", (1, 2)), ("decode", (1, 1))]:
-            module._prepare(vae, plan(module, vae, name), grid)
+            module.prepare(vae, plan(module, vae, name), grid)
     lines = [record.getMessage() for record in caplog.records if record.name == "wan_s2v"]
     starts = ["VAE decode 240x240: whole", "VAE encode 240x240: whole", "VAE decode 240x240: 2 tiles", "VAE decode 240x240: whole"]
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 4
@@ -213,7 +215,27 @@ def test_vae_of_a_run_works_on_all_gpus_of_its_model(module, vae):
 
     latents = random_latents(3, HEIGHT, WIDTH)
     run_vae = module.RunVae(vae, Model())
-    (helper,) = run_vae._helpers
+    _, helper = run_vae._vaes
     assert helper.first_stage_model is helper.patcher.model is not vae.first_stage_model
     torch.testing.assert_close(run_vae.decode(latents), module.decode_latents(vae, latents), rtol=0, atol=2e-6)
     assert run_vae._tried["decode"] == (1, 2)
+
+
+def test_each_gpu_loads_the_vae_once_for_a_pass(module, vae, monkeypatch):
+    """ComfyUI goes through all weights of a model that it is to load."""
+    loaded, load = [], module.comfy.model_management.load_models_gpu
+    monkeypatch.setattr(module.comfy.model_management, "load_models_gpu", lambda models, **kw: loaded.append(models) or load(models, **kw))
+    run_vae = module.RunVae(vae)
+    run_vae._vaes = [vae, copy.copy(vae)]
+    run_vae.decode(random_latents(1, 8, 8))
+    assert len(loaded) == 2
+
+
+def test_a_slow_gpu_takes_no_tile(module, vae, monkeypatch):
+    monkeypatch.setattr(module, "rates_of", lambda devices, dtype: [1.0, 0.1])
+    used, fill = [], module.decode_fine
+    monkeypatch.setattr(module, "decode_fine", lambda vae, *rest: used.append(vae) or fill(vae, *rest))
+    run_vae = module.RunVae(vae)
+    run_vae._vaes = [vae, copy.copy(vae)]
+    run_vae.decode(random_latents(1, HEIGHT, WIDTH))
+    assert used == [vae]

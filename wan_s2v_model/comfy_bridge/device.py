@@ -17,7 +17,7 @@ from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
 from ..transformer.rings import Placement
-from .gpus import device_name, gpus_of, is_on_host, product_rate
+from .gpus import device_name, gpus_of, is_on_host, other_gpus, product_rate
 from .kernels import SAGES, pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of, with_s2v_forward
@@ -32,8 +32,13 @@ def device_facts(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE) -> 
     rounding = {"float8_attention": hasattr(attention, FLOAT8_BEYOND), "sage": attention in SAGES}
     modes = Modes(vae_value_bytes(vae), float8_linears=linears is not EXACT, **rounding)
     names = [device_name(patcher.load_device) for patcher in gpus_of(model)]
-    alike = names[0] if len(names) == 1 else f"{len(names)} GPUs like {names[0]}"
-    return replace(_device_facts(device, dtype, modes), name=alike if len({*names}) == 1 else ", ".join(names))
+    return replace(_device_facts(device, dtype, modes), name=_in_words(names))
+
+
+def _in_words(names: list[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    return f"{len(names)} GPUs like {names[0]}" if len({*names}) == 1 else ", ".join(names)
 
 
 def _device_facts(device: torch.device, dtype: torch.dtype, modes: Modes) -> DeviceFacts:
@@ -52,7 +57,7 @@ def model_facts(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
     """What a MODEL with our forward needs; its weights count as they are stored."""
     transformer = forward_of(model).transformer
     dtype = model.model.get_dtype_inference()
-    is_host, weights = is_on_host(model.load_device), model.model_size()
+    is_host, weights, copies = is_on_host(model.load_device), model.model_size(), gpus_of(model)
     return ModelFacts(
         config=transformer.config,
         weights_bytes=weights,
@@ -60,13 +65,14 @@ def model_facts(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
         residual_bytes=(transformer.residual_dtype or dtype).itemsize,
         is_resident=is_host or stays_on_gpu(model) or model.offload_device == model.load_device,
         is_file_backed=model.is_dynamic(),
-        held_bytes=0 if model.is_dynamic() else weights - (0 if is_host else model.loaded_size()),
+        held_bytes=0 if model.is_dynamic() else sum(weights - (0 if is_host else copy.loaded_size()) for copy in copies),
         has_kernels=kernels_work(model.load_device),
+        copies=len(copies),
     )
 
 
-def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
-    """The 14B model in bf16 as our loader would load it here, and the device."""
+def assumed_facts(vae: comfy.sd.VAE, num_gpus: int = 1) -> tuple[ModelFacts, DeviceFacts]:
+    """The 14B model in bf16 as our loader would load it here, for so many GPUs, and the device."""
     device, supported = comfy.model_management.get_torch_device(), S2VModelConfig.supported_inference_dtypes
     count, is_host = num_parameters(S2V_14B), is_on_host(device)
     stored = comfy.model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=torch.bfloat16)
@@ -79,8 +85,10 @@ def assumed_facts(vae: comfy.sd.VAE) -> tuple[ModelFacts, DeviceFacts]:
         is_resident=is_host or comfy.model_management.unet_offload_device() == device,
         held_bytes=_loaded_bytes() if is_host else 0,
         has_kernels=kernels_work(device),
+        copies=num_gpus,
     )
-    return model, _device_facts(device, dtype, Modes(vae_value_bytes(vae)))
+    facts = _device_facts(device, dtype, Modes(vae_value_bytes(vae)))
+    return model, replace(facts, name=_in_words([facts.name, *map(device_name, other_gpus(num_gpus))]))
 
 
 def require_memory(sample: ClipSampler, plan: Plan, first_clip: int, vae: comfy.sd.VAE, disk_bytes: float = 0) -> None:

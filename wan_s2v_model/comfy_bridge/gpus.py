@@ -1,17 +1,19 @@
 """All GPUs of core's "MultiGPU CFG Split" node in every model call: its copies of a MODEL, in crews that share the tokens of a call."""
 
+import copy
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import comfy.model_management
+import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..cost.product import PRODUCT_SIZE_ON_HOST, measure_product, product_bytes
-from ..sampling.gpus import ANY_CALL, Call, Group, Speeds
+from ..sampling.gpus import ANY_CALL, Call, Group, Speeds, describe, divide, most_gpus, seconds_of_step
 from ..transformer.crew import Crew, Halt, Member, Stopwatch, copy_speed
 
 TIMED_CALLS = range(1, 3)  # of a crew in each clip
@@ -26,6 +28,22 @@ _known: dict[Hashable, Speeds] = {}
 def gpus_of(model: ModelPatcher) -> list[ModelPatcher]:
     """A MODEL and its copies on other GPUs."""
     return [model, *model.get_additional_models_with_key(MULTIGPU)]
+
+
+def copies_for(vae: comfy.sd.VAE, model: ModelPatcher) -> list[comfy.sd.VAE]:
+    """Copies of a VAE for the other GPUs of a MODEL; none where its loader cannot make them."""
+    devices = [patcher.load_device for patcher in gpus_of(model) if patcher.load_device != vae.device]
+    if not devices or vae.patcher.cached_patcher_init is None:
+        return []
+    return [_copy_for(vae, device) for device in devices]
+
+
+def _copy_for(vae: comfy.sd.VAE, device: torch.device) -> comfy.sd.VAE:
+    """A VAE with weights of its own on another GPU."""
+    other = copy.copy(vae)
+    other.patcher = vae.patcher.deepclone_multigpu(new_load_device=device)
+    other.first_stage_model, other.device = other.patcher.model, device
+    return other
 
 
 class GpuCrew:
@@ -131,16 +149,50 @@ class Gpus:
                 self._speeds.learn(group, self._call, working, max(whole))
 
 
+def other_gpus(count: int) -> list[torch.device]:
+    """The GPUs beside ComfyUI's own that core's node takes for so many in all."""
+    own = comfy.model_management.get_torch_device()
+    return [device for device in comfy.model_management.get_all_torch_devices() if device != own][: count - 1]
+
+
+class GpusAhead(NamedTuple):
+    """What the graph says of the GPUs that will work on a plan.
+
+    Attributes:
+        number: of them. works: how long a step of so many calls takes, in calls of one. words: what they will do.
+    """
+
+    number: int
+    works: dict[int, float]
+    words: str
+
+
+ONE_GPU = GpusAhead(1, {}, "")
+
+
+def gpus_ahead(prompt: Mapping[str, Any], plan_node: str) -> GpusAhead:
+    """The GPUs of core's node in front of the sampler that gets a plan, as the queued graph in API format has it."""
+    count = 1 + len(other_gpus(most_gpus(prompt, plan_node)))
+    if count == 1:
+        return ONE_GPU
+    own = comfy.model_management.get_torch_device()
+    rates = rates_of([own, *other_gpus(count)], torch.bfloat16)
+    ways = {calls: divide(rates, len(calls)) for calls in (("prompt",), ("prompt", "negative"))}
+    works = {len(calls): seconds_of_step(groups, rates, len(calls)) * rates[0] for calls, groups in ways.items()}
+    plain, guided = (describe(groups, calls, count) for calls, groups in ways.items())
+    return GpusAhead(count, works, f"{plain}; with guidance {guided}")
+
+
 def speeds_of(model: ModelPatcher, computation: Hashable) -> Speeds:
     """What is known of the speeds of a MODEL's GPUs with these kernels; the same object for as long as ComfyUI runs."""
     devices, dtype = tuple(patcher.load_device for patcher in gpus_of(model)), model.model.get_dtype_inference()
     key = devices, dtype, computation
     if key not in _known:
-        _known[key] = Speeds(_guesses(devices, dtype), link=lambda source, target: _link(devices[source], devices[target]))
+        _known[key] = Speeds(rates_of(devices, dtype), link=lambda source, target: _link(devices[source], devices[target]))
     return _known[key]
 
 
-def _guesses(devices: Sequence[torch.device], dtype: torch.dtype) -> list[float]:
+def rates_of(devices: Sequence[torch.device], dtype: torch.dtype) -> list[float]:
     """The rate of a large product on each device; devices of one name are alike."""
     rates = {device_name(device): device for device in reversed(devices)}
     known = {name: product_rate(device, dtype) for name, device in rates.items()}

@@ -1,6 +1,7 @@
 """Which model is on the GPU while the transformer samples, and what is done when its memory runs out."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from .gpus import gpus_of
 
 logger = logging.getLogger("wan_s2v")
 EVERYTHING_BYTES = 1e30
+RESULTS_ON_THE_WAY = 1  # into main memory, beside the one that is computed
 OOM_ERRORS = (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR)
 KEPT = "The finished clips are kept where the run has a name: queue the same again to go on. "
 Result = TypeVar("Result")
@@ -76,7 +78,7 @@ def take_memory_peak(model: comfy.model_patcher.ModelPatcher) -> float | None:
 def in_host_memory(tensor: Tensor) -> Tensor:
     """A copy in main memory: pinned, which is fetched faster, where ComfyUI pins memory and the system has some to pin."""
     copy = tensor.cpu()
-    if comfy.model_management.MAX_PINNED_MEMORY <= 0:  # --disable-pinned-memory, or a device that gains nothing
+    if not _pins():
         return copy
     try:
         return copy.pin_memory()
@@ -85,11 +87,70 @@ def in_host_memory(tensor: Tensor) -> Tensor:
         return copy
 
 
+def bring_over(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor from main memory on a device. From pinned memory, which this goes through, the copy is only queued: nobody waits."""
+    if device.type != "cuda" or tensor.device.type != "cpu" or not _pins():
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.contiguous().pin_memory()).to(device, non_blocking=True)
+
+
+def _pins() -> bool:
+    """Whether ComfyUI pins main memory: not with --disable-pinned-memory, nor for a device that gains nothing."""
+    return comfy.model_management.MAX_PINNED_MEMORY > 0
+
+
+class Outbox:
+    """Brings results into main memory while the device computes the next ones.
+
+    A copy into ordinary memory waits for all that the device was told to do. Each of these goes into pinned memory, by a stream of its
+    own, and is handed on when the next but one is there.
+    """
+
+    def __init__(self, device: torch.device):
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and _pins() else None
+        self._device = device
+        self._on_the_way: deque[tuple[Any, Tensor, Tensor, Callable[[Tensor], object]]] = deque()
+
+    def put(self, result: Tensor, hand_on: Callable[[Tensor], object]) -> None:
+        """Call hand_on(the result in main memory) soon, in the order in which results come."""
+        if self._stream is None:
+            hand_on(result.cpu())
+            return
+        arrived = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            arrived.copy_(result, non_blocking=True)
+        self._on_the_way.append((self._stream.record_event(), arrived, result, hand_on))
+        while len(self._on_the_way) > RESULTS_ON_THE_WAY:
+            self._hand_on()
+
+    def empty(self) -> None:
+        """Hand on what is still on its way."""
+        while self._on_the_way:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        copied, arrived, _, hand_on = self._on_the_way.popleft()
+        copied.synchronize()
+        hand_on(arrived)
+
+
 def load_all_weights(model: comfy.model_patcher.ModelPatcher, noise_shape: Sequence[int]) -> None:
     """Load a model that must not be offloaded as a whole; ComfyUI would leave out what it thinks does not fit."""
     if stays_on_gpu(model):
         needed = model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
         comfy.model_management.load_models_gpu(gpus_of(model), memory_required=needed, force_full_load=True)
+
+
+def room_for(vae: comfy.sd.VAE) -> tuple[float, float]:
+    """Bytes of weights that still have to find room, and bytes that can be had.
+
+    With dynamic VRAM all weights have to, as those there count as free memory. What other models' weights give up on demand can be had,
+    but not what ComfyUI leaves to other programs.
+    """
+    loaded = 0 if vae.patcher.is_dynamic() else vae.patcher.loaded_size()
+    reserved = 0 if vae.device.type == "cpu" else comfy.model_management.extra_reserved_memory()
+    return vae.patcher.model_size() - loaded, vae.patcher.get_free_memory(vae.device) - reserved
 
 
 class RetryInLessMemory:

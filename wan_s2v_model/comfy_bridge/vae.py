@@ -8,7 +8,7 @@ Latents [F] and frames [T] go through in parts of the sizes that ComfyUI uses, o
 causal cache would lose frames. A VAE with another network inside is run by its own calls.
 """
 
-import copy
+import itertools
 import logging
 import math
 import threading
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_memory import DECODE, ENCODE, VaePass, choose_grid, describe_choice
-from ..cost.vae_tiles import Grid, Tile, grids, shared_grid, tiles
+from ..cost.vae_tiles import Grid, Tile, deal, grids, shared_grid, tiles
 from ..transformer.crew import Crew, Halt, Member
-from .gpus import gpus_of
-from .memory import KEPT, RetryInLessMemory, take_all_others_off_gpu
+from .gpus import copies_for, rates_of
+from .memory import KEPT, Outbox, RetryInLessMemory, bring_over, in_host_memory, room_for, take_all_others_off_gpu
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
 logger = logging.getLogger("wan_s2v")
@@ -57,13 +57,15 @@ def encode_pixels(vae: comfy.sd.VAE, frames: Tensor, grid: Grid | None = None, h
             the tiles.
     """
     raise_if_interrupted()
+    vaes = [vae, *helpers]
+    return _encode(vaes, frames, fitting_grid(vaes, "encode", _latents_of(frames), grid) if can_tile(vae) else (1, 1))
+
+
+def _encode(vaes: Sequence[comfy.sd.VAE], frames: Tensor, grid: Grid) -> Tensor:
+    """`encode_pixels` by VAEs that are loaded."""
+    vae = vaes[0]
     if not can_tile(vae):
         return LATENT_FORMAT.process_in(vae.encode(frames).float().cpu())
-    height, width = (side // SPATIAL_STRIDE for side in frames.shape[1:3])
-    vaes = [vae, *helpers]
-    for each in vaes[::-1]:
-        grid = prepare(each, plan_pass(vae, "encode", height, width, is_picture=len(frames) <= TEMPORAL_STRIDE), grid)
-    assert grid is not None
     with comfy.model_management.cuda_device_context(vae.device):
         features = _encode_fine(vae, frames) if grid == (1, 1) else _encode_tiles(vaes, frames, grid)
         return LATENT_FORMAT.process_in(_encode_coarse(vae, features).float().cpu())
@@ -79,23 +81,25 @@ def decode_latents(
         newest: only the last so many frames are wanted, and leave the GPU; None for all. helpers: as of `encode_pixels`.
     """
     raise_if_interrupted()
-    raw = LATENT_FORMAT.process_out(latents)
+    vaes = [vae, *helpers]
+    return _decode(vaes, latents, fitting_grid(vaes, "decode", latents.shape[2:], grid) if can_tile(vae) else (1, 1), newest)
+
+
+def _decode(vaes: Sequence[comfy.sd.VAE], latents: Tensor, grid: Grid, newest: int | None) -> Tensor:
+    """`decode_latents` by VAEs that are loaded."""
+    vae, raw = vaes[0], LATENT_FORMAT.process_out(latents)
     if not can_tile(vae):
         return vae.decode(raw)[0].float().cpu()
     num_latents, height, width = raw.shape[2:]
-    vaes = [vae, *helpers]
-    for each in vaes[::-1]:
-        grid = prepare(each, plan_pass(vae, "decode", height, width, is_picture=num_latents == 1), grid)
-    assert grid is not None
     num_frames = TEMPORAL_STRIDE * (num_latents - 1) + 1
     num_wanted = num_frames if newest is None else min(newest, num_frames)
     frames = torch.empty(num_wanted, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
     with comfy.model_management.cuda_device_context(vae.device):
         features = decode_coarse(vae, raw)
         if grid == (1, 1):
-            _fill(frames, decode_fine(vae, features, _cache_of_clip(vae, num_latents)), num_frames - num_wanted)
+            _fill(frames, decode_fine(vae, features, _cache_of_clip(vae, num_latents)), num_frames - num_wanted, vae.device)
         else:
-            _decode_tiles(vaes, [part.cpu() for part in features], grid, frames, num_frames - num_wanted)
+            _decode_tiles(vaes, [in_host_memory(part) for part in features], grid, frames, num_frames - num_wanted)
     return frames
 
 
@@ -104,13 +108,21 @@ def can_tile(vae: comfy.sd.VAE) -> bool:
     return isinstance(vae.first_stage_model, WanVAE)
 
 
-def fitting_grid(vae: comfy.sd.VAE, name: str, height: int, width: int, num_latents: int) -> Grid:
-    """The fewest tiles that fit in the memory which is free; loads the VAE.
+def fitting_grid(vaes: Sequence[comfy.sd.VAE], name: str, shape: Sequence[int], grid: Grid | None = None) -> Grid:
+    """The fewest tiles that fit in the memory which is free on all GPUs, or those that are given; loads the VAEs.
 
     Args:
-        name: encode or decode. height, width: in latents.
+        name: encode or decode. shape: latent frames, height and width in latents.
     """
-    return prepare(vae, plan_pass(vae, name, height, width, is_picture=num_latents == 1), None)
+    num_latents, height, width = shape
+    every = [prepare(vae, plan_pass(vae, name, height, width, is_picture=num_latents == 1), grid) for vae in vaes[::-1]]
+    return max(every, key=math.prod)
+
+
+def _latents_of(frames: Tensor) -> tuple[int, int, int]:
+    """Latent frames, height and width of [T, H, W, 3] in latents."""
+    num_frames, height, width = frames.shape[:3]
+    return (num_frames - 1) // TEMPORAL_STRIDE + 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
 
 
 def _encode_tiles(vaes: Sequence[comfy.sd.VAE], frames: Tensor, grid: Grid) -> list[Tensor]:
@@ -120,14 +132,18 @@ def _encode_tiles(vaes: Sequence[comfy.sd.VAE], frames: Tensor, grid: Grid) -> l
     lock = threading.Lock()
 
     def encode(vae: comfy.sd.VAE, tile: Tile, check: Callable[[], None]) -> None:
-        pixels = frames[:, tile.rows.seen(SPATIAL_STRIDE), tile.columns.seen(SPATIAL_STRIDE)]
-        for index, part in enumerate(_encode_fine(vae, pixels)):
-            check()
+        def hand_on(part: Tensor) -> None:
+            index = next(number)
             with lock:
                 if index == len(features):
                     features.append(torch.empty(*part.shape[:3], height, width, dtype=part.dtype))
-            given = part[..., tile.rows.inner(1), tile.columns.inner(1)]
-            features[index][..., tile.rows.given(1), tile.columns.given(1)] = given
+            features[index][..., tile.rows.given(1), tile.columns.given(1)] = part
+
+        number, outbox = itertools.count(), Outbox(vae.device)
+        for part in _encode_fine(vae, frames, tile):
+            check()
+            outbox.put(part[..., tile.rows.inner(1), tile.columns.inner(1)], hand_on)
+        outbox.empty()
 
     _share(vaes, tiles(height, width, grid), encode)
     return features
@@ -139,22 +155,24 @@ def _decode_tiles(vaes: Sequence[comfy.sd.VAE], features: list[Tensor], grid: Gr
 
     def decode(vae: comfy.sd.VAE, tile: Tile, check: Callable[[], None]) -> None:
         def given() -> Iterator[Tensor]:
-            seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in features)
+            whole = (bring_over(part, vae.device) for part in features)
+            seen = (part[..., tile.rows.seen(1), tile.columns.seen(1)] for part in whole)
             for part in decode_fine(vae, seen, _cache_of_clip(vae, len(features))):
                 check()
                 yield part[:, tile.rows.inner(SPATIAL_STRIDE), tile.columns.inner(SPATIAL_STRIDE)]
 
-        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given(), num_unwanted)
+        _fill(frames[:, tile.rows.given(SPATIAL_STRIDE), tile.columns.given(SPATIAL_STRIDE)], given(), num_unwanted, vae.device)
 
     _share(vaes, tiles(height, width, grid), decode)
 
 
 def _share(vaes: Sequence[comfy.sd.VAE], work_on: Iterable[Tile], work: Callable[[comfy.sd.VAE, Tile, Callable[[], None]], None]) -> None:
-    """Work on all tiles, each VAE on its share; an error of one ends the work of all."""
+    """Work on all tiles, each VAE on as many as its GPU is fast; an error of one ends the work of all."""
     crew, every = Crew([vae.device for vae in vaes], Halt()), list(work_on)
+    ends = [0, *itertools.accumulate(deal(len(every), _rates(vaes)))]
 
     def work_on_share(member: Member) -> Tensor:
-        for tile in every[member.rank :: len(vaes)]:
+        for tile in every[ends[member.rank] : ends[member.rank + 1]]:
             work(vaes[member.rank], tile, member.check)
         return every_tile_done
 
@@ -165,42 +183,40 @@ def _share(vaes: Sequence[comfy.sd.VAE], work_on: Iterable[Tile], work: Callable
         crew.close()
 
 
-def copies_for(vae: comfy.sd.VAE, model: comfy.model_patcher.ModelPatcher) -> list[comfy.sd.VAE]:
-    """Copies of a VAE for the other GPUs of a MODEL; none where its loader cannot make them."""
-    devices = [patcher.load_device for patcher in gpus_of(model) if patcher.load_device != vae.device]
-    if not devices or vae.patcher.cached_patcher_init is None or not can_tile(vae):
-        return []
-    return [_copy_for(vae, device) for device in devices]
+def _rates(vaes: Sequence[comfy.sd.VAE]) -> list[float]:
+    """How fast the GPU of each is."""
+    return rates_of([vae.device for vae in vaes], vaes[0].vae_dtype) if len(vaes) > 1 else [1.0]
 
 
-def _copy_for(vae: comfy.sd.VAE, device: torch.device) -> comfy.sd.VAE:
-    other = copy.copy(vae)
-    other.patcher = vae.patcher.deepclone_multigpu(new_load_device=device)
-    other.first_stage_model, other.device = other.patcher.model, device
-    return other
-
-
-def _fill(frames: Tensor, parts: Iterable[Tensor], num_unwanted: int) -> None:
-    """Copy the parts, [1 or more, H, W, 3] each, behind the first so many frames."""
-    start = -num_unwanted
+def _fill(frames: Tensor, parts: Iterable[Tensor], num_unwanted: int, device: torch.device) -> None:
+    """Copy the parts, [1 or more, H, W, 3] each on a device, behind the first so many frames."""
+    start, outbox = -num_unwanted, Outbox(device)
     for part in parts:
         stop = start + len(part)
         if stop > 0:
-            frames[max(0, start) : stop] = part[max(0, -start) :]
+            outbox.put(part[max(0, -start) :], frames[max(0, start) : stop].copy_)
         start = stop
+    outbox.empty()
 
 
-def _encode_fine(vae: comfy.sd.VAE, frames: Tensor) -> Iterator[Tensor]:
-    """[T, H, W, 3] in [0, 1] -> features [1, C, 1 or 2, h, w], by the layers from pixels to latents; only two frames are on the device."""
+def _encode_fine(vae: comfy.sd.VAE, frames: Tensor, tile: Tile | None = None) -> Iterator[Tensor]:
+    """[T, H, W, 3] in [0, 1] -> features [1, C, 1 or 2, h, w] of a tile, by the layers from pixels to latents.
+
+    Only two frames are on the device. They are cut and turned there: the CPU is slower at that, and several threads of it in each
+    other's way.
+    """
     encoder = vae.first_stage_model.encoder
     num_frames = len(frames) - (len(frames) - 1) % TEMPORAL_STRIDE
     cache = causal_cache(encoder) if num_frames > 1 else None
     for start in (0, *range(1, num_frames, AT_ONCE)):
         raise_if_interrupted()
         stop = start + AT_ONCE if start else 1
-        pixels = vae.process_input(frames[start:stop]).movedim(-1, 0)[None]  # [T, H, W, 3] -> [1, 3, T, H, W]
+        pixels = bring_over(frames[start:stop], vae.device)
+        if tile is not None:
+            pixels = pixels[:, tile.rows.seen(SPATIAL_STRIDE), tile.columns.seen(SPATIAL_STRIDE)]
+        pixels = vae.process_input(pixels).movedim(-1, 0)[None]  # [T, H, W, 3] -> [1, 3, T, H, W]
         slot = [0]
-        part = _convolve(encoder.conv1, pixels.to(vae.device, vae.vae_dtype), cache, slot)
+        part = _convolve(encoder.conv1, pixels.to(vae.vae_dtype), cache, slot)
         for layer in encoder.downsamples[: _last_resample(encoder.downsamples) + 1]:
             part = layer(part, cache, slot, final=stop == num_frames)
             if part is None:  # kept by the layer until there are enough frames
@@ -317,7 +333,8 @@ def prepare(vae: comfy.sd.VAE, vae_pass: VaePass, grid: Grid | None) -> Grid:
     comfy.model_management.load_models_gpu(
         [vae.patcher], memory_required=vae_pass.needed_bytes(), minimum_memory_required=0, force_full_load=vae.disable_offload
     )
-    vae_pass, free = replace(vae_pass, weights_bytes=_missing_weights(vae)), _free_memory(vae)
+    missing, free = room_for(vae)
+    vae_pass = replace(vae_pass, weights_bytes=missing)
     grid = grid or choose_grid(vae_pass, free)
     chosen = (vae_pass.height, vae_pass.width, grid)
     if _announced.get(vae_pass.name) != chosen:
@@ -325,18 +342,6 @@ def prepare(vae: comfy.sd.VAE, vae_pass: VaePass, grid: Grid | None) -> Grid:
         level = logging.INFO if vae_pass.needed_bytes(grid) <= free else logging.WARNING
         logger.log(level, describe_choice(vae_pass, grid, free))
     return grid
-
-
-def _missing_weights(vae: comfy.sd.VAE) -> float:
-    """Bytes of weights that still have to find room; with dynamic VRAM all of them, as those there count as free memory."""
-    loaded = 0 if vae.patcher.is_dynamic() else vae.patcher.loaded_size()
-    return vae.patcher.model_size() - loaded
-
-
-def _free_memory(vae: comfy.sd.VAE) -> float:
-    """Bytes that can be had: with what other models' weights give up on demand, without what ComfyUI leaves to other programs."""
-    reserved = 0 if vae.device.type == "cpu" else comfy.model_management.extra_reserved_memory()
-    return vae.patcher.get_free_memory(vae.device) - reserved
 
 
 class RunVae:
@@ -348,38 +353,39 @@ class RunVae:
 
     def __init__(self, vae: comfy.sd.VAE, model: comfy.model_patcher.ModelPatcher | None = None):
         self._vae = vae
-        self._helpers = [] if model is None else copies_for(vae, model)
+        self._vaes = [vae, *([] if model is None or not can_tile(vae) else copies_for(vae, model))]
         self._tried: dict[str, Grid] = {}
         self._chosen: dict[str, Grid] = {}
         self._retries: dict[str, RetryInLessMemory] = {}
 
     def encode(self, frames: Tensor) -> Tensor:
         """`encode_pixels`."""
-        num_frames, height, width = frames.shape[:3]
-        shape = ((num_frames - 1) // TEMPORAL_STRIDE + 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
-        return self._run("encode", shape, lambda grid: encode_pixels(self._vae, frames, grid, self._helpers))
+        return self._run("encode", _latents_of(frames), lambda grid: _encode(self._vaes, frames, grid))
 
     def decode(self, latents: Tensor, newest: int | None = None) -> Tensor:
         """`decode_latents`."""
-        return self._run("decode", tuple(latents.shape[2:]), lambda grid: decode_latents(self._vae, latents, grid, newest, self._helpers))
+        return self._run("decode", latents.shape[2:], lambda grid: _decode(self._vaes, latents, grid, newest))
 
-    def _run(self, name: str, shape: tuple[int, ...], work: Callable[[Grid | None], Tensor]) -> Tensor:
-        num_latents, height, width = shape
+    def _run(self, name: str, shape: Sequence[int], work: Callable[[Grid], Tensor]) -> Tensor:
+        _, height, width = shape
         if name not in self._retries:
             self._retries[name] = RetryInLessMemory(f"VAE {name}", self._savings(name, height, width), VAE_ADVICE)
 
         def attempt() -> Tensor:
+            raise_if_interrupted()
             if not can_tile(self._vae):
-                return work(None)
-            vaes = [self._vae, *self._helpers]
-            fitting = self._chosen.get(name) or max((fitting_grid(vae, name, height, width, num_latents) for vae in vaes), key=math.prod)
-            self._tried[name] = shared_grid(height, width, fitting, len(vaes))
-            return work(self._tried[name])
+                return work((1, 1))
+            fitting = fitting_grid(self._vaes, name, shape, self._chosen.get(name))
+            self._tried[name] = grid = shared_grid(height, width, fitting, _rates(self._vaes))
+            if grid != fitting and _announced.get(f"{name}, shared") != (shape, grid):
+                _announced[f"{name}, shared"] = shape, grid
+                logger.info("VAE %s: %d tiles on %d GPUs", name, math.prod(grid), len(self._vaes))
+            return work(grid)
 
         return self._retries[name].run(attempt)
 
     def _savings(self, name: str, height: int, width: int) -> Iterator[str]:
-        for vae in (self._vae, *self._helpers):
+        for vae in self._vaes:
             take_all_others_off_gpu(vae.patcher)
         yield "with everything else off the GPU"
         if not can_tile(self._vae):

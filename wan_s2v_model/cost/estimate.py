@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 from ..checkpoints.s2v import expected_shapes
@@ -37,7 +37,8 @@ class Job:
         vae_warmup: latents of motion that are decoded in front of a later clip.
         conditionings: sets of constants that are kept for a clip; None: as many as the calls of a step.
         disk_bytes: that the clips which are left will take.
-        work: how long a step takes, in model calls of one GPU; None: as many as it makes.
+        work: how long a step takes, in model calls of one GPU; None: as many as it makes. works: the same of a step of so many calls,
+            where several GPUs share it.
     """
 
     timeline: Timeline
@@ -51,6 +52,7 @@ class Job:
     conditionings: int | None = None
     disk_bytes: float = 0
     work: float | None = None
+    works: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class ModelFacts:
         weights_bytes: as stored. value_bytes, residual_bytes: size of a value in the computation and in the residual stream.
         is_resident: all weights stay on the GPU. is_file_backed: weights that are not on the GPU can be read from the file again.
         held_bytes: weights that are in main memory already and cannot be dropped. has_kernels: the fused kernels run.
+        copies: one for each GPU; those that are not file-backed are in main memory one by one.
     """
 
     config: WanS2VConfig
@@ -71,6 +74,12 @@ class ModelFacts:
     is_file_backed: bool = True
     held_bytes: float = 0
     has_kernels: bool = True
+    copies: int = 1
+
+    @property
+    def host_bytes(self) -> float:
+        """Main memory for all weights of all copies."""
+        return self.weights_bytes * (1 if self.is_file_backed else self.copies)
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def estimate(job: Job, model: ModelFacts, rates: Rates) -> Estimate:
         tokens=tokens,
         least_device_bytes=resident if model.is_resident else min(resident, working + streamed),
         full_device_bytes=max(resident if model.is_resident else weights_of_step(model) + working + constants, decode),
-        host_bytes=model.weights_bytes + clip_host,
+        host_bytes=model.host_bytes + clip_host,
         clip_host_bytes=clip_host,
         linear_flop=linear,
         attention_flop=attention,

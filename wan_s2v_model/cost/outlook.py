@@ -32,7 +32,7 @@ class Way:
 
     def of(self, job: Job) -> Job:
         """Another job, made this way."""
-        return replace(job, steps=self.steps, model_calls=self.model_calls)
+        return replace(job, steps=self.steps, model_calls=self.model_calls, work=job.works.get(self.model_calls))
 
 
 DRAFT = Way("draft", steps=4, model_calls=1)  # with the LoRA for few steps

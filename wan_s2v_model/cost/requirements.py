@@ -62,7 +62,7 @@ def shortage(cost: Estimate, model: ModelFacts, device: DeviceFacts, share: floa
     else:
         stays_behind = 0.0
         if device.is_measured and not (model.is_file_backed or model.is_resident):
-            stays_behind = max(0.0, model.weights_bytes + cost.least_device_bytes - device.free_bytes)
+            stays_behind = model.copies * max(0.0, model.weights_bytes + cost.least_device_bytes - device.free_bytes)
         kinds = [
             Shortage(f"GPU memory on {device.name}", cost.least_device_bytes, device.free_bytes, is_measured=device.is_measured),
             Shortage("main memory", cost.clip_host_bytes + stays_behind, host_free, of_frames=not stays_behind),
@@ -140,8 +140,12 @@ def describe_shape(job: Job, model: ModelFacts, device: DeviceFacts) -> str:
     return f"{job.width}x{job.height}, {clips}, {job.timeline.seconds:.2f} s\n{_times(job, model, device)}"
 
 
-def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]:
-    """Lines for the preview picture: what will be made, and what it costs with a model that is not known yet."""
+def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts, gpus: str = "") -> list[str]:
+    """Lines for the preview picture: what will be made, and what it costs with a model that is not known yet.
+
+    Args:
+        gpus: what several GPUs do, in words.
+    """
     timeline, cost = job.timeline, estimate(job, model, device.rates)
     size = f"{job.width} x {job.height}   {timeline.num_frames} frames   {timeline.seconds:.2f} s"
     petaflop = (cost.linear_flop + cost.attention_flop) / 1e15
@@ -149,6 +153,7 @@ def describe_plan(job: Job, model: ModelFacts, device: DeviceFacts) -> list[str]
         f"{size}   {timeline.num_clips} clips of {timeline.frames_per_clip}",
         f"sync: {timeline.sync_mode}   {cost.tokens:,} tokens   {petaflop:.2f} PFLOP per model call",
         f"time: {_times(job, model, device)}",
+        *([f"GPUs: {gpus}"] if gpus else []),
         *_memory(cost, model, device),
         f"assumed: 14B model in {8 * model.value_bytes} bits; {DRAFT.steps} steps: with the LoRA for few steps, without guidance",
     ]

@@ -1,6 +1,6 @@
 """Tiles of a picture that overlap so far that their inner parts do not depend on what lies outside. Lengths are in latents of 8 pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -57,10 +57,23 @@ def tile_area(height: int, width: int, grid: Grid) -> int:
     return _tile_length(height, grid[0]) * _tile_length(width, grid[1])
 
 
-def shared_grid(height: int, width: int, fitting: Grid, num_gpus: int) -> Grid:
-    """The quickest way to cut a picture for so many GPUs, into tiles no larger than those of a grid that fits."""
+def shared_grid(height: int, width: int, fitting: Grid, rates: Sequence[float]) -> Grid:
+    """The quickest way to cut a picture for GPUs of these speeds, into tiles no larger than those of a grid that fits."""
+
+    def seconds(grid: Grid) -> float:
+        dealt = deal(grid[0] * grid[1], rates)
+        return tile_area(height, width, grid) * max(count / rate for count, rate in zip(dealt, rates, strict=True))
+
     choices = grids(height, width)
-    return min(choices[choices.index(fitting) :], key=lambda grid: ceil(grid[0] * grid[1] / num_gpus) * tile_area(height, width, grid))
+    return min(choices[choices.index(fitting) :], key=seconds)
+
+
+def deal(count: int, rates: Sequence[float]) -> list[int]:
+    """How many of so many equal tiles each GPU takes for all to end early."""
+    dealt = [0] * len(rates)
+    for _ in range(count):
+        dealt[min(range(len(rates)), key=lambda gpu: (dealt[gpu] + 1) / rates[gpu])] += 1
+    return dealt
 
 
 def tiles(height: int, width: int, grid: Grid) -> Iterator[Tile]:

@@ -1,8 +1,9 @@
 """How several GPUs share the model calls of a step: guidance first, then the tokens of each call, by the speed of each GPU."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..constants import HEADS, KEYS
 
@@ -10,6 +11,7 @@ ALIKE = 0.03  # GPUs whose speeds differ by less get equal shares: equal inputs 
 WORTH = 0.02  # of the time is what every further GPU has to save; else it is left out
 SHARE_STEPS = 64  # shares of unlike GPUs are multiples of 1 / so many, as a measured speed differs from run to run
 HIDDEN = 0.08  # of the computing time of a call in which keys and values travel unnoticed
+SPLIT_NODE = "MultiGPU_WorkUnits"  # core's "MultiGPU CFG Split"
 CAREFUL = 0.6  # of the speed that a slower GPU seems to have is counted on before it is measured
 
 
@@ -201,3 +203,24 @@ def _work(groups: Sequence[Group], calls: Sequence[str], used: int) -> str:
     if len(sizes) == 1:
         return f": {len(groups)} x {sizes.pop()}"
     return f" in groups of {', '.join(str(len(group.members)) for group in groups)}"
+
+
+def most_gpus(prompt: Mapping[str, Any], plan_node: str) -> int:
+    """How many GPUs the sampler of a plan may have, by a queued graph in API format: what core's node in front of it allows."""
+    samplers = [node["inputs"] for node in prompt.values() if _source(node.get("inputs", {}).get("plan")) == plan_node]
+    waiting = [source for inputs in samplers if (source := _source(inputs.get("model"))) is not None]
+    seen = set(waiting)
+    while waiting:
+        node = prompt.get(waiting.pop(), {})
+        inputs = node.get("inputs", {})
+        if node.get("class_type") == SPLIT_NODE:
+            return inputs["max_gpus"] if isinstance(inputs.get("max_gpus"), int) else 1
+        new = {source for value in inputs.values() if (source := _source(value)) is not None} - seen
+        seen |= new
+        waiting += new
+    return 1
+
+
+def _source(link: Any) -> str | None:
+    """The node that a link [node, output] comes from."""
+    return str(link[0]) if isinstance(link, list) and len(link) == 2 else None

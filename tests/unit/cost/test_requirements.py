@@ -7,6 +7,7 @@ import pytest
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.cost import requirements as resources
 from wan_s2v_pack.wan_s2v_model.cost.estimate import Estimate, Job, ModelFacts, Rates, estimate
+from wan_s2v_pack.wan_s2v_model.cost.outlook import WAYS
 from wan_s2v_pack.wan_s2v_model.cost.requirements import (
     REFUSED_SHARE,
     DeviceFacts,
@@ -155,6 +156,25 @@ def test_preview_says_what_is_made_what_it_costs_and_what_is_assumed():
         "RAM: 34 GB for full speed, 64 GB free",
         "assumed: 14B model in 16 bits; 4 steps: with the LoRA for few steps, without guidance",
     ]
+
+
+@pytest.mark.usefixtures("known_cost")
+def test_preview_says_what_several_gpus_will_do():
+    assert "GPUs: 2 GPUs on each model call" in describe_plan(JOB, BF16, GPU, "2 GPUs on each model call")
+
+
+def test_time_of_both_ways_knows_of_the_gpus():
+    shared = replace(JOB, works={1: 0.5, 2: 1.0})
+    for way in WAYS:
+        one, two = (estimate(way.of(job), BF16, GPU.rates).seconds for job in (JOB, shared))
+        assert 0.5 * one < two < 0.7 * one
+
+
+def test_copies_that_no_file_backs_take_main_memory_each():
+    copies = replace(BF16, copies=2, is_file_backed=False)
+    one, two = (estimate(JOB, model, GPU.rates).host_bytes for model in (replace(copies, copies=1), copies))
+    assert two - one == BF16.weights_bytes
+    assert estimate(JOB, replace(BF16, copies=2), GPU.rates).host_bytes == one
 
 
 @pytest.mark.usefixtures("known_cost")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.cost.vae_tiles import HALO, MIN_TILE, grids, shared_grid, tile_area, tiles
+from wan_s2v_pack.wan_s2v_model.cost.vae_tiles import HALO, MIN_TILE, deal, grids, shared_grid, tile_area, tiles
 
 SIZES = [(1, 1), (8, 8), (29, 30), (30, 52), (60, 104), (88, 128), (128, 61)]  # latents
 CASES = [(height, width, grid) for height, width in SIZES for grid in grids(height, width)]
@@ -53,13 +53,30 @@ def test_choices_ends_with_the_smallest_tiles():
 
 
 @pytest.mark.parametrize(
-    ("size", "gpus", "grid"),
-    [((60, 104), 1, (1, 1)), ((60, 104), 2, (1, 2)), ((60, 104), 4, (2, 2)), ((88, 128), 4, (2, 2)), ((8, 8), 4, (1, 1))],
+    ("size", "rates", "grid"),
+    [
+        ((60, 104), [1.0], (1, 1)),
+        ((60, 104), [1.0] * 2, (1, 2)),
+        ((60, 104), [1.0] * 4, (2, 2)),
+        ((88, 128), [1.0] * 4, (2, 2)),
+        ((8, 8), [1.0] * 4, (1, 1)),
+        ((60, 104), [1.0, 0.9], (1, 2)),
+        ((60, 104), [1.0, 0.1], (1, 1)),
+        ((88, 128), [1.0, 1.0, 0.1], (1, 2)),
+    ],
 )
-def test_grid_for_several_gpus(size, gpus, grid):
-    assert shared_grid(*size, (1, 1), gpus) == grid
+def test_grid_for_several_gpus(size, rates, grid):
+    assert shared_grid(*size, (1, 1), rates) == grid
+
+
+@pytest.mark.parametrize(
+    ("count", "rates", "dealt"),
+    [(1, [1.0, 1.0], [1, 0]), (4, [1.0, 1.0], [2, 2]), (5, [1.0, 1.0], [3, 2]), (6, [1.0, 0.5], [4, 2]), (2, [0.3, 1.0], [0, 2])],
+)
+def test_gpus_take_tiles_by_their_speed(count, rates, dealt):
+    assert deal(count, rates) == dealt
 
 
 def test_grid_for_several_gpus_has_no_larger_tiles_than_fit():
     for fitting in grids(60, 104):
-        assert tile_area(60, 104, shared_grid(60, 104, fitting, 2)) <= tile_area(60, 104, fitting)
+        assert tile_area(60, 104, shared_grid(60, 104, fitting, [1.0, 1.0])) <= tile_area(60, 104, fitting)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from wan_s2v_pack.wan_s2v_model.constants import HEADS, KEYS
-from wan_s2v_pack.wan_s2v_model.sampling.gpus import Call, Group, Speeds, describe, divide, seconds_of_step
+from wan_s2v_pack.wan_s2v_model.sampling.gpus import Call, Group, Speeds, describe, divide, most_gpus, seconds_of_step
 
 TERA, GIGA = 1e12, 1e9
 CALL = Call(work=2e15, sent=28.7e9, num_heads=40)  # one at 832x480, in bf16
@@ -200,3 +200,28 @@ def test_words(gpus, calls, text):
 )
 def test_words_of_gpus_that_are_not_alike(rates, text):
     assert describe(divide(rates, 1), ["prompt"], len(rates)) == text
+
+
+# What a queued graph says
+
+
+def graph(**split):
+    """Draft or Final in front of the sampler, and core's node behind the loader of one of its models."""
+    return {
+        "1": {"class_type": "WanS2VModelLoader", "inputs": {"model_name": "some"}},
+        "2": {"class_type": "MultiGPU_WorkUnits", "inputs": {"model": ["1", 0], **split}}
+        if split
+        else {"class_type": "Other", "inputs": {}},
+        "3": {"class_type": "WanS2VDraftOrFinal", "inputs": {"model": ["2", 0], "draft_model": ["1", 0]}},
+        "9": {"class_type": "WanS2VPrepare", "inputs": {}},
+        "11": {"class_type": "WanS2VSampler", "inputs": {"model": ["3", 0], "plan": ["9", 0]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "most"),
+    [(graph(max_gpus=4), 4), (graph(), 1), (graph(max_gpus=["7", 0]), 1), ({}, 1), ({"9": {}, "11": {"inputs": {"plan": ["9", 0]}}}, 1)],
+)
+def test_gpus_that_a_graph_allows(prompt, most):
+    assert most_gpus(prompt, "9") == most
+    assert most_gpus(prompt, "10") == 1
