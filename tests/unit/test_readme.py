@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from wan_s2v_pack.cli.models.files import FILES, PARTS, select
+from wan_s2v_pack.cli.models.files import BY_DEFAULT, FILES, PARTS, select
 from wan_s2v_pack.wan_s2v_model.cost.cards import CARDS, calculated_rates
 from wan_s2v_pack.wan_s2v_model.cost.estimate import estimate
 from wan_s2v_pack.wan_s2v_model.cost.outlook import WAYS, half_minute_on, loaded_model, timeline_of
@@ -49,7 +49,7 @@ def test_sections_stand_in_the_order_of_the_questions():
 
 def test_first_screen_says_needs_times_and_what_to_download():
     first = "\n".join(TEXT.splitlines()[:FIRST_SCREEN_LINES])
-    size = sum(file.gigabytes for file in select("comfy", None, tuple(PARTS)))
+    size = sum(file.gigabytes for file in select("comfy", None, BY_DEFAULT))
     for need in ("8 GB", "RAM", f"{size:.0f} GB of disk", "ComfyUI 0.25", "| RTX 3060 12 GB |", "cli download"):
         assert need in first
 
@@ -78,7 +78,7 @@ def test_two_minutes_of_the_recipe_are_those_of_the_estimate():
 
 
 def test_files_are_those_that_download_fetches():
-    files = select("comfy", None, tuple(PARTS))
+    files = select("comfy", None, BY_DEFAULT)
     rows = [(*code_in(row[0]), *code_in(row[1]), row[2]) for row in table(section(README, "Install"))]
     assert rows == [(file.name, file.folder, f"{file.gigabytes:g} GB") for file in files]
     pages = dict(re.findall(r"^\[(\w+)\]: (\S+)$", TEXT, re.MULTILINE))

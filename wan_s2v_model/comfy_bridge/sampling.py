@@ -340,12 +340,7 @@ class ScaledGuider(comfy.samplers.CFGGuider):
     kept: Inpainting | None = None
 
     def __init__(
-        self,
-        model: comfy.model_patcher.ModelPatcher,
-        text: Scale,
-        audio: Scale,
-        steps: Steps | None = None,
-        gpus: Gpus | None = None,
+        self, model: comfy.model_patcher.ModelPatcher, text: Scale, audio: Scale, steps: Steps | None = None, gpus: Gpus | None = None
     ):
         super().__init__(model)
         self.text, self.audio, self.steps = text, audio, steps
