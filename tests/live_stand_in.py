@@ -47,7 +47,7 @@ class Network:
     def set_anchor(self, picture_latent, motion_latents, context) -> None:
         self.anchor = picture_latent[0].mean() + motion_latents.mean() + context.mean()
 
-    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None):
+    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None, regions=None):
         self.num_calls += 1
         ring = self.seen.setdefault(step, {})
         before = [ring[first] for first in sorted(ring) if first_latent - 12 < first < first_latent]

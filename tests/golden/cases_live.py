@@ -28,6 +28,7 @@ from ...wan_s2v_model.sampling.live import (
     PICTURE_HISTORY,
     PRIMING_LATENTS,
     Anchor,
+    Heard,
     LiveBlock,
     LiveSampler,
     LiveState,
@@ -163,8 +164,7 @@ def sampler(case: Case, network: Any, sigmas: list[float]) -> LiveSampler:
     assert len(distances) == blocks * case.setting("clips")
     told = Told(
         case.input("in.context")[None],
-        sound=lambda block: sound[..., frames * block : frames * (block + 1)],
-        pose=pose,
+        of_block=lambda block: Heard(sound[..., frames * block : frames * (block + 1)], pose(block)),
         distance=lambda block, step: int(distances[block, step]),
     )
     return LiveSampler(network, told, sigmas)

@@ -13,6 +13,7 @@ from wan_s2v_pack.tests.golden.folder import find_jobs
 from wan_s2v_pack.wan_s2v_model.audio import features
 from wan_s2v_pack.wan_s2v_model.sampling.live import (
     Anchor,
+    Heard,
     LiveSampler,
     LiveState,
     first_latent_anchor,
@@ -63,7 +64,7 @@ def error(case, network, last, *, sigmas=None, sound=None, next_anchor=first_lat
     """How far the latents of the last blocks are off, largest and root mean square."""
     sampler = cases_live.sampler(case, network, sigmas or official_sigmas(4))
     if sound is not None:
-        sampler = LiveSampler(network, replace(sampler._told, sound=sound), official_sigmas(4))
+        sampler = LiveSampler(network, replace(sampler._told, of_block=lambda block: Heard(sound(block))), official_sigmas(4))
     noise, expected = (torch.cat([case.tensors[f"clip{clip}.{name}"] for clip in range(3)], dim=1) for name in ("noise", "latents_out"))
     start = LiveState(0, Anchor(case.tensors["in.ref_latents"], case.tensors["in.motion_latents"]))
     found = []
@@ -130,7 +131,7 @@ def one_ring_of_clean_keys(case, patch):
 
     def clean(sampler, block):
         told = sampler._told
-        wrapped.forward(block.latents, 0, 0.0, 3 * block.index, told.distance(block.index, 3), told.sound(block.index))
+        wrapped.forward(block.latents, 0, 0.0, 3 * block.index, told.distance(block.index, 3), told.of_block(block.index).sound)
 
     return error(case, wrapped, AT_ONCE, behind_block=clean)
 

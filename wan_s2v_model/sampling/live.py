@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, TEMPORAL_STRIDE, TRAIN_TIMESTEPS
 from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS
+from ..transformer.speakers import Regions
 from .clip_loop import Encode, clip_seed
 
 LIVE_STEPS = (4, 3)
@@ -92,8 +93,24 @@ class Network(Protocol):
     def set_anchor(self, picture_latent: Tensor, motion_latents: Tensor, context: Tensor) -> None: ...
 
     def forward(
-        self, x: Tensor, step: int, timestep: float, first_latent: int, distance: int, audio: Tensor, pose: Tensor | None = None
+        self,
+        x: Tensor,
+        step: int,
+        timestep: float,
+        first_latent: int,
+        distance: int,
+        audio: Tensor,
+        pose: Tensor | None = None,
+        regions: Regions | None = None,
     ) -> Tensor: ...
+
+
+class Heard(NamedTuple):
+    """What a block is told: sound [layers, audio_dim, 12], or with regions that of each speaker in front; pose [1, 16, 3, h, w] or None."""
+
+    sound: Tensor
+    pose: Tensor | None = None
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -101,13 +118,11 @@ class Told:
     """What the network is told, beside the anchor.
 
     Attributes:
-        context: [1, L, text_dim]. sound: of a block, [layers, audio_dim, 12]. pose: of a block, [1, 16, 3, h, w] or None.
-        distance: of the picture, by block and step.
+        context: [1, L, text_dim]. of_block: by its number. distance: of the picture, by block and step.
     """
 
     context: Tensor
-    sound: Callable[[int], Tensor]
-    pose: Callable[[int], Tensor | None]
+    of_block: Callable[[int], Heard]
     distance: Callable[[int, int], int]
 
 
@@ -154,10 +169,10 @@ class LiveSampler:
 
     def sample(self, block: int, noise: Tensor) -> LiveBlock:
         """Sample a block from its noise [16, 3, h, w]."""
-        sound, pose, inputs, x = self._told.sound(block), self._told.pose(block), [], noise.float()
+        heard, inputs, x = self._told.of_block(block), [], noise.float()
         for step in range(self.num_steps):
             inputs.append(x)
-            velocity = self._velocity(x, block, step, sound, pose)
+            velocity = self._velocity(x, block, step, heard)
             x = x.to(velocity.device) + (self._sigmas[step + 1] - self._sigmas[step]) * velocity
             self._on_step(block, step, x)
         return LiveBlock(block, x.cpu(), tuple(given.cpu() for given in inputs))
@@ -171,13 +186,13 @@ class LiveSampler:
 
     def play_back(self, block: LiveBlock) -> None:
         """Let the network see a finished block as it saw it."""
-        sound, pose = self._told.sound(block.index), self._told.pose(block.index)
+        heard = self._told.of_block(block.index)
         for step, x in enumerate(block.inputs):
-            self._velocity(x, block.index, step, sound, pose)
+            self._velocity(x, block.index, step, heard)
 
-    def _velocity(self, x: Tensor, block: int, step: int, sound: Tensor, pose: Tensor | None) -> Tensor:
+    def _velocity(self, x: Tensor, block: int, step: int, heard: Heard) -> Tensor:
         timestep, distance = self._sigmas[step] * TRAIN_TIMESTEPS, self._told.distance(block, step)
-        return self._network.forward(x, step, timestep, block * BLOCK_LATENTS, distance, sound, pose)
+        return self._network.forward(x, step, timestep, block * BLOCK_LATENTS, distance, *heard)
 
 
 def live_blocks(

@@ -13,19 +13,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..audio.features import gather_frames
+from ..conditioning.clip import ClipConditioning
 from ..conditioning.plan import Plan
 from ..constants import LIVE_FPS, SPATIAL_STRIDE
 from ..transformer.causal import BLOCK_LATENTS
+from ..transformer.speakers import Regions
 from .clip_loop import ClipResult, Encode, MotionState
 from .live import (
     BLOCK_FRAMES,
     CLIP_BLOCKS,
     CLIP_FRAMES,
     FIRST_LATENT,
+    PRIMING_LATENTS,
     RECALLED_BLOCKS,
     Anchor,
     BlockNoise,
+    Heard,
     LiveBlock,
     LiveSampler,
     LiveState,
@@ -37,7 +40,6 @@ from .live import (
 )
 
 RESTART_CLIPS = 32  # 61 seconds
-PRIMING_LATENTS = 7  # of the motion, the oldest, that the decoder sees in front of a video
 DECODER_BLOCKS = 14  # behind one more latent: no frame depends on what lies before
 
 Decoder = Callable[[Tensor], Tensor]  # the next latents [1, 16, F, h, w] of a video -> frames [T, H, W, 3] in [0, 1]
@@ -83,7 +85,16 @@ class LiveJob:
 
     def told(self, context: Tensor) -> Told:
         """What the network is told of each block; context: [1, L, text_dim]."""
-        return Told(context, self._sound, self._pose, lambda block, step: picture_distance(self.seed, block, step))
+
+        @lru_cache(maxsize=1)
+        def conditioning(clip: int) -> ClipConditioning:
+            return self.plan.conditioning(clip, None)
+
+        def of_block(block: int) -> Heard:
+            clip, part = divmod(block, CLIP_BLOCKS)
+            return _part_of(conditioning(clip), part)
+
+        return Told(context, of_block, lambda block, step: picture_distance(self.seed, block, step))
 
     def noise(self) -> BlockNoise:
         return BlockNoise(self.plan.height // SPATIAL_STRIDE, self.plan.width // SPATIAL_STRIDE, self.seed)
@@ -92,16 +103,15 @@ class LiveJob:
         assert self.plan.picture is not None
         return first_anchor(self.anchor, self.plan.picture, encode)
 
-    def _sound(self, block: int) -> Tensor:
-        clip, part = divmod(block, CLIP_BLOCKS)
-        heard = self.plan.timeline.audio_frames(clip)[part * BLOCK_FRAMES : (part + 1) * BLOCK_FRAMES]
-        return gather_frames(self.plan.audio_features, heard, self.plan.silence)[0]
 
-    def _pose(self, block: int) -> Tensor | None:
-        if self.plan.pose_latents is None:
-            return None
-        clip, part = divmod(block, CLIP_BLOCKS)
-        return self.plan.pose_latents[clip][:, :, part * BLOCK_LATENTS : (part + 1) * BLOCK_LATENTS]
+def _part_of(clip: ClipConditioning, part: int) -> Heard:
+    """What a block is told of what its clip is told."""
+    frames, latents = (slice(part * length, (part + 1) * length) for length in (BLOCK_FRAMES, BLOCK_LATENTS))
+    return Heard(
+        clip.audio_embedding[0, ..., frames],
+        None if clip.pose_latents is None else clip.pose_latents[:, :, latents],
+        None if clip.hearing is None else Regions(clip.hearing[:, latents]),
+    )
 
 
 def require_live(plan: Plan) -> None:

@@ -8,6 +8,7 @@ from wan_s2v_pack.wan_s2v_model.sampling.live import (
     PICTURE,
     Anchor,
     BlockNoise,
+    Heard,
     LiveSampler,
     LiveState,
     Told,
@@ -37,7 +38,7 @@ class FakeNetwork:
     def set_anchor(self, picture_latent, motion_latents, context):
         self.anchor = picture_latent
 
-    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None):
+    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None, regions=None):
         ring = self.seen.setdefault(step, {})
         ring[first_latent] = x
         self.calls.append((first_latent // 3, step))
@@ -48,8 +49,7 @@ class FakeNetwork:
 def sampler(network, steps=4, seed=5):
     told = Told(
         torch.zeros(1, 1, 4),
-        sound=lambda block: torch.full((25, 8, 12), float(block)),
-        pose=lambda block: None,
+        of_block=lambda block: Heard(torch.full((25, 8, 12), float(block))),
         distance=lambda block, step: picture_distance(seed, block, step),
     )
     return LiveSampler(network, told, live_sigmas(steps))

@@ -1,6 +1,7 @@
 """Clips of a live video, and where a run that was cut off goes on."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,10 +98,23 @@ def test_exact_frames_from_any_clip_on():
 def test_sound_and_pose_of_each_block():
     job = LiveJob(make_plan(100, pose=True), 7)
     told = job.told(torch.zeros(1, 1, 4))
-    assert torch.equal(told.sound(0)[..., 3:], job.plan.audio_features[..., :9])  # aligned: three frames later
-    assert torch.equal(told.sound(5), job.plan.audio_features[..., 57:69])
-    assert torch.equal(told.pose(5), job.plan.pose_latents[1][:, :, 3:6])
-    assert LiveJob(make_plan(100), 7).told(torch.zeros(1, 1, 4)).pose(0) is None
+    first, sixth = told.of_block(0), told.of_block(5)
+    assert torch.equal(first.sound[..., 3:], job.plan.audio_features[..., :9])  # aligned: three frames later
+    assert torch.equal(sixth.sound, job.plan.audio_features[..., 57:69])
+    assert torch.equal(sixth.pose, job.plan.pose_latents[1][:, :, 3:6])
+    assert LiveJob(make_plan(100), 7).told(torch.zeros(1, 1, 4)).of_block(0).pose is None
+    assert first.regions is None
+
+
+def test_several_speakers_are_told_with_their_regions():
+    sounds, weights = torch.randn(1, 3, 2, 3, 48), torch.rand(3, 12, 2, 3)
+    several = {
+        "speakers": SimpleNamespace(heard=lambda frames: sounds[..., : len(frames)]),
+        "regions": SimpleNamespace(of_clip=lambda timeline, clip: weights + clip),
+    }
+    told = LiveJob(replace(make_plan(100), **several), 7).told(torch.zeros(1, 1, 4)).of_block(6)
+    assert torch.equal(told.sound, sounds[0, ..., 24:36])
+    assert torch.equal(told.regions.weights, weights[:, 6:9] + 1)
 
 
 @pytest.mark.parametrize(
