@@ -97,10 +97,12 @@ def main() -> int:
     if not passes(module, None, options.tests):
         print("the tests fail without any change")
         return 1
-    survived = [(line, text) for line, text, tree in found if passes(module, tree, options.tests)]
-    for line, text in sorted(survived):
-        print(f"survived: {options.module}:{line}: {text}")
-    print(f"{options.module}: {len(found) - len(survived)} of {len(found)} killed ({1 - len(survived) / len(found):.1%})")
+    survived = 0
+    for number, (line, text, tree) in enumerate(found, 1):
+        if passes(module, tree, options.tests):
+            survived += 1
+            print(f"survived: {options.module}:{line}: {text}", flush=True)
+        print(f"\r{number - survived} of {number} killed, {len(found) - number} left", end="\n" if number == len(found) else "", flush=True)
     return 0
 
 

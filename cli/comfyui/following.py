@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,9 +14,9 @@ import aiohttp
 from .transport import Transport
 
 try:
-    from ...wan_s2v_model.untrusted import printable
+    from ...wan_s2v_model.untrusted import printable, read_json
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.untrusted import printable
+    from wan_s2v_model.untrusted import printable, read_json
 
 QUIET_CHECK_S = 2.0  # look at the queue itself when the websocket has been silent for this long
 CONNECT_TIMEOUT_S = 10.0
@@ -59,6 +58,15 @@ class Stage:
     node: str = ""
     jobs_before: int = 0
     words: str = ""
+
+
+def _event(text: str) -> Mapping[str, Any]:
+    """What a message tells; nothing where it is none."""
+    try:
+        event = read_json(text)
+    except ValueError:
+        return {}
+    return event if isinstance(event, Mapping) and isinstance(event.get("data", {}), Mapping) else {}
 
 
 class NoSocket:
@@ -106,7 +114,7 @@ class Listener:
                 return
             if message.type in ENDED:
                 return
-            if message.type == aiohttp.WSMsgType.TEXT and self._is_last(json.loads(message.data)):
+            if message.type == aiohttp.WSMsgType.TEXT and self._is_last(_event(message.data)):
                 return
             if message.type == aiohttp.WSMsgType.BINARY and (text := Text.read(message.data)):  # for the id of this client alone
                 self.on_text(text)

@@ -20,9 +20,11 @@ from .files import FileError, is_url, require_file, require_scheme
 try:
     from ...wan_s2v_model.media.file_names import windows_problem
     from ...wan_s2v_model.runs.manifest import RUN_NAME
+    from ...wan_s2v_model.untrusted import read_json, shown
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.media.file_names import windows_problem
     from wan_s2v_model.runs.manifest import RUN_NAME
+    from wan_s2v_model.untrusted import read_json, shown
 
 STAND_INS = {"image": PICTURE, "audio": SOUND, "pose": PICTURE, "sound": SOUND, "mask": PICTURE}  # of inputs that lie elsewhere
 INPUTS = ("image", "audio", "pose")
@@ -146,7 +148,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _read(text: str) -> Job:
     try:
-        line = json.loads(text)
+        line = read_json(text)
     except ValueError as error:
         raise JobError(f"is no JSON ({error})") from error
     if not isinstance(line, dict):
@@ -159,12 +161,12 @@ def _read(text: str) -> Job:
 def _arguments(name: str, value: Any) -> list[str]:
     if name in SWITCHES:
         if not isinstance(value, bool):
-            raise JobError(f"{name} must be true or false, got {value!r}")
+            raise JobError(f"{name} must be true or false, got {shown(value)}")
         return [f"--{name}"] if value else []
     if name in (*LISTS, SPEAKER) and isinstance(value, list):
         return [f"--{name}={item}" for item in value]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise JobError(f"{name} must be a text or a number, got {value!r}")
+        raise JobError(f"{name} must be a text or a number, got {shown(value)}")
     return [f"--{name}={value}"]
 
 
@@ -195,7 +197,7 @@ def _speaker(number: int, speaker: Mapping[str, str], files: Mapping[str, Path])
 def _number(given: Mapping[str, Any], name: str, default: int, largest: int) -> int:
     value = given.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
-        raise JobError(f"{name} must be a whole number from 0 to {largest}, got {value!r}")
+        raise JobError(f"{name} must be a whole number from 0 to {largest}, got {shown(value)}")
     return value
 
 
@@ -208,7 +210,7 @@ def _time(value: Any, now: datetime) -> datetime | None:
     try:
         time = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except (AttributeError, ValueError):
-        raise JobError(f"deadline must be seconds from now or a time such as 2026-12-01T18:00:00+00:00, got {value!r}") from None
+        raise JobError(f"deadline must be seconds from now or a time such as 2026-12-01T18:00:00+00:00, got {shown(value)}") from None
     return time if time.tzinfo else time.astimezone()
 
 

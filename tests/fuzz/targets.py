@@ -21,6 +21,7 @@ from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import infer_config
 from wan_s2v_pack.wan_s2v_model.checkpoints.shards import shard_files
 from wan_s2v_pack.wan_s2v_model.checkpoints.weights_file import reading, require_tensors
 from wan_s2v_pack.wan_s2v_model.media.espeak import read_wav, write_wav
+from wan_s2v_pack.wan_s2v_model.runs.identity import content_of
 from wan_s2v_pack.wan_s2v_model.runs.manifest import Manifest, ManifestError, read_manifest
 from wan_s2v_pack.wan_s2v_model.untrusted import read_json
 
@@ -79,6 +80,7 @@ TARGETS = {
     "safetensors": Target(_in_file("m.safetensors", read_header), (SAFETENSORS, SMALL)),
     "header": Target(_header, (HEADER,)),
     "index": Target(_in_file("m.safetensors.index.json", shard_files), (INDEX,)),
+    "identity": Target(_in_file("i.safetensors", content_of), (SAFETENSORS, SMALL, PICKLE)),
     "manifest": Target(_in_file("manifest.json", lambda path: read_manifest(path.parent)), (MANIFEST,)),
     "pth": Target(_in_file("m.pth", _load), (PICKLE, LEGACY_PICKLE)),
     "names": Target(_names, (NAMES, b'{"transformer":{"audio_inject_layers":[0]}}')),

@@ -1,7 +1,7 @@
 """Which model it is, and of what an encoding was made: by content and not by place, time or device."""
 
 import hashlib
-import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..conditioning.plan import Plan
 from ..constants import MOTION_FRAMES
 from ..media.audio_input import Sound
 from ..origin import digest, made_of, origin_of
+from ..untrusted import open_plain, read_json
 from .stable_text import BLOCK, blocks, sample, stable_text, without_addresses
 
 CACHE_SETTINGS = ("name", "reuse_threshold", "start_percent", "end_percent")  # of core's EasyCache, whose other values are its state
@@ -113,21 +114,23 @@ def content_of(path: Path) -> str:
 
 
 def _sampled_blocks(path: Path) -> Iterator[bytes]:
-    size = path.stat().st_size
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path, through_links=True) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         header = file.read(length) if 0 < length <= min(LONGEST_HEADER, size) else b""
         yield header
-        for start, end in _tensor_blocks(header) or _strides(size):
+        for start, end in _tensor_blocks(header, size) or _strides(size):
             file.seek(start)
             yield file.read(end - start)
 
 
-def _tensor_blocks(header: bytes) -> list[tuple[int, int]]:
-    """Begin and end of each sampled part of a safetensors file; none for other files."""
+def _tensor_blocks(header: bytes, size: int) -> list[tuple[int, int]]:
+    """Begin and end of each sampled part of a safetensors file of so many bytes; none for other files."""
     try:
-        places = sorted(entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__")
+        places = sorted(entry["data_offsets"] for name, entry in read_json(header).items() if name != "__metadata__")
         data = LENGTH_BYTES + len(header)
+        if not all(type(first) is type(last) is int and 0 <= first <= last <= size - data for first, last in places):
+            return []
         return [(data + first + start, data + first + end) for first, last in places for start, end in blocks(last - first)]
     except (ValueError, LookupError, TypeError, AttributeError):
         return []
