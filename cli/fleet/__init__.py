@@ -82,7 +82,8 @@ def _lazily(command: str) -> Callable[[argparse.Namespace], int]:
     """The command, whose module needs Celery."""
 
     def run(options: argparse.Namespace) -> int:
-        os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # Celery reads it when it is imported: give back at SIGTERM, do not wait
+        if not getattr(options, "grace", 0):
+            os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # Celery reads it when it is imported: give back at SIGTERM, do not wait
         try:
             import celery  # noqa: F401
             import fsspec  # noqa: F401

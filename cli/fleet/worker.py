@@ -6,13 +6,16 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_shutting_down
 from celery.worker import state
 from filelock import FileLock, Timeout
 
@@ -45,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
             with make_server(comfyui, folder, models, output, ()) as server:
                 add_task(app, server.url)
-                app.conf.worker_soft_shutdown_timeout = options.grace
+                if options.grace:
+                    end = give_back_after(options.grace)
+                    worker_shutting_down.connect(end)
                 logging.getLogger("wan_s2v").info(
                     "worker %s: ComfyUI at %s, process %d; log: %s", name, server.url, server.pid, server.log_file
                 )
@@ -63,6 +68,18 @@ def refuse(message: str) -> int:
     """Say why nothing was done."""
     print(message, file=sys.stderr)
     return REFUSED
+
+
+def give_back_after(seconds: float) -> Callable[..., None]:
+    """What gives the job at work back, so many seconds after the worker was asked to end. Celery's own soft shutdown waits all of them."""
+
+    def end(**_: object) -> None:
+        worker_shutting_down.disconnect(end)
+        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGQUIT))
+        timer.daemon = True
+        timer.start()
+
+    return end
 
 
 def end_when_idle(seconds: float) -> type[bootsteps.StartStopStep]:

@@ -18,14 +18,14 @@ FILES = {
 SMALL = {"size": "64x64", "frames": 8, "steps": 2, "guidance": 1, "duration": 1.3}  # three clips
 
 STAND_IN = """
-import runpy, sys
+import os, runpy, sys
 sys.path.pop(0)  # this folder is no ComfyUI
 runpy.run_path({conftest!r})  # the pack under its alias
 from aiohttp import web
 from wan_s2v_pack.tests import fake_comfyui
 fake_comfyui.DONE["status"]["status_str"] = "success"
 server = fake_comfyui.Server()
-server.record_after, server.upload_limit = 0, 2**30
+server.record_after, server.upload_limit = int(os.environ.get("LOOKS", "0")), 2**30
 application = server.application()
 application.add_routes([web.get("/system_stats", lambda _: _answer())])
 async def _answer():
@@ -89,7 +89,7 @@ def fleet(models, tmp_path):
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """The folder of a ComfyUI that has every video already."""
+    """The folder of a ComfyUI that has every video already, or after as many looks at it as LOOKS in the environment says."""
     folder = tmp_path / "comfyui"
     (folder / "models").mkdir(parents=True)
     (folder / "folder_paths.py").touch()
