@@ -12,7 +12,6 @@ from pathlib import Path
 
 import av
 import pytest
-from PIL import Image
 
 from .tools import TOOLS, copy_checkout, copy_comfyui
 from .windows import FOLDER, Windows, python_once, starts
@@ -25,7 +24,7 @@ FRAMES, FPS, SIDE = 170, 16, 128  # of the sample speech; the size is the demo's
 
 
 @pytest.fixture(scope="module")
-def windows(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Windows:
+def windows(comfyui_path: Path) -> Windows:
     """The portable build: ComfyUI, its Python with PyTorch, and this checkout among its packs."""
     if os.environ.get(SWITCH) != "1":
         pytest.skip(f"{SWITCH}=1 turns it on: it downloads 2 GB and takes a quarter of an hour; nothing was tried with torch on Windows")
@@ -44,14 +43,6 @@ def windows(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Win
     return made
 
 
-def test_the_doctor_finds_everything_but_the_models(windows):
-    code, out, err = windows.run("wan_s2v_cli.py", "doctor", "--json", cwd=windows.pack, timeout=DEMO_S)
-    findings = {finding["topic"]: finding for finding in json.loads(out)}
-    problems = {topic for topic, finding in findings.items() if finding["status"] == "problem"}
-    assert (code, problems) == (1, {"Missing"}), err
-    assert findings["This pack"]["text"].endswith("nodes load")
-
-
 def test_the_demo_makes_its_whole_video(windows):
     comfyui = "Z:" + str(windows.folder / "ComfyUI").replace("/", "\\")
     code, out, err = windows.run(r"scripts\run_demo.py", cwd=windows.pack, timeout=DEMO_S, COMFYUI_PATH=comfyui)
@@ -63,4 +54,12 @@ def test_the_demo_makes_its_whole_video(windows):
     assert len(frames) == FRAMES
     assert sound_s == pytest.approx(FRAMES / FPS, abs=1 / FPS)
     assert {frame.size for frame in frames} == {(SIDE, SIDE)}
-    assert all(low < high for low, high in Image.Image.getextrema(frames[-1]))
+    assert all(low < high for low, high in frames[-1].getextrema())
+
+
+def test_the_doctor_finds_everything_but_the_models(windows):
+    code, out, err = windows.run("wan_s2v_cli.py", "doctor", "--json", cwd=windows.pack, timeout=DEMO_S)
+    findings = {finding["topic"]: finding for finding in json.loads(out)}
+    problems = {topic for topic, finding in findings.items() if finding["status"] == "problem"}
+    assert (code, problems) == (1, {"Missing"}), err
+    assert findings["This pack"]["text"].endswith("nodes load")

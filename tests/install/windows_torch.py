@@ -41,8 +41,8 @@ def newer_wine() -> list[str]:
     if not ready.exists():
         shutil.rmtree(system, ignore_errors=True)
         packages = "wine,wine64,libgl1"
-        done = subprocess.run(["debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, system], check=False, timeout=INSTALL_S)
-        if done.returncode:
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, system]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False, timeout=INSTALL_S).returncode:
             pytest.skip(f"Debian 13 could not be unpacked, so Wine {OLDEST_WINE} is not here; nothing was tried with torch on Windows")
         ready.touch()
     return ["unshare", "--mount", "sh", "-euc", IN_THE_OTHER_SYSTEM, "sh", str(system), str(TOOLS), "wine"]

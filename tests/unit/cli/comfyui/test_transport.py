@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import mimetypes
 import re
 import socket
 import ssl
@@ -85,10 +86,11 @@ def test_form_is_as_long_as_it_says(tmp_path):
         body = b"".join(form)
     assert len(form) == len(body)
     boundary = form.content_type.partition("boundary=")[2].encode()
+    wav, _ = mimetypes.guess_type("a.wav")  # each system has its own word for it
     assert body.split(b"--" + boundary) == [
         b"",
         b'\r\nContent-Disposition: form-data; name="type"\r\n\r\ninput\r\n',
-        'Content-Disposition: form-data; name="image"; filename="täglich %221%22.wav"\r\nContent-Type: audio/x-wav\r\n\r\nsound'.encode()
+        f'Content-Disposition: form-data; name="image"; filename="täglich %221%22.wav"\r\nContent-Type: {wav}\r\n\r\nsound'.encode()
         .join([b"\r\n", b"\r\n"]),
         b"--\r\n",
     ]  # fmt: skip

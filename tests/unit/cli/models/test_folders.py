@@ -69,6 +69,7 @@ def test_folders_of_the_desktop_app_around_the_pack(tmp_path, monkeypatch):
     (base / "output").mkdir(parents=True)
     (base / "models").mkdir()
     monkeypatch.setattr(model_folders, "ROOT", base / "custom_nodes" / "wan-s2v")
+    monkeypatch.setenv("PWD", str(tmp_path))
     assert find_base(None) == base
     assert find_comfyui(None) is None
     assert find_base(base) == base

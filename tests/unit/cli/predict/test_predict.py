@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -253,7 +254,7 @@ def test_folder_that_cannot_be_made(server, capsys, tmp_path):
     server()
     (tmp_path / "file").write_text("")
     code, printed, _ = outcome(capsys, "--output", "file/talk.mp4")
-    assert (code, printed["error"]) == (1, "file cannot be used: File exists.")
+    assert (code, printed["error"]) == (1, f"file cannot be used: {os.strerror(errno.EEXIST)}.")
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "file", "name"])
@@ -267,7 +268,8 @@ def test_video_that_cannot_be_written_is_noticed_before_anything_is_made(obstacl
         monkeypatch.setattr(Path, "touch", Mock(side_effect=PermissionError(13, "Permission denied", str(tmp_path / f"{name}.part"))))
     monkeypatch.setattr(connection, "connect", Mock(side_effect=AssertionError("it began")))
     code, printed, _ = outcome(capsys, "--output", str(tmp_path / name))
-    reason = {"folder": "Permission denied", "file": "it is write-protected", "name": "File name too long"}[obstacle]
+    too_long = os.strerror(errno.ENOENT if sys.platform == "win32" else errno.ENAMETOOLONG)
+    reason = {"folder": "Permission denied", "file": "it is write-protected", "name": too_long}[obstacle]
     assert (code, printed["status"]) == (1, "failed")
     assert printed["error"].startswith(str(tmp_path / name)[:250])
     assert printed["error"].endswith(f" cannot be used: {reason}.")
