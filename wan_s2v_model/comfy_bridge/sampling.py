@@ -361,14 +361,12 @@ class ScaledGuider(comfy.samplers.CFGGuider):
             self._gpus.close()
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
-        if self.kept is None:
-            return self._predict(x, timestep, model_options, seed)
-        return self.kept.restored(self._predict(self.kept.noised(x, timestep), timestep, model_options, seed))
-
-    def _predict(self, x, timestep, model_options, seed):
+        x = x if self.kept is None else self.kept.noised(x, timestep)
         if self.steps is None:
-            return self._ask(x, timestep, model_options, seed)
-        return self.steps.predict(x, float(timestep[0]), lambda: self._ask(x, timestep, model_options, seed))
+            x0 = self._ask(x, timestep, model_options, seed)
+        else:
+            x0 = self.steps.predict(x, float(timestep[0]), lambda: self._ask(x, timestep, model_options, seed))
+        return x0 if self.kept is None else self.kept.restored(x0)
 
     def _ask(self, x, timestep, model_options, seed):
         whole, (self.cfg, audio_cfg) = self.cfg, self._scales_at(timestep)
