@@ -214,9 +214,8 @@ def test_shares_follow_the_speeds_of_the_first_steps(bridge, model, on, forwards
 def test_guidance_is_not_held_up_by_a_slow_device(bridge, model, on, forwards, slow, one_by_one):
     alone = one_by_one(clip_sampler(bridge, model))
     sampler = clip_sampler(bridge, slow(on(model, 2), 1.0, 2.0))
-    for _ in range(2):
-        clip = sample_clip(sampler)
-    torch.testing.assert_close(clip, alone, **CLOSE)
+    for clip in (sample_clip(sampler), sample_clip(sampler)):
+        torch.testing.assert_close(clip, alone, **CLOSE)
     assert [size for _, size in forwards[-2:]] == [2, 2]
 
 
@@ -232,14 +231,12 @@ def test_time_and_words_know_of_the_gpus(bridge, model, on):
 
 def test_preview_of_a_plan_knows_of_the_gpus(bridge, on, model):
     on(model, 4)  # devices
-    graph = {
-        "2": {"class_type": "MultiGPU_WorkUnits", "inputs": {"model": ["1", 0], "max_gpus": 3}},
-        "11": {"class_type": "WanS2VSampler", "inputs": {"model": ["2", 0], "plan": ["9", 0]}},
-    }
+    split = {"class_type": "MultiGPU_WorkUnits", "inputs": {"model": ["1", 0], "max_gpus": 3}}
+    graph = {"2": split, "11": {"class_type": "WanS2VSampler", "inputs": {"model": ["2", 0], "plan": ["9", 0]}}}
     ahead = bridge.gpus_ahead(graph, "9")
     assert (ahead.number, ahead.words) == (3, "3 GPUs on each model call; with guidance 3 GPUs on each model call")
     assert ahead.works == pytest.approx({1: 1 / 3, 2: 2 / 3})
-    graph["2"]["inputs"]["max_gpus"] = 2
+    split["inputs"]["max_gpus"] = 2
     assert bridge.gpus_ahead(graph, "9").words.endswith("with guidance 2 GPUs: prompt | negative")
     assert bridge.gpus_ahead({}, "9") == bridge.ONE_GPU
 
