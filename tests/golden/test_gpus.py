@@ -3,6 +3,8 @@
 The devices are the CPU under several names.
 """
 
+import gc
+import os
 import threading
 from dataclasses import replace
 
@@ -111,6 +113,34 @@ def test_hooks_whose_strength_changes(bridge, model, on, count):
     torch.testing.assert_close(sample_clip(make_sampler(bridge, on(model, count), LATE)), alone, **CLOSE)
 
 
+def test_prompts_over_time(bridge, model, on):
+    """Each clip has its prompt, on all devices; the constants of the clip before are not taken for it."""
+    prompts, timelines = (pack_module(f"wan_s2v_model.conditioning.{name}") for name in ("prompts", "timeline"))
+    timeline = timelines.plan_timeline(32_000, 16_000, 32_000, frames_per_clip=8)
+    starts = [{prompts.PROMPT_KEY: prompts.ScheduledPrompt("words", start_clip=clip)} for clip in (0, 1)]
+    clips = []
+    for each in (model, on(model, 2), on(model, 3)):
+        sampler = clip_sampler(bridge, each, steps=3)
+        texts = [[randn(seed, 9, 64), start] for seed, start in zip((4, 7), starts, strict=True)]
+        sampler.conditions = prompts.place_on_clips(texts, timeline), sampler.conditions[1]
+        clips.append([sample_clip(sampler, clip) for clip in (0, 1, 2)])
+    alone, *shared = clips
+    for each in shared:
+        torch.testing.assert_close(each, alone, **CLOSE)
+    assert (alone[1] - sample_clip(clip_sampler(bridge, model, steps=3), 1)).abs().max() > 0.01
+
+
+def test_lora_in_front_of_the_split(bridge, model, on, one_by_one):
+    patches = {"diffusion_model.blocks.1.self_attn.k.weight": ("diff", (0.05 * randn(1, 256, 256)[0],))}
+    results = []
+    for count in (1, 2, 3):
+        patched = (on(model, count) if count > 1 else model).clone()
+        patched.add_patches(patches, 0.8)
+        results.append(one_by_one(clip_sampler(bridge, patched, steps=3)))
+    torch.testing.assert_close(results[1:], [results[0]] * 2, **CLOSE)
+    assert (results[0] - sample_clip(clip_sampler(bridge, model, steps=3))).abs().max() > 0.01
+
+
 def test_other_nodes_that_look_into_blocks_see_all_tokens(bridge, model, on):
     seen = []
 
@@ -214,9 +244,8 @@ def test_shares_follow_the_speeds_of_the_first_steps(bridge, model, on, forwards
 def test_guidance_is_not_held_up_by_a_slow_device(bridge, model, on, forwards, slow, one_by_one):
     alone = one_by_one(clip_sampler(bridge, model))
     sampler = clip_sampler(bridge, slow(on(model, 2), 1.0, 2.0))
-    for _ in range(2):
-        clip = sample_clip(sampler)
-    torch.testing.assert_close(clip, alone, **CLOSE)
+    for clip in (sample_clip(sampler), sample_clip(sampler)):
+        torch.testing.assert_close(clip, alone, **CLOSE)
     assert [size for _, size in forwards[-2:]] == [2, 2]
 
 
@@ -232,14 +261,12 @@ def test_time_and_words_know_of_the_gpus(bridge, model, on):
 
 def test_preview_of_a_plan_knows_of_the_gpus(bridge, on, model):
     on(model, 4)  # devices
-    graph = {
-        "2": {"class_type": "MultiGPU_WorkUnits", "inputs": {"model": ["1", 0], "max_gpus": 3}},
-        "11": {"class_type": "WanS2VSampler", "inputs": {"model": ["2", 0], "plan": ["9", 0]}},
-    }
+    split = {"class_type": "MultiGPU_WorkUnits", "inputs": {"model": ["1", 0], "max_gpus": 3}}
+    graph = {"2": split, "11": {"class_type": "WanS2VSampler", "inputs": {"model": ["2", 0], "plan": ["9", 0]}}}
     ahead = bridge.gpus_ahead(graph, "9")
     assert (ahead.number, ahead.words) == (3, "3 GPUs on each model call; with guidance 3 GPUs on each model call")
     assert ahead.works == pytest.approx({1: 1 / 3, 2: 2 / 3})
-    graph["2"]["inputs"]["max_gpus"] = 2
+    split["inputs"]["max_gpus"] = 2
     assert bridge.gpus_ahead(graph, "9").words.endswith("with guidance 2 GPUs: prompt | negative")
     assert bridge.gpus_ahead({}, "9") == bridge.ONE_GPU
 
@@ -305,6 +332,27 @@ def test_cancelling(bridge, model, on):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample_clip(sampler)
     assert threading.active_count() == before
+
+
+MANY = int(os.environ.get("WAN_S2V_MANY_PROMPTS", "20"))
+
+
+def test_many_prompts_in_a_row_leave_nothing(bridge, checkpoint, on):
+    """No thread, no copy of the MODEL, no tensor; WAN_S2V_MANY_PROMPTS says how many prompts."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    model, seen = load_ours(bridge, checkpoint), []
+    for number in range(MANY):
+        split = on(model, 2)
+        sample_clip(clip_sampler(bridge, split, steps=1, cfg=1.0 if number % 2 else 4.5), num_latent_frames=1)
+        del split
+        gc.collect()
+        comfy.model_management.cleanup_models()
+        kinds = [type(thing) for thing in gc.get_objects()]
+        patchers = sum(issubclass(kind, comfy.model_patcher.ModelPatcher) for kind in kinds)
+        seen.append((threading.active_count(), kinds.count(torch.Tensor), patchers))
+    assert seen[4:] == [seen[4]] * (MANY - 4), "threads, tensors, patchers"
 
 
 # Copies

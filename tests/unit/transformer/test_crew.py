@@ -1,5 +1,6 @@
 """One model call by several members at once, on the CPU: the same as by one, and an error of one ends it for all."""
 
+import copy
 import threading
 
 import pytest
@@ -33,6 +34,10 @@ def crew():
 
 def together(crew, transformer, inputs, **more):
     return crew.run(lambda member: call(transformer, **inputs, **more, team=member))
+
+
+def in_dtype(inputs, dtype):
+    return {name: value if name == "timestep" else value.to(dtype) for name, value in inputs.items()}
 
 
 def without(inputs, *names):
@@ -101,6 +106,20 @@ def test_float8_travels_in_float8_and_costs_no_more_than_on_one(tiny_transformer
 def test_exchange_of_heads_stays_exact(tiny_transformer, clip_inputs, crew, float8_attention):
     together(crew(2, over=HEADS), tiny_transformer, clip_inputs, attention=float8_attention)
     assert {kind for kinds in float8_attention.seen for kind in kinds} == {torch.Tensor}
+
+
+@pytest.mark.parametrize("over", [KEYS, HEADS])
+def test_error_of_two_is_no_larger_than_that_of_one(tiny_transformer, clip_inputs, crew, over):
+    """In bf16, against float64."""
+    exact = copy.deepcopy(tiny_transformer).double()
+    exact.residual_dtype = torch.float64
+    expected = call(exact, **in_dtype(clip_inputs, torch.float64))
+    rounded = copy.deepcopy(tiny_transformer).bfloat16()
+    inputs = in_dtype(clip_inputs, torch.bfloat16)
+    alone, shared = call(rounded, **inputs), together(crew(2, over=over), rounded, inputs)
+    errors = [float((result - expected).norm() / expected.norm()) for result in (alone, shared)]
+    assert errors[0] > 1e-4
+    assert errors[1] < 1.05 * errors[0]
 
 
 def test_every_member_gets_the_whole(tiny_transformer, clip_inputs, crew):
