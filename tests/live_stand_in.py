@@ -47,11 +47,12 @@ class Network:
     def set_anchor(self, picture_latent, motion_latents, context) -> None:
         self.anchor = picture_latent[0].mean() + motion_latents.mean() + context.mean()
 
-    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None):
+    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None, regions=None):
         self.num_calls += 1
         ring = self.seen.setdefault(step, {})
         before = [ring[first] for first in sorted(ring) if first_latent - 12 < first < first_latent]
         told = self.anchor + distance / 100 + audio.mean() + timestep / 1e4 + (0 if pose is None else pose.mean())
+        told = told if regions is None else told + (regions.weights * audio.mean((1, 2))[:, ::4, None, None]).mean()
         seen = (x + sum(before)) / (len(before) + 1) + told
         ring[first_latent] = seen.sin()  # what a layer behind makes of it: older blocks reach on
         self.seen[step] = {first: ring[first] for first in sorted(ring)[-4:]}

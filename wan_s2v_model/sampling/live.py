@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, TEMPORAL_STRIDE, TRAIN_TIMESTEPS
 from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS
+from ..transformer.speakers import Regions
 from .clip_loop import Encode, clip_seed
 
 LIVE_STEPS = (4, 3)
@@ -92,7 +93,15 @@ class Network(Protocol):
     def set_anchor(self, picture_latent: Tensor, motion_latents: Tensor, context: Tensor) -> None: ...
 
     def forward(
-        self, x: Tensor, step: int, timestep: float, first_latent: int, distance: int, audio: Tensor, pose: Tensor | None = None
+        self,
+        x: Tensor,
+        step: int,
+        timestep: float,
+        first_latent: int,
+        distance: int,
+        audio: Tensor,
+        pose: Tensor | None = None,
+        regions: Regions | None = None,
     ) -> Tensor: ...
 
 
@@ -102,13 +111,18 @@ class Told:
 
     Attributes:
         context: [1, L, text_dim]. sound: of a block, [layers, audio_dim, 12]. pose: of a block, [1, 16, 3, h, w] or None.
-        distance: of the picture, by block and step.
+        distance: of the picture, by block and step. regions: of several speakers in a block, whose sounds are then stacked, or None.
     """
 
     context: Tensor
     sound: Callable[[int], Tensor]
     pose: Callable[[int], Tensor | None]
     distance: Callable[[int, int], int]
+    regions: Callable[[int], Regions | None] = lambda block: None
+
+    def of_block(self, block: int) -> tuple[Tensor, Tensor | None, Regions | None]:
+        """Sound, pose and regions, the same in every step."""
+        return self.sound(block), self.pose(block), self.regions(block)
 
 
 @dataclass(frozen=True)
@@ -154,10 +168,10 @@ class LiveSampler:
 
     def sample(self, block: int, noise: Tensor) -> LiveBlock:
         """Sample a block from its noise [16, 3, h, w]."""
-        sound, pose, inputs, x = self._told.sound(block), self._told.pose(block), [], noise.float()
+        told, inputs, x = self._told.of_block(block), [], noise.float()
         for step in range(self.num_steps):
             inputs.append(x)
-            velocity = self._velocity(x, block, step, sound, pose)
+            velocity = self._velocity(x, block, step, told)
             x = x.to(velocity.device) + (self._sigmas[step + 1] - self._sigmas[step]) * velocity
             self._on_step(block, step, x)
         return LiveBlock(block, x.cpu(), tuple(given.cpu() for given in inputs))
@@ -171,13 +185,13 @@ class LiveSampler:
 
     def play_back(self, block: LiveBlock) -> None:
         """Let the network see a finished block as it saw it."""
-        sound, pose = self._told.sound(block.index), self._told.pose(block.index)
+        told = self._told.of_block(block.index)
         for step, x in enumerate(block.inputs):
-            self._velocity(x, block.index, step, sound, pose)
+            self._velocity(x, block.index, step, told)
 
-    def _velocity(self, x: Tensor, block: int, step: int, sound: Tensor, pose: Tensor | None) -> Tensor:
+    def _velocity(self, x: Tensor, block: int, step: int, told: tuple[Tensor, Tensor | None, Regions | None]) -> Tensor:
         timestep, distance = self._sigmas[step] * TRAIN_TIMESTEPS, self._told.distance(block, step)
-        return self._network.forward(x, step, timestep, block * BLOCK_LATENTS, distance, sound, pose)
+        return self._network.forward(x, step, timestep, block * BLOCK_LATENTS, distance, *told)
 
 
 def live_blocks(

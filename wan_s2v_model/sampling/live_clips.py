@@ -17,6 +17,7 @@ from ..audio.features import gather_frames
 from ..conditioning.plan import Plan
 from ..constants import LIVE_FPS, SPATIAL_STRIDE
 from ..transformer.causal import BLOCK_LATENTS
+from ..transformer.speakers import Regions
 from .clip_loop import ClipResult, Encode, MotionState
 from .live import (
     BLOCK_FRAMES,
@@ -83,7 +84,7 @@ class LiveJob:
 
     def told(self, context: Tensor) -> Told:
         """What the network is told of each block; context: [1, L, text_dim]."""
-        return Told(context, self._sound, self._pose, lambda block, step: picture_distance(self.seed, block, step))
+        return Told(context, self._sound, self._pose, lambda block, step: picture_distance(self.seed, block, step), self._regions)
 
     def noise(self) -> BlockNoise:
         return BlockNoise(self.plan.height // SPATIAL_STRIDE, self.plan.width // SPATIAL_STRIDE, self.seed)
@@ -95,7 +96,15 @@ class LiveJob:
     def _sound(self, block: int) -> Tensor:
         clip, part = divmod(block, CLIP_BLOCKS)
         heard = self.plan.timeline.audio_frames(clip)[part * BLOCK_FRAMES : (part + 1) * BLOCK_FRAMES]
+        if self.plan.speakers is not None:
+            return self.plan.speakers.heard(heard)[0]
         return gather_frames(self.plan.audio_features, heard, self.plan.silence)[0]
+
+    def _regions(self, block: int) -> Regions | None:
+        if self.plan.regions is None:
+            return None
+        clip, part = divmod(block, CLIP_BLOCKS)
+        return Regions(self.plan.regions.of_clip(self.plan.timeline, clip)[:, part * BLOCK_LATENTS : (part + 1) * BLOCK_LATENTS])
 
     def _pose(self, block: int) -> Tensor | None:
         if self.plan.pose_latents is None:

@@ -37,7 +37,7 @@ class FakeNetwork:
     def set_anchor(self, picture_latent, motion_latents, context):
         self.anchor = picture_latent
 
-    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None):
+    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None, regions=None):
         ring = self.seen.setdefault(step, {})
         ring[first_latent] = x
         self.calls.append((first_latent // 3, step))

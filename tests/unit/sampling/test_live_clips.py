@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from wan_s2v_pack.tests.live_stand_in import Decoder, Network, encode, make_plan, make_sampler
+from wan_s2v_pack.wan_s2v_model.audio.features import EncodedAudio
+from wan_s2v_pack.wan_s2v_model.audio.speakers import Speaker, Speakers
+from wan_s2v_pack.wan_s2v_model.conditioning.regions import SpeakerRegions
 from wan_s2v_pack.wan_s2v_model.sampling.live import FIRST_LATENT, PICTURE
 from wan_s2v_pack.wan_s2v_model.sampling.live_clips import DECODER_BLOCKS, LiveJob, live_clips, live_frames, require_live
 
@@ -124,3 +127,36 @@ def test_plans_of_another_shape_are_refused():
         require_live(replace(plan, timeline=replace(plan.timeline, frames_per_clip=80)))
     with pytest.raises(ValueError, match="makes 25 frames per second, and this plan has 16"):
         require_live(replace(plan, timeline=replace(plan.timeline, fps=16)))
+
+
+def spoken(num_frames):
+    """Two speakers whose border moves by a token every second, and one who begins with the second block."""
+    plan = make_plan(num_frames)
+    silence = torch.full((2, 3), -1.0)
+    sounds = [EncodedAudio(torch.full((2, 3, 200), value), torch.zeros(1, 8), 8, 4, fps=25) for value in (1.0, 2.0)]
+    there = Speaker(1, torch.ones(1, 4, 4), sounds[0]), Speaker(2, torch.ones(1, 4, 4), sounds[1], start=12)
+    shares = torch.zeros(3, 4, 2, 3)
+    for second in range(4):
+        shares[0, second, :, :second], shares[1, second, :, second:] = 1, 1
+    regions = SpeakerRegions(shares, "silence", True, 1.0)
+    return replace(plan, speakers=Speakers(there, silence), regions=regions)
+
+
+def test_each_block_is_told_its_speakers_and_their_regions():
+    job = LiveJob(spoken(100), 7)
+    told = job.told(torch.ones(1, 3, 4))
+    for block in (0, 1, 4, 8):
+        sound, _, regions = told.of_block(block)
+        clip, part = divmod(block, 4)
+        whole = job.plan.conditioning(clip, None)
+        assert torch.equal(sound, whole.audio_embedding[0, ..., 12 * part : 12 * part + 12])
+        assert torch.equal(regions.weights, whole.hearing[:, 3 * part : 3 * part + 3])
+    assert told.of_block(0)[0][:, 0, 0].tolist() == [[1.0] * 12, [-1.0] * 12, [-1.0] * 12]
+    assert job_of(100).told(torch.ones(1, 3, 4)).of_block(0)[2] is None
+
+
+def test_speakers_cut_off_go_on_with_the_same_bytes():
+    job = LiveJob(spoken(150), 7, restart_clips=2)
+    whole = run(job)
+    assert all(map(same, run(job, whole[:2]), whole[2:]))
+    assert not same(whole[0], run(LiveJob(replace(spoken(150), regions=None, speakers=None), 7, restart_clips=2))[0])
