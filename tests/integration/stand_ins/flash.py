@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from pathlib import Path
 from typing import ClassVar
 
 import comfy.latent_formats
@@ -24,7 +25,9 @@ PIXELS_PER_LATENT = 8
 
 
 class LoudnessEncoder:
-    """Takes the place of wav2vec2 in an AUDIO_ENCODER."""
+    """Takes the place of wav2vec2 in an AUDIO_ENCODER; its weights are this file."""
+
+    file, dtype = Path(__file__), torch.float32
 
     def hidden_layers(self, waveform: Tensor) -> Tensor:
         """[T] at 16 kHz -> [25, frames, 32], the loudest frame is 1."""
