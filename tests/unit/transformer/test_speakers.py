@@ -3,10 +3,10 @@
 import pytest
 import torch
 from wan_s2v_pack.tests.forwards import call
+from wan_s2v_pack.wan_s2v_model.constants import HEADS, KEYS
 from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import Voice
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute, Residual, sdpa
 from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
-from wan_s2v_pack.wan_s2v_model.transformer.shards import HEADS, KEYS
 from wan_s2v_pack.wan_s2v_model.transformer.speakers import Regions
 
 CPU = torch.device("cpu")
