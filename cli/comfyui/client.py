@@ -49,6 +49,7 @@ __all__ = [
 
 UPLOAD_MARGIN_BYTES = 2**14  # of a request around the file
 RETRY_S = 3.0
+PARTIAL = 206  # status of an answer with a part of a file
 AS_IT_IS = {"Accept-Encoding": "identity"}  # a compressed answer would not say how long the file is
 
 T = TypeVar("T")
@@ -186,6 +187,23 @@ class ComfyClient:
                 raise self._http.not_comfyui(response)
             stream.writelines(_received(response, file))
 
+    def read(self, file: OutputFile, start: int) -> Iterator[bytes]:
+        """The bytes of an output file that may be growing, from one of them on; none where it ends there.
+
+        Raises:
+            ComfyError: if the server does not have it, or the connection breaks.
+        """
+        first = max(0, start - 1)  # a server refuses to begin behind the end
+        query, headers = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}, {"Range": f"bytes={first}-"}
+        with self._http.open("GET", VIEW, params=query, headers={**AS_IT_IS, **headers}) as response:
+            if is_page(response):
+                raise self._http.not_comfyui(response)
+            skipped = start - first if response.status_code == PARTIAL else start
+            for block in _received(response, file):
+                if len(block) > skipped:
+                    yield block[skipped:]
+                skipped = max(0, skipped - len(block))
+
     # --- following a prompt
 
     def run(
@@ -195,6 +213,7 @@ class ComfyClient:
         *,
         on_stage: Callable[[Stage], None] | None = None,
         on_text: Callable[[Text], None] | None = None,
+        on_shown: Callable[[str, Mapping[str, Any]], None] | None = None,
         workflow: Mapping[str, Any] | None = None,
         prompt_id: str | None = None,
         may_be_there: bool = False,
@@ -202,7 +221,8 @@ class ComfyClient:
         """Queue a prompt, wait for its end and return its outputs; arguments and errors are those of `queue` and `wait`.
 
         The server is listened to before the prompt is queued, so that no step of it goes unheard: `on_progress` is called for every one
-        and may call `interrupt`. `on_text` is given what nodes show while they run. A prompt that `may_be_there` is looked for first.
+        and may call `interrupt`. `on_text` is given what nodes say while they run, `on_shown` what they show. A prompt that `may_be_there`
+        is looked for first.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         tried, queued = may_be_there, False
@@ -214,7 +234,8 @@ class ComfyClient:
                 self.queue(prompt, workflow=workflow, prompt_id=prompt_id)
             queued = True
 
-        return self._outputs(Listener(prompt_id, on_progress or ignore, on_stage or ignore, on_text or ignore), queue)
+        listener = Listener(prompt_id, on_progress or ignore, on_stage or ignore, on_text or ignore, on_shown or ignore)
+        return self._outputs(listener, queue)
 
     def wait(
         self,

@@ -104,6 +104,7 @@ class Listener:
     on_progress: Callable[[Progress], None]
     on_stage: Callable[[Stage], None]
     on_text: Callable[[Text], None]
+    on_shown: Callable[[str, Mapping[str, Any]], None] = lambda node, shown: None
 
     async def hear(self, socket: aiohttp.ClientWebSocketResponse[Any] | NoSocket) -> None:
         """Listen until the prompt may have ended: its last message, silence, or a closed connection."""
@@ -125,6 +126,8 @@ class Listener:
             return False
         if event["type"] == "progress":
             self.on_progress(Progress(str(data["node"]), data["value"], data["max"]))
+        if event["type"] == "executed":
+            self.on_shown(str(data["node"]), data.get("output") or {})
         if event["type"] != "executing":
             return False
         if data.get("node") is not None:
@@ -132,5 +135,5 @@ class Listener:
         return data.get("node") is None
 
 
-def ignore(_news: object) -> None:
+def ignore(*_news: object) -> None:
     """Where nobody wants to know."""

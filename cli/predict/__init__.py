@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..comfyui.errors import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
 from ..models.folders import FolderError
-from .graph import PackMissing, PromptError
-from .options import SAMPLER, add_options, inputs_of, request_from
+from .graph import PackMissing, PromptError, sampler_of
+from .options import STANDARD_OUTPUT, add_options, request_from
 
 if TYPE_CHECKING:
     from ..comfyui.client import ComfyClient
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"predict {STATUS[code]}: {outcome['error']}")
     if options.json:
         print(json.dumps(outcome, indent=2))
-    elif code == DONE:
+    elif code == DONE and options.output != STANDARD_OUTPUT:
         print("\n".join(lines) if lines else f"video made in {outcome['seconds']:.1f} s: {outcome['video']}")
     return code
 
@@ -71,20 +71,17 @@ def attempt(options: argparse.Namespace) -> dict[str, Any]:
     """Make the video and return what `--json` prints."""
     try:
         from .connection import ServerError, connect
-        from .job import make_video, require_writable
+        from .job import require_writable
 
         if options.dry_run:
             from . import dry_run  # noqa: F401  # needs PyTorch, and says so now
     except ImportError as error:
         return failed(NO_SERVER, f"{error}. Use the Python that runs ComfyUI, which has it.")
     try:
-        require_writable(options.output)
+        if options.output != STANDARD_OUTPUT:
+            require_writable(options.output)
         with connect(options, say) as client:
-            if options.dry_run:
-                return planned(client, options)
-            made = make_video(client, request_from(options), say)
-            fetch(client, made, options.output)
-            return succeeded(made, options.output, client.url)
+            return planned(client, options) if options.dry_run else made(client, options)
     except KeyboardInterrupt:
         kept = f" Finished clips of {options.run_name} are kept; the same command continues there." if options.run_name else ""
         return failed(INTERRUPTED, f"The job was cancelled.{kept}")
@@ -126,6 +123,29 @@ def fetch(client: ComfyClient, made: Made, output: Path) -> None:
         raise ComfyError(f"{output} cannot be written: {error.strerror or error}. The video lies in {place}.") from error
 
 
+def made(client: ComfyClient, options: argparse.Namespace) -> dict[str, Any]:
+    """Make the video and put it where it is wanted; the outcome."""
+    from .job import make_video
+
+    if options.output == STANDARD_OUTPUT:
+        return streamed(client, options)
+    video = make_video(client, request_from(options), say)
+    fetch(client, video, options.output)
+    return succeeded(video, options.output, client.url)
+
+
+def streamed(client: ComfyClient, options: argparse.Namespace) -> dict[str, Any]:
+    """Make a video that goes to the standard output while it is made; the outcome."""
+    from .job import make_video
+    from .live import Stream
+
+    request = request_from(options)
+    with Stream(client) as stream:
+        made = make_video(client, request, say, stream.on_shown)
+    say(f"video made in {made.seconds:.1f} s: {stream.num_bytes} bytes")
+    return {"status": STATUS[DONE], "exit_code": DONE, "video": str(STANDARD_OUTPUT), "seconds": round(made.seconds, 3)}
+
+
 def succeeded(made: Made, video: Path, server: str) -> dict[str, Any]:
     return {
         "status": STATUS[DONE],
@@ -133,7 +153,7 @@ def succeeded(made: Made, video: Path, server: str) -> dict[str, Any]:
         "video": str(video.resolve()),
         "bytes": video.stat().st_size,
         "seconds": round(made.seconds, 3),
-        "seed": inputs_of(made.prompt, SAMPLER)["seed"],
+        "seed": sampler_of(made.prompt)["seed"],
         "prompt_id": made.prompt_id,
         "server": server,
         "server_file": made.file.name,

@@ -16,7 +16,8 @@ from .speakers import Speaker
 
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
-POSE, PREPARE, SAMPLER, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSampler", "WanS2VSaveVideo"
+POSE, PREPARE, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSaveVideo"
+SAMPLER, LIVE_SAMPLER = SAMPLERS = "WanS2VSampler", "WanS2VLiveSampler"
 AUDIO_ENCODE, SPEAKERS = "WanS2VAudioEncode", "WanS2VSpeakers"
 DUB = "WanS2VDub"
 DUB_DEFAULTS = {
@@ -31,11 +32,13 @@ FILE_INPUTS = {  # part -> node and input that choose its file
     "vae": (VAE, "vae_name"),
     "lora": (LORA, "lora_name"),
 }
+OF_LIVE = ("model", "positive", "vae", "plan", "seed", "run_name", "if_changed", "redo_from_clip")  # inputs that both samplers have
+LIVE_STEPS = (4, 3)
 FAST = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # of the sampler, with the LoRA of few steps
 LOAD_AUDIO = "LoadAudio", "Sound", "audio"  # type, title, input
 GPUS = "MultiGPU_WorkUnits"  # a node of ComfyUI
 ALL_GPUS = 64  # more than any machine has
-FAST_LORA = next(file.name for file in FILES["comfy"] if file.part == "lora")
+FAST_LORA, LIVE_LORA = (next(file.name for file in FILES["comfy"] if file.part == part) for part in ("lora", "live"))
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # brings inputs of its own with some of its choices
 PARSERS: dict[str, Callable[[str], Any]] = {
     "INT": int,
@@ -60,7 +63,7 @@ class PackMissing(PromptError):
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file; without a name the one of few steps."""
+    """A LoRA file; without a name the one of few steps, or of live video."""
 
     name: str | None = None
     strength: float = 1.0
@@ -79,6 +82,7 @@ class Request:
         suffix: of the video file, e.g. "mp4"; decides its format.
         fast: few steps with a LoRA; `inputs` and `loras` still win.
         gpus: how many of them work on the video at most.
+        live: 25 frames per second by Live-Avatar's LoRA.
         speakers: each with a sound and a place; `audio` is then the first sound of theirs. played: what the video plays instead.
     """
 
@@ -94,6 +98,7 @@ class Request:
     suffix: str = "mp4"
     fast: bool = False
     gpus: int = 1
+    live: bool = False
     speakers: Sequence[Speaker] = ()
     played: Path | None = None
 
@@ -113,6 +118,11 @@ def inputs_of(prompt: Prompt, node_type: str) -> dict[str, Any]:
     return next(node["inputs"] for node in prompt.values() if node["class_type"] == node_type)
 
 
+def sampler_of(prompt: Prompt) -> dict[str, Any]:
+    """The inputs of the sampler, whichever it is."""
+    return next(node["inputs"] for node in prompt.values() if node["class_type"] in SAMPLERS)
+
+
 def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Callable[[Path], str]) -> Prompt:
     """Fill the quick start; nothing is uploaded before everything else is known to be there.
 
@@ -129,7 +139,10 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     for node_type, values in request.inputs.items():
         inputs_of(prompt, node_type).update(values)
     choose_files(prompt, object_info, request.files)
-    add_loras(prompt, object_info, request.loras or ([Lora()] if request.fast else []))
+    usual = "live" if request.live else "lora"
+    add_loras(prompt, object_info, request.loras or ([Lora()] if request.fast or request.live else []), usual)
+    if request.live:
+        go_live(prompt, object_info)
     if request.gpus > 1:
         use_gpus(prompt, object_info, request.gpus)
     waiting = add_speakers(prompt, object_info, request) if request.speakers else []
@@ -172,16 +185,27 @@ def choose_files(prompt: Prompt, object_info: Mapping[str, Any], wanted: Mapping
     require_files(missing, object_info)
 
 
-def add_loras(prompt: Prompt, object_info: Mapping[str, Any], loras: Sequence[Lora]) -> None:
-    """Put the LoRAs between the model loader and the sampler, in their order."""
-    available = choices(object_info, *FILE_INPUTS["lora"]) if loras else []
-    chosen = [choose_file("lora", available, lora.name, usual=FAST_LORA) for lora in loras]
-    lost = [lora.name or FAST_LORA for lora, name in zip(loras, chosen, strict=True) if name is None]
-    require_files([("lora", name) for name in lost], object_info)
+def add_loras(prompt: Prompt, object_info: Mapping[str, Any], loras: Sequence[Lora], part: str = "lora") -> None:
+    """Put the LoRAs between the model loader and the sampler, in their order; one without a name is the usual one of the part."""
+    available, usual = choices(object_info, *FILE_INPUTS["lora"]) if loras else [], LIVE_LORA if part == "live" else FAST_LORA
+    chosen = [choose_file(part, available, lora.name, usual=usual) for lora in loras]
+    lost = [lora.name or usual for lora, name in zip(loras, chosen, strict=True) if name is None]
+    require_files([(part, name) for name in lost], object_info)
     sampler = inputs_of(prompt, SAMPLER)
     for lora, name in zip(loras, chosen, strict=True):
         inputs = {"model": sampler["model"], "lora_name": name, "strength": lora.strength}
         sampler["model"] = [add_node(prompt, LORA, "Load LoRA (Wan S2V)", inputs), 0]
+
+
+def go_live(prompt: Prompt, object_info: Mapping[str, Any]) -> None:
+    """Put the live sampler in the place of the other one, and let the sound be heard at its frame rate."""
+    input_spec(object_info, LIVE_SAMPLER, "plan")
+    sampler = next(node for node in prompt.values() if node["class_type"] == SAMPLER)
+    steps = sampler["inputs"]["steps"]
+    inputs = {name: value for name, value in sampler["inputs"].items() if name in OF_LIVE}
+    inputs["steps"] = str(steps if steps in LIVE_STEPS else LIVE_STEPS[0])
+    sampler |= {"class_type": LIVE_SAMPLER, "inputs": inputs, "_meta": {"title": "Sample Video Live (Wan S2V)"}}
+    inputs_of(prompt, AUDIO_ENCODE)["frame_rate"] = "25"
 
 
 def use_gpus(prompt: Prompt, object_info: Mapping[str, Any], count: int) -> None:
@@ -212,7 +236,7 @@ def require_files(missing: Sequence[tuple[str, str]], object_info: Mapping[str, 
 
 def _missing_lines(missing: Sequence[tuple[str, str]], object_info: Mapping[str, Any]) -> Iterator[str]:
     for part, name in missing:
-        there = choices(object_info, *FILE_INPUTS[part])
+        there = choices(object_info, *FILE_INPUTS.get(part, FILE_INPUTS["lora"]))
         yield f"  {name}  in  models/{PARTS[part].folder}  (there: {', '.join(there) or 'nothing'})"
     parts = ",".join(dict.fromkeys(part for part, _ in missing))
     yield f"`{command(f'download --only {parts}')}` fetches the usual ones."

@@ -24,6 +24,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.files import remove
 
 CANCEL_TIMEOUT_S = 30.0
+OnShown = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Made:
     seconds: float
 
 
-def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]) -> Made:
+def make_video(client: ComfyClient, request: Request, say: Callable[[str], None], on_shown: OnShown | None = None) -> Made:
     """Make a video on the server.
 
     Args:
-        say: told what happens beside the progress.
+        say: told what happens beside the progress. on_shown: given the node and what it shows, whenever one shows something.
     Raises:
         PromptError, ComfyError: with what is wrong.
         KeyboardInterrupt: after the prompt was cancelled on the server.
@@ -59,7 +60,9 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
     prompt_id, start_s = str(uuid.uuid4()), time.monotonic()
     try:
         with ProgressBar(prompt) as bar:
-            outputs = client.run(prompt, bar.on_progress, on_stage=bar.on_stage, on_text=bar.on_text, prompt_id=prompt_id)
+            outputs = client.run(
+                prompt, bar.on_progress, on_stage=bar.on_stage, on_text=bar.on_text, on_shown=on_shown, prompt_id=prompt_id
+            )
     except KeyboardInterrupt:
         cancel(client, prompt_id, say)
         raise

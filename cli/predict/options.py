@@ -17,6 +17,7 @@ from .graph import (
     ALL_GPUS,
     AUDIO,
     FAST,
+    LIVE_STEPS,
     MODEL,
     PREPARE,
     ROOT,
@@ -42,6 +43,7 @@ except ImportError:  # `python -m cli`: there is no package above this one
 PICTURE = ROOT / "samples" / "sample_portrait.png"
 SOUND = ROOT / "samples" / "sample_speech.wav"
 OUTPUT = Path("outputs") / "output.mp4"
+STANDARD_OUTPUT = Path("-")
 SIZES = {"480p": "480P", "720p": "720P"}
 CHANGED_RUN = {choice.partition(" from")[0].replace(" ", "-"): choice for choice in IF_CHANGED}  # new-take, stop, redo
 LONGEST_DEFAULT = 30  # characters in the help
@@ -133,6 +135,8 @@ def _add_video(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{setting.flag}", type=setting.parse, metavar=setting.metavar, help=text)
     fast = ", ".join(f"{name} {value}" for name, value in FAST.items())
     group.add_argument("--fast", action="store_true", help=f"few steps with a LoRA, at some loss: {fast}; other options still win")
+    group.add_argument("--live", action="store_true", help="25 frames per second without borders, by Live-Avatar's LoRA; with --output - "
+                       "the video goes to the standard output while it is made")  # fmt: skip
     group.add_argument("--set", action="append", type=change, metavar="NODE.INPUT=VALUE", default=[], dest="changes",
                        help="any other input of the graph, e.g. WanS2VPrepare.sync_mode=official; can be repeated")  # fmt: skip
 
@@ -170,7 +174,7 @@ def existing_file(text: str) -> Path:
 
 def output_file(text: str) -> Path:
     path = Path(text)
-    if os.path.isdir(path) or not path.suffix:
+    if path != STANDARD_OUTPUT and (os.path.isdir(path) or not path.suffix):
         raise argparse.ArgumentTypeError(f"must be the name of a file such as {OUTPUT.as_posix()}, got {text!r}")
     return path
 
@@ -213,8 +217,22 @@ def lora_choice(text: str) -> Lora:
 # --- in the words of the graph
 
 
+def require_fitting(options: argparse.Namespace) -> None:
+    """Raise PromptError for options that mean nothing together."""
+    if options.output == STANDARD_OUTPUT and not options.live:
+        raise PromptError("--output - streams a video while it is made, which needs --live. Give the name of a file.")
+    if options.output == STANDARD_OUTPUT and options.json:
+        raise PromptError("--output - and --json both want the standard output. Leave one out.")
+    lost = [f"--{name}" for name in ("fast", "guidance", "frames", "negative", "dry-run") if getattr(options, name.replace("-", "_"))]
+    if options.live and lost:
+        raise PromptError(f"{', '.join(lost)} mean nothing with --live: nothing is guided, and clips have 48 frames.")
+    if options.live and options.steps not in (None, *LIVE_STEPS):
+        raise PromptError(f"--steps must be {' or '.join(map(str, LIVE_STEPS))} with --live, got {options.steps}.")
+
+
 def request_from(options: argparse.Namespace) -> Request:
     """What the options ask for."""
+    require_fitting(options)
     inputs: dict[str, dict[str, Any]] = {}
     for setting in SETTINGS:
         value = getattr(options, setting.flag.replace("-", "_"))
@@ -239,9 +257,10 @@ def request_from(options: argparse.Namespace) -> Request:
         inputs=inputs,
         changes=options.changes,
         loras=options.lora,
-        suffix=options.output.suffix[1:].lower(),
+        suffix=options.output.suffix[1:].lower() or "mp4",
         fast=options.fast,
         gpus=options.gpus,
+        live=options.live,
         speakers=options.speakers,
         played=options.audio if spoken else None,
     )

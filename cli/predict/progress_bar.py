@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..comfyui.following import Progress as Report
 from ..comfyui.following import Stage, Text
-from .graph import SAMPLER, Prompt
+from .graph import SAMPLERS, Prompt
 
 try:
     from ...wan_s2v_model.sampling.progress import Line, Progress, read_line
@@ -84,7 +84,7 @@ class ProgressBar:
         self._report = report
 
     def _is_sampler(self, node: str) -> bool:
-        return node in self._prompt and self._prompt[node]["class_type"] == SAMPLER
+        return node in self._prompt and self._prompt[node]["class_type"] in SAMPLERS
 
     def _enter(self, stage: Stage) -> None:
         if stage != self._stage:

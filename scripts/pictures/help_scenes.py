@@ -68,6 +68,7 @@ SCENES: Mapping[str, Scene] = {
     "WanS2VSamplingOptions": Scene(),
     "WanS2VStepCache": Scene(),
     "WanS2VSampler": Scene(),
+    "WanS2VLiveSampler": Scene(),
     "WanS2VDecode": Scene(),
     "WanS2VFrameRate": Scene(),
     "WanS2VTail": Scene({"run_name": FIRST_PART}),

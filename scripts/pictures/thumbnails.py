@@ -168,6 +168,17 @@ def mix(picture: Image.Image, colour: str) -> None:
         canvas.polygon([(236, end - 9), (236, end + 9), (249, end)], fill=WHITE)
 
 
+def live(picture: Image.Image, colour: str) -> None:
+    """Frames that come one behind the other, and a light that says so."""
+    canvas = ImageDraw.Draw(picture)
+    canvas.rectangle((0, 0, SIDE, TOP), fill=colour)
+    for frame in range(6):
+        left = 14 + 34 * frame
+        face(picture, (left, 70 - 8 * frame, left + 190, 240 + 8 * frame), crop=(80, 60, 432, 449), shade=0.3 + 0.14 * frame)
+    canvas.ellipse((338, 20, 380, 62), fill=WHITE)
+    canvas.ellipse((345, 27, 373, 55), fill="#d01818")
+
+
 def pose(picture: Image.Image, colour: str) -> None:
     """The skeleton over the darkened picture."""
     skeleton = draw_pose(0.0).crop((0, 60, 512, 449)).resize((SIDE, TOP), Image.Resampling.LANCZOS)
@@ -230,6 +241,7 @@ CARDS = {
     "wan_s2v_quality": Card("Top quality", "the reference's settings", "#9a8ad0", quality),
     "wan_s2v_long_video": Card("Long video", "any length, survives a crash", "#60b080", long_video),
     "wan_s2v_dialogue": Card("Two people", "a sound for each of them", "#f2a65a", dialogue),
+    "wan_s2v_live": Card("Live", "25 fps, plays while it is made", "#b03434", live),
     "wan_s2v_song": Card("Lip sync a song", "the vocals move the mouth", "#d080c0", song),
     "wan_s2v_mix": Card("Song, full mix", "the voice taken out of it", "#e06a8a", mix),
     "wan_s2v_pose": Card("Pose video", "a skeleton moves the body", "#d06a6a", pose),

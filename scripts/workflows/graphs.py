@@ -12,6 +12,9 @@ from .parts import (
     DUB_PROMPT,
     EXACT_LOADERS,
     LISTEN,
+    LIVE_LORA,
+    LIVE_SAMPLE,
+    MODEL_LOADER,
     PLAIN_SAMPLE,
     PORTRAIT,
     PREPARE,
@@ -25,6 +28,7 @@ from .parts import (
     SWITCH,
     TEXT,
     TEXT_LOADER,
+    VAE_LOADER,
     Group,
     Node,
     Workflow,
@@ -136,6 +140,30 @@ DIALOGUE = Workflow(
         replace(prepare(change(PREPARE, {"encoded_audio": (17, "encoded_audio")}), PREVIEW), title="4  Prepare"),
         replace(sample(), title="5  Sample"),
         replace(save(change(SAVE, filename_prefix="video/wan_s2v_dialogue")), title="6  Save"),
+    ),
+)
+
+LIVE = Workflow(
+    "wan_s2v_live",
+    "Live talking video (Wan S2V)",
+    (
+        models(
+            MODEL_LOADER,
+            LIVE_LORA,
+            TEXT_LOADER,
+            AUDIO_LOADER,
+            VAE_LOADER,
+            note="""Live-Avatar's LoRA turns the same model into one that goes on and on: 25 frames per second, 4 steps, no
+guidance, no border between clips.""",
+        ),
+        yours(PORTRAIT, SPEECH, TEXT),
+        prepare(change(LISTEN, frame_rate="25"), PREPARE, PREVIEW),
+        sample(
+            LIVE_SAMPLE,
+            note="""The video grows on this node while it is made. Give it a *run_name* where it is long: after a crash or a
+cancel it goes on.""",
+        ),
+        save(change(SAVE, filename_prefix="video/wan_s2v_live")),
     ),
 )
 
@@ -340,6 +368,7 @@ WORKFLOWS = (
     ALL_NODES,
     QUALITY,
     LONG_VIDEO,
+    LIVE,
     DIALOGUE,
     SONG,
     MIX,

@@ -35,6 +35,7 @@ HEIGHTS = {  # of both ways in which ComfyUI 0.30 draws a node the larger one, w
     "WanS2VSamplingOptions": 136,
     "WanS2VContinuity": 144,
     "WanS2VSampler": 600,
+    "WanS2VLiveSampler": 500,
     "WanS2VDecode": 128,
     "WanS2VFrameRate": 156,
     "WanS2VSaveVideo": 480,
@@ -62,7 +63,13 @@ HEIGHTS = {  # of both ways in which ComfyUI 0.30 draws a node the larger one, w
     "ImageUpscaleWithModel": 60,
     "ImageScaleBy": 100,
 }
-GROWING = ("WanS2VSampler", "WanS2VSaveVideo", "SaveVideo", "LoadVideo")  # show videos of any shape: nothing stands below them
+GROWING = (
+    "WanS2VSampler",
+    "WanS2VLiveSampler",
+    "WanS2VSaveVideo",
+    "SaveVideo",
+    "LoadVideo",
+)  # show videos of any shape: nothing stands below them
 BLUEPRINT_HEIGHT = (114, 80, 26)  # px of sockets and rims, of a text of many lines, and of any other widget
 
 Box = tuple[int, int, int, int]

@@ -145,6 +145,10 @@ SWITCH = Node(15, "WanS2VDraftOrFinal", {}, {"model": (1, "model"), "draft_model
 SAMPLE = replace(
     PLAIN_SAMPLE, sources={**PLAIN_SAMPLE.sources, **{name: (15, name) for name in ("model", "steps", "cfg", "shift", "solver")}}
 )
+LIVE_LORA = Node(14, "WanS2VLoraLoader", {"lora_name": "liveavatar.safetensors"}, {"model": (1, "model")})
+LIVE_SAMPLE = Node(
+    11, "WanS2VLiveSampler", {}, {"model": (14, "model"), "positive": (7, "positive"), "vae": (4, "vae"), "plan": (9, "plan")}
+)
 DRAFT_LOADERS = (MODEL_LOADER, DRAFT_LORA, TEXT_LOADER, AUDIO_LOADER, VAE_LOADER)
 
 

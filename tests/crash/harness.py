@@ -15,29 +15,29 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import av
-from wan_s2v_pack.tests.crash.tiny_run import NUM_CLIPS, NUM_FRAMES, TinyRun, make_models
+from wan_s2v_pack.tests.crash.tiny_run import TinyLiveRun, TinyRun, make_models
 from wan_s2v_pack.wan_s2v_model import files
 from wan_s2v_pack.wan_s2v_model.media import video_writer
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.runs import clips, finish, live_video, manifest, store
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
-from wan_s2v_pack.wan_s2v_model.sampling import clip_loop
+from wan_s2v_pack.wan_s2v_model.sampling import clip_loop, live, live_clips
 
 COMFYUI_PREVIEW = "ComfyUI_temp_"  # named by chance; ComfyUI empties that folder when it starts
 REPEATABLE = [name for name, video_format in FORMATS.items() if video_format.video_codec != "hevc"]  # of so small pictures
-TRACED = {m.__file__ for m in (files, clip_loop, clips, finish, live_video, manifest, store, video_writer)}
+TRACED = {m.__file__ for m in (files, clip_loop, clips, finish, live, live_clips, live_video, manifest, store, video_writer)}
 DONE, REFUSED = 0, 3  # exit codes
 MOST_KILLS = 3  # of one run, before it may end in peace
 KINDS = ("signal", "line", "byte")
 LIVE_VIDEO = manifest.LIVE_VIDEO_NAME  # ends where its process ended; nothing depends on it
 
-AfterClip = Callable[[int], None]
-Prepare = Callable[[], AfterClip]  # arms a process; returns what is called after each clip, and with NUM_CLIPS when the video is saved
+AfterClip = Callable[[int | None], None]
+Prepare = Callable[[], AfterClip]  # arms a process; returns what is called after each clip, and with None when the video is saved
 
 
 def nothing() -> AfterClip:
@@ -54,7 +54,7 @@ def count_lines(pipe: int) -> AfterClip:
     """Write the number of those lines into a pipe when the video is saved."""
     lines = [0]
     trace_lines(lambda count: lines.__setitem__(0, count))
-    return lambda clip: os.write(pipe, str(lines[0]).encode()) if clip == NUM_CLIPS else None
+    return lambda clip: os.write(pipe, str(lines[0]).encode()) if clip is None else None
 
 
 def trace_lines(at_line: Callable[[int], None]) -> None:
@@ -79,7 +79,7 @@ def at_byte(num_clips: int, size: int) -> AfterClip:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     left = [num_clips]
 
-    def after_clip(_clip: int) -> None:
+    def after_clip(_clip: int | None) -> None:
         left[0] -= 1
         if left[0] < 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -148,6 +148,7 @@ class Harness:
 
     root: Path
     tiny: TinyRun
+    formats: Sequence[str]
     expected: dict[str, tuple[set[str], dict[str, str], dict[str, str]]] = dataclasses.field(default_factory=dict)  # by format
     seconds: float = 0.0
     num_lines: int = 0
@@ -155,23 +156,23 @@ class Harness:
 
     def measure(self) -> None:
         """Let a run end in peace for each format, and find out how long it takes, in seconds and in lines."""
-        for index, name in enumerate(REPEATABLE):
+        for index, name in enumerate(self.formats):
             place, start_s = Place(self.root / f"reference_{index}", name), time.perf_counter()
             if self.wait(self.start(place)) != DONE:
                 raise RuntimeError("the reference run failed")
             self.seconds = time.perf_counter() - start_s
             self.expected[name] = place.names(), place.stored(), place.played()
-            if not self.expected[name][2]["video"].startswith(f"{NUM_FRAMES} "):
+            if not self.expected[name][2]["video"].startswith(f"{self.tiny.num_frames} "):
                 raise RuntimeError(f"the video of the reference run is not whole: {self.expected[name][2]}")
         self.clip_size = (place.run / "clip_00000.safetensors").stat().st_size
         reader, writer = os.pipe()
-        self.wait(self.start(Place(self.root / "lines", REPEATABLE[0]), partial(count_lines, writer)))
+        self.wait(self.start(Place(self.root / "lines", self.formats[0]), partial(count_lines, writer)))
         self.num_lines = int(os.read(reader, 20))
 
     def torture(self, seed: int) -> dict[str, int]:
         """Kill a run some times, let it end, and compare; returns how often which kind of death was died."""
         moments = random.Random(seed)
-        place = Place(self.root / f"run_{seed}", REPEATABLE[seed % len(REPEATABLE)])
+        place = Place(self.root / f"run_{seed}", self.formats[seed % len(self.formats)])
         deaths = dict.fromkeys(KINDS, 0)
         while not any(deaths.values()):  # a process may end before its moment comes
             shutil.rmtree(place.output, ignore_errors=True)
@@ -179,7 +180,7 @@ class Harness:
                 kind = moments.choice(KINDS)
                 deaths[kind] += self._kill(place, kind, moments) < 0
         if moments.random() < 0.25:
-            deaths["line"] += self._kill(place, "line", moments, redo_from=moments.randrange(NUM_CLIPS)) < 0
+            deaths["line"] += self._kill(place, "line", moments, redo_from=moments.randrange(self.tiny.num_clips)) < 0
         for video in place.output.glob(f"video_?????_{place.video.suffix}"):  # of processes that had ended before their moment came
             video.unlink()
         if self.wait(self.start(place)) != DONE:
@@ -191,7 +192,7 @@ class Harness:
 
     def start_twice(self) -> None:
         """A second start is refused while the first one works, and goes on when that one is killed."""
-        place = Place(self.root / "twice", REPEATABLE[0])
+        place = Place(self.root / "twice", self.formats[0])
         reader, writer = os.pipe()
 
         def hold() -> AfterClip:
@@ -241,7 +242,7 @@ class Harness:
             if "in use by another process" not in str(error):
                 raise
             return REFUSED
-        after_clip(NUM_CLIPS)
+        after_clip(None)
         return DONE
 
     def _kill(self, place: Place, kind: str, moments: random.Random, redo_from: int = -1) -> int:
@@ -249,7 +250,7 @@ class Harness:
             number = moments.randint(1, self.num_lines)
             return self.wait(self.start(place, partial(at_line, number), redo_from))
         if kind == "byte":
-            num_clips, size = moments.randint(0, NUM_CLIPS), round(self.clip_size ** moments.random())
+            num_clips, size = moments.randint(0, self.tiny.num_clips), round(self.clip_size ** moments.random())
             return self.wait(self.start(place, partial(at_byte, num_clips, size), redo_from))
         child = self.start(place, redo_from=redo_from)
         time.sleep(moments.uniform(0, self.seconds))
@@ -265,13 +266,15 @@ class Harness:
         return "" if place.played() == played else f"another video: {place.played()}, not {played}"
 
 
-def main(root: str, first_seed: int, num_seeds: int) -> None:
-    """Torture so many runs; print how many processes died of what. To be called in a process that has no other threads."""
+def main(root: str, first_seed: int, num_seeds: int, is_live: bool = False) -> None:
+    """Torture so many runs, live ones or others; print how many processes died of what. The process has to have no other threads."""
     models = Path(root) / "models"
     make_models(models)
-    harness = Harness(Path(root), TinyRun.load(models))
+    kind, formats = (TinyLiveRun, REPEATABLE[:1]) if is_live else (TinyRun, REPEATABLE)
+    harness = Harness(Path(root), kind.load(models), formats)
     harness.measure()
-    harness.start_twice()
+    if not is_live:
+        harness.start_twice()
     start_s, deaths = time.perf_counter(), dict.fromkeys(KINDS, 0)
     for seed in range(first_seed, first_seed + num_seeds):
         for kind, count in harness.torture(seed).items():

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,9 +34,23 @@ def make_models(models: Path) -> None:
     save_file(narrow, models / VAE_PATH)
 
 
+def use_folder(output: Path) -> None:
+    """Let ComfyUI write below a folder, without the workflow in its files."""
+    import folder_paths
+    from comfy.cli_args import args
+
+    args.disable_metadata = True
+    folder_paths.set_output_directory(str(output))
+    folder_paths.set_temp_directory(str(output / "temp"))
+
+
 @dataclasses.dataclass(frozen=True)
 class TinyRun:
     """The loaded models, and the inputs of every video."""
+
+    num_clips: ClassVar[int] = NUM_CLIPS
+    num_frames: ClassVar[int] = NUM_FRAMES
+    fps: ClassVar[int] = FPS
 
     model: Any
     clip: Any
@@ -52,7 +66,7 @@ class TinyRun:
         bridge = pack_module("wan_s2v_model.comfy_bridge")
         options = {"weight_dtype": "fp32", "precision": "official", "attention": "comfyui"}
         generator = torch.Generator().manual_seed(0)
-        seconds = torch.arange(NUM_FRAMES * RATE_HZ // FPS) / RATE_HZ
+        seconds = torch.arange(cls.num_frames * RATE_HZ // cls.fps) / RATE_HZ
         sound = 0.3 * torch.sin(2 * math.pi * 220 * seconds) + 0.1 * torch.randn(2, len(seconds), generator=generator)
         return cls(
             model=bridge.load_diffusion_model(str(models / "diffusion_models" / "wan_s2v_tiny.safetensors"), options),
@@ -72,7 +86,7 @@ class TinyRun:
             The video file.
         """
         clips = self.sample(output, run_name=run_name, **options)
-        saved = pack_module("nodes.video").WanS2VSaveVideo.execute("video", video_format, QUALITY, float(FPS), clips=clips)
+        saved = pack_module("nodes.video").WanS2VSaveVideo.execute("video", video_format, QUALITY, float(self.fps), clips=clips)
         return Path(saved.args[1])
 
     def sample(self, output: Path, *, run_name: str, redo_from_clip: int = 0, heard: Any = None, steps: int = STEPS) -> Any:
@@ -81,12 +95,7 @@ class TinyRun:
         Args:
             heard: EncodedAudio, with which the sound is not encoded.
         """
-        import folder_paths
-        from comfy.cli_args import args
-
-        args.disable_metadata = True
-        folder_paths.set_output_directory(str(output))
-        folder_paths.set_temp_directory(str(output / "temp"))
+        use_folder(output)
         with torch.inference_mode():
             positive, negative = pack_module("nodes.text").WanS2VTextEncode.execute(self.clip, "A person sings.", "").args
             audio = heard or pack_module("nodes.audio").WanS2VAudioEncode.execute(self.audio_encoder, self.audio, 0.0, 0.0).args[0]
@@ -98,3 +107,24 @@ class TinyRun:
             settings = {"seed": SEED, "steps": steps, "cfg": 4.5, "options": options}
             sampler = pack_module("nodes.sampling").WanS2VSampler
             return sampler.execute(**inputs, **settings, run_name=run_name, redo_from_clip=redo_from_clip).args[0]
+
+
+class TinyLiveRun(TinyRun):
+    """The same live: two clips, between which the rings are emptied."""
+
+    num_clips: ClassVar[int] = 2
+    num_frames: ClassVar[int] = 52  # the second clip has one block, of which seven frames are seen
+    fps: ClassVar[int] = 25
+
+    def sample(self, output: Path, *, run_name: str, redo_from_clip: int = 0, **_: Any) -> Any:
+        use_folder(output)
+        nodes = pack_module("nodes.live")
+        nodes.RESTART_CLIPS = 1
+        with torch.inference_mode():
+            positive = pack_module("nodes.text").WanS2VTextEncode.execute(self.clip, "A person sings.", "").args[0]
+            encode = pack_module("nodes.audio").WanS2VAudioEncode
+            audio = encode.execute(self.audio_encoder, self.audio, 0.0, 0.0, frame_rate="25").args[0]
+            size = {"size": {"size": "custom", "width": SIDE, "height": SIDE}, "frames_per_clip": 80, "max_clips": 0}
+            plan = pack_module("nodes.prepare").WanS2VPrepare.execute(audio, self.picture, self.vae, **size).args[0]
+            inputs = {"model": self.model, "positive": positive, "vae": self.vae, "plan": plan, "seed": SEED, "steps": "3"}
+            return nodes.WanS2VLiveSampler.execute(**inputs, run_name=run_name, redo_from_clip=redo_from_clip).args[0]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from wan_s2v_pack.cli.models.files import PARTS, SETS, by_name, select
+from wan_s2v_pack.cli.models.files import BY_DEFAULT, PARTS, SETS, by_name, select
 from wan_s2v_pack.scripts.records.schemas import read_snapshot
 from wan_s2v_pack.scripts.workflows.layout import GROWING, LARGEST, TITLE
 from wan_s2v_pack.wan_s2v_model.constants import DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, DEFAULT_STEPS
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[4]
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 BLUEPRINTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "subgraphs").glob("*.json"))}
 QUICK_START, QUALITY = "Talking photo, quick start (Wan S2V)", "Talking photo, top quality (Wan S2V)"
+LIVE = "Live talking video (Wan S2V)"
 FOLDERS = {  # loader -> the folder it lists
     "WanS2VModelLoader": "diffusion_models",
     "WanS2VTextEncoderLoader": "text_encoders",
@@ -87,9 +88,10 @@ def test_every_needed_file_is_named_once(name):
 
 @every_workflow
 def test_a_workflow_names_what_download_fetches(name):
-    """Without options the small files and the LoRA; for the best quality the exact ones."""
+    """Without options the small files and the LoRA; for the best quality the exact ones, for live video its own LoRA."""
     precision = "bf16" if name == QUALITY else SETS["comfy"]
-    fetched = {file.name for file in select("comfy", precision, tuple(PARTS))}
+    parts = tuple("live" if part == "lora" and name == LIVE else part for part in BY_DEFAULT)
+    fetched = {file.name for file in select("comfy", precision, parts)}
     named = {node["widgets_values"][0] for node in nodes_of(WORKFLOWS[name], *FOLDERS) if FOLDERS[node["type"]] in OUR_FOLDERS}
     assert named <= fetched
     assert fetched - named <= ({file.name for file in select("comfy", precision, ("lora",))} if name == QUALITY else set())
@@ -100,9 +102,11 @@ def test_a_workflow_names_what_download_fetches(name):
 
 @every_workflow
 def test_a_workflow_begins_with_a_draft(name):
-    """One switch between the LoRA with its preset and the reference's settings; the one about quality has none of it."""
+    """One switch between the LoRA with its preset and the reference's settings; those about quality and live video have none of it."""
     switches = list(nodes_of(WORKFLOWS[name], "WanS2VDraftOrFinal"))
-    if name == QUALITY:
+    if name == LIVE:
+        assert switches == []
+    elif name == QUALITY:
         (sampler,) = nodes_of(WORKFLOWS[name], "WanS2VSampler")
         assert switches == []
         assert {DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_SHIFT, "unipc"} <= set(sampler["widgets_values"])

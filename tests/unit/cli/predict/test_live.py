@@ -1,0 +1,89 @@
+"""Live video on the command line: its graph, the options that do not fit it, and the stream."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from wan_s2v_pack.cli.comfyui.client import OutputFile
+from wan_s2v_pack.cli.comfyui.errors import ComfyError
+from wan_s2v_pack.cli.predict.graph import LIVE_SAMPLER, SAMPLER, PromptError, go_live, inputs_of, quick_start, sampler_of
+from wan_s2v_pack.cli.predict.live import STREAMED, Stream
+from wan_s2v_pack.cli.predict.options import request_from
+from wan_s2v_pack.tests.unit.cli.predict.test_predict import parse
+
+INFO = {LIVE_SAMPLER: {"input": {"required": {"plan": ["WAN_S2V_PLAN", {}]}}}}
+SHOWN = {"images": [{"filename": STREAMED, "subfolder": "wan_s2v_1", "type": "temp"}], "animated": [True]}
+
+
+def test_the_live_sampler_takes_the_place_of_the_other():
+    prompt = quick_start()
+    before = dict(inputs_of(prompt, SAMPLER))
+    go_live(prompt, INFO)
+    inputs = sampler_of(prompt)
+    assert inputs == inputs_of(prompt, LIVE_SAMPLER)
+    assert {name: inputs[name] for name in ("model", "positive", "vae", "plan", "seed")} == {
+        name: before[name] for name in ("model", "positive", "vae", "plan", "seed")
+    }
+    assert inputs["steps"] == "4"
+    assert not {"negative", "cfg", "solver", "shift"} & set(inputs)
+    assert inputs_of(prompt, "WanS2VAudioEncode")["frame_rate"] == "25"
+
+
+def test_three_steps():
+    prompt = quick_start()
+    inputs_of(prompt, SAMPLER)["steps"] = 3
+    go_live(prompt, INFO)
+    assert sampler_of(prompt)["steps"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--output", "-"], "needs --live"),
+        (["--live", "--output", "-", "--json"], "both want the standard output"),
+        (["--live", "--fast", "--guidance", "4"], "--fast, --guidance mean nothing with --live"),
+        (["--live", "--steps", "20"], "--steps must be 4 or 3 with --live, got 20"),
+    ],
+)
+def test_options_that_do_not_fit(options, words):
+    with pytest.raises(PromptError, match=words):
+        request_from(parse(*options))
+
+
+def test_request():
+    request = request_from(parse("--live", "--output", "-"))
+    assert request.live
+    assert request.suffix == "mp4"
+
+
+class Growing:
+    """A server whose file is longer with every look; the last bytes come behind the last message."""
+
+    def __init__(self, parts):
+        self._parts, self._seen = parts, b""
+
+    def read(self, file, start):
+        assert file == OutputFile(STREAMED, "wan_s2v_1", "temp")
+        self._seen += self._parts.pop(0) if self._parts else b""
+        yield from (self._seen[start : start + 2], self._seen[start + 2 :])
+
+
+def test_stream_has_every_byte_once():
+    output = io.BytesIO()
+    with Stream(Growing([b"ftyp", b"", b"moof1", b"moof2", b"mfra"]), output) as stream:
+        for _ in range(4):
+            stream.on_shown("11", SHOWN)
+        stream.on_shown("12", {"images": [{"filename": "a.mp4", "subfolder": "", "type": "output"}], "text": ("done",)})
+    assert output.getvalue() == b"ftypmoof1moof2mfra"
+    assert stream.num_bytes == len(output.getvalue())
+
+
+def test_stream_that_breaks_is_an_error():
+    class Gone:
+        def read(self, file, start):
+            raise ComfyError("the file is gone")
+
+    stream = Stream(Gone(), io.BytesIO())
+    with pytest.raises(ComfyError, match="could not be streamed: the file is gone"), stream:
+        stream.on_shown("11", SHOWN)

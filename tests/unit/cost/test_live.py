@@ -1,0 +1,75 @@
+"""What a live video is said to cost, and where its rings go."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+from wan_s2v_pack.wan_s2v_model.cost.estimate import Rates
+from wan_s2v_pack.wan_s2v_model.cost.live import LiveWork, choose_placement, live_cost
+from wan_s2v_pack.wan_s2v_model.cost.outlook import loaded_model
+from wan_s2v_pack.wan_s2v_model.cost.requirements import TRY_ANYWAY, DeviceFacts
+from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
+
+GB = 1e9
+BF16, FP8 = loaded_model(32.6 * GB), loaded_model(16.4 * GB)
+RATES = Rates(600e12, 600e12, 20e12)
+WORK = LiveWork(384, 704, steps=4, blocks=128)
+
+
+def device(free_gb, host_gb=100.0, **changes):
+    return replace(DeviceFacts("a card", free_gb * GB, host_gb * GB, RATES), **changes)
+
+
+def test_rings_are_as_large_as_specified():
+    """Four rings at 704x384 in bf16: 41.5 GB, and a sink for each."""
+    on_gpu, on_host = (live_cost(WORK, Placement(False, host), BF16, RATES) for host in (False, True))
+    assert on_host.host_bytes == pytest.approx(41.5 * GB, rel=0.01)
+    assert on_gpu.least_bytes - on_host.least_bytes == pytest.approx((41.5 + 3 * 2.2 - 0.7) * GB, rel=0.05)
+    half = live_cost(replace(WORK, float8=True), Placement(True, True), BF16, RATES)
+    assert half.host_bytes == on_host.host_bytes / 2
+    three = live_cost(replace(WORK, steps=3), Placement(False, True), BF16, RATES)
+    assert three.host_bytes == on_host.host_bytes * 3 / 4
+
+
+def test_time_of_a_block_is_that_of_its_arithmetic():
+    """0.2 s per forward at 704x384 and 600 TFLOP/s, as the specification computes; four of them, and the decoder."""
+    assert live_cost(WORK, Placement(), BF16, RATES).block_s == pytest.approx(4 * 0.201 + 0.19 * 7, rel=0.4)
+    assert live_cost(replace(WORK, steps=3), Placement(), BF16, Rates(600e12, 600e12, 1e18)).block_s == pytest.approx(3 * 0.201, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "free_gb", "float8", "expected"),
+    [
+        (BF16, 141, False, Placement()),
+        (BF16, 80, False, Placement()),
+        (BF16, 48, False, Placement(on_host=True)),
+        (FP8, 80, False, Placement()),
+        (BF16, 80, True, Placement(float8=True)),
+        (FP8, 48, True, Placement(float8=True)),
+        (BF16, 24, False, Placement(on_host=True)),
+        (FP8, 16, False, Placement(on_host=True)),
+    ],
+)
+def test_place_of_the_rings(model, free_gb, float8, expected):
+    assert choose_placement(replace(WORK, float8=float8), model, device(free_gb)) == expected
+
+
+def test_on_the_cpu_there_is_one_place():
+    assert choose_placement(WORK, BF16, device(200, is_host=True)) == Placement()
+
+
+def test_what_fits_nowhere_is_refused_with_advice(monkeypatch, caplog):
+    monkeypatch.delenv(TRY_ANYWAY, raising=False)
+    with pytest.raises(ValueError, match=r"A live video of 704x384 needs at least .* What helps, best first: memory float8; a size of"):
+        choose_placement(WORK, BF16, device(16, host_gb=8))
+    monkeypatch.setenv(TRY_ANYWAY, "1")
+    with caplog.at_level(logging.WARNING):
+        assert choose_placement(WORK, BF16, device(16, host_gb=8)).on_host
+    assert "It is tried all the same" in caplog.text
+
+
+def test_the_log_says_what_it_takes(caplog):
+    with caplog.at_level(logging.INFO):
+        choose_placement(WORK, FP8, device(24))
+    assert "live video of 704x384, 128 blocks of 4 steps" in caplog.text
+    assert "rings in full precision in main memory: 42 GB of 100 GB" in caplog.text
