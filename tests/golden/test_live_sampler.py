@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,6 +96,24 @@ def test_cancelled_and_queued_again_it_has_the_same_bytes(model, vae, output, mo
     sample(model, vae, run_name="cut")
     assert contents("cut") == contents("whole")
     assert len(contents("cut")) == 2
+
+
+def test_each_of_two_speakers_moves_the_own_side(model, vae):
+    def frames(*sounds):
+        left = torch.zeros(2, 12, SIDE // 16, SIDE // 16)
+        left[0, ..., : SIDE // 32], left[1, ..., SIDE // 32 :] = 1, 1
+        speakers = SimpleNamespace(heard=lambda numbers: torch.stack([sound.expand(25, 32, len(numbers)) for sound in sounds])[None])
+        regions = SimpleNamespace(of_clip=lambda timeline, clip: left)
+        return torch.cat(list(sample(model, vae, replace(plan_of(12), speakers=speakers, regions=regions)).frames())).float()
+
+    quiet, loud = torch.zeros(25, 32, 1), torch.randn(25, 32, 1, generator=torch.Generator().manual_seed(4))
+    neither, first, second = frames(quiet, quiet), frames(loud, quiet), frames(quiet, loud)
+    changes = [
+        [(part - whole).abs().mean() for part, whole in zip(each.chunk(2, dim=2), neither.chunk(2, dim=2), strict=True)]
+        for each in (first, second)
+    ]
+    assert changes[0][0] > changes[0][1]
+    assert changes[1][1] > changes[1][0]
 
 
 def test_other_inputs_make_another_take(model, vae, output):

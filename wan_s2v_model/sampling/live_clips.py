@@ -126,7 +126,6 @@ def require_live(plan: Plan) -> None:
             plan.real_audio_history
         ),
         f"clips of {plan.timeline.frames_per_clip} frames: they have {CLIP_FRAMES}": plan.timeline.frames_per_clip != CLIP_FRAMES,
-        "several speakers: join their sounds into one, and set frame_rate in Encode Audio": plan.speakers is not None,
         "a plan without its picture: prepare it again": plan.picture is None,
     }
     found = [what for what, is_refused in refused.items() if is_refused]
