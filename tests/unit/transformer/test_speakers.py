@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from wan_s2v_pack.tests.forwards import call
 from wan_s2v_pack.wan_s2v_model.constants import HEADS, KEYS
 from wan_s2v_pack.wan_s2v_model.transformer.audio_injector import Voice
 from wan_s2v_pack.wan_s2v_model.transformer.blocks import Compute, Residual, sdpa
+from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
 from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
+from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 from wan_s2v_pack.wan_s2v_model.transformer.speakers import Regions
 
 CPU = torch.device("cpu")
@@ -132,3 +135,25 @@ def test_regions_of_some_latents():
     regions = Regions(moving())
     assert torch.equal(regions.of_latents([1, 1]).weights[:, 0], moving()[:, 1])
     assert regions.hearers(CPU) is regions.hearers(CPU), "found once"
+
+
+@pytest.mark.parametrize(("regions", "most"), [("halves", 0.0002), ("everywhere", 0.03)])
+def test_two_speakers_cost_next_to_nothing_at_full_size(regions, most):
+    """Products of a later clip at 832x480, on the device without memory."""
+    frames, height, width = 20, 60, 104
+    meta = {"device": "meta", "dtype": torch.bfloat16}
+    transformer = WanS2VTransformer(S2V_14B, **meta)
+    weights = torch.ones(2, frames, height // 2, width // 2)
+    if regions == "halves":
+        weights[0, ..., : width // 4] = weights[1, ..., width // 4 :] = 0
+
+    def products(speakers, **regions):
+        clip, picture = torch.empty(1, 16, frames, height, width, **meta), torch.empty(1, 16, 1, height, width, **meta)
+        inputs = {"ref_latents": picture, "pose_latents": clip, "motion_latents": torch.empty(1, 16, 19, height, width, **meta)}
+        inputs["context"] = torch.empty(1, 512, 4096, **meta)
+        inputs["audio_embedding"] = torch.empty(1, *speakers, 25, 1024, 153, **meta)
+        with FlopCounterMode(display=False) as counter:
+            call(transformer, clip, torch.tensor([731.0]), **inputs, **regions)
+        return counter.get_total_flops()
+
+    assert 1 < products([2], regions=Regions(weights)) / products([]) < 1 + most
