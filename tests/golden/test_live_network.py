@@ -70,6 +70,20 @@ def test_the_other_sampler_warns_of_it(bridge, model, checkpoint, tmp_path, capl
         assert ("the MODEL has Live-Avatar's LoRA" in caplog.text) == is_warned
 
 
+def test_what_was_taken_off_the_gpu_is_loaded_again_with_its_lora(bridge, model, vae, checkpoint, tmp_path):
+    """ComfyUI takes a LoRA out of the weights of a model that it unloads, as a VAE may make it do that needs the room."""
+    import comfy.model_management
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(checkpoint).items()}
+    tiny_loras.write_lora("live_avatar", shapes, tmp_path / "liveavatar.safetensors")
+    distilled, _ = bridge.apply_lora(model, str(tmp_path / "liveavatar.safetensors"), 1.0)
+    expected = in_comfyui(bridge, distilled, vae)
+    with bridge.live_network(distilled, vae, bridge.LivePlan(*SIZE, steps=range(1))) as video:
+        velocities(video)
+        comfy.model_management.unload_all_models()
+        assert torch.equal(velocities(video), expected)
+
+
 def merged(transformer, changes):
     """A copy with the changes of a LoRA in its weights."""
     other = WanS2VTransformer(transformer.config)

@@ -31,6 +31,11 @@ def stays_on_gpu(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     return getattr(patcher.model, "disable_offload", False)
 
 
+def is_loaded(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether ComfyUI has loaded a model and has not taken it off its device since."""
+    return any(loaded.model is patcher for loaded in comfy.model_management.current_loaded_models)
+
+
 def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.model_patcher.ModelPatcher) -> None:
     """Free the GPUs of a MODEL of text and audio encoders and whatever else is not needed for sampling, unless it is meant to stay.
 
