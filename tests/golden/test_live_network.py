@@ -1,5 +1,7 @@
 """The network of a live video inside ComfyUI: its memory management, its LoRAs, and the MODELs of other loaders."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -82,6 +84,22 @@ def test_what_was_taken_off_the_gpu_is_loaded_again_with_its_lora(bridge, model,
         velocities(video)
         comfy.model_management.unload_all_models()
         assert torch.equal(velocities(video), expected)
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_rings_in_main_memory_are_pinned_by_comfyui_and_given_back(bridge, model, vae, monkeypatch, is_cut_off):
+    import comfy.model_management
+
+    pinned, given_back = [], []
+    monkeypatch.setattr(comfy.model_management, "pin_memory", lambda tensor: pinned.append(tensor) or len(pinned) > 1)
+    monkeypatch.setattr(comfy.model_management, "unpin_memory", given_back.append)
+    plan = bridge.LivePlan(*SIZE, steps=range(2), placement=Placement(on_host=True))
+    with pytest.raises(KeyboardInterrupt) if is_cut_off else nullcontext(), bridge.live_network(model, vae, plan):
+        assert len(pinned) == 2 * len(model.model.diffusion_model.blocks)
+        assert not given_back
+        if is_cut_off:
+            raise KeyboardInterrupt
+    assert [id(tensor) for tensor in given_back] == [id(tensor) for tensor in pinned[1:]]
 
 
 def merged(transformer, changes):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,24 +73,40 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
     load(work + kept)
     model.pre_run()
     try:
-        video = CausalVideo(
-            forward.transformer,
-            size,
-            Engine(
+        with _pinning(device) as pin:
+            engine = Engine(
                 _computing(forward, model, options, load),
                 _begin(forward.transformer, device, options),
                 model.model.get_dtype_inference(),
                 device,
                 graphs=_stays_where_it_is(model),
-            ),
-            steps=plan.steps,
-            placement=plan.placement,
-        )
-        video.audio_strength = options.get(AUDIO_STRENGTH_KEY, 1.0)
-        yield video
+                pin=pin,
+            )
+            video = CausalVideo(forward.transformer, size, engine, steps=plan.steps, placement=plan.placement)
+            video.audio_strength = options.get(AUDIO_STRENGTH_KEY, 1.0)
+            yield video
     finally:
         model.cleanup()
         comfy.model_management.reset_cast_buffers()
+
+
+@contextmanager
+def _pinning(device: torch.device) -> Iterator[Callable[[Tensor], None]]:
+    """A function that pins memory as ComfyUI does; all of it is given back in the end, once nothing is copied from or into it."""
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> None:
+        if comfy.model_management.pin_memory(tensor):
+            pinned.append(tensor)
+
+    try:
+        yield pin
+    finally:
+        if device.type == "cuda":
+            with suppress(RuntimeError):  # a lost GPU
+                torch.cuda.synchronize(device)
+        for tensor in pinned:
+            comfy.model_management.unpin_memory(tensor)
 
 
 def live_config(model: comfy.model_patcher.ModelPatcher) -> WanS2VConfig:
