@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.tests.golden.tiny_model import load_native
+from wan_s2v_pack.wan_s2v_model.cost.live import LiveWork
 from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo
 from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
@@ -100,6 +101,28 @@ def test_rings_in_main_memory_are_pinned_by_comfyui_and_given_back(bridge, model
         if is_cut_off:
             raise KeyboardInterrupt
     assert [id(tensor) for tensor in given_back] == [id(tensor) for tensor in pinned[1:]]
+
+
+def test_it_is_sampled_on_one_gpu_and_says_so(bridge, model, vae, monkeypatch, caplog):
+    import comfy.model_management
+    import comfy.multigpu
+
+    devices = [torch.device("cpu"), torch.device("cpu", index=1)]
+    monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda *_, **__: devices)
+    split = comfy.multigpu.create_multigpu_deepclones(model, 2)
+    loaded, load = [], comfy.model_management.load_models_gpu
+
+    def note(models, **options):
+        loaded.extend(models)
+        load(models, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
+    with caplog.at_level("INFO"), bridge.live_network(split, vae, bridge.LivePlan(*SIZE, steps=range(1))):
+        bridge.place_rings(split, vae, LiveWork(64, 64, steps=4, blocks=1))
+    assert "live video is sampled on cpu alone" in caplog.text
+    assert "2 GPUs" not in caplog.text
+    assert {patcher.load_device for patcher in loaded} == {devices[0]}
+    assert len(split.get_additional_models_with_key("multigpu")) == 1
 
 
 def merged(transformer, changes):
