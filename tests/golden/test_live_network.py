@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
+from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.tiny_model import load_native
 from wan_s2v_pack.wan_s2v_model.cost.live import LiveWork
 from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo
@@ -123,6 +124,18 @@ def test_it_is_sampled_on_one_gpu_and_says_so(bridge, model, vae, monkeypatch, c
     assert "2 GPUs" not in caplog.text
     assert {patcher.load_device for patcher in loaded} == {devices[0]}
     assert len(split.get_additional_models_with_key("multigpu")) == 1
+
+
+def test_weights_that_come_on_demand_are_fetched_a_layer_ahead(bridge, model, vae, monkeypatch):
+    """As ComfyUI says in each call of its own sampling, which live video does not go through."""
+    module, told = pack_module("wan_s2v_model.comfy_bridge.live"), []
+    just_in_time = module.layers_just_in_time
+    monkeypatch.setattr(module, "layers_just_in_time", lambda *given: told.append(given[2]) or just_in_time(*given))
+    with bridge.live_network(model, vae, bridge.LivePlan(*SIZE, steps=range(1))) as video:
+        velocities(video, blocks=1)
+    assert [options["prefetch_dynamic_vbars"] for options in told] == [False, False]
+    monkeypatch.setattr(type(model), "is_dynamic", lambda patcher: True)
+    assert module._options(model)["prefetch_dynamic_vbars"]
 
 
 def merged(transformer, changes):

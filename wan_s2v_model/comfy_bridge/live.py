@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_prefetch
 import comfy.sd
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
     if len(gpus_of(model)) > 1:
         logger.warning("live video is sampled on %s alone: the MODEL's copies on other GPUs are left out", model.load_device)
     model = with_s2v_forward(without_copies(model))
-    forward, options, device = forward_of(model), model.model_options.get("transformer_options", {}), model.load_device
+    forward, options, device = forward_of(model), _options(model), model.load_device
     if is_watched(options):
         logger.warning("another node looks into the blocks of the MODEL: that has no effect on live video")
     size = plan.height, plan.width
@@ -90,7 +91,13 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
             yield video
     finally:
         model.cleanup()
+        comfy.model_prefetch.cleanup_prefetch_queues()
         comfy.model_management.reset_cast_buffers()
+
+
+def _options(model: comfy.model_patcher.ModelPatcher) -> dict[str, Any]:
+    """The transformer_options of a MODEL, with what ComfyUI itself says in each model call: whether layers are fetched ahead."""
+    return {**model.model_options.get("transformer_options", {}), "prefetch_dynamic_vbars": model.is_dynamic()}
 
 
 @contextmanager
