@@ -14,7 +14,8 @@ from ..wan_s2v_model.conditioning.clip import start_history
 from ..wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, choose_size, fit_image, size_note
 from ..wan_s2v_model.conditioning.plan import Plan, VideoShape, plan_video
 from ..wan_s2v_model.conditioning.timeline import SYNC_MODES
-from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP
+from ..wan_s2v_model.constants import DEFAULT_FRAMES_PER_CLIP, DEFAULT_SEED, LIVE_FPS
+from ..wan_s2v_model.cost.live import LiveWork, describe_live_plan, describe_live_shape
 from ..wan_s2v_model.cost.outlook import REFERENCE
 from ..wan_s2v_model.cost.requirements import describe_plan, describe_shape
 from ..wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX
@@ -22,6 +23,8 @@ from ..wan_s2v_model.media.audio_input import Sound
 from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import Voice, draw_plan
 from ..wan_s2v_model.runs.identity import note_pictures
+from ..wan_s2v_model.sampling.live import LIVE_STEPS
+from ..wan_s2v_model.sampling.live_clips import LiveJob
 from .inputs import checks_inputs, choice_problem, shows_errors
 from .sockets import WanS2VAudio, WanS2VDubSettings, WanS2VPlan, WanS2VPoseSettings
 
@@ -153,20 +156,31 @@ class WanS2VPrepare(io.ComfyNode):
         timeline = plan.timeline
         place = comfy_bridge.place_in_list()
         gpus = comfy_bridge.gpus_ahead(cls.hidden.prompt, place.node_id) if place else comfy_bridge.ONE_GPU
-        job = replace(REFERENCE.job(timeline, height, width, comfy_bridge.vae_value_bytes(vae)), works=gpus.works)
-        job, facts = REFERENCE.of(job), comfy_bridge.assumed_facts(vae, gpus.number)
+        lines, shape_note = _outlook(plan, vae, gpus)
         preview = draw_plan(
             plan.waveform,
             plan.sample_rate_hz,
             image=picture if plan.dub is None else plan.dub.marked(picture),
             clip_starts_s=timeline.clip_starts_s,
             seconds=timeline.seconds,
-            lines=describe_plan(job, *facts, gpus.words),
+            lines=lines,
             voices=_voices(plan),
         )
-        notes = describe_shape(job, *facts), size_note(image=image, size=size["size"]), plan.dub and plan.dub.length_note()
+        notes = shape_note, size_note(image=image, size=size["size"]), plan.dub and plan.dub.length_note()
         comfy_bridge.text_display()("\n".join(filter(None, notes)))
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)
+
+
+def _outlook(plan: Plan, vae, gpus: comfy_bridge.GpusAhead) -> tuple[list[str], str]:
+    """What a plan costs, with a model that is not known yet: lines for its picture, and a short text."""
+    timeline, size, value_bytes = plan.timeline, (plan.height, plan.width), comfy_bridge.vae_value_bytes(vae)
+    if timeline.fps == LIVE_FPS:
+        work = LiveWork(*size, LIVE_STEPS[0], LiveJob(plan, DEFAULT_SEED).num_blocks, vae_value_bytes=value_bytes)
+        facts = comfy_bridge.assumed_facts(vae)
+        return describe_live_plan(timeline, work, *facts), describe_live_shape(timeline, work, *facts)
+    job = REFERENCE.of(replace(REFERENCE.job(timeline, *size, value_bytes), works=gpus.works))
+    facts = comfy_bridge.assumed_facts(vae, gpus.number)
+    return describe_plan(job, *facts, gpus.words), describe_shape(job, *facts)
 
 
 def _voices(plan: Plan) -> list[Voice]:

@@ -79,6 +79,16 @@ def test_out_of_memory_it_goes_on_in_tiles(vae, monkeypatch):
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
 
 
+def test_a_decoder_that_was_taken_off_the_gpu_is_loaded_again(vae):
+    import comfy.model_management
+
+    latents, live = video(1), decoder(vae)
+    live(latents[:, :, :PRIMED])
+    comfy.model_management.unload_all_models()
+    list(map(live, blocks_of(latents)))
+    assert vae.patcher in [loaded.model for loaded in comfy.model_management.current_loaded_models]
+
+
 def test_a_vae_that_only_decodes_as_a_whole(vae, monkeypatch):
     latents = video(3)
     whole = comfy_bridge().decode_latents(vae, latents)

@@ -72,6 +72,17 @@ def test_clips_go_where_other_clips_go(model, vae, output):
         assert (reader.fps, len(reader.times)) == (25, NUM_FRAMES)
 
 
+def test_prepare_reckons_a_plan_for_live_video_as_such(bridge, vae):
+    prepare = pack_module("nodes.prepare")
+    lines, words = prepare._outlook(plan_of(), vae, bridge.ONE_GPU)
+    assert "live: 5 blocks of 4 steps" in lines
+    assert words.endswith("of 25 frames per second")
+    normal = replace(plan_of(), timeline=replace(plan_of().timeline, fps=16))
+    lines, words = prepare._outlook(normal, vae, bridge.ONE_GPU)
+    assert "at 40 steps" in words
+    assert not any("live" in line for line in lines)
+
+
 def test_cancelled_and_queued_again_it_has_the_same_bytes(model, vae, output, monkeypatch):
     import comfy.model_management
 

@@ -128,6 +128,48 @@ def test_memory_is_pinned_where_comfyui_does_and_the_system_can(bridge, monkeypa
     assert len(tried) == attempts
 
 
+class OnTheGpu(torch.Tensor):
+    """Takes any device for the CPU, and notes what is asked of it."""
+
+    def to(self, device, non_blocking):
+        return self.as_subclass(torch.Tensor), device, non_blocking
+
+
+def test_pictures_reach_the_gpu_without_pinned_memory(bridge, monkeypatch):
+    memory_module = pack_module("wan_s2v_model.comfy_bridge.memory")
+
+    def refuse(*_):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(memory_module.comfy.model_management, "MAX_PINNED_MEMORY", 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
+    values, device, _ = memory_module.bring_over(torch.arange(6.0).as_subclass(OnTheGpu), GPU)
+    assert (values.tolist(), device) == ([0, 1, 2, 3, 4, 5], GPU)
+
+
+def test_results_come_out_in_order_where_pinned_memory_ends(bridge, monkeypatch):
+    memory_module = pack_module("wan_s2v_model.comfy_bridge.memory")
+    empty, made = torch.empty, []
+
+    def limited(*size, pin_memory, **options):
+        made.append(1)
+        if len(made) > 2:
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(memory_module.comfy.model_management, "MAX_PINNED_MEMORY", 1)
+    monkeypatch.setattr(memory_module.torch.cuda, "Stream", StandInStream)
+    monkeypatch.setattr(memory_module.torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(memory_module.torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(memory_module.torch, "empty", limited)
+    outbox, got = memory_module.Outbox(torch.device("cuda")), []
+    for number in range(5):
+        outbox.put(torch.full((2,), float(number)), lambda part: got.append(part[0].item()))
+    outbox.empty()
+    assert got == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert len(made) == 3
+
+
 class StandInStream:
     """Notes what is asked of a GPU's stream; a copy is there as soon as its event was waited for."""
 

@@ -2,7 +2,7 @@
 
 from .device import assumed_facts, device_facts, model_facts, place_rings, require_memory, vae_value_bytes
 from .display import RunDisplay, file_shower, share_reporter, show_computation, text_display
-from .gpus import ONE_GPU, gpus_ahead
+from .gpus import ONE_GPU, GpusAhead, gpus_ahead
 from .kernels import ATTENTIONS, SPEEDS, require_attention
 from .live import LiveDecoder, LivePlan, in_less_memory, live_config, live_network
 from .loaders import DTYPES, AudioEncoder, apply_lora, load_diffusion_model, load_text_encoder, load_vae
@@ -37,6 +37,7 @@ __all__ = [
     "AudioEncoder",
     "ClipSampler",
     "ConnectedPose",
+    "GpusAhead",
     "LiveDecoder",
     "LivePlan",
     "PlaceInList",

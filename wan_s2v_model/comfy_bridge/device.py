@@ -17,7 +17,7 @@ from ..kernels.triton_works import kernels_work
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
 from ..transformer.rings import Placement
-from .gpus import device_name, gpus_of, is_on_host, other_gpus, product_rate
+from .gpus import device_name, gpus_of, is_on_host, other_gpus, product_rate, without_copies
 from .kernels import SAGES, pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of, with_s2v_forward
@@ -119,7 +119,7 @@ def place_rings(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, work
     Raises:
         ValueError: there is none.
     """
-    model = with_s2v_forward(model)
+    model = with_s2v_forward(without_copies(model))
     return choose_placement(replace(work, vae_value_bytes=vae_value_bytes(vae)), model_facts(model), device_facts(model, vae))
 
 

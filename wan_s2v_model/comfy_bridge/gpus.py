@@ -30,6 +30,13 @@ def gpus_of(model: ModelPatcher) -> list[ModelPatcher]:
     return [model, *model.get_additional_models_with_key(MULTIGPU)]
 
 
+def without_copies(model: ModelPatcher) -> ModelPatcher:
+    """A clone of a MODEL, for its own GPU alone."""
+    model = model.clone()
+    model.remove_additional_models(MULTIGPU)
+    return model
+
+
 def copies_for(vae: comfy.sd.VAE, model: ModelPatcher) -> list[comfy.sd.VAE]:
     """Copies of a VAE for the other GPUs of a MODEL; none where its loader cannot make them."""
     devices = [patcher.load_device for patcher in gpus_of(model) if patcher.load_device != vae.device]

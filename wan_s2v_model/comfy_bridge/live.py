@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_prefetch
 import comfy.sd
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from ..transformer.blocks import Compute
 from ..transformer.causal import CausalVideo, Engine, kept_bytes
 from ..transformer.config import WanS2VConfig
 from ..transformer.rings import Placement
+from .gpus import gpus_of, without_copies
 from .kernels import pick_attention, pick_linears, wants_float8_attention
-from .memory import KEPT, RetryInLessMemory, load_all_weights, stays_on_gpu, take_all_others_off_gpu
+from .memory import KEPT, RetryInLessMemory, is_loaded, load_all_weights, stays_on_gpu, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, cast_comfy_weights, forward_of, is_watched, layers_just_in_time, with_s2v_forward
 from .patches import is_for_live
 from .runtime import LATENT_FORMAT
@@ -57,37 +59,64 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
             "the MODEL has no LoRA of Live-Avatar, without which four steps make no picture: put liveavatar.safetensors on it with "
             "Load LoRA (Wan S2V)"
         )
-    model = with_s2v_forward(model)
-    forward, options, device = forward_of(model), model.model_options.get("transformer_options", {}), model.load_device
+    if len(gpus_of(model)) > 1:
+        logger.warning("live video is sampled on %s alone: the MODEL's copies on other GPUs are left out", model.load_device)
+    model = with_s2v_forward(without_copies(model))
+    forward, options, device = forward_of(model), _options(model), model.load_device
     if is_watched(options):
         logger.warning("another node looks into the blocks of the MODEL: that has no effect on live video")
-    work = 2 * model.memory_required([1, 16, 6, plan.height, plan.width])
-    kept, _ = kept_bytes(
-        forward.transformer.config, (plan.height, plan.width), len(plan.steps), plan.placement, model.model.get_dtype_inference()
-    )
-    needed = work + kept + plan_pass(vae, "decode", plan.height, plan.width, is_picture=False).needed_bytes()
-    comfy.model_management.load_models_gpu([model, vae.patcher], memory_required=needed, minimum_memory_required=work + kept)
-    load_all_weights(model, [1, 16, 6, plan.height, plan.width])
+    size = plan.height, plan.width
+    work = 2 * model.memory_required([1, 16, 6, *size])
+    kept, _ = kept_bytes(forward.transformer.config, size, len(plan.steps), plan.placement, model.model.get_dtype_inference())
+
+    def load(room: float = work) -> None:
+        needed = room + plan_pass(vae, "decode", *size, is_picture=False).needed_bytes()
+        comfy.model_management.load_models_gpu([model, vae.patcher], memory_required=needed, minimum_memory_required=room)
+        load_all_weights(model, [1, 16, 6, *size])
+
+    load(work + kept)
     model.pre_run()
     try:
-        video = CausalVideo(
-            forward.transformer,
-            (plan.height, plan.width),
-            Engine(
-                _computing(forward, model, options),
+        with _pinning(device) as pin:
+            engine = Engine(
+                _computing(forward, model, options, load),
                 _begin(forward.transformer, device, options),
                 model.model.get_dtype_inference(),
                 device,
                 graphs=_stays_where_it_is(model),
-            ),
-            steps=plan.steps,
-            placement=plan.placement,
-        )
-        video.audio_strength = options.get(AUDIO_STRENGTH_KEY, 1.0)
-        yield video
+                pin=pin,
+            )
+            video = CausalVideo(forward.transformer, size, engine, steps=plan.steps, placement=plan.placement)
+            video.audio_strength = options.get(AUDIO_STRENGTH_KEY, 1.0)
+            yield video
     finally:
         model.cleanup()
+        comfy.model_prefetch.cleanup_prefetch_queues()
         comfy.model_management.reset_cast_buffers()
+
+
+def _options(model: comfy.model_patcher.ModelPatcher) -> dict[str, Any]:
+    """The transformer_options of a MODEL, with what ComfyUI itself says in each model call: whether layers are fetched ahead."""
+    return {**model.model_options.get("transformer_options", {}), "prefetch_dynamic_vbars": model.is_dynamic()}
+
+
+@contextmanager
+def _pinning(device: torch.device) -> Iterator[Callable[[Tensor], None]]:
+    """A function that pins memory as ComfyUI does; all of it is given back in the end, once nothing is copied from or into it."""
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> None:
+        if comfy.model_management.pin_memory(tensor):
+            pinned.append(tensor)
+
+    try:
+        yield pin
+    finally:
+        if device.type == "cuda":
+            with suppress(RuntimeError):  # a lost GPU
+                torch.cuda.synchronize(device)
+        for tensor in pinned:
+            comfy.model_management.unpin_memory(tensor)
 
 
 def live_config(model: comfy.model_patcher.ModelPatcher) -> WanS2VConfig:
@@ -112,10 +141,15 @@ def in_less_memory(model: comfy.model_patcher.ModelPatcher, placement: Placement
     RetryInLessMemory("live sampling", savings(), LIVE_ADVICE).run(lambda: work(places[-1]))
 
 
-def _computing(forward: Any, model: comfy.model_patcher.ModelPatcher, options: dict[str, Any]) -> Callable[[], Compute]:
+def _computing(
+    forward: Any, model: comfy.model_patcher.ModelPatcher, options: dict[str, Any], load: Callable[[], None]
+) -> Callable[[], Compute]:
+    """Also loads the MODEL again where the VAE has taken its room: ComfyUI takes LoRAs out of the weights that it unloads."""
     device, dtype = model.load_device, model.model.get_dtype_inference()
 
     def compute() -> Compute:
+        if not is_loaded(model):
+            load()
         return Compute(
             attention=pick_attention(forward.attention, device, wants_float8_attention(forward.speed)),
             linears=pick_linears(forward.speed, device, dtype),
@@ -169,6 +203,8 @@ class LiveDecoder:
         if not can_tile(self._vae):
             return self._decode_as_a_whole(latents)
         with comfy.model_management.cuda_device_context(self._vae.device):
+            if self._coarse is None or not is_loaded(self._vae.patcher):
+                prepare(self._vae, plan_pass(self._vae, "decode", self._height, self._width, is_picture=False), self._grid)
             if self._coarse is None:
                 self._start()
                 if self._newest is not None:
@@ -176,9 +212,8 @@ class LiveDecoder:
             return self._go_on(latents)
 
     def _start(self) -> None:
-        """Load the VAE, and begin with empty caches."""
+        """Begin with empty caches."""
         decoder = self._vae.first_stage_model.decoder
-        prepare(self._vae, plan_pass(self._vae, "decode", self._height, self._width, is_picture=False), self._grid)
         self._coarse = causal_cache(decoder)
         self._fine = [causal_cache(decoder) for _ in tiles(self._height, self._width, self._grid)]
 

@@ -31,6 +31,11 @@ def stays_on_gpu(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     return getattr(patcher.model, "disable_offload", False)
 
 
+def is_loaded(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether ComfyUI has loaded a model and has not taken it off its device since."""
+    return any(loaded.model is patcher for loaded in comfy.model_management.current_loaded_models)
+
+
 def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.model_patcher.ModelPatcher) -> None:
     """Free the GPUs of a MODEL of text and audio encoders and whatever else is not needed for sampling, unless it is meant to stay.
 
@@ -76,22 +81,30 @@ def take_memory_peak(model: comfy.model_patcher.ModelPatcher) -> float | None:
 
 
 def in_host_memory(tensor: Tensor) -> Tensor:
-    """A copy in main memory: pinned, which is fetched faster, where ComfyUI pins memory and the system has some to pin."""
-    copy = tensor.cpu()
-    if not _pins():
-        return copy
-    try:
-        return copy.pin_memory()
-    except RuntimeError as error:
-        logger.info("main memory could not be pinned (%s): it is fetched more slowly", str(error).partition("\n")[0])
-        return copy
+    """A copy in main memory: pinned, which is fetched faster, where that can be."""
+    return _pinned(tensor.cpu())
 
 
 def bring_over(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor from main memory on a device. From pinned memory, which this goes through, the copy is only queued: nobody waits."""
     if device.type != "cuda" or tensor.device.type != "cpu" or not _pins():
         return tensor.to(device)
-    return (tensor if tensor.is_pinned() else tensor.contiguous().pin_memory()).to(device, non_blocking=True)
+    return (tensor if tensor.is_pinned() else _pinned(tensor.contiguous())).to(device, non_blocking=True)
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """A tensor in pinned memory, where ComfyUI pins memory and the system has some to pin; else as it is."""
+    if not _pins():
+        return tensor
+    try:
+        return tensor.pin_memory()
+    except RuntimeError as error:
+        _say_unpinned(error)
+        return tensor
+
+
+def _say_unpinned(error: RuntimeError) -> None:
+    logger.info("main memory could not be pinned (%s): copies take longer", str(error).partition("\n")[0])
 
 
 def _pins() -> bool:
@@ -116,7 +129,14 @@ class Outbox:
         if self._stream is None:
             hand_on(result.cpu())
             return
-        arrived = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        try:
+            arrived = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        except RuntimeError as error:
+            _say_unpinned(error)
+            self.empty()
+            self._stream = None
+            hand_on(result.cpu())
+            return
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             arrived.copy_(result, non_blocking=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..conditioning.picture import size_within_area
+from ..conditioning.timeline import Timeline
 from ..constants import LIVE_FPS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..time_text import rough_duration
 from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS, kept_bytes
@@ -86,12 +87,49 @@ def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, rates: Ra
     )
 
 
+class Choice(NamedTuple):
+    """Where the rings go and what the video then costs; `fits`: whether it is tried, as an estimate errs."""
+
+    placement: Placement
+    cost: LiveCost
+    fits: bool
+
+
 def choose_placement(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Placement:
     """Where the rings go: on the GPU, or in main memory where the weights then stay on the GPU, or nothing else fits. Says what it costs.
 
     Raises:
         ValueError: they fit nowhere.
     """
+    choice = _choose(work, model, device)
+    what = f"live video of {work.width}x{work.height}, {work.blocks} blocks of {work.steps} steps"
+    logger.info("estimate: %s", "; ".join([f"{what}: {_time(work, choice, device)}", *_memory(choice, device)]))
+    if not choice.fits:
+        refuse(_reason(work, choice.cost.least_bytes, model, device), is_measured=device.is_measured)
+    return choice.placement
+
+
+def describe_live_plan(timeline: Timeline, work: LiveWork, model: ModelFacts, device: DeviceFacts) -> list[str]:
+    """Lines for the preview picture, as of `describe_plan`."""
+    choice = _choose(work, model, device)
+    size = f"{work.width} x {work.height}   {timeline.num_frames} frames   {timeline.seconds:.2f} s"
+    lines = [
+        f"{size}   {timeline.num_clips} clips of {timeline.frames_per_clip}",
+        f"live: {work.blocks} blocks of {work.steps} steps",
+        f"time: {_time(work, choice, device)}",
+        *_memory(choice, device),
+        f"assumed: 14B model in {8 * model.value_bytes} bits with Live-Avatar's LoRA, in Sample Video Live as it comes",
+    ]
+    return lines if choice.fits else [*lines, f"too large: {next(_advice(work, model, device))} would help"]
+
+
+def describe_live_shape(timeline: Timeline, work: LiveWork, model: ModelFacts, device: DeviceFacts) -> str:
+    """The same in two lines, as of `describe_shape`."""
+    clips = f"{timeline.num_clips} clip{'s' * (timeline.num_clips > 1)}"
+    return f"{work.width}x{work.height}, {clips}, {timeline.seconds:.2f} s\n{_time(work, _choose(work, model, device), device)}"
+
+
+def _choose(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Choice:
     places = [Placement(work.float8, on_host) for on_host in (False, True)][: 1 if device.is_host else None]
     costs = {place: live_cost(work, place, model, device.rates) for place in places}
     reachable = {place: cost for place, cost in costs.items() if cost.host_bytes <= device.host_free_bytes}
@@ -99,23 +137,22 @@ def choose_placement(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> 
     possible = [place for place, cost in reachable.items() if cost.least_bytes <= device.free_bytes]
     tried = [place for place, cost in reachable.items() if REFUSED_SHARE * cost.least_bytes <= device.free_bytes]
     chosen = next(iter([*fast, *possible, *tried[::-1], *places[::-1]]))
-    logger.info("estimate: %s", _described(work, chosen, costs[chosen], device))
-    if not tried:
-        refuse(_reason(work, min(cost.least_bytes for cost in costs.values()), model, device), is_measured=device.is_measured)
-    return chosen
+    return Choice(chosen, costs[chosen], fits=bool(tried))
 
 
-def _described(work: LiveWork, place: Placement, cost: LiveCost, device: DeviceFacts) -> str:
-    fps = BLOCK_FRAMES / cost.block_s
-    parts = [
-        f"live video of {work.width}x{work.height}, {work.blocks} blocks of {work.steps} steps: "
-        f"{rough_duration(cost.block_s * work.blocks)} on {device.name}, {fps:.3g} of {LIVE_FPS} frames per second",
-        f"GPU memory: {gigabytes(cost.least_bytes)} at least, {gigabytes(cost.full_bytes)} for full speed, "
-        f"{gigabytes(device.free_bytes)} free",
-        f"rings in {'float8' if place.float8 else 'full precision'}"
-        + (f" in main memory: {gigabytes(cost.host_bytes)} of {gigabytes(device.host_free_bytes)}" if place.on_host else ""),
+def _time(work: LiveWork, choice: Choice, device: DeviceFacts) -> str:
+    seconds = choice.cost.block_s
+    return f"{rough_duration(seconds * work.blocks)} on {device.name}, {BLOCK_FRAMES / seconds:.3g} of {LIVE_FPS} frames per second"
+
+
+def _memory(choice: Choice, device: DeviceFacts) -> list[str]:
+    place, cost, _ = choice
+    kind, free = "RAM" if device.is_host else "GPU memory", gigabytes(device.free_bytes)
+    where = f" in main memory: {gigabytes(cost.host_bytes)} of {gigabytes(device.host_free_bytes)}" if place.on_host else ""
+    return [
+        f"{kind}: {gigabytes(cost.least_bytes)} at least, {gigabytes(cost.full_bytes)} for full speed, {free} free",
+        f"rings in {'float8' if place.float8 else 'full precision'}{where}",
     ]
-    return "; ".join(parts)
 
 
 def _reason(work: LiveWork, least_bytes: float, model: ModelFacts, device: DeviceFacts) -> str:

@@ -56,6 +56,7 @@ class Engine:
         begin: called before each pass; gives what is called before each layer and behind the last one, for weights that are fetched just in
             time.
         graphs: passes with full rings are replayed as CUDA graphs; all weights have to stay on the device.
+        pin: is given what waits in main memory, to pin it: other memory is copied too, but the device waits for it.
     """
 
     compute: Callable[[], Compute] = Compute
@@ -63,6 +64,7 @@ class Engine:
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     graphs: bool = False
+    pin: Callable[[Tensor], object] = lambda tensor: None
 
 
 class Pass(NamedTuple):
@@ -124,7 +126,7 @@ class CausalVideo:
         if not self._placement.on_host:
             return {step: OnDevice(self._shape, layers, dtype, self._device) for step in steps}
         desks = Desks(self._shape, layers, dtype, self._device)
-        return {step: OnHost(self._shape, dtype, desks) for step in steps}
+        return {step: OnHost(self._shape, dtype, desks, self._engine.pin) for step in steps}
 
     def clear(self, start: int | None = None) -> None:
         """Empty all rings; the next anchor also finds the scales of float8 anew.

@@ -5,6 +5,7 @@ memory and comes layer by layer, each while the layer before it computes. In flo
 and values one that is found once: numbers of different calls stand side by side, so nothing that belongs to one call is taken off them.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -194,16 +195,17 @@ class Desks:
 
 
 class OnHost:
-    """Rings in main memory, pinned where the device is a GPU.
+    """Rings in main memory.
 
     Args:
-        desks: shared by all steps.
+        desks: shared by all steps. pin: is given each ring, to pin its memory.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, desks: Desks):
+    def __init__(self, shape: Shape, dtype: torch.dtype, desks: Desks, pin: Callable[[Tensor], object] = lambda ring: None):
         self._shape, self._desks = shape, desks
-        is_pinned = desks.rooms[0].device.type == "cuda"
-        self._rings = [torch.zeros(2, 1, shape.ring, shape.dim, dtype=dtype, pin_memory=is_pinned) for _ in desks.sinks]
+        self._rings = [shape.empty(shape.ring, dtype, torch.device("cpu")) for _ in desks.sinks]
+        for ring in self._rings:
+            pin(ring)
 
     def set_sink(self, layer: int, sink: Tensor) -> None:
         self._desks.sinks[layer].copy_(sink)

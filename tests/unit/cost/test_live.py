@@ -4,8 +4,9 @@ import logging
 from dataclasses import replace
 
 import pytest
+from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.cost.estimate import Rates
-from wan_s2v_pack.wan_s2v_model.cost.live import LiveWork, choose_placement, live_cost
+from wan_s2v_pack.wan_s2v_model.cost.live import LiveWork, choose_placement, describe_live_plan, describe_live_shape, live_cost
 from wan_s2v_pack.wan_s2v_model.cost.outlook import loaded_model
 from wan_s2v_pack.wan_s2v_model.cost.requirements import TRY_ANYWAY, DeviceFacts
 from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
@@ -66,6 +67,20 @@ def test_what_fits_nowhere_is_refused_with_advice(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert choose_placement(WORK, BF16, device(16, host_gb=8)).on_host
     assert "It is tried all the same" in caplog.text
+
+
+def test_the_preview_of_a_live_plan_is_reckoned_as_live_video():
+    """A minute in the size of the template, on a card that makes it in less than a minute."""
+    timeline = plan_timeline(60 * 16_000, 16_000, 60 * 16_000, frames_per_clip=48, fps=25)
+    lines = describe_live_plan(timeline, WORK, FP8, device(141))
+    assert lines[:2] == ["704 x 384   1500 frames   60.00 s   32 clips of 48", "live: 128 blocks of 4 steps"]
+    assert lines[2].startswith("time: about ")
+    assert lines[2].endswith("of 25 frames per second")
+    assert "rings in full precision" in lines
+    assert not any("40 steps" in line for line in lines)
+    assert describe_live_shape(timeline, WORK, FP8, device(141)) == f"704x384, 32 clips, 60.00 s\n{lines[2].removeprefix('time: ')}"
+    small = describe_live_plan(timeline, WORK, BF16, device(16, host_gb=8))
+    assert small[-1] == "too large: memory float8 would help"
 
 
 def test_the_log_says_what_it_takes(caplog):
