@@ -51,7 +51,7 @@ class Broker:
         """AMQP, REDIS or FOLDER."""
         scheme = urlsplit(self.url).scheme
         if scheme not in KINDS:
-            raise BrokerError(f"--broker must begin with amqp:// or redis://, or be a folder; got {self.url!r}.")
+            raise BrokerError(f"--broker must begin with amqp:// or redis://, or be a folder; got {scheme}://.")
         return KINDS[scheme]
 
     @property
@@ -109,7 +109,10 @@ def _backend_of(broker: Broker) -> str:
     place = broker.results or (broker.url if broker.kind != AMQP else None)
     if place is None:
         raise BrokerError("RabbitMQ keeps no states of jobs. Give --results or set WAN_S2V_RESULTS: redis://HOST, or a shared folder.")
-    if "://" in place and not place.startswith("file:"):
+    kind = urlsplit(place).scheme
+    if kind not in ("redis", "rediss", "file", ""):
+        raise BrokerError(f"--results must begin with redis://, or be a shared folder; got {kind}://.")
+    if kind.startswith("redis"):
         return place
     folder = folder_of(place) / "states"
     folder.mkdir(parents=True, exist_ok=True)

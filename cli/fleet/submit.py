@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from .broker import QUEUE, TASK, Broker, BrokerError, make_app, priority_for
 from .job_lines import Job, JobError, read_jobs
-from .states import ENDED, States
+from .states import ENDED, QUEUED, States
 from .waiting import wait_for
 
 FAILED, WRONG, NO_BROKER = 1, 2, 3  # exit status; 0: queued, or with --wait all made
@@ -57,7 +57,7 @@ def queue(app: Celery, kind: str, job: Job, again: bool = False) -> str:
     states.note_queued(job)
     options = {"priority": priority_for(kind, job.priority), "expires": job.expires, "retries": 0}
     app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, **options)
-    return "QUEUED"
+    return QUEUED
 
 
 def _refuse(message: str, status: int) -> int:

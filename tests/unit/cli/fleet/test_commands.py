@@ -98,6 +98,17 @@ def test_dead_letters_are_listed_until_they_are_tried_again(cli, jobs, app):
     assert [letter["name"] for letter in json.loads(cli("jobs", "dead", "--json")[1])] == ["b"]
 
 
+def test_a_dead_letter_outlives_the_state_of_its_job(cli, jobs, app, files):
+    from wan_s2v_pack.cli.fleet.job_lines import Job
+    from wan_s2v_pack.cli.fleet.states import DeadLetters
+
+    DeadLetters(app).add("old", Job.of({**files, "run_name": "old"}).line, "disk full")
+    DeadLetters(app).add("odd", {"steps": "many"}, "disk full")
+    status, out, _ = cli("jobs", "retry", "old", "odd")
+    assert (status, out.splitlines()[0]) == (1, "old  is queued again")
+    assert [letter["name"] for letter in json.loads(cli("jobs", "dead", "--json")[1])] == ["odd"]
+
+
 def test_without_a_broker(capsys, jobs):
     pytest.importorskip("celery")
     assert main(["submit", jobs({})]) == 3
