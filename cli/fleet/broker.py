@@ -57,11 +57,20 @@ class Broker:
     @property
     def place(self) -> str:
         """For messages: without user and password."""
-        return urlsplit(self.url).netloc.rpartition("@")[2] or self.url
+        return _place_of(self.url)
+
+    @property
+    def place_of_results(self) -> str:
+        """As `place`."""
+        return _place_of(self.results or self.url)
 
     @property
     def folder(self) -> Path:
         return folder_of(self.url)
+
+
+def _place_of(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2] or url
 
 
 def make_app(broker: Broker) -> Celery:

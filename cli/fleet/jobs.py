@@ -12,6 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from .broker import Broker, BrokerError, make_app
+from .checks import check_results
 from .job_lines import Job, JobError
 from .states import ENDED, QUEUED, DeadLetters, States
 from .submit import queue
@@ -24,7 +25,9 @@ def run(options: argparse.Namespace) -> int:
     """Do what is asked for, print it, and return the exit status."""
     try:
         broker = Broker.of(options)
-        return ACTIONS[options.action](make_app(broker), broker, options)
+        app = make_app(broker)
+        check_results(app, broker)
+        return ACTIONS[options.action](app, broker, options)
     except (BrokerError, OperationalError) as error:
         print(error, file=sys.stderr)
         return NO_BROKER

@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from .broker import QUEUE, TASK, Broker, BrokerError, make_app, priority_for
+from .checks import check_results
 from .job_lines import Job, JobError, read_jobs
 from .states import ENDED, QUEUED, States
 from .waiting import wait_for
@@ -25,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
         jobs = read_jobs(text.splitlines())
         broker = Broker.of(options)
         app = make_app(broker)
+        check_results(app, broker)
         told = [{"name": job.name, "state": queue(app, broker.kind, job)} for job in jobs]
     except OSError as error:
         return _refuse(f"{options.file} cannot be read: {error.strerror or error}.", WRONG)

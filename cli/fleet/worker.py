@@ -23,7 +23,7 @@ from ..comfyui.server import ServerError, die_with_parent
 from ..models.folders import FolderError
 from ..predict.connection import find_places, make_server
 from .broker import QUEUE, Broker, BrokerError, make_app
-from .checks import check_broker
+from .checks import check_broker, check_results
 from .task import add_task
 
 REFUSED = 3  # exit status
@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         broker = Broker.of(options)
         app = make_app(broker)
         check_broker(app, broker, options.longest_job * HOUR_S, options.consumer_timeout)
+        check_results(app, broker)
         name = options.name or socket.gethostname()
         comfyui, models, output = find_places(options)
         folder = output / f"{BASE}{name}"
