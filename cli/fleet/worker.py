@@ -43,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
         check_broker(app, broker, options.longest_job * HOUR_S, options.consumer_timeout)
         check_results(app, broker)
         name = options.name or socket.gethostname()
-        comfyui, models, output = find_places(options)
+        try:
+            comfyui, models, output = find_places(options)
+        except OSError as error:
+            return refuse(f"{error.filename} cannot be used: {error.strerror}. Give the worker an --output-dir that it may write to.")
         folder = output / f"{BASE}{name}"
         with FileLock(f"{folder}.lock", timeout=0):
             shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
