@@ -51,17 +51,26 @@ class Broker:
         """AMQP, REDIS or FOLDER."""
         scheme = urlsplit(self.url).scheme
         if scheme not in KINDS:
-            raise BrokerError(f"--broker must begin with amqp:// or redis://, or be a folder; got {self.url!r}.")
+            raise BrokerError(f"--broker must begin with amqp:// or redis://, or be a folder; got {scheme}://.")
         return KINDS[scheme]
 
     @property
     def place(self) -> str:
         """For messages: without user and password."""
-        return urlsplit(self.url).netloc.rpartition("@")[2] or self.url
+        return _place_of(self.url)
+
+    @property
+    def place_of_results(self) -> str:
+        """As `place`."""
+        return _place_of(self.results or self.url)
 
     @property
     def folder(self) -> Path:
         return folder_of(self.url)
+
+
+def _place_of(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2] or url
 
 
 def make_app(broker: Broker) -> Celery:
@@ -109,7 +118,10 @@ def _backend_of(broker: Broker) -> str:
     place = broker.results or (broker.url if broker.kind != AMQP else None)
     if place is None:
         raise BrokerError("RabbitMQ keeps no states of jobs. Give --results or set WAN_S2V_RESULTS: redis://HOST, or a shared folder.")
-    if "://" in place and not place.startswith("file:"):
+    kind = urlsplit(place).scheme
+    if kind not in ("redis", "rediss", "file", ""):
+        raise BrokerError(f"--results must begin with redis://, or be a shared folder; got {kind}://.")
+    if kind.startswith("redis"):
         return place
     folder = folder_of(place) / "states"
     folder.mkdir(parents=True, exist_ok=True)

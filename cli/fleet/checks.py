@@ -41,6 +41,20 @@ def check_broker(app: Celery, broker: Broker, longest_job_s: float, stated_timeo
         raise BrokerError(f"The broker does not answer at {broker.place} ({error}). Is it running?") from error
 
 
+def check_results(app: Celery, broker: Broker) -> None:
+    """Raise BrokerError unless what keeps the states of jobs answers: Celery would wait for it without a word."""
+    client = getattr(app.backend, "client", None)  # of Redis
+    if client is None:
+        return
+    from redis.exceptions import RedisError
+
+    try:
+        client.ping()
+    except RedisError as error:
+        place = broker.place_of_results
+        raise BrokerError(f"Redis, which keeps the states of jobs, does not answer at {place} ({error}). Is it running?") from error
+
+
 def _check_rabbitmq(version: str, longest_job_s: float, stated_timeout_s: float | None) -> None:
     if tuple(map(int, re.findall(r"\d+", version)[:2])) >= OWN_TIMEOUTS_SINCE:
         return

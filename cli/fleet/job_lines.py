@@ -12,8 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..predict.options import FILE_FLAGS, PICTURE, SETTINGS, SOUND, add_options
-from ..predict.speakers import problem_of
+from ..predict.graph import PromptError
+from ..predict.options import FILE_FLAGS, PICTURE, SETTINGS, SOUND, STANDARD_OUTPUT, add_options, request_from
 from .broker import HIGHEST_PRIORITY, USUAL_PRIORITY
 from .files import FileError, is_url, require_file, require_scheme
 
@@ -26,12 +26,12 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.runs.manifest import RUN_NAME
     from wan_s2v_model.untrusted import read_json, shown
 
-STAND_INS = {"image": PICTURE, "audio": SOUND, "pose": PICTURE, "sound": SOUND, "mask": PICTURE}  # of inputs that lie elsewhere
-INPUTS = ("image", "audio", "pose")
+INPUTS = ("image", "audio", "pose", "video", "video-mask")
+STAND_INS = {**dict.fromkeys((*INPUTS, "mask"), PICTURE), "audio": SOUND, "sound": SOUND}  # of inputs that lie elsewhere
 SPEAKER = "speaker"
 OF_A_SPEAKER = ("sound", "mask", "box")
-NEEDED = ("image", "output")
-SWITCHES = ("fast", "no-offload")
+INSTEAD = {"image": "video", "audio": SPEAKER, "output": "output"}  # what is needed -> what does as well
+SWITCHES = ("fast", "live", "no-offload")
 LISTS = ("set", "lora")
 OPTIONS = {*INPUTS, SPEAKER, "output", "size", "gpus", *SWITCHES, *LISTS, *FILE_FLAGS, *(setting.flag for setting in SETTINGS)}
 OF_THE_FLEET = {"priority", "deadline", "retries"}
@@ -70,7 +70,7 @@ class Job:
         unknown = sorted(set(given) - OPTIONS - OF_THE_FLEET)
         if unknown:
             raise JobError(f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(OPTIONS | OF_THE_FLEET))}")
-        missing = [name for name in (*NEEDED, *(() if given.get(SPEAKER) else ("audio",))) if not given.get(name)]
+        missing = [name for name, other in INSTEAD.items() if not (given.get(name) or given.get(other))]
         if missing:
             raise JobError(f"{', '.join(missing)} is missing")
         priority, retries = _number(given, "priority", USUAL_PRIORITY, HIGHEST_PRIORITY), _number(given, "retries", USUAL_RETRIES, 99)
@@ -136,8 +136,12 @@ def parse(line: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> a
     if SPEAKER in here:
         here[SPEAKER] = [_speaker(number, speaker, files) for number, speaker in enumerate(here[SPEAKER], start=1)]
     options = parser.parse_args([argument for name, value in here.items() for argument in _arguments(name, value)])
-    if problem := problem_of(options.speakers):
-        raise JobError(problem.removeprefix("--"))
+    if options.output == STANDARD_OUTPUT:
+        raise JobError("output must be the name of a file, got -")
+    try:
+        request_from(options)
+    except PromptError as error:
+        raise JobError(str(error).removeprefix("--")) from error
     return options
 
 

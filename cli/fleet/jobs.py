@@ -12,8 +12,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from .broker import Broker, BrokerError, make_app
+from .checks import check_results
 from .job_lines import Job, JobError
-from .states import ENDED, DeadLetters, States
+from .states import ENDED, QUEUED, DeadLetters, States
 from .submit import queue
 from .waiting import words
 
@@ -24,7 +25,9 @@ def run(options: argparse.Namespace) -> int:
     """Do what is asked for, print it, and return the exit status."""
     try:
         broker = Broker.of(options)
-        return ACTIONS[options.action](make_app(broker), broker, options)
+        app = make_app(broker)
+        check_results(app, broker)
+        return ACTIONS[options.action](app, broker, options)
     except (BrokerError, OperationalError) as error:
         print(error, file=sys.stderr)
         return NO_BROKER
@@ -53,17 +56,18 @@ def cancel(app: Celery, _broker: Broker, options: argparse.Namespace) -> int:
 
 
 def retry(app: Celery, broker: Broker, options: argparse.Namespace) -> int:
-    states = States(app)
+    states, letters = States(app), DeadLetters(app)
+    lines = {letter["name"]: letter["line"] for letter in letters.read()}  # they stay longer than states
     told = []
     for name in options.names:
-        line = states.read(name).line
+        line = states.read(name).line or lines.get(name)
         try:
             told.append({"name": name, "state": queue(app, broker.kind, Job.of(line), again=True) if line else "PENDING"})
         except JobError as error:
             told.append({"name": name, "state": "REFUSED", "error": str(error)})
-    DeadLetters(app).read(take=tuple(options.names))
+    letters.read(take=tuple(item["name"] for item in told if item["state"] == QUEUED))
     _print(options, told, [f"{item['name']}  {item.get('error') or _queued(item['state'])}" for item in told])
-    return 0 if all(item["state"] == "QUEUED" for item in told) else FAILED
+    return 0 if all(item["state"] == QUEUED for item in told) else FAILED
 
 
 def dead(app: Celery, _broker: Broker, options: argparse.Namespace) -> int:
@@ -78,7 +82,7 @@ def _why_not(state: str) -> str:
 
 
 def _queued(state: str) -> str:
-    return "is queued again" if state == "QUEUED" else "is not known"
+    return "is queued again" if state == QUEUED else "is not known"
 
 
 def _print(options: argparse.Namespace, items: list, lines: list[str]) -> None:

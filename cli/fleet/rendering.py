@@ -12,7 +12,7 @@ from typing import Any
 
 from ..comfyui.client import ComfyClient, OutputFile, PromptFailed
 from ..comfyui.following import Progress, Stage, Text
-from ..predict.graph import SAMPLER, Prompt, build_prompt
+from ..predict.graph import SAMPLERS, Prompt, build_prompt
 from ..predict.job import find_video
 from ..predict.options import request_from
 from ..predict.sound import readable
@@ -46,7 +46,7 @@ class Reporter:
     """
 
     def __init__(self, prompt: Prompt, report: Callable[[dict[str, Any]], None], on_clip: Callable[[int], None]) -> None:
-        self._samplers = {key for key, node in prompt.items() if node["class_type"] == SAMPLER}
+        self._samplers = {key for key, node in prompt.items() if node["class_type"] in SAMPLERS}
         self._report, self._on_clip = report, on_clip
         self._clip = 0
         self._told_s = float("-inf")

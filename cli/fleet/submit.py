@@ -11,8 +11,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from .broker import QUEUE, TASK, Broker, BrokerError, make_app, priority_for
+from .checks import check_results
 from .job_lines import Job, JobError, read_jobs
-from .states import ENDED, States
+from .states import ENDED, QUEUED, States
 from .waiting import wait_for
 
 FAILED, WRONG, NO_BROKER = 1, 2, 3  # exit status; 0: queued, or with --wait all made
@@ -25,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
         jobs = read_jobs(text.splitlines())
         broker = Broker.of(options)
         app = make_app(broker)
+        check_results(app, broker)
         told = [{"name": job.name, "state": queue(app, broker.kind, job)} for job in jobs]
     except OSError as error:
         return _refuse(f"{options.file} cannot be read: {error.strerror or error}.", WRONG)
@@ -57,7 +59,7 @@ def queue(app: Celery, kind: str, job: Job, again: bool = False) -> str:
     states.note_queued(job)
     options = {"priority": priority_for(kind, job.priority), "expires": job.expires, "retries": 0}
     app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, **options)
-    return "QUEUED"
+    return QUEUED
 
 
 def _refuse(message: str, status: int) -> int:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -170,6 +170,7 @@ class Delivery:
         logger.warning("%s: failure %d of %d: %s", job.name, tried + 1, job.retries + 1, error)
         if tried >= job.retries:
             self._bury(job, str(error))
+        self._report({**self.states.read(job.name).info, LOST: self.lost - 1})  # this worker is not lost
         time.sleep(RETRY_S)
         self._give_back(tried + 1)
 
@@ -194,7 +195,8 @@ class Delivery:
             while not ended.wait(LOOK_S):
                 if self.states.is_to_be_cancelled(job.name):
                     self.was_cancelled = True
-                    self.client.interrupt(prompt_id_of(job))
+                    with suppress(ComfyError):  # told again at the next look
+                        self.client.interrupt(prompt_id_of(job))
 
         thread = threading.Thread(target=watch, name="wan_s2v_cancel", daemon=True)
         thread.start()

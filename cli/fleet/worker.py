@@ -23,7 +23,7 @@ from ..comfyui.server import ServerError, die_with_parent
 from ..models.folders import FolderError
 from ..predict.connection import find_places, make_server
 from .broker import QUEUE, Broker, BrokerError, make_app
-from .checks import check_broker
+from .checks import check_broker, check_results
 from .task import add_task
 
 REFUSED = 3  # exit status
@@ -41,8 +41,12 @@ def run(options: argparse.Namespace) -> int:
         broker = Broker.of(options)
         app = make_app(broker)
         check_broker(app, broker, options.longest_job * HOUR_S, options.consumer_timeout)
+        check_results(app, broker)
         name = options.name or socket.gethostname()
-        comfyui, models, output = find_places(options)
+        try:
+            comfyui, models, output = find_places(options)
+        except OSError as error:
+            return refuse(f"{error.filename} cannot be used: {error.strerror}. Give the worker an --output-dir that it may write to.")
         folder = output / f"{BASE}{name}"
         with FileLock(f"{folder}.lock", timeout=0):
             shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed

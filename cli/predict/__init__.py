@@ -142,6 +142,8 @@ def streamed(client: ComfyClient, options: argparse.Namespace) -> dict[str, Any]
     request = request_from(options)
     with Stream(client) as stream:
         made = make_video(client, request, say, stream.on_shown)
+    if stream.num_bytes == 0:  # all clips were there already
+        stream.send(made.file)
     say(f"video made in {made.seconds:.1f} s: {stream.num_bytes} bytes")
     return {"status": STATUS[DONE], "exit_code": DONE, "video": str(STANDARD_OUTPUT), "seconds": round(made.seconds, 3)}
 

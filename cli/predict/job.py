@@ -15,6 +15,7 @@ from typing import Any
 
 from ..comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, partial_file
 from .graph import SAVE, Prompt, Request, build_prompt
+from .live import StreamBroken
 from .progress_bar import ProgressBar
 from .sound import readable
 
@@ -49,7 +50,7 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
         say: told what happens beside the progress. on_shown: given the node and what it shows, whenever one shows something.
     Raises:
         PromptError, ComfyError: with what is wrong.
-        KeyboardInterrupt: after the prompt was cancelled on the server.
+        KeyboardInterrupt, StreamBroken: after the prompt was cancelled on the server.
     """
     with tempfile.TemporaryDirectory(prefix="wan_s2v_") as folder:
 
@@ -63,7 +64,7 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
             outputs = client.run(
                 prompt, bar.on_progress, on_stage=bar.on_stage, on_text=bar.on_text, on_shown=on_shown, prompt_id=prompt_id
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StreamBroken):
         cancel(client, prompt_id, say)
         raise
     except NoAnswer as error:

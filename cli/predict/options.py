@@ -46,6 +46,7 @@ OUTPUT = Path("outputs") / "output.mp4"
 STANDARD_OUTPUT = Path("-")
 SIZES = {"480p": "480P", "720p": "720P"}
 CHANGED_RUN = {choice.partition(" from")[0].replace(" ", "-"): choice for choice in IF_CHANGED}  # new-take, stop, redo
+NOT_LIVE = ("fast", "guidance", "frames", "negative", "dry-run", "video", "video-mask")  # options
 LONGEST_DEFAULT = 30  # characters in the help
 
 
@@ -223,9 +224,11 @@ def require_fitting(options: argparse.Namespace) -> None:
         raise PromptError("--output - streams a video while it is made, which needs --live. Give the name of a file.")
     if options.output == STANDARD_OUTPUT and options.json:
         raise PromptError("--output - and --json both want the standard output. Leave one out.")
-    lost = [f"--{name}" for name in ("fast", "guidance", "frames", "negative", "dry-run") if getattr(options, name.replace("-", "_"))]
+    lost = [f"--{name}" for name in NOT_LIVE if getattr(options, name.replace("-", "_"))] + ["--gpus"] * (options.gpus > 1)
     if options.live and lost:
-        raise PromptError(f"{', '.join(lost)} mean nothing with --live: nothing is guided, and clips have 48 frames.")
+        raise PromptError(
+            f"{', '.join(lost)} mean nothing with --live: nothing is guided or dubbed, clips have 48 frames, and one GPU makes them."
+        )
     if options.live and options.steps not in (None, *LIVE_STEPS):
         raise PromptError(f"--steps must be {' or '.join(map(str, LIVE_STEPS))} with --live, got {options.steps}.")
 

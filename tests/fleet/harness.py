@@ -72,15 +72,13 @@ class Server:
             with Connection(self.url, connect_timeout=1) as connection:
                 connection.ensure_connection(max_retries=1, timeout=1)
                 return True
-        except OSError:
+        except Exception:  # noqa: BLE001 - each library has its own
             return False
-        except Exception as error:  # noqa: BLE001 - each library has its own
-            return not type(error).__name__
 
     def stop(self) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait(60)
+            self._process.wait(START_S)
             self._process = None
 
     def restart(self) -> None:
@@ -168,7 +166,7 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(60)
+                self._process.wait(START_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._keep_server_log()

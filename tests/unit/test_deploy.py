@@ -54,6 +54,23 @@ def test_nothing_runs_as_root():
         assert pod["securityContext"]["runAsNonRoot"]
 
 
+def test_passwords_are_no_words_of_a_command():
+    """Everybody on the machine reads those."""
+    flower = the("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    services = COMPOSE["services"].values()
+    said = json.dumps([flower["command"], *([service.get("command"), service.get("entrypoint")] for service in services)])
+    assert "PASSWORD" not in said
+    assert "BROKER" not in said
+    assert "CELERY_BROKER_URL" in {entry["name"] for entry in flower["env"]} & COMPOSE["services"]["flower"]["environment"].keys()
+
+
+def test_ports_are_open_to_this_machine_alone():
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    published = re.findall(r"docker run [^`]*-p ([\d.:]+)", (ROOT / "docs" / "scale.md").read_text(encoding="utf-8"))
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in ports + published)
+
+
 def test_scaling_looks_at_the_queue_of_the_fleet_with_the_jobs_at_work():
     (trigger,) = the("ScaledJob")["spec"]["triggers"]
     assert (trigger["metadata"]["queueName"], trigger["metadata"]["protocol"]) == ("wan_s2v", "http")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..audio.speakers import Box, Speaker, Speakers
 from ..constants import PATCH_SIZE, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..origin import digest, made_of
 from .picture import fit_frames
 from .timeline import Timeline
 
@@ -67,6 +68,7 @@ def speaker_regions(speakers: Speakers, picture: tuple[int, int], height: int, w
     masks = [_mask(speaker, picture) for speaker in speakers.speakers]
     fitted = _fitted(masks, height, width, cover)
     shares = torch.stack([_shares(each, speakers) for each in _checked(fitted, speakers.speakers)], dim=1)
+    made_of(shares, f"regions {digest(*masks)} {width}x{height} {cover} {speakers.nobody} {speakers.feather_px}")
     regions = SpeakerRegions(shares, speakers.nobody, speakers.feather_px == 0, speakers.mask_fps)
     owners = shares.argmax(dim=0)
     for index, speaker in enumerate(speakers.speakers):

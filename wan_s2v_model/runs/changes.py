@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors import SafetensorError
-
 from .manifest import Fingerprint, Manifest, Spans, Value, value_at
 
 SHOWN_CHARACTERS = 80  # of a changed value in a message
@@ -194,6 +192,8 @@ class RunStoreError(OSError):
 @contextlib.contextmanager
 def reported(what: str, advice: str = "") -> Iterator[None]:
     """Turn errors of the file system into a RunStoreError that says what was being done."""
+    from safetensors import SafetensorError  # the command line starts without it
+
     try:
         yield
     except RunStoreError:

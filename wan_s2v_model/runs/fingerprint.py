@@ -184,7 +184,7 @@ def speakers_of(plan: Plan, digest_of: Callable[..., str] = identity_of) -> str:
     turns = [(turn.start_s, sorted(turn.speakers)) for turn in speakers.turns]
     numbers = [speaker.number for speaker in speakers.speakers] if turns else []
     times = stable_text((starts, pauses, numbers, turns, regions.nobody, regions.is_hard, regions.mask_fps))
-    return f"{features} {digest(regions.shares)} {times}"
+    return f"{features} {digest_of(regions.shares)} {times}"
 
 
 def _step_cache(cache: Any) -> str:
@@ -208,7 +208,7 @@ def _content(video: SourceVideo) -> str:
     with open(source, "rb") if isinstance(source, str) else nullcontext(BytesIO(source.getbuffer())) as file:
         for block in iter(lambda: file.read(READ_BYTES), b""):
             hashed.update(block)
-    return f"{hashed.hexdigest()[:16]} from {start_s:g} s, {length_s:g} s"
+    return f"{hashed.hexdigest()[:16]} from {float(start_s)} s, {float(length_s)} s"
 
 
 def _sampler_name(sampler: Any) -> str:

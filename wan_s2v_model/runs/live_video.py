@@ -1,5 +1,6 @@
 """A video that grows while its run is sampled, and plays at any moment."""
 
+import contextlib
 import logging
 import queue
 import shutil
@@ -70,7 +71,8 @@ class LiveVideo:
 
     def consume_frames(self, clip: int, frames: Tensor) -> None:
         """Append frames [T, H, W, 3] uint8 of a clip, in their order, before the store has it; returns at once."""
-        self._waiting.put(Part(clip, frames))
+        if not self._stopped.is_set():  # else nobody would ever take them out of memory
+            self._waiting.put(Part(clip, frames))
 
     def close(self, *, wait_s: float = 0.0) -> None:
         """End the file, with the clips that can be encoded within that time."""
@@ -90,6 +92,10 @@ class LiveVideo:
             self._encode_clips()
         except (OSError, SafetensorError, ValueError, RuntimeError, IndexError) as error:
             logger.warning("no video in progress from here on: %s", error)
+            self._stopped.set()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._waiting.get_nowait()
 
     def _encode_clips(self) -> None:
         new_parts = cast(Iterator[int | Part], iter(self._waiting.get, None))

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
 from ..constants import LATENT_CHANNELS, MOTION_LATENTS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
 from ..untrusted import MOST_JSON_BYTES, NO_PLAIN_FILE, NotPlainError, cut, open_plain, read_json, read_plain, shown
 
@@ -219,6 +217,8 @@ def clip_problem(tensors: Mapping[str, Mapping[str, Any]]) -> str:
 
 def clip_file_problem(path: Path) -> str | None:
     """Why the file of a clip cannot be used, as far as its header tells; raises OSError where it cannot be opened now."""
+    from safetensors import SafetensorError, safe_open  # the command line starts without it
+
     try:
         with open_plain(path, through_links=False), safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -6,6 +6,7 @@ from wan_s2v_pack.wan_s2v_model.audio.speakers import Speaker, Speakers, parse_b
 from wan_s2v_pack.wan_s2v_model.conditioning.picture import fit_image, size_within_area
 from wan_s2v_pack.wan_s2v_model.conditioning.regions import speaker_regions
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import Timeline
+from wan_s2v_pack.wan_s2v_model.origin import identity_of
 
 LEFT, RIGHT = parse_box("0 0 50% 100%"), parse_box("50% 0 50% 100%")
 SILENCE = torch.zeros(2, 3)
@@ -118,6 +119,14 @@ def test_a_hair_of_overlap_is_divided():
 
 
 # Movement
+
+
+def test_regions_are_known_by_what_they_were_made_of():
+    """Another processor fits the same masks with other last bits."""
+    known = [identity_of(regions(LEFT, RIGHT, **options).shares) for options in ({}, {}, {"cover": False}, {"feather_px": 32})]
+    assert known[0] == known[1]
+    assert all(name.startswith("input ") for name in known)
+    assert len({*known, identity_of(regions(RIGHT, LEFT).shares)}) == 4
 
 
 def test_masks_are_seen_when_their_frames_are():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from wan_s2v_pack.wan_s2v_model.conditioning.prompts import PROMPT_KEY, Schedule
 from wan_s2v_pack.wan_s2v_model.conditioning.regions import SpeakerRegions
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.origin import made_of
+from wan_s2v_pack.wan_s2v_model.runs import fingerprint
 from wan_s2v_pack.wan_s2v_model.runs.changes import changes_of
 from wan_s2v_pack.wan_s2v_model.runs.earlier import earlier_texts
 from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
@@ -159,6 +161,21 @@ def test_all_that_decides_who_is_heard_shows(inputs, change):
     assert seen[0] == seen[1] != seen[2]
 
 
+def test_regions_that_another_processor_has_fitted_are_the_same(inputs):
+    seen = []
+    for share in (0.5, 0.5 + 1e-7):
+        plan = replace(inputs["plan"], **two_speakers(shares=share))
+        made_of(plan.regions.shares, "regions of two masks")
+        seen.append(run_fingerprint(**{**inputs, "plan": plan})["speakers"])
+    assert seen[0] == seen[1]
+
+
+def test_parts_of_a_dubbed_file_that_begin_a_millisecond_apart_differ():
+    videos = [SimpleNamespace(file=(BytesIO(b"film"), start_s, 10.0)) for start_s in (1234.567, 1234.567, 1234.568)]
+    seen = [fingerprint._content(video) for video in videos]
+    assert seen[0] == seen[1] != seen[2]
+
+
 @pytest.mark.parametrize("part", ["audio_features", "waveform"])
 def test_other_sound_shows(inputs, part):
     other = replace(inputs["plan"], **{part: getattr(inputs["plan"], part) * 2})
@@ -214,10 +231,10 @@ def test_what_other_nodes_set_on_a_prompt_shows(inputs):
 
 
 def test_older_runs_count_as_made_with_the_defaults_of_later_inputs(inputs):
-    fingerprint = run_fingerprint(**{**inputs, "settings": Settings(cfg_end=0.5)})
-    assumed = assumed_in_older_runs(fingerprint)
+    found = run_fingerprint(**{**inputs, "settings": Settings(cfg_end=0.5)})
+    assumed = assumed_in_older_runs(found)
     assert (assumed["cfg_end"], assumed["vae_warmup"]) == (1.0, 19)
-    assert assumed["vae"] == fingerprint["vae"]
+    assert assumed["vae"] == found["vae"]
 
 
 def test_strength_of_no_anchor_decides_nothing(inputs):

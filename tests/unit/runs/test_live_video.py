@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import threading
+import weakref
+from unittest.mock import Mock
 
 import av
 import pytest
@@ -261,6 +263,22 @@ def test_what_the_file_holds_is_kept_in_the_manifest_until_the_run_is_done(tmp_p
         assert store.shown == range(1)
         add_grey(store, long_clips)
     assert b"in_progress" not in (tmp_path / "other" / "manifest.json").read_bytes()
+
+
+def test_frames_that_nobody_encodes_any_more_are_not_kept(clips, monkeypatch):
+    """An hour of live video has 100 GB of them."""
+    monkeypatch.setattr(live_video, "VideoWriter", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    frames = torch.zeros(4, HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    alive = weakref.WeakSet()
+    with LiveVideo(clips, 0, lambda path: None) as live:
+        for _ in range(20):
+            part = frames.clone()
+            alive.add(part)
+            live.consume_frames(0, part)
+        del part
+        live._thread.join(60)
+        live.consume_frames(0, frames)
+        assert len(alive) <= 2  # that of the error, and one that came in just then
 
 
 def test_a_cancel_does_not_wait_for_waiting_clips(store, clips):

@@ -34,11 +34,23 @@ def test_the_larger_priority_goes_first():
 
 @pytest.mark.parametrize(
     ("url", "results", "says"),
-    [("amqp://host", None, "RabbitMQ keeps no states of jobs"), ("sqs://", None, "--broker must begin with amqp:// or redis://")],
+    [
+        ("amqp://host", None, "RabbitMQ keeps no states of jobs"),
+        ("sqs://", None, "--broker must begin with amqp:// or redis://"),
+        ("amqp://host", "sqs://", "--results must begin with redis://"),
+    ],
 )
 def test_what_cannot_be_used_is_said(url, results, says):
     with pytest.raises(BrokerError, match=says):
         make_app(Broker(url, results))
+
+
+def test_no_password_is_printed():
+    for broker in (Broker("rabbitmq://me:secret@host"), Broker("amqp://host", "mongodb://me:secret@host")):
+        with pytest.raises(BrokerError) as caught:
+            make_app(broker)
+        assert "secret" not in str(caught.value)
+    assert Broker("redis://:secret@host:1/0").place == "host:1"
 
 
 def test_without_a_broker():

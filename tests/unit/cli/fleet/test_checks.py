@@ -73,5 +73,12 @@ def test_a_broker_that_is_not_there_is_said(monkeypatch):
         check_broker(make_app(broker), broker, DAY_S)
 
 
+@pytest.mark.parametrize("broker", [Broker("redis://:secret@127.0.0.1:1"), Broker("amqp://host", "redis://:secret@127.0.0.1:1")])
+def test_results_that_are_not_there_are_said(broker):
+    with pytest.raises(BrokerError, match=r"which keeps the states of jobs, does not answer at 127\.0\.0\.1:1 \("):
+        checks.check_results(make_app(broker), broker)
+
+
 def test_a_folder_is_there(app, broker):
     check_broker(app, broker, DAY_S)
+    checks.check_results(app, broker)

@@ -98,6 +98,26 @@ def test_dead_letters_are_listed_until_they_are_tried_again(cli, jobs, app):
     assert [letter["name"] for letter in json.loads(cli("jobs", "dead", "--json")[1])] == ["b"]
 
 
+def test_a_dead_letter_outlives_the_state_of_its_job(cli, jobs, app, files):
+    from wan_s2v_pack.cli.fleet.job_lines import Job
+    from wan_s2v_pack.cli.fleet.states import DeadLetters
+
+    DeadLetters(app).add("old", Job.of({**files, "run_name": "old"}).line, "disk full")
+    DeadLetters(app).add("odd", {"steps": "many"}, "disk full")
+    status, out, _ = cli("jobs", "retry", "old", "odd")
+    assert (status, out.splitlines()[0]) == (1, "old  is queued again")
+    assert [letter["name"] for letter in json.loads(cli("jobs", "dead", "--json")[1])] == ["odd"]
+
+
+@pytest.mark.parametrize("arguments", [("submit",), ("jobs", "list"), ("jobs", "cancel", "a")])
+def test_a_broker_that_does_not_answer_is_said(jobs, capsys, arguments):
+    pytest.importorskip("redis")
+    files = [jobs({})] if arguments == ("submit",) else []
+    assert main([*arguments, *files, "--broker", "redis://:secret@127.0.0.1:1"]) == 3
+    error = capsys.readouterr().err
+    assert ("does not answer at 127.0.0.1:1" in error, "secret" in error) == (True, False)
+
+
 def test_without_a_broker(capsys, jobs):
     pytest.importorskip("celery")
     assert main(["submit", jobs({})]) == 3

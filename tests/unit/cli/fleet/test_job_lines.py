@@ -54,6 +54,9 @@ def test_the_same_options_have_the_same_name(files):
         ({"speaker": [{"sound": "a.wav"}]}, "speaker must be a list of objects"),
         ({"speaker": [{"sound": "nowhere.wav", "box": "0,0,50%,100%"}]}, "there is no file"),
         ({"speaker": [{"box": "0,0,50%,100%"}]}, "speaker: nobody has a sound"),
+        ({"live": True, "steps": 20}, "steps must be 4 or 3 with --live, got 20"),
+        ({"live": True, "output": "-"}, "output must be the name of a file, got -"),
+        ({"video": "nowhere.mp4"}, "there is no file"),
         ({"image": "s4://x/y.png"}, "s4://x/y.png cannot be reached"),
     ],
 )
@@ -111,3 +114,11 @@ def test_speakers_have_sounds_and_places_of_their_own(files, tmp_path):
         (Path(files["audio"]), "0,0,50%,100%"),
         (Path(files["audio"]), Path(files["image"])),
     ]
+
+
+def test_a_job_may_be_a_dub_or_live(files):
+    dub = Job.of({"audio": files["audio"], "output": files["output"], "video": files["image"], "video_mask": "s3://in/mask.png"})
+    assert inputs_of(dub.line) == {"audio": files["audio"], "video": files["image"], "video-mask": "s3://in/mask.png"}
+    options = parse(dub.line, {name: Path(files["image"]) for name in inputs_of(dub.line)})
+    assert (options.image, options.video, options.video_mask) == (None, Path(files["image"]), Path(files["image"]))
+    assert parse(Job.of({**files, "live": True}).line).live

@@ -129,3 +129,10 @@ def test_texts_of_the_sampler_are_told_at_each_clip_and_now_and_then(monkeypatch
     assert told[0] == {"clip": 2, "clips": 3, "step": 1, "steps": 4, "left_s": 100.0}
     assert [(report["clip"], report["step"]) for report in told] == [(2, 1), (2, None), (3, 1)]
     assert [describe(report) for report in (*told, {})] == ["clip 2 of 3, step 1/4", "clip 2 of 3", "clip 3 of 3, step 1/4", "begun"]
+
+
+def test_texts_of_the_live_sampler_are_told_too():
+    told = []
+    reporter = Reporter({"5": {"class_type": "WanS2VLiveSampler"}}, told.append, print)
+    reporter.on_text(Text("5", "clip 2 of 3, step 1/4, 0:01 elapsed, 1:40 left"))
+    assert told == [{"clip": 2, "clips": 3, "step": 1, "steps": 4, "left_s": 100.0}]

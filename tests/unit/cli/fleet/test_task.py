@@ -14,7 +14,7 @@ from wan_s2v_pack.cli.fleet.states import DeadLetters, States
 from wan_s2v_pack.cli.fleet.submit import queue
 from wan_s2v_pack.tests.unit.cli.fleet.conftest import forget_other_folders
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 class Machine:
@@ -23,15 +23,16 @@ class Machine:
     def __init__(self, outcomes=()):
         self.outcomes = list(outcomes)
         self.tries = 0
+        self.num_clips = 2
         self.is_there = True
         self.ended_workers = 0
         self.interrupted = []
 
     def render(self, _client, _job, _folder, report, on_clip):
         self.tries += 1
-        for clip in (1, 2):
+        for clip in range(1, self.num_clips + 1):
             on_clip(clip)
-            report({"clip": clip, "clips": 2})
+            report({"clip": clip, "clips": self.num_clips})
         if self.outcomes:
             raise self.outcomes.pop(0)
         return "video"
@@ -87,13 +88,17 @@ def work(app, broker, machine, job):
     def work(queued=True):
         if queued:
             queue(app, broker.kind, job)
-        end_s = time.monotonic() + LONG_S
-        while (state := States(app).read(job.name)).state not in ("SUCCESS", "FAILURE", "REVOKED"):
-            assert time.monotonic() < end_s, state
-            time.sleep(0.02)
-        return state
+        return state_at_the_end(app, job)
 
     return work
+
+
+def state_at_the_end(app, job):
+    end_s = time.monotonic() + LONG_S
+    while (state := States(app).read(job.name)).state not in ("SUCCESS", "FAILURE", "REVOKED"):
+        assert time.monotonic() < end_s, state
+        time.sleep(0.02)
+    return state
 
 
 def send(app, job, **changes):
@@ -175,6 +180,25 @@ def test_a_running_job_is_cancelled_by_comfyuis_interrupt(work, machine, app, jo
     assert set(machine.interrupted) == {task.prompt_id_of(job)}
 
 
+def test_a_cancel_that_comfyui_does_not_hear_is_told_again(work, machine, app, job, monkeypatch):
+    def interrupt(prompt_id):
+        machine.interrupted.append(prompt_id)
+        if len(machine.interrupted) == 1:
+            raise NoAnswer("ComfyUI does not answer")
+
+    def render(*_):
+        States(app).ask_to_cancel(job.name)
+        end_s = time.monotonic() + LONG_S / 2
+        while len(machine.interrupted) < 2 and time.monotonic() < end_s:
+            time.sleep(0.01)
+        raise PromptInterrupted("The prompt was cancelled.")
+
+    monkeypatch.setattr(machine, "interrupt", interrupt)
+    monkeypatch.setattr(task, "render", render)
+    assert work().state == "REVOKED"
+    assert len(machine.interrupted) >= 2
+
+
 def test_a_worker_without_its_comfyui_gives_the_job_back_and_ends(work, machine):
     machine.is_there = False
     assert (work().state, machine.tries, machine.ended_workers) == ("SUCCESS", 1, 1)
@@ -191,6 +215,14 @@ def test_a_job_at_which_many_workers_get_lost_is_a_dead_letter(work, machine, ap
     state = work(queued=False)
     assert (state.state, machine.tries) == ("FAILURE", 0)
     assert "11 workers got lost at clip 2" in letters_of(app, job)[0]["reason"]
+
+
+def test_failures_are_no_lost_workers(work, machine, app, broker, files):
+    job = Job.of({**files, "run_name": "failures", "retries": task.MOST_LOSSES + 2})
+    machine.outcomes = [ComfyError("broken")] * (task.MOST_LOSSES + 2)
+    machine.num_clips = 1
+    queue(app, broker.kind, job)
+    assert state_at_the_end(app, job).state == "SUCCESS"
 
 
 def test_a_job_of_another_program_is_checked_too(work, machine, app, job):

@@ -42,6 +42,12 @@ def test_a_comfyui_that_does_not_start_is_said(run, capsys, monkeypatch):
     assert "no GPU" in said
 
 
+def test_an_output_folder_that_cannot_be_used_is_said(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run("--output-dir", str(tmp_path / "file")) == worker.REFUSED
+    assert f"{tmp_path / 'file'} cannot be used" in capsys.readouterr().err
+
+
 def test_without_a_broker(capsys, monkeypatch):
     monkeypatch.delenv("WAN_S2V_BROKER", raising=False)
     assert main(["worker"]) == worker.REFUSED

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import sys
+import threading
+import time
+from unittest.mock import Mock
 
 import pytest
+from wan_s2v_pack.cli import predict
 from wan_s2v_pack.cli.comfyui.client import OutputFile
-from wan_s2v_pack.cli.comfyui.errors import ComfyError
+from wan_s2v_pack.cli.comfyui.errors import ComfyError, PromptInterrupted
+from wan_s2v_pack.cli.predict import job
 from wan_s2v_pack.cli.predict.graph import LIVE_SAMPLER, SAMPLER, PromptError, go_live, inputs_of, quick_start, sampler_of
-from wan_s2v_pack.cli.predict.live import STREAMED, Stream
-from wan_s2v_pack.cli.predict.options import request_from
+from wan_s2v_pack.cli.predict.live import STREAMED, Stream, StreamBroken
+from wan_s2v_pack.cli.predict.options import PICTURE, request_from
 from wan_s2v_pack.tests.unit.cli.predict.test_predict import parse
 
 INFO = {LIVE_SAMPLER: {"input": {"required": {"plan": ["WAN_S2V_PLAN", {}]}}}}
@@ -43,6 +50,8 @@ def test_three_steps():
         (["--output", "-"], "needs --live"),
         (["--live", "--output", "-", "--json"], "both want the standard output"),
         (["--live", "--fast", "--guidance", "4"], "--fast, --guidance mean nothing with --live"),
+        (["--live", "--gpus", "2"], "--gpus mean nothing with --live"),
+        (["--live", "--video", str(PICTURE), "--video-mask", str(PICTURE)], "--video, --video-mask mean nothing with --live"),
         (["--live", "--steps", "20"], "--steps must be 4 or 3 with --live, got 20"),
     ],
 )
@@ -87,3 +96,75 @@ def test_stream_that_breaks_is_an_error():
     stream = Stream(Gone(), io.BytesIO())
     with pytest.raises(ComfyError, match="could not be streamed: the file is gone"), stream:
         stream.on_shown("11", SHOWN)
+
+
+def test_a_server_that_does_not_answer_for_a_while_is_asked_again():
+    class Shaky(Growing):
+        def read(self, file, start):
+            if not self._seen and len(self._parts) == 3:
+                self._parts.pop(0)
+                raise ComfyError("no answer")
+            yield from super().read(file, start)
+
+    output = io.BytesIO()
+    with Stream(Shaky([b"", b"ftyp", b"moof1"]), output) as stream:
+        for _ in range(2):
+            stream.on_shown("11", SHOWN)
+    assert output.getvalue() == b"ftypmoof1"
+
+
+class Closed(io.RawIOBase):
+    """A pipe whose reader has gone."""
+
+    def __init__(self):
+        self.was_tried = threading.Event()
+
+    def write(self, data):
+        self.was_tried.set()
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_job_whose_reader_has_gone_is_cancelled(monkeypatch):
+    class Client:
+        def __init__(self):
+            self.interrupted = []
+
+        def object_info(self):
+            return {}
+
+        def read(self, file, start):
+            yield b"ftyp"
+
+        def run(self, prompt, on_progress, *, on_shown, prompt_id, **_):
+            on_shown("11", SHOWN)
+            assert output.was_tried.wait(60)
+            end_s = time.monotonic() + 60
+            while time.monotonic() < end_s:
+                on_shown("11", SHOWN)
+
+        def interrupt(self, prompt_id):
+            self.interrupted.append(prompt_id)
+
+        def wait(self, prompt_id, **_):
+            raise PromptInterrupted("The prompt was cancelled.")
+
+    client, output = Client(), Closed()
+    monkeypatch.setattr(job, "build_prompt", lambda *_: quick_start())
+    with pytest.raises(StreamBroken, match="Broken pipe"), Stream(client, output) as stream:
+        job.make_video(client, request_from(parse("--live", "--output", "-")), print, stream.on_shown)
+    assert len(client.interrupted) == 1
+
+
+def test_a_finished_run_is_streamed_from_its_file(monkeypatch):
+    class Client:
+        def read(self, file, start):
+            assert file == finished
+            yield b"whole video"[start:]
+
+    finished = OutputFile("talk.mp4", "", "output")
+    made = job.Made(finished, quick_start(), "id", 0.1)
+    monkeypatch.setattr(job, "make_video", lambda *_: made)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", Mock(buffer=output))
+    assert predict.streamed(Client(), parse("--live", "--output", "-"))["status"] == "done"
+    assert output.getvalue() == b"whole video"
