@@ -1,26 +1,20 @@
 """Several speakers in one picture."""
 
-import logging
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
-from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.audio.listening import Listener, rest
+from ..wan_s2v_model.audio.listening import rest
 from ..wan_s2v_model.audio.selection import select
 from ..wan_s2v_model.audio.speakers import EVERYWHERE, NOBODY, Speaker, Speakers, join, place_of, require_places, sound_of
 from ..wan_s2v_model.audio.turns import parse_turns
 from ..wan_s2v_model.constants import VIDEO_FPS
 from ..wan_s2v_model.media.pictures import read_masks
 from ..wan_s2v_model.runs.identity import note_rest
-from .audio import MEMORY_ADVICE
+from .audio import listener_of
 from .inputs import checks_inputs
 from .sockets import WanS2VAudio
 
-logger = logging.getLogger("wan_s2v")
 MOST_SPEAKERS = 4
 NUMBERS = range(1, MOST_SPEAKERS + 1)
 LATEST_S = 1e5
@@ -122,9 +116,7 @@ class WanS2VSpeakers(io.ComfyNode):
         require_places(speakers)
         if len(speakers) == 1 and speakers[0].is_unchanged and not turns.strip() and played_audio is None:
             return io.NodeOutput(speakers[0].sound)
-        run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
-        listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
-        silence = rest(listener, next((speaker.sound.fps for speaker in speakers if speaker.sound), VIDEO_FPS))
+        silence = rest(listener_of(audio_encoder), next((speaker.sound.fps for speaker in speakers if speaker.sound), VIDEO_FPS))
         note_rest(silence, audio_encoder)
         played = None if played_audio is None else select("played_audio", played_audio, 0.0, 0.0)
         return io.NodeOutput(join(Speakers(speakers, silence, parse_turns(turns), nobody, feather, mask_fps), played))

@@ -210,3 +210,37 @@ def test_an_output_folder_that_takes_no_file_is_noticed_before_anything_runs(bri
     no_folder.write_bytes(b"")
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(no_folder))
     assert "Nothing can be written into" in node.validate_inputs("video/wan_s2v")
+
+
+# --- what other loaders and nodes connect
+
+
+def test_every_socket_of_the_pack_is_looked_at(bridge):
+    """ComfyUI compares names of types; a literal in place of a link comes through."""
+    sockets = pack_module("nodes.sockets")
+    own = {socket.io_type for socket in vars(sockets).values() if getattr(socket, "io_type", "").startswith("WAN_S2V_")}
+    assert own
+    assert own <= set(sockets.SOCKETS)
+
+
+def test_speakers_name_an_audio_encoder_of_another_loader(bridge):
+    speakers = pack_module("nodes.speakers").WanS2VSpeakers
+    values = {widget.id: widget.default for widget in speakers.define_schema().inputs if getattr(widget, "default", None) is not None}
+    sound = pack_module("wan_s2v_model.audio.features").EncodedAudio(torch.zeros(25, 32, 8), torch.zeros(1, 8000), RATE_HZ, 8000)
+    with pytest.raises(ValueError, match="This audio encoder is not ours"):
+        speakers.execute(object(), **values | {"box_1": "0 0 50% 100%", "encoded_audio_1": sound})
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ("mouth", "source_mask must be a MASK"),
+        (torch.ones(1, 1, SIDE, SIDE), "source_mask must be a MASK"),
+        (torch.full((1, SIDE, SIDE), torch.nan), "source_mask contains NaN"),
+    ],
+)
+def test_dub_names_what_is_no_mask(bridge, mask, words):
+    dub = pack_module("nodes.dub").WanS2VDub
+    values = {widget.id: widget.default for widget in dub.define_schema().inputs if getattr(widget, "default", None) is not None}
+    with pytest.raises(ValueError, match=words):
+        dub.execute(**values, source_images=torch.rand(3, SIDE, SIDE, 3), source_mask=mask)
