@@ -60,6 +60,13 @@ def test_live_avatars_lora_is_noted_on_the_model(bridge, model, vae, checkpoint,
     assert (found - plain).abs().max() > 0.01
 
 
+def test_other_gpus_are_said_to_do_nothing(bridge, model, vae, caplog):
+    several = model.clone()
+    several.set_additional_models("multigpu", [model.clone()])
+    in_comfyui(bridge, several, vae)
+    assert "a live video is sampled on one GPU" in caplog.text
+
+
 def test_the_other_sampler_warns_of_it(bridge, model, checkpoint, tmp_path, caplog):
     shapes = {name: tuple(tensor.shape) for name, tensor in load_file(checkpoint).items()}
     tiny_loras.write_lora("live_avatar", shapes, tmp_path / "liveavatar.safetensors")

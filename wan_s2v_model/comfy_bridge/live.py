@@ -19,6 +19,7 @@ from ..transformer.blocks import Compute
 from ..transformer.causal import CausalVideo, Engine, kept_bytes
 from ..transformer.config import WanS2VConfig
 from ..transformer.rings import Placement
+from .gpus import gpus_of
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, load_all_weights, stays_on_gpu, take_all_others_off_gpu
 from .model import AUDIO_STRENGTH_KEY, cast_comfy_weights, forward_of, is_watched, layers_just_in_time, with_s2v_forward
@@ -57,6 +58,8 @@ def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, pla
             "the MODEL has no LoRA of Live-Avatar, without which four steps make no picture: put liveavatar.safetensors on it with "
             "Load LoRA (Wan S2V)"
         )
+    if len(gpus_of(model)) > 1:
+        logger.warning("a live video is sampled on one GPU: MultiGPU CFG Split has no effect")
     model = with_s2v_forward(model)
     forward, options, device = forward_of(model), model.model_options.get("transformer_options", {}), model.load_device
     if is_watched(options):
