@@ -12,7 +12,7 @@ from ..wan_s2v_model.constants import VIDEO_FPS
 from ..wan_s2v_model.media.pictures import read_masks
 from ..wan_s2v_model.runs.identity import note_rest
 from .audio import listener_of
-from .inputs import checks_inputs
+from .inputs import UNCONNECTED, checks_inputs
 from .sockets import WanS2VAudio
 
 MOST_SPEAKERS = 4
@@ -111,14 +111,14 @@ class WanS2VSpeakers(io.ComfyNode):
 
     @classmethod
     @checks_inputs
-    def execute(cls, audio_encoder, nobody, feather, turns, mask_fps, played_audio=None, **inputs) -> io.NodeOutput:
+    def execute(cls, audio_encoder, nobody, feather, turns, mask_fps, played_audio=UNCONNECTED, **inputs) -> io.NodeOutput:
         speakers = tuple(filter(None, (_speaker(number, inputs) for number in NUMBERS)))
         require_places(speakers)
-        if len(speakers) == 1 and speakers[0].is_unchanged and not turns.strip() and played_audio is None:
+        if len(speakers) == 1 and speakers[0].is_unchanged and not turns.strip() and played_audio is UNCONNECTED:
             return io.NodeOutput(speakers[0].sound)
         silence = rest(listener_of(audio_encoder), next((speaker.sound.fps for speaker in speakers if speaker.sound), VIDEO_FPS))
         note_rest(silence, audio_encoder)
-        played = None if played_audio is None else select("played_audio", played_audio, 0.0, 0.0)
+        played = None if played_audio is UNCONNECTED else select("played_audio", played_audio, 0.0, 0.0)
         return io.NodeOutput(join(Speakers(speakers, silence, parse_turns(turns), nobody, feather, mask_fps), played))
 
 

@@ -223,12 +223,29 @@ def test_every_socket_of_the_pack_is_looked_at(bridge):
     assert own <= set(sockets.SOCKETS)
 
 
-def test_speakers_name_an_audio_encoder_of_another_loader(bridge):
+def defaults_of(node):
+    return {widget.id: widget.default for widget in node.define_schema().inputs if getattr(widget, "default", None) is not None}
+
+
+def speakers_of_one():
+    """The node, and its values for one sound."""
     speakers = pack_module("nodes.speakers").WanS2VSpeakers
-    values = {widget.id: widget.default for widget in speakers.define_schema().inputs if getattr(widget, "default", None) is not None}
     sound = pack_module("wan_s2v_model.audio.features").EncodedAudio(torch.zeros(25, 32, 8), torch.zeros(1, 8000), RATE_HZ, 8000)
+    return speakers, defaults_of(speakers) | {"encoded_audio_1": sound}
+
+
+def test_speakers_name_an_audio_encoder_of_another_loader(bridge):
+    speakers, values = speakers_of_one()
     with pytest.raises(ValueError, match="This audio encoder is not ours"):
-        speakers.execute(object(), **values | {"box_1": "0 0 50% 100%", "encoded_audio_1": sound})
+        speakers.execute(object(), **values | {"box_1": "0 0 50% 100%"})
+
+
+def test_speakers_name_a_video_without_sound(encoder):
+    """Without a word the voices would be played instead of the mix."""
+    speakers, values = speakers_of_one()
+    assert speakers.execute(object(), **values).args == (values["encoded_audio_1"],)
+    with pytest.raises(ValueError, match="There is no played_audio: the video that it comes from has no sound"):
+        speakers.execute(encoder, **values, played_audio=None)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +258,5 @@ def test_speakers_name_an_audio_encoder_of_another_loader(bridge):
 )
 def test_dub_names_what_is_no_mask(bridge, mask, words):
     dub = pack_module("nodes.dub").WanS2VDub
-    values = {widget.id: widget.default for widget in dub.define_schema().inputs if getattr(widget, "default", None) is not None}
     with pytest.raises(ValueError, match=words):
-        dub.execute(**values, source_images=torch.rand(3, SIDE, SIDE, 3), source_mask=mask)
+        dub.execute(**defaults_of(dub), source_images=torch.rand(3, SIDE, SIDE, 3), source_mask=mask)
