@@ -102,9 +102,9 @@ class WanS2VSpeakers(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, turns=None, box_1="", box_2="", box_3="", box_4="") -> bool | str:
         try:
-            parse_turns(turns or "")
+            parse_turns("" if turns is None else str(turns))  # a connected text is not known yet
             for number, box in zip(NUMBERS, (box_1, box_2, box_3, box_4), strict=True):
-                place_of(number, None, box)
+                place_of(number, None, None if box is None else str(box))
         except ValueError as error:
             return str(error)
         return True
