@@ -26,6 +26,20 @@ ESPEAK, COSYVOICE = "espeak-ng", "cosyvoice"
 LANGUAGE = "en"
 
 
+def listener_of(audio_encoder) -> Listener:
+    """What hears with an audio encoder.
+
+    Raises:
+        ValueError: it comes from another loader.
+    """
+    if not hasattr(audio_encoder, "hidden_layers"):
+        raise ValueError(
+            "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."
+        )
+    run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
+    return Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
+
+
 class WanS2VAudioEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -111,16 +125,11 @@ class WanS2VAudioEncode(io.ComfyNode):
         sync_offset=0,
         frame_rate=str(VIDEO_FPS),
     ) -> io.NodeOutput:
-        if not hasattr(audio_encoder, "hidden_layers"):
-            raise ValueError(
-                "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."
-            )
         if driving_audio is None:
             raise ValueError("There is no driving_audio: the video that it comes from has no sound. Connect a sound, or disconnect it.")
         driving_audio = None if driving_audio is UNCONNECTED else driving_audio
         played, heard = select_sounds(audio, driving_audio, start, duration, loudness)
-        run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
-        listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
+        listener = listener_of(audio_encoder)
         options = {"normalisation": normalisation, "silence": silence, "delay_ms": sync_offset, "fps": int(frame_rate)}
         given = (played, heard) if loudness == 0 else select_sounds(audio, driving_audio, start, duration, 0.0)
         return io.NodeOutput(note_sound(listen(listener, played, heard, **options), audio_encoder, given, f"{loudness} {options}"))

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.conditioning.dub import DUB_ENDS, DUB_PARTS, checked_dub
 from ..wan_s2v_model.constants import VIDEO_FPS
-from ..wan_s2v_model.media.pictures import read_optional_pictures
+from ..wan_s2v_model.media.pictures import read_masks, read_optional_pictures
 from .inputs import checks_inputs
 from .sockets import WanS2VDubSettings
 
@@ -114,5 +114,6 @@ class WanS2VDub(io.ComfyNode):
             raise ValueError(f"Connect either source_video or source_images to Dub Video (Wan S2V); connected: {connected}.")
         source = comfy_bridge.source_video(read_optional_pictures("source_images", source_images), fps, source_video)
         options = {"feather_px": feather, "strength": strength, "end": at_end, "loop_s": loop_seconds}
-        dub = checked_dub(source, source_mask, work_on, **options)
+        mask = None if source_mask is None else read_masks("source_mask", source_mask)
+        dub = checked_dub(source, mask, work_on, **options)
         return io.NodeOutput(dub, dub.reference(reference_at))

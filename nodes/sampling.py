@@ -191,7 +191,7 @@ class WanS2VSampler(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, run_name="", **inputs):
         """What a named run has made is made again where its folder is gone or has changed; a linked name is not known yet."""
-        return handed_on.count(run_name, inputs) if run_name else 0
+        return handed_on.count(run_name, inputs) if isinstance(run_name, str) and run_name else 0
 
     @classmethod
     @shows_errors

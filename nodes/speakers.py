@@ -1,26 +1,20 @@
 """Several speakers in one picture."""
 
-import logging
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
-from ..wan_s2v_model import comfy_bridge
-from ..wan_s2v_model.audio.listening import Listener, rest
+from ..wan_s2v_model.audio.listening import rest
 from ..wan_s2v_model.audio.selection import select
 from ..wan_s2v_model.audio.speakers import EVERYWHERE, NOBODY, Speaker, Speakers, join, place_of, require_places, sound_of
 from ..wan_s2v_model.audio.turns import parse_turns
 from ..wan_s2v_model.constants import VIDEO_FPS
 from ..wan_s2v_model.media.pictures import read_masks
 from ..wan_s2v_model.runs.identity import note_rest
-from .audio import MEMORY_ADVICE
-from .inputs import checks_inputs
+from .audio import listener_of
+from .inputs import UNCONNECTED, checks_inputs
 from .sockets import WanS2VAudio
 
-logger = logging.getLogger("wan_s2v")
 MOST_SPEAKERS = 4
 NUMBERS = range(1, MOST_SPEAKERS + 1)
 LATEST_S = 1e5
@@ -108,25 +102,23 @@ class WanS2VSpeakers(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, turns=None, box_1="", box_2="", box_3="", box_4="") -> bool | str:
         try:
-            parse_turns(turns or "")
+            parse_turns("" if turns is None else str(turns))  # a connected text is not known yet
             for number, box in zip(NUMBERS, (box_1, box_2, box_3, box_4), strict=True):
-                place_of(number, None, box)
+                place_of(number, None, None if box is None else str(box))
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     @checks_inputs
-    def execute(cls, audio_encoder, nobody, feather, turns, mask_fps, played_audio=None, **inputs) -> io.NodeOutput:
+    def execute(cls, audio_encoder, nobody, feather, turns, mask_fps, played_audio=UNCONNECTED, **inputs) -> io.NodeOutput:
         speakers = tuple(filter(None, (_speaker(number, inputs) for number in NUMBERS)))
         require_places(speakers)
-        if len(speakers) == 1 and speakers[0].is_unchanged and not turns.strip() and played_audio is None:
+        if len(speakers) == 1 and speakers[0].is_unchanged and not turns.strip() and played_audio is UNCONNECTED:
             return io.NodeOutput(speakers[0].sound)
-        run = partial(comfy_bridge.run_encoder, "audio encoding", audio_encoder, advice=MEMORY_ADVICE)
-        listener = Listener(audio_encoder.hidden_layers, Path(folder_paths.get_temp_directory()), run)
-        silence = rest(listener, next((speaker.sound.fps for speaker in speakers if speaker.sound), VIDEO_FPS))
+        silence = rest(listener_of(audio_encoder), next((speaker.sound.fps for speaker in speakers if speaker.sound), VIDEO_FPS))
         note_rest(silence, audio_encoder)
-        played = None if played_audio is None else select("played_audio", played_audio, 0.0, 0.0)
+        played = None if played_audio is UNCONNECTED else select("played_audio", played_audio, 0.0, 0.0)
         return io.NodeOutput(join(Speakers(speakers, silence, parse_turns(turns), nobody, feather, mask_fps), played))
 
 

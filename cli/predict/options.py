@@ -46,7 +46,6 @@ OUTPUT = Path("outputs") / "output.mp4"
 STANDARD_OUTPUT = Path("-")
 SIZES = {"480p": "480P", "720p": "720P"}
 CHANGED_RUN = {choice.partition(" from")[0].replace(" ", "-"): choice for choice in IF_CHANGED}  # new-take, stop, redo
-NOT_LIVE = ("fast", "guidance", "frames", "negative", "dry-run", "video", "video-mask")  # options
 LONGEST_DEFAULT = 30  # characters in the help
 
 
@@ -224,13 +223,21 @@ def require_fitting(options: argparse.Namespace) -> None:
         raise PromptError("--output - streams a video while it is made, which needs --live. Give the name of a file.")
     if options.output == STANDARD_OUTPUT and options.json:
         raise PromptError("--output - and --json both want the standard output. Leave one out.")
-    lost = [f"--{name}" for name in NOT_LIVE if getattr(options, name.replace("-", "_"))] + ["--gpus"] * (options.gpus > 1)
-    if options.live and lost:
-        raise PromptError(
-            f"{', '.join(lost)} mean nothing with --live: nothing is guided or dubbed, clips have 48 frames, and one GPU makes them."
-        )
-    if options.live and options.steps not in (None, *LIVE_STEPS):
-        raise PromptError(f"--steps must be {' or '.join(map(str, LIVE_STEPS))} with --live, got {options.steps}.")
+    if options.live and (problem := live_problem(options)):
+        raise PromptError(problem)
+
+
+def live_problem(options: argparse.Namespace) -> str | None:
+    """What does not go with --live, None if nothing."""
+    lost = [f"--{name}" for name in ("fast", "guidance", "frames", "negative") if getattr(options, name)]
+    refused = {
+        f"{', '.join(lost)} mean nothing with --live: nothing is guided, and clips have 48 frames.": lost,
+        "--dry-run does not know how long --live takes. Leave one out.": options.dry_run,
+        "--video is dubbed at 16 frames per second, and --live makes 25 from a picture. Leave one out.": options.video,
+        "--live works on one GPU. Leave out --gpus.": options.gpus > 1,
+        f"--steps must be {' or '.join(map(str, LIVE_STEPS))} with --live, got {options.steps}.": options.steps not in (None, *LIVE_STEPS),
+    }
+    return next((words for words, is_so in refused.items() if is_so), None)
 
 
 def request_from(options: argparse.Namespace) -> Request:

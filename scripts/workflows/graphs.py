@@ -133,9 +133,10 @@ DIALOGUE = Workflow(
             "3  Who talks",
             (LISTEN, SPEAKERS),
             320,
-            """Each box is the half of the picture; masks from the mask editor fit more closely. *turns* says who speaks when.
+            """Each box is one half of the picture; masks from the mask editor fit more closely. *turns* says who speaks when.
 
-**A recording for each?** Give the second one an *Encode Audio* of its own, and empty *turns*.""",
+**A recording for each?** Give the second one an *Encode Audio* of its own. Empty *turns*, and let *start_2* say at which second it
+begins.""",
         ),
         replace(prepare(change(PREPARE, {"encoded_audio": (17, "encoded_audio")}), PREVIEW), title="4  Prepare"),
         replace(sample(), title="5  Sample"),
@@ -161,7 +162,9 @@ guidance, no border between clips.""",
         sample(
             LIVE_SAMPLE,
             note="""The video grows on this node while it is made. Give it a *run_name* where it is long: after a crash or a
-cancel it goes on.""",
+cancel it goes on.
+
+It remembers its last two seconds: 41.5 GB at 704x384, on the GPU or else in RAM. *memory* float8 takes half of that.""",
         ),
         save(change(SAVE, filename_prefix="video/wan_s2v_live")),
     ),
@@ -234,8 +237,8 @@ DUB = Workflow(
                 Node(16, "LoadVideo", {"file": "sample_film.mp4"}, title="Your video"),
             ),
             320,
-            """A picture of your video, of the same size, on which you paint lips, chin and cheeks: right click on *What may change*,
-then *Open in MaskEditor*. Mask all places to which the head moves. Everything else stays as it is.""",
+            """*What may change* is a picture of your video, of the same size, on which you paint lips, chin and cheeks: right click on
+it, then *Open in MaskEditor*. Mask all places to which the head moves. Everything else stays as it is.""",
         ),
         replace(prepare(LISTEN, DUBBED, PREVIEW), title="4  Prepare"),
         replace(sample(), title="5  Sample"),

@@ -129,8 +129,10 @@ def nodes(bridge, tmp_path, monkeypatch):
 
 @pytest.fixture
 def fixtures(bridge, clips, vae):
-    directing = pack_module("nodes.directing")
+    directing, sound = pack_module("nodes.directing"), pack_module("wan_s2v_model.audio.features").EncodedAudio
     return {
+        "MASK": [torch.ones(1, 64, 64), torch.ones(3, 64, 64), None],
+        "WAN_S2V_AUDIO": [sound(torch.zeros(25, 32, 8), torch.zeros(1, 8000), 16_000, 8000)],
         "IMAGE": [torch.rand(3, 64, 64, 3), None],
         "AUDIO": [{"waveform": torch.rand(1, 2, 8000), "sample_rate": 16_000}, None],
         "VAE": [vae],
@@ -147,9 +149,8 @@ def case(draw, node, fixtures):
     values = {widget.id: values_of(draw, widget, fixtures) for widget in schema.inputs}
     if node.__name__ == "WanS2VTextToSpeech":
         values["text"] = values["text"] if not isinstance(values["text"], str) else values["text"][:20]
-    parameters = inspect.signature(node.execute).parameters
     optional = {widget.id for widget in schema.inputs if widget.optional or widget.lazy}
-    return {name: value for name, value in values.items() if name in parameters and not (name in optional and draw(st.booleans()))}
+    return {name: value for name, value in values.items() if takes(node.execute, name) and not (name in optional and draw(st.booleans()))}
 
 
 def is_own(node, name):
@@ -193,3 +194,15 @@ def test_every_node_gives_a_result_or_words(nodes, fixtures, tmp_path):
     try_one()
     assert not raw, "\n".join(f"{node} {function}: {error}\n    {values}" for (node, function, error), values in raw.items())
     assert {path for path in tmp_path.rglob("*") if "output" not in path.parts and "temp" not in path.parts} == outside
+
+
+@pytest.mark.parametrize("value", [5, 0.5, True, b"bytes", {"a": 1}, [[None]], print, torch.tensor(0.5), torch.zeros(2)], ids=shown)
+def test_what_is_asked_before_a_run_takes_anything(nodes, value):
+    raw = []
+    for node in nodes:
+        defaults = {widget.id: getattr(widget, "default", None) for widget in node.define_schema().inputs}
+        checks = [getattr(node, name) for name in ("validate_inputs", "fingerprint_inputs") if is_own(node, name)]
+        for check in checks:
+            known = {name: given for name, given in defaults.items() if takes(check, name)}
+            raw += [(node.__name__, name, error) for name in known if (error := outcome(check, known | {name: value}))]
+    assert not raw

@@ -1,5 +1,7 @@
 """Dubbing through ComfyUI's samplers: what the model sees of the source, and that it comes out as it went in."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
@@ -17,7 +19,7 @@ def may_change():
     return mask
 
 
-def dub(bridge, model, source=None, **settings):
+def dub(bridge, model, source=None, told=None, **settings):
     clip = pack_module("wan_s2v_model.conditioning.clip")
     source = randn(8, *SHAPE) if source is None else source
     conditioning = clip.ClipConditioning(
@@ -26,6 +28,7 @@ def dub(bridge, model, source=None, **settings):
         motion_latents=randn(3, 16, 19, 8, 8),
         kept=clip.KeptSource(source, may_change()),
     )
+    conditioning = replace(conditioning, **told or {})
     return clip_sampler(bridge, model, **settings)(0, conditioning, randn(5, *SHAPE))
 
 
@@ -55,6 +58,18 @@ def test_every_solver_keeps_the_source_and_makes_the_rest(bridge, model, solver,
         assert torch.allclose(sample[outside], noised[outside], atol=1e-5)
     first = max(level for level, _ in seen)
     assert (first > 0.99) == (strength == 1)
+
+
+def test_several_speakers_of_a_dub_are_heard_each_in_its_region(bridge, model):
+    sounds = [randn(seed, 25, 32, 8)[0] for seed in (1, 31)]
+    left = torch.zeros(2, 2, 4, 4)
+    left[0, ..., :2], left[1, ..., 2:] = 1, 1
+    one, other = (
+        dub(bridge, model, told={"audio_embedding": torch.stack(order)[None], "hearing": left}) for order in (sounds, sounds[::-1])
+    )
+    source, outside = randn(8, *SHAPE), ~may_change().expand(1, *SHAPE)
+    assert torch.equal(one[outside], source[outside])
+    assert (one - other).abs().mean() > 1e-4
 
 
 def test_less_strength_begins_from_the_source_inside_too(bridge, model):

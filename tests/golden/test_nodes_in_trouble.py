@@ -210,3 +210,53 @@ def test_an_output_folder_that_takes_no_file_is_noticed_before_anything_runs(bri
     no_folder.write_bytes(b"")
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(no_folder))
     assert "Nothing can be written into" in node.validate_inputs("video/wan_s2v")
+
+
+# --- what other loaders and nodes connect
+
+
+def test_every_socket_of_the_pack_is_looked_at(bridge):
+    """ComfyUI compares names of types; a literal in place of a link comes through."""
+    sockets = pack_module("nodes.sockets")
+    own = {socket.io_type for socket in vars(sockets).values() if getattr(socket, "io_type", "").startswith("WAN_S2V_")}
+    assert own
+    assert own <= set(sockets.SOCKETS)
+
+
+def defaults_of(node):
+    return {widget.id: widget.default for widget in node.define_schema().inputs if getattr(widget, "default", None) is not None}
+
+
+def speakers_of_one():
+    """The node, and its values for one sound."""
+    speakers = pack_module("nodes.speakers").WanS2VSpeakers
+    sound = pack_module("wan_s2v_model.audio.features").EncodedAudio(torch.zeros(25, 32, 8), torch.zeros(1, 8000), RATE_HZ, 8000)
+    return speakers, defaults_of(speakers) | {"encoded_audio_1": sound}
+
+
+def test_speakers_name_an_audio_encoder_of_another_loader(bridge):
+    speakers, values = speakers_of_one()
+    with pytest.raises(ValueError, match="This audio encoder is not ours"):
+        speakers.execute(object(), **values | {"box_1": "0 0 50% 100%"})
+
+
+def test_speakers_name_a_video_without_sound(encoder):
+    """Without a word the voices would be played instead of the mix."""
+    speakers, values = speakers_of_one()
+    assert speakers.execute(object(), **values).args == (values["encoded_audio_1"],)
+    with pytest.raises(ValueError, match="There is no played_audio: the video that it comes from has no sound"):
+        speakers.execute(encoder, **values, played_audio=None)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ("mouth", "source_mask must be a MASK"),
+        (torch.ones(1, 1, SIDE, SIDE), "source_mask must be a MASK"),
+        (torch.full((1, SIDE, SIDE), torch.nan), "source_mask contains NaN"),
+    ],
+)
+def test_dub_names_what_is_no_mask(bridge, mask, words):
+    dub = pack_module("nodes.dub").WanS2VDub
+    with pytest.raises(ValueError, match=words):
+        dub.execute(**defaults_of(dub), source_images=torch.rand(3, SIDE, SIDE, 3), source_mask=mask)

@@ -115,6 +115,11 @@ def test_index_lists_every_document():
     assert links >= {path.name for path in GUIDES.glob("*.md")} - {"README.md"}
 
 
+def test_every_decision_has_a_number_of_its_own():
+    numbers = [path.name.split("-")[0] for path in sorted((GUIDES / "adr").glob("*.md"))]
+    assert numbers == [f"{number:04}" for number in range(1, len(numbers) + 1)]
+
+
 REPORT = re.compile(r"\[[^]]*#\d+\]\(https://github\.com/[\w.-]+/[\w.-]+/(?:issues|pull)/\d+\)")
 REPORTS = table((GUIDES / "tried.md").read_text(encoding="utf-8"))
 

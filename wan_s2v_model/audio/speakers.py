@@ -12,6 +12,7 @@ from torch import Tensor
 from ..constants import VIDEO_FPS
 from ..media.audio_input import Sound
 from ..media.sound import resample
+from ..untrusted import shown
 from .features import EncodedAudio, SilenceFeatures, gather_frames
 from .preparation import length_at_16khz
 from .turns import Turn, spans_of
@@ -233,7 +234,9 @@ def parse_box(text: str) -> Box:
     except ValueError:
         numbers = ()
     if len(numbers) != 4 or not all(0 <= number < float("inf") for number in numbers) or min(numbers[2:]) == 0:
-        raise ValueError(f"A box is left, top, width and height in pixels of the picture or in percent, as 50% 0 50% 100%; got {text!r}.")
+        raise ValueError(
+            f"A box is left, top, width and height in pixels of the picture or in percent, as 50% 0 50% 100%; got {shown(text)}."
+        )
     left, top, width, height = numbers
     is_share = tuple(part.endswith("%") for part in parts)
     return Box((left, top, width, height), (is_share[0], is_share[1], is_share[2], is_share[3]))

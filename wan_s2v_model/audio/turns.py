@@ -3,8 +3,13 @@
 import re
 from dataclasses import dataclass
 
-LINE = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d\d(?:\.\d+)?)|(?P<seconds>\d+(?:\.\d+)?)\s*s):?\s+(?P<who>.+)", re.IGNORECASE)
+from ..untrusted import shown
+
+LINE = re.compile(
+    r"(?:(?:(?P<h>\d{1,6}):)?(?P<m>\d{1,6}):(?P<s>\d\d(?:\.\d+)?)|(?P<seconds>\d{1,6}(?:\.\d+)?)\s*s):?\s+(?P<who>.+)", re.IGNORECASE
+)
 NAMES = re.compile(r"speakers?|and|[,+&\s]", re.IGNORECASE)  # between the numbers
+SPEAKER = re.compile(r"\d{1,3}")
 NOBODY = ("nobody", "-")
 EXAMPLE = "Write a time and who speaks from then on: 0:00 1, 12.5s 2, 0:20 1 and 2, 0:30 nobody."
 
@@ -38,10 +43,10 @@ def parse_turns(text: str) -> tuple[Turn, ...]:
 def _parse(number: int, line: str) -> Turn:
     match = LINE.fullmatch(line)
     who = NAMES.sub(" ", match["who"]).split() if match else []
-    if not match or not (match["who"].strip().lower() in NOBODY or (who and all(name.isdecimal() for name in who))):
-        raise ValueError(f"Line {number} of the turns cannot be read: got {line!r}. {EXAMPLE}")
+    if not match or not (match["who"].strip().lower() in NOBODY or (who and all(map(SPEAKER.fullmatch, who)))):
+        raise ValueError(f"Line {number} of the turns cannot be read: got {shown(line)}. {EXAMPLE}")
     seconds = float(match["s"] or match["seconds"]) + 60 * int(match["m"] or 0) + 3600 * int(match["h"] or 0)
-    return Turn(seconds, frozenset(int(name) for name in who if name.isdecimal()))
+    return Turn(seconds, frozenset(int(name) for name in who if SPEAKER.fullmatch(name)))
 
 
 def spans_of(turns: tuple[Turn, ...], speaker: int, fps: int) -> list[tuple[int, int | None]]:

@@ -143,7 +143,7 @@ class Dub:
 
 
 def checked_dub(video: SourceVideo, mask: Tensor | None, part: str, **options: Any) -> Dub:
-    """A Dub of a mask as another node brings it, [H, W] or [1 or pictures, H, W]; without one all of the picture may change.
+    """A Dub of a mask as `read_masks` gives it, [1 or pictures, H, W]; without one all of the picture may change.
 
     Raises:
         ValueError: the mask does not fit the video, or there is nothing to change or to keep.
@@ -157,34 +157,25 @@ def checked_dub(video: SourceVideo, mask: Tensor | None, part: str, **options: A
                 "picture may change, such as around the mouth, or set strength below 1."
             )
         mask = torch.ones(1, height, width)
-    mask = mask.detach().cpu().float()
-    mask = mask[None] if mask.ndim == 2 else mask
     if problem := _mask_problem(mask, height, width, len(video.times)):
         raise ValueError(problem)
-    mask = mask.clamp(0, 1)
     return Dub(video, mask, part=_part_around(mask) if part == AROUND else (slice(0, height), slice(0, width)), **options)
 
 
 def _mask_problem(mask: Tensor, height: int, width: int, num_pictures: int) -> str | None:
-    if not torch.isfinite(mask).all():
-        return "source_mask contains NaN or infinite values. Check the node that made it."
     if not (mask > 0).any():
         return (
             "source_mask is empty: nothing of the video may change. Paint what may change, for example the mouth and the chin, on a "
             "picture of the video (right click on Load Image: Open in MaskEditor)."
         )
-    if mask.ndim != 3 or tuple(mask.shape[1:]) != (height, width):
+    if tuple(mask.shape[1:]) != (height, width):
         return (
-            f"source_mask is {_size(mask)}, and the pictures of source_video are {width}x{height}. Paint the mask on a picture of this "
-            "video, or scale it to that size."
+            f"source_mask is {mask.shape[2]}x{mask.shape[1]}, and the pictures of source_video are {width}x{height}. Paint the mask on a "
+            "picture of this video, or scale it to that size."
         )
     if len(mask) not in (1, num_pictures):
         return f"source_mask has {len(mask)} masks, and source_video {num_pictures} pictures. Give one mask, or one for each picture."
     return None
-
-
-def _size(mask: Tensor) -> str:
-    return f"{mask.shape[2]}x{mask.shape[1]}" if mask.ndim == 3 else f"of shape {tuple(mask.shape)}"
 
 
 def _part_around(mask: Tensor) -> Part:

@@ -14,6 +14,7 @@ LEVELS = 255
 GREY_CHANNELS = (1, 2)  # without and with alpha
 COLOUR_CHANNELS = (3, 4)
 OVERSHOOT = 4.0  # times white, up to which a float picture is one of 0..1 with values that an upscaler or a VAE let run out
+MASK_WANTED = "must be a MASK: [batch, height, width] in 0..1"
 WANTED = "must be an IMAGE with at least one colour picture: [batch, height, width, 3] in 0..1"
 
 
@@ -28,7 +29,7 @@ def read_pictures(name: str, images: Any) -> Tensor:
     Raises:
         ValueError: it is no picture, holds NaN or infinite pixels, or values of which it is not clear what they mean.
     """
-    pixels = _tensor(name, images)
+    pixels = _tensor(name, images, WANTED)
     if pixels.ndim == 3 and pixels.shape[-1] in GREY_CHANNELS + COLOUR_CHANNELS:
         pixels = pixels[None]
     if pixels.ndim != 4 or pixels.shape[-1] not in GREY_CHANNELS + COLOUR_CHANNELS or pixels.numel() == 0:
@@ -43,10 +44,10 @@ def read_masks(name: str, mask: Any) -> Tensor:
     Raises:
         ValueError: it is no mask, or holds NaN or infinite values.
     """
-    values = _tensor(name, mask)
+    values = _tensor(name, mask, MASK_WANTED)
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or values.numel() == 0:
-        raise ValueError(f"{name} must be a MASK: [batch, height, width] in 0..1, got shape {tuple(values.shape)}.")
+        raise ValueError(f"{name} {MASK_WANTED}, got shape {tuple(values.shape)}.")
     return _unit_range(name, values.float() if values.dtype == torch.bool else values)
 
 
@@ -55,9 +56,9 @@ def read_optional_pictures(name: str, images: Any) -> Tensor | None:
     return None if images is None else read_pictures(name, images)
 
 
-def _tensor(name: str, images: Any) -> Tensor:
+def _tensor(name: str, images: Any, wanted: str) -> Tensor:
     if isinstance(images, Tensor):
-        require_numbers(name, images, WANTED)
+        require_numbers(name, images, wanted)
         return images.detach().cpu()
     try:
         if isinstance(images, list | tuple) and images and all(isinstance(item, Tensor) for item in images):
@@ -66,7 +67,7 @@ def _tensor(name: str, images: Any) -> Tensor:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     except (TypeError, ValueError, RuntimeError) as error:
         got = "nothing" if images is None else f"a {type(images).__name__} that is no array of numbers"
-        raise ValueError(f"{name} {WANTED}, got {got}.") from error
+        raise ValueError(f"{name} {wanted}, got {got}.") from error
 
 
 def require_numbers(name: str, tensor: Tensor, wanted: str) -> None:

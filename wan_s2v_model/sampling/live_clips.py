@@ -116,8 +116,10 @@ def _part_of(clip: ClipConditioning, part: int) -> Heard:
 
 def require_live(plan: Plan) -> None:
     """Raise ValueError where a plan holds what means nothing in live video."""
-    plan.require_rate(LIVE_FPS, "Sample Video Live (Wan S2V)")
+    if plan.dub is None:
+        plan.require_rate(LIVE_FPS, "Sample Video Live (Wan S2V)")
     refused = {
+        "dub: a live video is made from a picture. Dub a video with Sample Video (Wan S2V), at frame_rate 16": plan.dub is not None,
         "previous_frames, or first_frame 'from picture': a live video begins with the picture itself, and remembers by other means": (
             plan.history is not None
         ),

@@ -42,6 +42,9 @@ def test_without_turns_all_speak_all_the_time(text):
         ("0:00 Anna", "cannot be read: got '0:00 Anna'"),
         ("0:00 and", "cannot be read"),
         ("1", "cannot be read"),
+        (f"{'9' * 400}s 1", "cannot be read"),  # an infinite number of seconds
+        (f"{'9' * 5000}:00 1", "cannot be read: got '9999"),
+        (f"0:00 {'1' * 5000}", "cannot be read"),
         ("five 1", "Write a time and who speaks from then on"),
     ],
 )

@@ -290,8 +290,6 @@ def test_the_reference_is_the_picture_of_its_second():
         (torch.zeros(1, 64, 64), "source_mask is empty"),
         (torch.ones(1, 64, 64), "source_mask is 64x64, and the pictures of source_video are 64x48"),
         (torch.ones(3, HEIGHT, WIDTH), "source_mask has 3 masks, and source_video 20 pictures"),
-        (torch.full((1, HEIGHT, WIDTH), torch.nan), "source_mask contains NaN"),
-        (torch.ones(1, 1, HEIGHT, WIDTH), "source_mask is of shape (1, 1, 48, 64)"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(mask, words):

@@ -124,6 +124,7 @@ def test_several_speakers_are_told_with_their_regions():
         ({"pose_steps": (0.2, 1.0)}, "start_percent and end_percent of Pose"),
         ({"real_audio_history": True}, "audio_history 'real'"),
         ({"picture": None}, "prepare it again"),
+        ({"dub": object(), "timeline": replace(make_plan(60).timeline, fps=16)}, "cannot use dub: a live video is made from a picture"),
     ],
 )
 def test_what_means_nothing_here_is_refused(change, words):

@@ -16,7 +16,7 @@ from wan_s2v_pack.cli.comfyui.errors import ComfyError, PromptInterrupted
 from wan_s2v_pack.cli.predict import job
 from wan_s2v_pack.cli.predict.graph import LIVE_SAMPLER, SAMPLER, PromptError, go_live, inputs_of, quick_start, sampler_of
 from wan_s2v_pack.cli.predict.live import STREAMED, Stream, StreamBroken
-from wan_s2v_pack.cli.predict.options import PICTURE, request_from
+from wan_s2v_pack.cli.predict.options import request_from
 from wan_s2v_pack.tests.unit.cli.predict.test_predict import parse
 
 INFO = {LIVE_SAMPLER: {"input": {"required": {"plan": ["WAN_S2V_PLAN", {}]}}}}
@@ -50,8 +50,10 @@ def test_three_steps():
         (["--output", "-"], "needs --live"),
         (["--live", "--output", "-", "--json"], "both want the standard output"),
         (["--live", "--fast", "--guidance", "4"], "--fast, --guidance mean nothing with --live"),
-        (["--live", "--gpus", "2"], "--gpus mean nothing with --live"),
-        (["--live", "--video", str(PICTURE), "--video-mask", str(PICTURE)], "--video, --video-mask mean nothing with --live"),
+        (["--live", "--video", __file__], "--video is dubbed at 16 frames per second"),
+        (["--live", "--gpus", "2"], "--live works on one GPU"),
+        (["--live", "--gpus", "all"], "--live works on one GPU"),
+        (["--live", "--dry-run"], "--dry-run does not know how long --live takes"),
         (["--live", "--steps", "20"], "--steps must be 4 or 3 with --live, got 20"),
     ],
 )
