@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.audio.features import EncodedAudio
+from ..wan_s2v_model.conditioning.dub import Dub
 from ..wan_s2v_model.conditioning.plan import Continuity, Plan
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.sampling.guidance import AudioGuidance, SamplingOptions
@@ -63,6 +64,7 @@ SOCKETS: dict[
     "SIGMAS": (_is_sigmas, "a scheduler"),
     "WAN_S2V_AUDIO": (_is(EncodedAudio), "Encode Audio (Wan S2V)"),
     "WAN_S2V_POSE": (_is(comfy_bridge.ConnectedPose), "Pose (Wan S2V)"),
+    "WAN_S2V_DUB": (_is(Dub), "Dub Video (Wan S2V)"),
     "WAN_S2V_PLAN": (_is(Plan), "Prepare Video (Wan S2V)"),
     "WAN_S2V_AUDIO_GUIDANCE": (_is(AudioGuidance), "Audio Guidance (Wan S2V)"),
     "WAN_S2V_CONTINUITY": (_is(Continuity), "Continuity (Wan S2V)"),

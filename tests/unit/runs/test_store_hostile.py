@@ -70,6 +70,25 @@ def test_a_lock_that_is_a_link_empties_no_file(folder, elsewhere):
 
 
 @needs_links
+def test_a_lock_is_no_second_name_of_another_file(folder, elsewhere):
+    """Libraries before filelock 4 empty what they lock."""
+    (folder / "run.lock").unlink()
+    os.link(elsewhere, folder / "run.lock")
+    reopen(folder).close()
+    assert not (folder / "run.lock").samefile(elsewhere)
+    assert elsewhere.read_text() == "precious"
+
+
+def test_files_of_others_are_locked_by_nobody(folder, monkeypatch):
+    (folder / "notes.reader").write_text("precious")
+    (folder / "0f.reader").touch()
+    asked = []
+    monkeypatch.setattr(files, "is_held", lambda path: asked.append(path.name))
+    assert not files.has_readers(folder)
+    assert asked == ["0f.reader"]
+
+
+@needs_links
 @pytest.mark.parametrize("name", ["manifest.json", "run.lock"])
 def test_a_pipe_makes_nobody_wait(folder, name):
     (folder / name).unlink()
