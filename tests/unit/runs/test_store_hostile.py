@@ -61,6 +61,18 @@ def test_nothing_is_written_through_a_link(folder, elsewhere, name, kind):
 
 
 @needs_links
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_folder_that_is_a_link_is_not_written_through(tmp_path, is_there):
+    other = tmp_path / "other"
+    if is_there:
+        other.mkdir()
+    (tmp_path / "song").symlink_to(other)
+    with pytest.raises(RunStoreError, match="is a link to another folder"):
+        RunStore.open(tmp_path / "song", {})
+    assert not is_there or not list(other.iterdir())
+
+
+@needs_links
 def test_a_lock_that_is_a_link_empties_no_file(folder, elsewhere):
     (folder / "run.lock").unlink()
     (folder / "run.lock").symlink_to(elsewhere)
