@@ -303,8 +303,17 @@ def test_a_clip_of_other_ranks_is_not_read(folder):
         RunStore.reading(folder).read_frames(1)
 
 
+def test_a_clip_whose_frames_have_not_the_size_of_its_latents_is_not_read(folder):
+    """Before, sampling went on from latents of any size, and ended in an error of PyTorch."""
+    save_file({**clip(1), "motion_latents": torch.zeros(1, 16, 19, 3, 3)}, clip_path(folder, 1))
+    without_hashes(folder)
+    with pytest.raises(RunStoreError, match=r"it is damaged \(motion_latents are \[1, 16, 19, 3, 3\]\)"):
+        RunStore.reading(folder).read_motion_latents(1)
+
+
 def test_clips_of_two_sizes_have_no_end(folder):
-    save_file({**clip(1), "frames": torch.zeros(3, 8, 8, 3, dtype=torch.uint8)}, clip_path(folder, 1))
+    frames = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
+    save_file({"latents": torch.zeros(16, 5, 1, 1), "frames": frames}, clip_path(folder, 1))
     without_hashes(folder)
     with pytest.raises(RunStoreError, match="pictures of different sizes"):
         tail_of_run(RunStore.reading(folder), 20)

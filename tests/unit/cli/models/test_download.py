@@ -140,18 +140,6 @@ def test_next_run_fetches_only_the_rest(fake, models):
     assert fake.sent == [(VAE, 250_000)]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
-def test_nothing_is_written_through_a_link_in_place_of_a_part(fake, models, tmp_path):
-    (tmp_path / "precious.txt").write_bytes(b"")
-    partial = models / "vae" / f"{VAE}.{hashlib.sha256(CONTENTS[VAE]).hexdigest()[:8]}.part"
-    partial.parent.mkdir()
-    partial.symlink_to(tmp_path / "precious.txt")
-    assert run(models, only="vae") == 0
-    assert (tmp_path / "precious.txt").read_bytes() == b""
-    assert (models / "vae" / VAE).read_bytes() == CONTENTS[VAE]
-    assert not (models / "vae" / VAE).is_symlink()
-
-
 def test_complete_part_is_only_checked(fake, models):
     partial = models / "vae" / f"{VAE}.{hashlib.sha256(CONTENTS[VAE]).hexdigest()[:8]}.part"
     partial.parent.mkdir()
