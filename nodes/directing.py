@@ -89,7 +89,9 @@ class WanS2VPose(io.ComfyNode):
         if (video is None) == (images is None):
             raise ValueError(f"Connect either video or images to Pose (Wan S2V); connected: {'none' if video is None else 'both'}.")
         images = read_optional_pictures("images", images)
-        return io.NodeOutput(comfy_bridge.ConnectedPose(images, fps, video, strength, (start_percent, end_percent), at_end))
+        pose = comfy_bridge.ConnectedPose(images, fps, video, strength, (start_percent, end_percent), at_end)
+        pose.require_readable()
+        return io.NodeOutput(pose)
 
 
 class WanS2VDraftOrFinal(io.ComfyNode):

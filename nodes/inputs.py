@@ -17,7 +17,7 @@ from comfy_api.latest import io
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
 from ..wan_s2v_model.runs.manifest import RUN_NAME, RUNS_FOLDER
-from ..wan_s2v_model.untrusted import shown, text_problem
+from ..wan_s2v_model.untrusted import MOST_NAME, shown, text_problem
 from .sockets import socket_problem
 
 UNCONNECTED = object()  # default of an optional input where None means that something is connected which brings nothing
@@ -136,6 +136,8 @@ def run_name_problem(run_name: str | None) -> str | None:
             "run_name may hold letters, digits, spaces, dots, dashes and underscores, at most 100 of them, and begins with a letter, "
             f"digit or underscore; got {shown(run_name)}."
         )
+    if run_name and len(run_name.encode()) > MOST_NAME:
+        return f"run_name has {len(run_name.encode())} bytes, and a name on a disk at most {MOST_NAME}. Shorten it."
     if run_name and (problem := windows_problem(run_name)):
         return f"run_name: {run_name!r} {problem}"
     if run_name and (other := same_but_for_case(run_folder(run_name))):

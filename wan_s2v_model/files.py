@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -31,6 +32,7 @@ else:
 
 TEMPORARY_SUFFIX = ".tmp"
 READER_SUFFIX = ".reader"  # of the files that readers of a folder lock, one each
+READER = re.compile(r"[0-9a-f]{1,32}\.reader")
 LOCK_SUFFIX = ".lock"  # of the file that is locked while another is unfinished
 KEPT_SUFFIX = ".complete"  # of the empty file beside an unfinished name whose file is whole: it could not be renamed
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY)  # how network disks decline to flush a folder, or past their own memory
@@ -191,6 +193,7 @@ def lock_file(path: Path) -> FileLock:
         NotPlainError: it is a link or no file. OSError: the file cannot be opened, or its disk knows no locks.
     """
     require_plain(path)
+    make_way(path)  # a second name of another file, which would be emptied
     lock = FileLock(path, timeout=PATIENCE_S, thread_local=False)
     try:
         lock.acquire()
@@ -285,7 +288,7 @@ def reading(folder: Path) -> Iterator[None]:
 
 def has_readers(folder: Path) -> bool:
     """Whether any process reads a folder."""
-    return any(map(is_held, folder.glob(f"*{READER_SUFFIX}")))
+    return any(is_held(path) for path in folder.glob(f"*{READER_SUFFIX}") if READER.fullmatch(path.name))
 
 
 def is_held(path: Path) -> bool:

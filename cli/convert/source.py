@@ -15,8 +15,10 @@ from ..models.headers import HeaderError, read_header
 
 try:
     from ...wan_s2v_model.checkpoints import file_format, identify, s2v, shards
+    from ...wan_s2v_model.untrusted import MOST_JSON_BYTES, read_plain
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.checkpoints import file_format, identify, s2v, shards
+    from wan_s2v_model.untrusted import MOST_JSON_BYTES, read_plain
 
 PACKED_IN = ("blocks.", "audio_injector.injector.")  # nearly all of the work and 94 % of the weights; norms in there are no matrices
 SIZE_OF = {"F32": 4, "F16": 2, "BF16": 2}  # bytes, of the types that a plain file has
@@ -128,5 +130,10 @@ def _metadata(path: Path, files: Sequence[Path]) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     config = path.parent / "config.json"
-    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "{}"
+    try:
+        text = read_plain(config, MOST_JSON_BYTES, through_links=True).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        text = "{}"
+    except OSError as error:
+        raise SourceError(f"{config} cannot be read: {error.strerror}. Get it again.") from error
     return {"config": f'{{"transformer": {text}}}'}

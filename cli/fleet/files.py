@@ -11,6 +11,11 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+try:
+    from ...wan_s2v_model.files import replace
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import replace
+
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 NAME_CHARACTERS = 16
 
@@ -57,7 +62,9 @@ def fetch(place: str, folder: Path) -> Path:
     system, path = require_scheme(place)
     copy = folder / "fetching"
     system.get_file(path, str(copy))
-    return copy.rename(folder / f"{_digest(copy)[:NAME_CHARACTERS]}{posixpath.splitext(path)[1]}")
+    named = folder / f"{_digest(copy)[:NAME_CHARACTERS]}{posixpath.splitext(path)[1]}"
+    replace(copy, named)
+    return named
 
 
 def put(file: Path, place: str) -> None:
@@ -67,7 +74,7 @@ def put(file: Path, place: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         partial = f"{path}.{os.getpid()}.part"
         system.put_file(str(file), partial)
-        os.replace(partial, path)
+        replace(Path(partial), Path(path))
     else:
         system.put_file(str(file), path)
 

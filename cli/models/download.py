@@ -16,10 +16,10 @@ from .files import BY_DEFAULT, PARTS, PRECISIONS, SETS, ModelFile, select
 from .folders import COMFYUI_HELP, MODELS_HELP, FolderError, ModelFolders, find_base, find_model_folders
 
 try:
-    from ...wan_s2v_model.files import remove, replace
+    from ...wan_s2v_model.files import make_way, remove, replace
     from ...wan_s2v_model.untrusted import open_plain
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.files import remove, replace
+    from wan_s2v_model.files import make_way, remove, replace
     from wan_s2v_model.untrusted import open_plain
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def install(task: Task) -> None:
     name, digest = task.remote.file.name, task.remote.digest
     try:
         task.partial.parent.mkdir(parents=True, exist_ok=True)
+        make_way(task.partial)
         if task.present_bytes > task.remote.size:
             remove(task.partial)
         task.partial.open("ab").close()

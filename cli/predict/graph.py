@@ -388,7 +388,7 @@ def mask_channel(picture: Path) -> str:
         with Image.open(picture) as image:
             has_alpha = image.has_transparency_data
             return "alpha" if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255 else "red"
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG.") from error
 
 

@@ -7,11 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from typing import cast
 
 import av
 from av.audio.frame import AudioFrame
 
 from .graph import PromptError
+
+try:
+    from ...wan_s2v_model.media.video_formats import READ_FORMATS as CONTAINERS
+    from ...wan_s2v_model.untrusted import open_plain
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.media.video_formats import READ_FORMATS as CONTAINERS
+    from wan_s2v_model.untrusted import open_plain
 
 READ_FORMATS = ("s16", "s32", "flt", "dbl")  # of samples, interleaved or planar (p)
 ID3_HEADER_BYTES = 10
@@ -32,6 +40,7 @@ def readable(sound: Path, folder: Path, say: Callable[[str], None]) -> Path:
     Raises:
         PromptError: if there is no sound in it that FFmpeg reads.
     """
+    _require_file(sound)
     reason = why_unreadable(sound)
     if not reason:
         return sound
@@ -60,7 +69,7 @@ def why_unreadable(sound: Path) -> str:
     """What Load Audio stumbles over, "" for nothing."""
     first = None
     try:
-        with av.open(str(sound)) as container:
+        with _open(str(sound)) as container:
             for frame in container.decode(audio=0):
                 form = _form(frame)
                 first = first or form
@@ -92,10 +101,11 @@ def convert(sound: Path, flac: Path) -> None:
 @contextmanager
 def _opened(sound: Path) -> Iterator[av.container.InputContainer]:
     """A file that FFmpeg recognises, if need be behind the ID3 tag in front of it."""
+    _require_file(sound)
     problem: av.FFmpegError | None = None
     for place in (str(sound), f"subfile,,start,{_id3_bytes(sound)},end,0,,:{sound}"):
         try:
-            container = av.open(place)
+            container = _open(place)
         except av.FFmpegError as error:
             problem = error
             continue
@@ -106,6 +116,18 @@ def _opened(sound: Path) -> Iterator[av.container.InputContainer]:
             return
     reason = problem.strerror if problem else ""
     raise PromptError(f"{sound.name} is no sound that FFmpeg can read ({reason}). Convert it to WAV, or give another file.")
+
+
+def _require_file(sound: Path) -> None:
+    try:
+        open_plain(sound, through_links=True).close()
+    except OSError as error:
+        raise PromptError(f"{sound.name} cannot be read: {error.strerror}. Give another file.") from error
+
+
+def _open(place: str) -> av.container.InputContainer:
+    """Open what holds sound itself: a playlist leads to other files."""
+    return cast(av.container.InputContainer, av.open(place, metadata_errors="replace", options={"format_whitelist": CONTAINERS}))
 
 
 def _id3_bytes(sound: Path) -> int:

@@ -334,7 +334,7 @@ def test_cancelling(bridge, model, on):
     assert threading.active_count() == before
 
 
-MANY = int(os.environ.get("WAN_S2V_MANY_PROMPTS", "20"))
+MANY = int(os.environ.get("WAN_S2V_MANY_PROMPTS", "10"))
 
 
 def test_many_prompts_in_a_row_leave_nothing(bridge, checkpoint, on):

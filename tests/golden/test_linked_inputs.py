@@ -77,6 +77,27 @@ def test_a_choice_with_inputs_of_its_own(size, message, nodes):
         prepare.execute(**{**values, "size": size})
 
 
+def test_every_socket_of_ours_says_what_fits(nodes):
+    """An object of another pack in one that is not listed ends in an error of Python."""
+    names = {str(widget.get_io_type()) for node in nodes for widget in node.define_schema().inputs}
+    assert {name for name in names if name.startswith("WAN_S2V_")} <= pack_module("nodes.sockets").SOCKETS.keys()
+
+
+def test_a_run_name_that_is_too_long_for_a_disk(bridge):
+    problem = pack_module("nodes.inputs").run_name_problem
+    assert problem("\N{CJK UNIFIED IDEOGRAPH-8A9E}" * 100) == "run_name has 300 bytes, and a name on a disk at most 255. Shorten it."
+    assert problem("\N{CJK UNIFIED IDEOGRAPH-8A9E}" * 80) is None
+
+
+def test_a_video_that_cannot_be_read_is_said_at_the_pose(bridge, tmp_path):
+    from comfy_api.latest import InputImpl
+
+    (tmp_path / "pose.mp4").write_bytes(b"no video")
+    video = InputImpl.VideoFromFile(str(tmp_path / "pose.mp4"))
+    with pytest.raises(ValueError, match="cannot be read"):
+        pack_module("nodes.directing").WanS2VPose.execute(1.0, "hold", 0.0, 1.0, 16.0, video=video)
+
+
 def test_what_a_linked_name_stands_for_is_always_read_again(bridge):
     assert math.isnan(pack_module("nodes.video").WanS2VTail.fingerprint_inputs(run_name=None))
     assert math.isnan(pack_module("nodes.reports").WanS2VSyncReport.fingerprint_inputs(path=None))

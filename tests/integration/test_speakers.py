@@ -114,10 +114,10 @@ def test_each_region_flashes_with_its_own_sound_in_every_clip(renderer):
 
 
 def test_a_run_that_was_cancelled_goes_on_with_its_speakers_and_with_a_pose(renderer):
-    prompt = dialogue(renderer, run_name="speakers", filename_prefix="speakers/continued", steps=150)
+    prompt = dialogue(renderer, run_name="speakers", filename_prefix="speakers/continued", steps=40)
     add_pose(prompt, images=[add(prompt, "StandInImages", count=FIVE_CLIPS), 0])
     sampler = find(prompt, "WanS2VSampler")
-    renderer.cancel(prompt, lambda step: step.node == sampler and step.value > 150)
+    renderer.cancel(prompt, lambda step: step.node == sampler and step.value > 40)
     check(renderer.render(prompt))
     inputs_of(prompt, "WanS2VSampler")["if_changed"] = "stop"
     inputs_of(prompt, "WanS2VSpeakers")["nobody"] = "nearest"

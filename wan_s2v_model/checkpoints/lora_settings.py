@@ -1,5 +1,6 @@
 """What a trainer notes about a LoRA beside its tensors: alpha and rank, in the file's metadata or in adapter_config.json in its folder."""
 
+import functools
 import logging
 import math
 import re
@@ -20,6 +21,9 @@ WEIGHTS = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 PARTS = ("transformer", "")  # of the pipeline, the best first; "" is a file without parts
 REPEATS, MOST_REPEATS = re.compile(r"[*+{]"), 2  # in a pattern, which is matched with every module
 HARD_PATTERN = re.compile(r"\)[*+{]|\\[1-9]|\(\?P=|.{300}")  # a repeated group takes time without end
+OPTION = re.compile(r"(?<!\()\?")
+LONGEST_NAME = 120  # characters of a module's name
+MOST_WAYS = 50_000  # in which the patterns of a file may be tried with one name
 OTHER_PARTS = re.compile(r"text_encoder|image_encoder|vae")
 
 
@@ -127,19 +131,37 @@ def _number(value: Any) -> float | None:
 def _numbers(values: Any) -> dict[str, float]:
     if not isinstance(values, dict):
         return {}
-    if hard := next((name for name in values if HARD_PATTERN.search(name) or len(REPEATS.findall(name)) > MOST_REPEATS), None):
-        raise CheckpointError(f"A pattern for the alpha of the LoRA could take for ever to match: {shown(hard)}. Get the file again.")
+    ways = {pattern: _ways(pattern) for pattern in values}
+    if sum(ways.values()) > MOST_WAYS:
+        hard = max(ways, key=ways.__getitem__)
+        raise CheckpointError(f"Patterns for the alpha of the LoRA could take for ever to match, as {shown(hard)}. Get the file again.")
     return {name: number for name, value in values.items() if (number := _number(value)) is not None}
+
+
+def _ways(pattern: str) -> float:
+    """In how many ways a pattern may be tried with a name, at most: alternatives, options and repeats multiply."""
+    repeats = len(REPEATS.findall(pattern))
+    if HARD_PATTERN.search(pattern) or repeats > MOST_REPEATS:
+        return math.inf
+    alternatives = math.prod(1 + part.count("|") for part in pattern.split("("))
+    return alternatives * 2 ** len(OPTION.findall(pattern)) * LONGEST_NAME**repeats
 
 
 def _matching(patterns: Mapping[str, Value], names: Iterable[str], default: Value | None) -> Value | None:
     """The value of the first pattern that is the end of a name, from the start of one of its words."""
-    names = list(names)
+    names = [name for name in names if len(name) <= LONGEST_NAME]
     return next((value for pattern, value in patterns.items() if any(_is_end(pattern, name) for name in names)), default)
 
 
 def _is_end(pattern: str, name: str) -> bool:
+    compiled = _compiled(pattern)
+    return compiled.match(name) is not None if compiled else name == pattern or name.endswith(f".{pattern}")
+
+
+@functools.lru_cache(maxsize=MOST_WAYS)
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    """What matches the end of a name; None where it is no regular expression."""
     try:
-        return re.match(rf"(?:.*\.)?(?:{pattern})$", name) is not None
-    except re.error:
-        return name == pattern or name.endswith(f".{pattern}")
+        return re.compile(rf"(?:.*\.)?(?:{pattern})$")
+    except (re.error, OverflowError, RecursionError):
+        return None

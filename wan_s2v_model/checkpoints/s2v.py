@@ -5,7 +5,7 @@ from typing import Any
 
 from ..constants import HEAD_DIM
 from ..transformer.config import S2V_14B, WanS2VConfig
-from ..untrusted import read_json
+from ..untrusted import cut, read_json
 from .file_format import CheckpointError
 from .identify import Shapes, count_layers
 from .shapes import require_dimensions, require_fit
@@ -39,8 +39,8 @@ def infer_config(
     inject_layers = tuple(inject_layers or _stored_inject_layers(metadata) or S2V_14B.audio_inject_layers)
     if len(inject_layers) != num_injectors or max(inject_layers) >= num_layers:
         raise CheckpointError(
-            f"{file_name} has {num_layers} blocks and {num_injectors} audio injectors; the injected blocks {inject_layers} do not fit. "
-            "Give the metadata `config.transformer.audio_inject_layers`, or use an unmodified Wan2.2-S2V-14B file."
+            f"{file_name} has {num_layers} blocks and {num_injectors} audio injectors; the injected blocks {cut(str(inject_layers))} "
+            "do not fit. Give the metadata `config.transformer.audio_inject_layers`, or use an unmodified Wan2.2-S2V-14B file."
         )
     dim = shapes["patch_embedding.weight"][0]
     if dim % HEAD_DIM:

@@ -1,5 +1,6 @@
 """Builds transformers' Wav2Vec2Model from a Hugging Face folder or a single file, strictly."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..untrusted import MOST_JSON_BYTES, cut, read_json, read_plain
+from ..untrusted import MOST_JSON_BYTES, cut, read_json, read_plain, shown
 from .file_format import AGAIN_OR_OTHER, SAFETENSORS, CheckpointError
 from .identify import WAV2VEC2, count_layers, require, require_audio_layers, unwrap
 from .shapes import compare_shapes, require_dimensions
@@ -22,6 +23,13 @@ LARGE_CONFIG = {  # wav2vec2-large-xlsr-53: used when no config.json lies beside
     "feat_extract_norm": "layer",
     "conv_bias": True,
 }
+SETTINGS = {  # of a config.json that decide the result; the rest is for training, and transformers makes as many labels as it asks for
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
+    *("feat_extract_norm", "feat_extract_activation", "conv_dim", "conv_stride", "conv_kernel", "conv_bias", "num_feat_extract_layers"),
+    *("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "do_stable_layer_norm"),
+    *("add_adapter", "num_adapter_layers", "adapter_kernel_size", "adapter_stride", "adapter_attn_dim", "output_hidden_size"),
+}
+STRIDE = 320  # samples of a row of features: Wan2.2-S2V listens 50 times a second
 UNUSED = re.compile(r"^(lm_head\.|quantizer\.|project_(q|hid)\.|masked_spec_embed$)")
 POSITIONAL_CONV = "encoder.pos_conv_embed.conv."
 CONVOLUTION = re.compile(r"feature_extractor\.conv_layers\.\d\.conv\.weight")
@@ -54,7 +62,10 @@ def load_wav2vec2(path: Path) -> nn.Module:
     settings = read_config(path, state_dict)
     with _fitting(path):
         config = Wav2Vec2Config(**settings)
+        stride = math.prod(config.conv_stride)
     require_audio_layers(config.num_hidden_layers, path.name)
+    if stride != STRIDE:
+        raise _misfit(path, f": its rows lie {shown(stride)} samples apart instead of {STRIDE}")
     config._attn_implementation = "sdpa"
     with _fitting(path), torch.device("meta"):  # without random weights, which take longer than the file
         model = Wav2Vec2Model(config)
@@ -99,7 +110,8 @@ def read_config(path: Path, state_dict: dict[str, Tensor]) -> dict[str, object]:
     """The model's config.json, or the published large configuration with the dimensions of the tensors."""
     config_file = path.parent / CONFIG_FILE
     if config_file.is_file():
-        return _require_size(_stored_config(config_file, path), state_dict, path)
+        stored = _stored_config(config_file, path)
+        return _require_size({name: value for name, value in stored.items() if name in SETTINGS}, state_dict, path)
     hidden = state_dict["encoder.layer_norm.weight"].shape[0]
     layers = count_layers(state_dict, r"encoder\.layers")
     positional = state_dict[POSITIONAL_CONV + "weight"]

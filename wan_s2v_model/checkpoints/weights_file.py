@@ -13,7 +13,7 @@ from torch import Tensor
 from ..untrusted import NotPlainError, cut
 from .file_format import AGAIN, AGAIN_OR_OTHER, FORMAT_ERRORS, QUOTE, CheckpointError, listing, problem_of
 
-READ_ERRORS = (SafetensorError, *FORMAT_ERRORS)
+READ_ERRORS = (SafetensorError, MemoryError, *FORMAT_ERRORS)
 MOST_SHARED = 4  # times the size of its file that the tensors may take: some weights stand for two
 SMALL = 2**20  # bytes that they may always take
 PUBLISHED = "Pick the published file, which holds only the weights."
@@ -39,7 +39,7 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror or 'the disk fails'}. Check the file and its disk.") from error
     except READ_ERRORS as error:
-        if "memory" in str(error).lower():
+        if isinstance(error, MemoryError) or "memory" in str(error).lower():
             raise CheckpointError(f"{path.name} does not fit into main memory. Close other programs or pick a smaller version.") from error
         raise damaged(path, "its contents cannot be read", AGAIN) from error
     raise damaged(path, *problem)

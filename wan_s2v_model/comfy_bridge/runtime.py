@@ -117,6 +117,12 @@ class ConnectedPose:
     steps: tuple[float, float]
     end: str
 
+    def require_readable(self) -> None:
+        """Raise ValueError where the VIDEO is a file that cannot be read."""
+        if self.images is None and file_of_video(self.video) is not None:
+            with self.opened():
+                pass
+
     @contextmanager
     def opened(self) -> Iterator[PoseGuide]:
         """The pose for a plan.

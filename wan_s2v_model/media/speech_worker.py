@@ -30,8 +30,13 @@ DEFAULT_ADDRESS = "127.0.0.1:8190"
 TIMEOUT_S = 10.0  # for everything but the synthesis itself, which takes as long as it takes
 ANSWER_S = 120.0  # for the whole answer, from its first byte on
 MOST_ANSWER_BYTES = 512 * 2**20  # three hours of speech
+MOST_STATE_BYTES = 2**20  # of the answer to a question for its state
+CONNECT_S = 4.0
 POLL_S = 0.25
 START = "Start it in CosyVoice's own environment (the help page of Text to Speech says how)"
+
+
+Request = tuple[str, str, bytes | None]  # method, path and body
 
 
 class Address(NamedTuple):
@@ -102,7 +107,7 @@ def wait_until_ready(address: Address, check_cancelled: Callable[[], None]) -> d
         RuntimeError: nothing answers, something else answers, or another version of the protocol.
     """
     announced = False
-    while not (state := read_health(address)).get("ready"):
+    while not (state := read_health(address, check_cancelled)).get("ready"):
         if not announced:
             logger.info("the speech worker at %s is still loading its model; waiting for it", address)
             announced = True
@@ -111,9 +116,9 @@ def wait_until_ready(address: Address, check_cancelled: Callable[[], None]) -> d
     return state
 
 
-def read_health(address: Address) -> dict[str, Any]:
-    """Ask a worker for its state and check that it is one that we understand."""
-    status, body = _exchange(address, "GET", "/v1/health")
+def read_health(address: Address, check_cancelled: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Ask a worker for its state and check that it is one that we understand; errors as of `wait_until_ready`."""
+    status, body = _exchange(address, ("GET", "/v1/health", None), check_cancelled, MOST_STATE_BYTES)
     try:
         state = read_json(body)
     except ValueError:
@@ -140,28 +145,30 @@ def ask_worker(address: Address, request: SpeechRequest, check_cancelled: Callab
         RuntimeError: the worker is gone, or refuses with its reason.
     """
     fields = request._replace(reference_wav=b"")._asdict() | {"reference_wav": base64.b64encode(request.reference_wav).decode()}
-    status, body = _exchange(address, "POST", "/v1/speech", json.dumps(fields).encode(), check_cancelled)
+    request_line = "POST", "/v1/speech", json.dumps(fields).encode()
+    status, body = _exchange(address, request_line, check_cancelled, MOST_ANSWER_BYTES, waits=True)
     if status != http.client.OK:
         raise RuntimeError(f"The speech worker at {address} refused: {_reason(body)}")
     return read_wav(body)
 
 
 def _exchange(
-    address: Address, method: str, path: str, body: bytes | None = None, check_cancelled: Callable[[], None] | None = None
+    address: Address, request: Request, check_cancelled: Callable[[], None], most_bytes: int, *, waits: bool = False
 ) -> tuple[int, bytes]:
-    """One request and its whole answer within `TIMEOUT_S`, or, with `check_cancelled`, within `ANSWER_S` of its first byte.
+    """One request and its whole answer within `TIMEOUT_S`, or, where it `waits`, within `ANSWER_S` of its first byte.
 
     The talking is done in a thread of its own, whose connection is cut where it takes too long or somebody cancels.
     """
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)  # knows no proxies
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=CONNECT_S)  # knows no proxies
     answers = threading.Event()
-    last_s = None if check_cancelled else time.monotonic() + TIMEOUT_S
+    last_s = None if waits else time.monotonic() + TIMEOUT_S
     try:
         connection.connect()
+        connection.sock.settimeout(TIMEOUT_S)
         with ThreadPoolExecutor(1, "wan_s2v_speech") as pool, _cut_off(connection.sock):
-            talk = pool.submit(_talk, connection, (method, path, body), answers, waits=check_cancelled is not None)
+            talk = pool.submit(_talk, connection, request, answers, most_bytes, waits=waits)
             while not wait((talk,), POLL_S).done:
-                (check_cancelled or (lambda: None))()
+                check_cancelled()
                 last_s = last_s or (time.monotonic() + ANSWER_S if answers.is_set() else None)
                 if last_s and time.monotonic() > last_s:
                     raise RuntimeError(f"The speech worker at {address} does not come to the end of its answer. {START} again.")
@@ -185,7 +192,7 @@ def _cut_off(connection: socket.socket) -> Iterator[None]:
 
 
 def _talk(
-    connection: http.client.HTTPConnection, request: tuple[str, str, bytes | None], answers: threading.Event, *, waits: bool
+    connection: http.client.HTTPConnection, request: Request, answers: threading.Event, most_bytes: int, *, waits: bool
 ) -> tuple[int, bytes]:
     """Status and body of the answer; `answers` is set when it begins."""
     method, path, body = request
@@ -197,8 +204,8 @@ def _talk(
             answers.set()
             connection.sock.settimeout(TIMEOUT_S)
         response = connection.getresponse()
-        content = response.read(MOST_ANSWER_BYTES + 1)
-        if len(content) > MOST_ANSWER_BYTES:
+        content = response.read(most_bytes + 1)
+        if len(content) > most_bytes:
             raise http.client.HTTPException("too long")
         return response.status, content
     finally:

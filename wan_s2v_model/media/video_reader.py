@@ -25,6 +25,7 @@ LEVELS = 255
 ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 SEEK_BACK_S = (0, 5, 20)  # tried one after the other; then the file is read from its start
 SKIPPED_S = 10  # of pictures that nobody asks for: rather than decoding so many the reader jumps over them
+LARGEST_SIDE = 16_384  # px, of a picture as it is displayed
 ENCODER_DELAY_S = Fraction(60, 1000)  # of AAC, MP3 and Opus, at most
 Timed = tuple[Fraction, av.VideoFrame]  # seconds in the file, and the picture that is shown from there
 
@@ -214,8 +215,15 @@ def start_of(container: InputContainer) -> Fraction:
 
 
 def _square_pixels(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Width and height of a picture whose pixels are `aspect` times as wide as high; the side that is too short grows."""
-    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+    """Width and height of a picture whose pixels are `aspect` times as wide as high; the side that is too short grows.
+
+    Raises:
+        ValueError: it would be larger than any picture that is played; a file can claim any shape of its pixels.
+    """
+    size = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+    if max(size) > LARGEST_SIDE:
+        raise ValueError(f"The video would be shown with {size[0]} x {size[1]} pixels. Convert it to MP4 with square pixels.")
+    return size
 
 
 def _is_rounded_down(metadata: Mapping[str, str]) -> bool:

@@ -27,6 +27,7 @@ logger = logging.getLogger("wan_s2v")
 MOST_APART_S = 0.125  # that picture and sound may be at their end: two frames of the model
 AT_ONCE = 8  # pictures of a file that are in memory
 MOST_FPS = 240
+MOST_FRAMES = 20_000_000  # of a file: a day at MOST_FPS frames per second
 SHORT_STEPS = 10  # one of so many steps between pictures may be shorter than a frame of the rate that is chosen for an uneven file
 WHOLE_RATE = 0.02  # share by which that rate may depart from a whole number
 
@@ -205,7 +206,11 @@ def frame_pictures(times: Sequence[Fraction], late_s: Fraction, duration_s: Frac
 
     Args:
         times, late_s, duration_s: as of `VideoReader`.
+    Raises:
+        ValueError: the file claims to last for weeks.
     """
     count = max(1, round((late_s + duration_s) * fps))
+    if count > MOST_FRAMES:
+        raise ValueError(f"The video would have {count:,} frames; at most {MOST_FRAMES:,} are read. Trim it, or convert it to MP4.")
     middles = (Fraction(2 * frame + 1, 2) / fps - late_s for frame in range(count))
     return [max(0, bisect_right(times, middle) - 1) for middle in middles]

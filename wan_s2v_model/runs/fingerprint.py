@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..conditioning.prompts import PROMPT_KEY, conditioning_of_clip, prompt_weig
 from ..constants import MOTION_LATENTS, VIDEO_FPS
 from ..origin import digest, identity_of
 from ..sampling.live_clips import LiveJob
+from ..untrusted import open_plain
 from .changes import spans_of
 from .identity import attachments, model_identity, tensors_of, vae_identity
 from .manifest import FRAME_RATE, Fingerprint, Spans
@@ -205,7 +207,7 @@ def _content(video: SourceVideo) -> str:
         return f"{digest(video.read_levels(range(len(video.times))))} at {video.fps} fps"
     source, start_s, length_s = video.file
     hashed = hashlib.sha256()
-    with open(source, "rb") if isinstance(source, str) else nullcontext(BytesIO(source.getbuffer())) as file:
+    with open_plain(Path(source), through_links=True) if isinstance(source, str) else nullcontext(BytesIO(source.getbuffer())) as file:
         for block in iter(lambda: file.read(READ_BYTES), b""):
             hashed.update(block)
     return f"{hashed.hexdigest()[:16]} from {float(start_s)} s, {float(length_s)} s"

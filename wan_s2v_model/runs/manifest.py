@@ -212,6 +212,20 @@ def clip_problem(tensors: Mapping[str, Mapping[str, Any]]) -> str:
     for name, expected in CLIP_TENSORS.items():
         if name in tensors and (tensors[name]["dtype"], len(tensors[name]["shape"])) != (expected.dtype, expected.num_axes):
             return f"{name} are {tensors[name]['dtype']} {shown(list(tensors[name]['shape']))}"
+    return _sizes_problem({name: list(tensor["shape"]) for name, tensor in tensors.items() if name in CLIP_TENSORS})
+
+
+def _sizes_problem(shapes: Mapping[str, list[int]]) -> str:
+    """What of a clip has another size than its latents say, "" if nothing."""
+    height, width = shapes["latents"][2:]
+    sizes = {
+        "latents": [LATENT_CHANNELS, None, height, width],
+        "frames": [None, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3],
+        "motion_latents": [1, LATENT_CHANNELS, None, height, width],
+    }
+    for name, wanted in sizes.items():
+        if any(size == 0 or size != (right or size) for size, right in zip(shapes.get(name, []), wanted, strict=False)):
+            return f"{name} are {shown(shapes[name])}"
     return ""
 
 

@@ -104,6 +104,8 @@ class RunStore:
         """
         if redo_from and not folder.is_dir():
             raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to 0, or check run_name.")
+        if folder.is_symlink():
+            raise RunStoreError(f"run '{folder.name}' is a link to another folder, which is not written through: use another run name")
         with reported(f"cannot open the run folder {folder}"):
             if not folder.is_dir():
                 folder.mkdir(parents=True)

@@ -208,8 +208,7 @@ def test_configuration_of_another_model_is_a_clear_error(tmp_path, tensors):
         ({"num_attention_heads": 0}, "by zero"),
         ({"num_attention_heads": 3}, "embed_dim must be divisible by num_heads"),
         ({"feat_extract_norm": "x"}, "has to be one of"),
-        ({"dtype": "foo"}, "no attribute 'foo'"),
-        ({"id2label": 3}, "'int' object"),
+        ({"conv_stride": [None] * 7}, "Field 'conv_stride' with value [None"),
         ({"hidden_size": "x" * 1000}, "expected int, got str"),
     ],
 )
@@ -223,6 +222,12 @@ def test_configuration_that_cannot_be_built(tmp_path, tensors, setting, reason):
     assert "Error" not in message
     assert "\n" not in message
     assert len(message) < 400
+
+
+@pytest.mark.parametrize("stride", [[0] * 7, [5, 2, 2, 2, 2, 2, 1], [10**9] * 7])
+def test_configuration_that_listens_at_another_rate(tmp_path, tensors, stride):
+    with pytest.raises(CheckpointError, match=BESIDE + r": its rows lie [\d.]+ samples apart instead of 320\. Download"):
+        load_wav2vec2(write(tmp_path, tensors, config={**CONFIG, "conv_stride": stride}))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "<!DOCTYPE html>", "\xff"])

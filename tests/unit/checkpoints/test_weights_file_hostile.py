@@ -1,8 +1,10 @@
 """Weights files that somebody made to do harm: each is refused in words, at once and without its memory."""
 
+import io
 import json
 import os
 import struct
+import time
 import zipfile
 
 import pytest
@@ -12,10 +14,11 @@ from wan_s2v_pack.tests.damaged_files import with_header
 from wan_s2v_pack.wan_s2v_model.checkpoints.file_format import CheckpointError, problem_of, some
 from wan_s2v_pack.wan_s2v_model.checkpoints.identify import count_layers
 from wan_s2v_pack.wan_s2v_model.checkpoints.lora_settings import read_settings
-from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import infer_config
+from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes, infer_config
 from wan_s2v_pack.wan_s2v_model.checkpoints.shards import shard_files
 from wan_s2v_pack.wan_s2v_model.checkpoints.wav2vec2 import read_config
 from wan_s2v_pack.wan_s2v_model.checkpoints.weights_file import reading, require_floats, require_tensors
+from wan_s2v_pack.wan_s2v_model.transformer.config import S2V_14B
 
 ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":%s}'
 
@@ -172,12 +175,62 @@ def test_a_configuration_that_asks_for_a_million_layers(field, tmp_path):
         read_config(tmp_path / "model.safetensors", {"a": torch.zeros(1)})
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(.*)*x", "a" * 400, r"(a)\1", "a*b*c*d*"])
+def test_settings_that_say_nothing_of_the_model_build_nothing(tmp_path):
+    """transformers would make a billion names of labels."""
+    (tmp_path / "config.json").write_text(json.dumps({"num_labels": 10**9, "id2label": {"1": "x"}, "dtype": "save", "hidden_size": 32}))
+    assert read_config(tmp_path / "model.safetensors", {"a": torch.zeros(1)}) == {"hidden_size": 32}
+
+
+HARD = ["(a+)+$", "(.*)*x", "a" * 400, r"(a)\1", "a*b*c*d*", "a?" * 40 + "a" * 40, "(a|.)" * 40 + "b"]
+
+
+@pytest.mark.parametrize("pattern", HARD)
 def test_patterns_of_a_lora_that_match_for_ever(pattern, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "alpha_pattern": {pattern: 3}}))
     with pytest.raises(CheckpointError, match="could take for ever"):
         read_settings(tmp_path / "adapter_model.safetensors", {})
+
+
+def test_long_names_are_matched_with_no_pattern(tmp_path):
+    noted = {"lora_alpha": 8, "r": 4, "alpha_pattern": {".*a.*b": 3}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(noted))
+    settings = read_settings(tmp_path / "adapter_model.safetensors", {})
+    start_s = time.monotonic()
+    assert settings.alpha_of(["a." * 20_000], 4) == 8
+    assert time.monotonic() - start_s < 1
+    assert settings.alpha_of(["blocks.0.xay.b"], 4) == 3
+
+
+def test_more_patterns_than_modules(tmp_path):
+    noted = {"lora_alpha": 8, "r": 4, "rank_pattern": {f"a{number}": 3 for number in range(60_000)}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(noted))
+    with pytest.raises(CheckpointError, match="could take for ever"):
+        read_settings(tmp_path / "adapter_model.safetensors", {})
+
+
+@pytest.mark.parametrize("pattern", [r"blocks\.(" + "|".join(map(str, range(40))) + r")\..*(q|k|v|o)", r"(?:blocks\.)?\d+", ".*attn.*"])
+def test_patterns_as_trainers_write_them(pattern, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "alpha_pattern": {pattern: 3}}))
+    assert read_settings(tmp_path / "adapter_model.safetensors", {}).alphas == {pattern: 3}
+
+
+def test_a_pickle_that_asks_for_a_petabyte(tmp_path):
+    path, made = tmp_path / "model.pth", io.BytesIO()
+    torch.save({"a": torch.zeros(2)}, made)
+    with zipfile.ZipFile(made) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            greedy = b"\x80\x02cbuiltins\nbytearray\n\x8a\x07" + (2**50).to_bytes(7, "little") + b"\x85R."
+            target.writestr(name, greedy if name.endswith("data.pkl") else source.read(name))
+    with pytest.raises(CheckpointError, match="does not fit into main memory"), reading(path):
+        torch.load(path, weights_only=True)
+
+
+def test_a_million_injected_blocks_are_not_repeated():
+    shapes = {**expected_shapes(S2V_14B)}
+    with pytest.raises(CheckpointError, match="do not fit") as caught:
+        infer_config(shapes, {"config": json.dumps({"transformer": {"audio_inject_layers": list(range(100_000))}})})
+    assert len(str(caught.value)) < 400
 
 
 def test_length_of_a_header_beyond_the_file(tmp_path):

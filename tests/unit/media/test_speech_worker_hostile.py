@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 from wan_s2v_pack.wan_s2v_model.media import espeak, speech_worker
 from wan_s2v_pack.wan_s2v_model.media.espeak import read_wav, speak_with_espeak
-from wan_s2v_pack.wan_s2v_model.media.speech_worker import Address, SpeechRequest, ask_worker, read_health
+from wan_s2v_pack.wan_s2v_model.media.speech_worker import Address, SpeechRequest, ask_worker, read_health, wait_until_ready
 
 REQUEST = SpeechRequest("Hello.", b"", "", "en", 1.0, 0)
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
@@ -96,6 +96,26 @@ def test_a_cancel_ends_every_wait(pieces):
     with talking(pieces) as address, pytest.raises(Cancelled):
         ask_worker(address, REQUEST, cancel)
     assert time.monotonic() - start < 4
+
+
+def test_a_cancel_ends_the_question_for_the_state():
+    """Before, it was heard when the ten seconds of the question were over."""
+
+    def cancel():
+        raise Cancelled
+
+    start = time.monotonic()
+    with talking([]) as address, pytest.raises(Cancelled):
+        wait_until_ready(address, cancel)
+    assert time.monotonic() - start < 3
+
+
+def test_a_state_without_end():
+    """Before, up to half a gigabyte of it was taken."""
+    taken = []
+    with talking(taken.append(1) or piece for piece in floods()) as address:
+        assert "broke off without an answer" in within(5, lambda: read_health(address))
+    assert len(taken) < 200
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"service":"wan-s2v-speech","protocol":1e999}', b"\xff"])

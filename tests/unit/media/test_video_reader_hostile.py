@@ -9,6 +9,7 @@ import torch
 from wan_s2v_pack.wan_s2v_model.media.sound_reader import open_sound
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_reader import VideoReader, count_frames, open_media
+from wan_s2v_pack.wan_s2v_model.media.video_source import frame_pictures
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
 from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import _opened
 
@@ -46,6 +47,25 @@ def test_a_title_in_latin_1_takes_nothing_away(tmp_path):
     assert open_sound(str(path)) is not None
     assert count_frames(path) == 8
     _opened(path).close()
+
+
+def test_pixels_of_any_shape(tmp_path):
+    """Before, memory was taken for pictures as wide as the file says."""
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 2048, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(10)
+        for packet in [*stream.encode(av.VideoFrame(2048, 64, "yuv420p")), *stream.encode(None)]:
+            target.mux(packet)
+    with VideoReader(str(path)) as reader, pytest.raises(ValueError, match=r"with \d+ x 64 pixels\. Convert it"):
+        reader.read_levels([0])
+
+
+def test_a_picture_that_stays_for_years():
+    """Before, a number was made for each of its frames."""
+    with pytest.raises(ValueError, match="would have 16,000,000,000 frames"):
+        frame_pictures([Fraction(0), Fraction(10**9 - 1)], Fraction(0), Fraction(10**9), Fraction(16))
 
 
 @pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])

@@ -67,10 +67,18 @@ def test_manifest_of_a_newer_version_is_told_whatever_else_it_holds(tmp_path):
 
 
 def test_tensors_of_a_clip():
-    header = {name: {"dtype": kind.dtype, "shape": [1] * kind.num_axes} for name, kind in CLIP_TENSORS.items()}
+    shapes = {**clip_shapes(17, 20, 48, 64, has_next=True), "history": (73, 48, 64, 3), "step_inputs": (1, 3, 16, 3, 6, 8)}
+    header = {name: {"dtype": kind.dtype, "shape": list(shapes[name])} for name, kind in CLIP_TENSORS.items()}
     assert clip_problem(header) == ""
     assert clip_problem({name: header[name] for name in ("latents", "frames")}) == ""
     assert clip_problem({"latents": header["latents"]}) == "no frames"
+    for name, shape in {
+        "latents": [4, 5, 6, 8],
+        "frames": [17, 48, 32, 3],
+        "motion_latents": [1, 16, 19, 6, 4],
+    }.items():
+        assert clip_problem({**header, name: {**header[name], "shape": shape}}) == f"{name} are {shape}"
+    assert clip_problem({**header, "frames": {"dtype": "U8", "shape": [0, 48, 64, 3]}}) == "frames are [0, 48, 64, 3]"
     assert clip_problem({**header, "frames": {"dtype": "F32", "shape": [1, 2, 3, 3]}}) == "frames are F32 [1, 2, 3, 3]"
 
 

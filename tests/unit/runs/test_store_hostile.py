@@ -61,12 +61,43 @@ def test_nothing_is_written_through_a_link(folder, elsewhere, name, kind):
 
 
 @needs_links
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_folder_that_is_a_link_is_not_written_through(tmp_path, is_there):
+    other = tmp_path / "other"
+    if is_there:
+        other.mkdir()
+    (tmp_path / "song").symlink_to(other)
+    with pytest.raises(RunStoreError, match="is a link to another folder"):
+        RunStore.open(tmp_path / "song", {})
+    assert not is_there or not list(other.iterdir())
+
+
+@needs_links
 def test_a_lock_that_is_a_link_empties_no_file(folder, elsewhere):
     (folder / "run.lock").unlink()
     (folder / "run.lock").symlink_to(elsewhere)
     with pytest.raises(RunStoreError, match="no plain file"):
         reopen(folder)
     assert elsewhere.read_text() == "precious"
+
+
+@needs_links
+def test_a_lock_is_no_second_name_of_another_file(folder, elsewhere):
+    """Libraries before filelock 4 empty what they lock."""
+    (folder / "run.lock").unlink()
+    os.link(elsewhere, folder / "run.lock")
+    reopen(folder).close()
+    assert not (folder / "run.lock").samefile(elsewhere)
+    assert elsewhere.read_text() == "precious"
+
+
+def test_files_of_others_are_locked_by_nobody(folder, monkeypatch):
+    (folder / "notes.reader").write_text("precious")
+    (folder / "0f.reader").touch()
+    asked = []
+    monkeypatch.setattr(files, "is_held", lambda path: asked.append(path.name))
+    assert not files.has_readers(folder)
+    assert asked == ["0f.reader"]
 
 
 @needs_links
@@ -272,8 +303,17 @@ def test_a_clip_of_other_ranks_is_not_read(folder):
         RunStore.reading(folder).read_frames(1)
 
 
+def test_a_clip_whose_frames_have_not_the_size_of_its_latents_is_not_read(folder):
+    """Before, sampling went on from latents of any size, and ended in an error of PyTorch."""
+    save_file({**clip(1), "motion_latents": torch.zeros(1, 16, 19, 3, 3)}, clip_path(folder, 1))
+    without_hashes(folder)
+    with pytest.raises(RunStoreError, match=r"it is damaged \(motion_latents are \[1, 16, 19, 3, 3\]\)"):
+        RunStore.reading(folder).read_motion_latents(1)
+
+
 def test_clips_of_two_sizes_have_no_end(folder):
-    save_file({**clip(1), "frames": torch.zeros(3, 8, 8, 3, dtype=torch.uint8)}, clip_path(folder, 1))
+    frames = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
+    save_file({"latents": torch.zeros(16, 5, 1, 1), "frames": frames}, clip_path(folder, 1))
     without_hashes(folder)
     with pytest.raises(RunStoreError, match="pictures of different sizes"):
         tail_of_run(RunStore.reading(folder), 20)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import wave
+import zlib
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -236,3 +238,14 @@ def test_command_says_it_in_words(on_server, capsys):
 
 def test_samples_are_there():
     assert dry_run.seconds_of(SOUND) > 1
+
+
+def test_a_picture_of_ten_billion_pixels(tmp_path):
+    """Pillow's own refusal is no OSError."""
+    size = struct.pack(">II", 100_000, 100_000) + bytes([8, 2, 0, 0, 0])
+    header = b"IHDR" + size
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    picture = tmp_path / "face.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + end)
+    with pytest.raises(PromptError, match=r"face\.png is no picture that can be read"):
+        dry_run.sides_of_picture(picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import wave
 
@@ -9,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from wan_s2v_pack.cli.predict.graph import PromptError
-from wan_s2v_pack.cli.predict.sound import readable
+from wan_s2v_pack.cli.predict.sound import readable, seconds_of
 
 RATE_HZ, SECONDS = 44_100, 2
 NOISE = np.random.default_rng(0).bytes(20_000)
@@ -135,3 +136,19 @@ def test_what_holds_no_sound(tmp_path):
     for name, text in words.items():
         with pytest.raises(PromptError, match=f"{name} {text}"):
             readable(tmp_path / name, tmp_path, pytest.fail)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_makes_nobody_wait(tmp_path):
+    os.mkfifo(tmp_path / "song.mp3")
+    for read in (seconds_of, lambda path: readable(path, tmp_path, print)):
+        with pytest.raises(PromptError, match="no plain file"):
+            read(tmp_path / "song.mp3")
+
+
+def test_a_playlist_leads_nowhere(tmp_path):
+    """Before, the files that it names were read, and uploaded as a FLAC."""
+    (tmp_path / "secret.wav").write_bytes(encoded(tmp_path, "pcm_s16le", "wav"))
+    (tmp_path / "song.mp3").write_text("ffconcat version 1.0\nfile secret.wav\n")
+    with pytest.raises(PromptError, match="is no sound that FFmpeg can read"):
+        readable(tmp_path / "song.mp3", tmp_path, print)
