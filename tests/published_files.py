@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from wan_s2v_pack.scripts.tiny_models.layouts import OLD_WEIGHT_NORM, official_umt5_name
 from wan_s2v_pack.scripts.tiny_models.make import umt5_shapes
 from wan_s2v_pack.wan_s2v_model.checkpoints.s2v import expected_shapes
@@ -92,13 +93,23 @@ def write_pickled_holes(path: Path, shapes: Shapes, dtype: torch.dtype) -> Path:
 
 
 def read_without_values(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
-    """Tensors of a file, without memory behind them, and its metadata; ComfyUI's reader maps all of it, which small machines refuse."""
+    """Tensors of a file, which say of themselves what full ones say, without memory behind them, and its metadata.
+
+    ComfyUI's own reader maps all of the file, which small machines refuse.
+    """
     if Path(path).suffix != ".safetensors":
-        return torch.load(path, map_location="meta", weights_only=True), None
+        return _without_values(torch.load(path, map_location="meta", weights_only=True)), None
     with Path(path).open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
     metadata = header.pop("__metadata__", None)
-    return {name: torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]], device="meta") for name, entry in header.items()}, metadata
+    meta = {name: torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]], device="meta") for name, entry in header.items()}
+    return _without_values(meta), metadata
+
+
+def _without_values(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors like these that say they lie in main memory: our loaders refuse those of the device `meta`."""
+    with FakeTensorMode():
+        return {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") for name, tensor in tensors.items()}
 
 
 def require_holes(folder: Path) -> None:
