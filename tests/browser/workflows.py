@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wan_s2v_pack.tests.integration.graphs import NUM_FRAMES, SIZE, SMALL
+from wan_s2v_pack.tests.integration.graphs import DUB, FILM_SIZE, NUM_FRAMES, SIZE, SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
@@ -16,7 +16,21 @@ ALL_NODES = FILES["Talking photo, all nodes (Wan S2V)"]
 SAVE_NODES = ("WanS2VSaveVideo", "SaveVideo")
 PORTRAIT = {**SMALL, "WanS2VPrepare": {**SMALL["WanS2VPrepare"], "size.height": 2 * SIZE}}  # a video that is taller than its node is wide
 
-__all__ = ["ALL_NODES", "APP", "FILES", "NUM_FRAMES", "PORTRAIT", "QUICK_START", "SAVE_NODES", "SIZE", "SMALL", "nodes_of_type", "read"]
+__all__ = [
+    "ALL_NODES",
+    "APP",
+    "DUB",
+    "FILES",
+    "FILM_SIZE",
+    "NUM_FRAMES",
+    "PORTRAIT",
+    "QUICK_START",
+    "SAVE_NODES",
+    "SIZE",
+    "SMALL",
+    "nodes_of_type",
+    "read",
+]
 
 
 def read(path: Path) -> dict[str, Any]:

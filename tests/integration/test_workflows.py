@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from wan_s2v_pack.scripts.workflows.convert import ui_to_api
 
-from .graphs import QUICK_START, ROOT, SIZE, TWO_CLIPS, WORKFLOWS, Prompt, change, shrink
+from .graphs import DUB, FILM_SIZE, QUICK_START, ROOT, SIZE, TWO_CLIPS, WORKFLOWS, Prompt, change, shrink
 from .rendering import Renderer, open_video
 
 ALL_NODES = ROOT / "docs" / "api" / "wan_s2v_all_nodes.json"
@@ -26,7 +26,8 @@ SIZES = (WIDTH, SIZE), (2 * WIDTH, 2 * SIZE)
 VIDEOS = {
     **{name: {"": (16, SIZES[0])} for name in NAMES},
     UPSCALED: {"first_pass": (16, SIZES[0]), "second_pass": (24, SIZES[1])},
-    "Dub a video, lip sync (Wan S2V)": {"": (24, (384, 384))},  # of the film
+    DUB: {"": (24, FILM_SIZE)},
+    "Live talking video (Wan S2V)": {"": (25, SIZES[0])},  # Live-Avatar's rate
 }
 BLUEPRINT = "Talking video, lip sync (Wan S2V)"
 POSE_FINDER = ("CheckpointLoaderSimple", "SDPoseKeypointExtractor", "SDPoseDrawKeypoints")
