@@ -1,7 +1,6 @@
 """The nodes around the sampler: a cancel in their middle ends them at once and leaves nothing behind; out of memory they try again."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
