@@ -40,16 +40,16 @@ def _is_conditioning(value: Any) -> bool:
 
 def _is_text(item: Any) -> bool:
     is_pair = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], dict)
-    return is_pair and isinstance(item[0], torch.Tensor) and _is_numbers(item[0]) and item[0].ndim == 3
+    return is_pair and isinstance(item[0], torch.Tensor) and _is_numbers(item[0]) and item[0].ndim == 3 and item[0].numel() > 0
 
 
 def _is_sigmas(value: Any) -> bool:
-    is_row = isinstance(value, torch.Tensor) and value.ndim == 1 and len(value) > 1
-    return is_row and _is_numbers(value) and bool(torch.isfinite(value).all())
+    """How many there are and whether they fall is looked at where the sampler takes them, which says so in words."""
+    return isinstance(value, torch.Tensor) and _is_numbers(value)
 
 
 def _is_numbers(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta and tensor.numel() > 0
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
 
 
 SOCKETS: dict[

@@ -81,7 +81,7 @@ def test_sage_counts_by_the_gain_of_the_card(bridge, device, models, model, vae,
     monkeypatch.setattr(device, "pick_attention", lambda name, *_: next(iter(device.SAGES)) if name == "sage" else None)
     monkeypatch.setattr(device, "product_rate", lambda *_: 150e12)
     monkeypatch.setattr(device, "is_on_host", lambda _: False)
-    monkeypatch.setattr(device, "_name", lambda _: "NVIDIA GeForce RTX 4090")
+    monkeypatch.setattr(device, "device_name", lambda _: "NVIDIA GeForce RTX 4090")
     fast = bridge.load_diffusion_model(str(models / DIFFUSION_MODEL), {**OPTIONS, "attention": "sage"})
     exact, sage = (bridge.device_facts(each, vae).rates for each in (model, fast))
     assert sage.linear == exact.linear

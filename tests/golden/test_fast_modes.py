@@ -97,7 +97,7 @@ def test_guidance_on_all_steps_gives_the_bits_of_comfyui_s_own_guider(bridge, mo
     import comfy.samplers
 
     class Plain(comfy.samplers.CFGGuider):
-        def __init__(self, model, text, audio, steps):
+        def __init__(self, model, text, audio, steps, gpus):
             super().__init__(model)
             self.set_cfg(cfg)
 

@@ -1,14 +1,13 @@
 """The nodes around the sampler: a cancel in their middle ends them at once and leaves nothing behind; out of memory they try again."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.cases_audio import find_wav2vec_folders, weights_file
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_cancel import Button, counted
-from wan_s2v_pack.tests.golden.test_out_of_memory import FUNCTIONS, OUT_OF_MEMORY, warnings
+from wan_s2v_pack.tests.golden.test_out_of_memory import OUT_OF_MEMORY, PASSES, warnings
 
 pytestmark = pytest.mark.comfy
 
@@ -152,7 +151,7 @@ def fail_once(monkeypatch, owner, name, at_call=1):
 @pytest.mark.parametrize("at_call", [1, 2, 4], ids=["pose", "pose of a later clip", "picture"])
 def test_out_of_memory_in_prepare(at_call, encoder, vae, monkeypatch, output, caplog):
     expected = prepare(encoder, vae)
-    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.vae"), FUNCTIONS["encode"], at_call)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.vae"), PASSES["encode"], at_call)
     plan = prepare(encoder, vae)
     assert torch.equal(plan.ref_latents, expected.ref_latents)
     assert all(torch.equal(*pair) for pair in zip(plan.pose_latents, expected.pose_latents, strict=True))
@@ -170,7 +169,7 @@ def test_out_of_memory_in_audio_encode(encoder, monkeypatch, output, caplog):
 def test_out_of_memory_in_decode(vae, clips, monkeypatch, output, caplog):
     node = pack_module("nodes.video").WanS2VDecode
     expected = node.execute(clips).args[0]
-    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.vae"), FUNCTIONS["decode"], at_call=2)
+    fail_once(monkeypatch, pack_module("wan_s2v_model.comfy_bridge.vae"), PASSES["decode"], at_call=2)
     assert torch.equal(node.execute(clips).args[0], expected)
     assert len(warnings(caplog)) == 1
 
@@ -178,10 +177,11 @@ def test_out_of_memory_in_decode(vae, clips, monkeypatch, output, caplog):
 class TextEncoder:
     """Runs out of memory in its first calls."""
 
-    patcher = SimpleNamespace(load_device=torch.device("cpu"), get_additional_models_with_key=lambda key: [])
-
     def __init__(self, failures):
-        self.failures = failures
+        from comfy.model_patcher import ModelPatcher
+
+        cpu = torch.device("cpu")
+        self.failures, self.patcher = failures, ModelPatcher(torch.nn.Linear(2, 3), cpu, cpu)
 
     def tokenize(self, text, **options):
         return {}

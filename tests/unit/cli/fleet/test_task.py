@@ -1,10 +1,12 @@
 """What becomes of a delivered job, with Celery's own worker in this process and a stand-in for ComfyUI."""
 
+import logging
 import re
 import time
 
 import pytest
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from wan_s2v_pack.cli.comfyui.errors import ComfyError, NoAnswer, PromptFailed, PromptInterrupted, PromptRefused
 from wan_s2v_pack.cli.fleet import task
 from wan_s2v_pack.cli.fleet.broker import Broker, make_app
@@ -67,12 +69,24 @@ def broker(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def app(broker):
+def logging_stays():
+    """Celery sets no levels and handlers where somebody listens to this signal: they would stay for all tests that follow."""
+
+    def leave(**_):
+        pass
+
+    setup_logging.connect(leave)
+    yield
+    setup_logging.disconnect(leave)
+
+
+@pytest.fixture(scope="module")
+def app(broker, logging_stays):
     """With one worker for all tests: to start and stop one takes seconds."""
     forget_other_folders()
     app = make_app(broker)
     task.add_task(app, "http://127.0.0.1:1")
-    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
+    with start_worker(app, pool="solo", perform_ping_check=False):
         yield app
 
 
@@ -108,6 +122,10 @@ def send(app, job, **changes):
 
 def letters_of(app, job):
     return [letter for letter in DeadLetters(app).read() if letter["name"] == job.name]
+
+
+def test_the_worker_in_this_process_leaves_logging_as_it_was(app):
+    assert logging.getLogger("wan_s2v").isEnabledFor(logging.WARNING)
 
 
 def test_a_video_is_made(work, job, files):
