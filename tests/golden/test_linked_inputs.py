@@ -40,12 +40,12 @@ def bad_values(widget):
 
 
 def good_value(widget):
-    """Its default; None for what has no widget."""
+    """Its default; what has no widget counts as left free, or what is connected would be looked at before the widgets behind it."""
     if isinstance(widget, io().Combo.Input):
         return widget.options[0]
     if isinstance(widget, io().DynamicCombo.Input):
         return {widget.id: widget.options[0].key}
-    return getattr(widget, "default", None)
+    return widget.default if isinstance(widget, io().WidgetInput) else pack_module("nodes.inputs").UNCONNECTED
 
 
 def test_bad_values_are_refused_with_the_name_of_the_input(nodes):
