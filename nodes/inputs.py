@@ -1,4 +1,4 @@
-"""Checks of what comes over a link, which ComfyUI knows only when a node runs and then does not check; names, folders and stores of runs."""
+"""Checks of what comes over a link, which ComfyUI knows only when a node runs and then does not check; names, folders, stores of runs."""
 
 import functools
 import inspect
