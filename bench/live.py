@@ -13,11 +13,14 @@ less, launches are the limit), of decoding a block; torch's peak of GPU memory, 
 import argparse
 import functools
 import statistics
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated Python leaves this folder out
 
 import comfy_runtime
 

@@ -27,11 +27,7 @@ LANGUAGE = "en"
 
 
 def listener_of(audio_encoder) -> Listener:
-    """What hears with an audio encoder.
-
-    Raises:
-        ValueError: it comes from another loader.
-    """
+    """What hears with an audio encoder; ValueError where it comes from another loader."""
     if not hasattr(audio_encoder, "hidden_layers"):
         raise ValueError(
             "This audio encoder is not ours: ComfyUI's own normalises the sound in another way. Use Load Wan S2V Audio Encoder."

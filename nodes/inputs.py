@@ -1,4 +1,4 @@
-"""Checks of what comes over a link, which ComfyUI knows only when a node runs and then does not check; names and folders of runs."""
+"""Checks of what comes over a link, which ComfyUI knows only when a node runs and then does not check; names, folders, stores of runs."""
 
 import functools
 import inspect
@@ -6,7 +6,7 @@ import itertools
 import numbers
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
 from ..wan_s2v_model.media.file_names import same_but_for_case, windows_problem
-from ..wan_s2v_model.runs.manifest import RUN_NAME, RUNS_FOLDER
+from ..wan_s2v_model.runs.changes import NEW_TAKE, Notes, words_of_graph
+from ..wan_s2v_model.runs.manifest import RUN_NAME, RUNS_FOLDER, Fingerprint
+from ..wan_s2v_model.runs.store import RunStore
+from ..wan_s2v_model.runs.takes import LookAtRuns, handed_on, takes
 from ..wan_s2v_model.untrusted import MOST_NAME, shown, text_problem
 from .sockets import socket_problem
 
@@ -176,3 +179,30 @@ def folder_of_run(run_name: str) -> Iterator[Path]:
         if_it_fails.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
         if_it_fails.pop_all()
+
+
+@contextmanager
+def opened_run(
+    node: type[io.ComfyNode],
+    run_name: str,
+    kept_inputs: Callable[[Mapping[str, str]], tuple[Fingerprint, Notes]],
+    redo_from: int | None,
+    fixed: Collection[str],
+    if_changed: str,
+) -> Iterator[tuple[RunStore, str]]:
+    """The store of a run, and what to say beside the clips where it is another take; a run with a name is noted when it is finished.
+
+    Args:
+        kept_inputs: gives what the folder of a named run is compared with, from the words of the prompt that was queued.
+        redo_from, fixed, if_changed: as of `RunStore.open`.
+    """
+    place = comfy_bridge.place_in_list()
+    words = words_of_graph(node.hidden.prompt, place.node_id) if run_name and place else {}
+    kept = kept_inputs(words) if run_name else ({}, Notes())
+    look = LookAtRuns(run_folder(""), *kept)
+    searches = if_changed == NEW_TAKE and redo_from is None
+    name = takes.name(run_name, place, look.may_go_on if searches else lambda name: True)
+    with folder_of_run(name) as folder, RunStore.open(folder, *kept, redo_from, fixed, if_changed) as store:
+        yield store, look.take(name)
+    if run_name:
+        handed_on.note(run_name, folder)

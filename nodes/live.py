@@ -2,12 +2,12 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from comfy_api.latest import io
 
 from ..wan_s2v_model import comfy_bridge
+from ..wan_s2v_model.conditioning.plan import Plan
 from ..wan_s2v_model.conditioning.prompts import require_finite, require_width
 from ..wan_s2v_model.constants import DEFAULT_SEED, SPATIAL_STRIDE
 from ..wan_s2v_model.cost.live import LiveWork
@@ -23,8 +23,7 @@ from ..wan_s2v_model.sampling.live import CLIP_BLOCKS, LIVE_ANCHORS, LIVE_STEPS,
 from ..wan_s2v_model.sampling.live_clips import RESTART_CLIPS, LiveJob, require_live
 from ..wan_s2v_model.sampling.progress import Progress, video_size
 from ..wan_s2v_model.transformer.rings import Placement
-from .inputs import checks_inputs, clip_to_redo, run_name_problem, shows_errors
-from .sampling import opened_run
+from .inputs import checks_inputs, clip_to_redo, opened_run, run_name_problem, shows_errors
 from .sockets import WanS2VClips, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
@@ -171,62 +170,50 @@ class WanS2VLiveSampler(io.ComfyNode):
         job = LiveJob(plan, seed, anchor, int(steps), restart)
         kept = functools.partial(_kept_inputs, model, positive, job, vae, memory == FLOAT8)
         with opened_run(cls, run_name, kept, redo_from, FIXED, if_changed) as (store, take):
-            live = _LiveRun(model, vae, job, context, take)
-            live.finish(store, float8=memory == FLOAT8)
-            clips = LiveClips(store, job, delete_with_handle=not run_name, vae=vae, open_decoder=live.open_decoder)
+            cls._run(store, job, model, vae, context, memory == FLOAT8, take)
+            clips = LiveClips(store, job, delete_with_handle=not run_name, vae=vae, open_decoder=_decoder_opener(vae, plan))
         return io.NodeOutput(clips)
 
-
-class _LiveRun:
-    """One run of the node."""
-
-    def __init__(self, model, vae, job: LiveJob, context, take: str):
-        self._model, self._vae, self._job, self._context, self._take = model, vae, job, context, take
-        self._size = job.plan.height // SPATIAL_STRIDE, job.plan.width // SPATIAL_STRIDE
-
-    def open_decoder(self) -> comfy_bridge.LiveDecoder:
-        return comfy_bridge.LiveDecoder(self._vae, *self._size)
-
-    def finish(self, store: RunStore, *, float8: bool) -> None:
-        """Make the clips that the store does not have yet."""
-        job, timeline = self._job, self._job.plan.timeline
+    @classmethod
+    def _run(cls, store: RunStore, job: LiveJob, model, vae, context, float8: bool, take: str) -> None:
+        """Make the clips that the store does not have yet; `take` is said beside what is shown."""
+        plan, timeline = job.plan, job.plan.timeline
         if store.num_finished >= timeline.num_clips:
             logger.info("all %d clips are there already", timeline.num_clips)
-            comfy_bridge.text_display()(f"{video_size(timeline.num_frames, timeline.fps)}, all clips were there{self._take}")
+            comfy_bridge.text_display()(f"{video_size(timeline.num_frames, timeline.fps)}, all clips were there{take}")
             return
-        require_space(store, job.plan, job.steps - 1)
+        require_space(store, plan, job.steps - 1)
         blocks = job.num_blocks - job.restart_before(store.num_finished) * CLIP_BLOCKS
-        placement = comfy_bridge.place_rings(self._model, self._vae, LiveWork(job.plan.height, job.plan.width, job.steps, blocks, float8))
-        comfy_bridge.take_others_off_gpu(self._model, self._vae.patcher)
-        comfy_bridge.in_less_memory(self._model, placement, functools.partial(self._sample, store))
+        placement = comfy_bridge.place_rings(model, vae, LiveWork(plan.height, plan.width, job.steps, blocks, float8))
+        comfy_bridge.take_others_off_gpu(model, vae.patcher)
+        comfy_bridge.in_less_memory(model, placement, functools.partial(cls._sample, store, job, model, vae, context, take))
 
-    def _sample(self, store: RunStore, placement: Placement) -> None:
-        job = self._job
-        plan = comfy_bridge.LivePlan(*self._size, range(job.steps), placement)
-        with self._shown(store) as on_step, comfy_bridge.live_network(self._model, self._vae, plan) as network:
-            sampler = LiveSampler(network, job.told(self._context), live_sigmas(job.steps), on_step)
+    @classmethod
+    def _sample(cls, store: RunStore, job: LiveJob, model, vae, context, take: str, placement: Placement) -> None:
+        """The work of `_run`, with the rings in this place."""
+        timeline, network_plan = job.plan.timeline, comfy_bridge.LivePlan(*_latent_size(job.plan), range(job.steps), placement)
+        progress = Progress(timeline.num_clips, CLIP_BLOCKS * job.steps, store.num_finished, fps=timeline.fps)
+        with (
+            comfy_bridge.report_blocks(model, progress, timeline.num_frames, take, check=store.raise_failure) as on_step,
+            comfy_bridge.live_network(model, vae, network_plan) as network,
+        ):
+            sampler = LiveSampler(network, job.told(context), live_sigmas(job.steps), on_step)
+            dtype = model.model.get_dtype_inference()
             finish_live(
                 store,
                 job,
-                LiveNetworks(sampler, comfy_bridge.RunVae(self._vae).encode, self.open_decoder, self._model.model.get_dtype_inference()),
+                LiveNetworks(sampler, comfy_bridge.RunVae(vae).encode, _decoder_opener(vae, job.plan), dtype),
                 show=comfy_bridge.file_shower(),
-                peak_bytes=lambda: comfy_bridge.take_memory_peak(self._model),
+                peak_bytes=lambda: comfy_bridge.take_memory_peak(model),
             )
 
-    @contextmanager
-    def _shown(self, store: RunStore) -> Iterator:
-        """A function to call behind each step, which shows it on the node and in the log."""
-        timeline, steps = self._job.plan.timeline, self._job.steps
-        progress = Progress(timeline.num_clips, CLIP_BLOCKS * steps, store.num_finished, fps=timeline.fps)
-        with comfy_bridge.RunDisplay(self._model, progress, timeline.num_frames, self._take) as display:
 
-            def on_step(block: int, step: int, x) -> None:
-                store.raise_failure()
-                if step == 0 and block % CLIP_BLOCKS == 0:
-                    display.begin(block // CLIP_BLOCKS)
-                display.step(block * steps + step + 1, x[None])
+def _latent_size(plan: Plan) -> tuple[int, int]:
+    return plan.height // SPATIAL_STRIDE, plan.width // SPATIAL_STRIDE
 
-            yield on_step
+
+def _decoder_opener(vae, plan: Plan) -> Callable[[], comfy_bridge.LiveDecoder]:
+    return functools.partial(comfy_bridge.LiveDecoder, vae, *_latent_size(plan))
 
 
 def _only_text(positive):

@@ -173,14 +173,19 @@ class WanS2VPrepare(io.ComfyNode):
 
 def _outlook(plan: Plan, vae, gpus: comfy_bridge.GpusAhead) -> tuple[list[str], str]:
     """What a plan costs, with a model that is not known yet: lines for its picture, and a short text."""
-    timeline, size, value_bytes = plan.timeline, (plan.height, plan.width), comfy_bridge.vae_value_bytes(vae)
-    if timeline.fps == LIVE_FPS:
-        work = LiveWork(*size, LIVE_STEPS[0], LiveJob(plan, DEFAULT_SEED).num_blocks, vae_value_bytes=value_bytes)
-        facts = comfy_bridge.assumed_facts(vae)
-        return describe_live_plan(timeline, work, *facts), describe_live_shape(timeline, work, *facts)
-    job = REFERENCE.of(replace(REFERENCE.job(timeline, *size, value_bytes), works=gpus.works))
-    facts = comfy_bridge.assumed_facts(vae, gpus.number)
+    if plan.timeline.fps == LIVE_FPS:
+        return _live_outlook(plan, vae)
+    one_gpu = REFERENCE.job(plan.timeline, plan.height, plan.width, comfy_bridge.vae_value_bytes(vae))
+    job, facts = REFERENCE.of(replace(one_gpu, works=gpus.works)), comfy_bridge.assumed_facts(vae, gpus.number)
     return describe_plan(job, *facts, gpus.words), describe_shape(job, *facts)
+
+
+def _live_outlook(plan: Plan, vae) -> tuple[list[str], str]:
+    """The same for live video, which one GPU samples in the default number of steps."""
+    blocks, value_bytes = LiveJob(plan, DEFAULT_SEED).num_blocks, comfy_bridge.vae_value_bytes(vae)
+    work = LiveWork(plan.height, plan.width, LIVE_STEPS[0], blocks, vae_value_bytes=value_bytes)
+    facts = comfy_bridge.assumed_facts(vae)
+    return describe_live_plan(plan.timeline, work, *facts), describe_live_shape(plan.timeline, work, *facts)
 
 
 def _voices(plan: Plan) -> list[Voice]:

@@ -2,8 +2,6 @@
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -21,18 +19,18 @@ from ..wan_s2v_model.constants import (
     VIDEO_FPS,
 )
 from ..wan_s2v_model.limits import LARGEST_SEED
-from ..wan_s2v_model.runs.changes import IF_CHANGED, NEW_TAKE, Notes, words_of_graph
+from ..wan_s2v_model.runs.changes import IF_CHANGED, NEW_TAKE, Notes
 from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.earlier import earlier_texts
 from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
 from ..wan_s2v_model.runs.finish import Networks, finish_and_show, require_space, run_bytes
 from ..wan_s2v_model.runs.manifest import Fingerprint
 from ..wan_s2v_model.runs.store import RunStore
-from ..wan_s2v_model.runs.takes import LookAtRuns, handed_on, takes
+from ..wan_s2v_model.runs.takes import handed_on
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.guidance import NO_OPTIONS
 from ..wan_s2v_model.sampling.progress import Progress, video_size
-from .inputs import checks_inputs, clip_to_redo, folder_of_run, run_folder, run_name_problem, shows_errors
+from .inputs import checks_inputs, clip_to_redo, opened_run, run_name_problem, shows_errors
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPlan, WanS2VStepCacheSettings
 
 logger = logging.getLogger("wan_s2v")
@@ -49,33 +47,6 @@ def _kept_inputs(model, positive, negative, plan, settings, seed, vae, words) ->
     fingerprint = run_fingerprint(model, positive, negative, plan, settings, seed, vae)
     earlier, by_clip = earlier_texts(model, positive, negative, plan, vae), hashes_by_clip(positive, negative, plan)
     return fingerprint, Notes(assumed_in_older_runs(fingerprint), earlier, comfy_bridge.versions(model), words, by_clip)
-
-
-@contextmanager
-def opened_run(
-    node: type[io.ComfyNode],
-    run_name: str,
-    kept_inputs: Callable[[Mapping[str, str]], tuple[Fingerprint, Notes]],
-    redo_from: int | None,
-    fixed: Collection[str],
-    if_changed: str,
-) -> Iterator[tuple[RunStore, str]]:
-    """The store of a run, and what to say beside the clips where it is another take; a run with a name is noted when it is finished.
-
-    Args:
-        kept_inputs: gives what the folder of a named run is compared with, from the words of the prompt that was queued.
-        redo_from, fixed, if_changed: as of `RunStore.open`.
-    """
-    place = comfy_bridge.place_in_list()
-    words = words_of_graph(node.hidden.prompt, place.node_id) if run_name and place else {}
-    kept = kept_inputs(words) if run_name else ({}, Notes())
-    look = LookAtRuns(run_folder(""), *kept)
-    searches = if_changed == NEW_TAKE and redo_from is None
-    name = takes.name(run_name, place, look.may_go_on if searches else lambda name: True)
-    with folder_of_run(name) as folder, RunStore.open(folder, *kept, redo_from, fixed, if_changed) as store:
-        yield store, look.take(name)
-    if run_name:
-        handed_on.note(run_name, folder)
 
 
 class WanS2VSampler(io.ComfyNode):

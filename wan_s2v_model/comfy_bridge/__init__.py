@@ -1,10 +1,10 @@
 """The only door to ComfyUI's internals: change here how they are called, for no other room imports `comfy`."""
 
 from .device import assumed_facts, device_facts, model_facts, place_rings, require_memory, vae_value_bytes
-from .display import RunDisplay, file_shower, share_reporter, show_computation, text_display
+from .display import file_shower, share_reporter, show_computation, text_display
 from .gpus import ONE_GPU, GpusAhead, gpus_ahead
 from .kernels import ATTENTIONS, SPEEDS, require_attention
-from .live import LiveDecoder, LivePlan, in_less_memory, live_config, live_network
+from .live import LiveDecoder, LivePlan, in_less_memory, live_config, live_network, report_blocks
 from .loaders import DTYPES, AudioEncoder, apply_lora, load_diffusion_model, load_text_encoder, load_vae
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
@@ -41,7 +41,6 @@ __all__ = [
     "LiveDecoder",
     "LivePlan",
     "PlaceInList",
-    "RunDisplay",
     "RunVae",
     "SamplerSettings",
     "apply_lora",
@@ -68,6 +67,7 @@ __all__ = [
     "place_rings",
     "png_info",
     "raise_if_interrupted",
+    "report_blocks",
     "require_attention",
     "require_file",
     "require_memory",

@@ -16,10 +16,13 @@ from torch import Tensor
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_tiles import Grid, grids, tiles
 from ..kernels.triton_works import kernels_work
+from ..sampling.live import CLIP_BLOCKS
+from ..sampling.progress import Progress
 from ..transformer.blocks import Compute
 from ..transformer.causal import CausalVideo, Engine, kept_bytes
 from ..transformer.config import WanS2VConfig
 from ..transformer.rings import Placement
+from .display import RunDisplay
 from .gpus import gpus_of, without_copies
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, is_loaded, load_all_weights, stays_on_gpu, take_all_others_off_gpu
@@ -122,6 +125,27 @@ def _pinning(device: torch.device) -> Iterator[Callable[[Tensor], None]]:
 def live_config(model: comfy.model_patcher.ModelPatcher) -> WanS2VConfig:
     """The architecture of the transformer in any MODEL with Wan S2V weights."""
     return forward_of(with_s2v_forward(model)).transformer.config
+
+
+@contextmanager
+def report_blocks(
+    model: comfy.model_patcher.ModelPatcher, progress: Progress, num_frames: int, take: str, check: Callable[[], None]
+) -> Iterator[Callable[[int, int, Tensor], None]]:
+    """A function to call behind each step with block, step and latents [16, 3, h, w], which shows it on the node and in the log.
+
+    Args:
+        check: called after each step, may raise.
+    """
+    steps = progress.steps_per_clip // CLIP_BLOCKS
+    with RunDisplay(model, progress, num_frames, take) as display:
+
+        def on_step(block: int, step: int, x: Tensor) -> None:
+            check()
+            if step == 0 and block % CLIP_BLOCKS == 0:
+                display.begin(block // CLIP_BLOCKS)
+            display.step(block * steps + step + 1, x[None])
+
+        yield on_step
 
 
 def in_less_memory(model: comfy.model_patcher.ModelPatcher, placement: Placement, work: Callable[[Placement], None]) -> None:

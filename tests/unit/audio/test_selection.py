@@ -53,8 +53,8 @@ def test_selected_part_has_the_wanted_loudness():
         (None, 0, "There is no driving_audio: the video that it comes from has no sound"),
         (audio(0), 0, "The driving_audio is empty"),
         (audio(), 4, r"Nothing is selected: start 4 s lies behind the end of the driving_audio \(4.00 s\)"),
-        ({"waveform": torch.full((1, 1, 9), math.nan), "sample_rate": 9}, 0, "The driving_audio contains NaN"),
-        ({"waveform": torch.tensor([[[0.0, -math.inf]]]), "sample_rate": 9}, 0, "The driving_audio contains NaN or infinite samples"),
+        ({"waveform": torch.full((1, 1, 9), math.nan), "sample_rate": RATE_HZ}, 0, "The driving_audio contains NaN"),
+        ({"waveform": torch.tensor([[[0.0, -math.inf]]]), "sample_rate": RATE_HZ}, 0, "The driving_audio contains NaN or infinite samples"),
     ],
 )
 def test_unusable_sounds_are_refused(given, start, message):

@@ -58,7 +58,7 @@ class Network:
     def set_anchor(self, picture_latent, motion_latents, context):
         pass
 
-    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None):
+    def forward(self, x, step, timestep, first_latent, distance, audio, pose=None, regions=None):
         target = torch.zeros_like(x)
         target[:4] = audio[0, 0].reshape(3, 4).T[:, :, None, None]  # frames 4f + k -> channel k of latent f
         return (x - target) / (timestep / 1000)
