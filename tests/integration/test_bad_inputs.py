@@ -152,7 +152,7 @@ def test_pose_video_that_is_no_video(renderer):
     (renderer.server.input_directory / "text.mp4").write_text("not a video")
     prompt = quick_start()
     add_pose(prompt, video=[add(prompt, "LoadVideo", file="text.mp4"), 0])
-    fails(renderer, prompt, "video cannot be read", node="WanS2VPrepare")
+    fails(renderer, prompt, "video cannot be read", node="WanS2VPose")
 
 
 @pytest.mark.parametrize("shares", [(0.6, 0.4), (0.5, 0.5)])
