@@ -26,7 +26,7 @@ def test_a_killed_worker_loses_no_clip_and_cancel_and_bad_input_end_a_job(fleet,
         made.cli("submit", str(lines(1)))
         wait_until(lambda: clips_of(made, "job 0") >= 1, LONG_S, made.worker_logs)
         made.workers[0].victim("worker").kill()
-        made.cli("submit", str(lines(1, "long", run_name="long", duration=8, priority=0)))
+        made.cli("submit", str(lines(1, "long", run_name="long", duration=8, steps=20, priority=0)))
         made.cli("submit", str(lines(1, "bad", run_name="bad", vae="wav2vec2.safetensors", priority=9)))
         wait_until(lambda: made.states()["job 0"]["state"] == "SUCCESS", LONG_S, made.worker_logs)
         wait_until(lambda: clips_of(made, "long") >= 1, LONG_S, made.worker_logs)
