@@ -82,8 +82,8 @@ def _lazily(command: str) -> Callable[[argparse.Namespace], int]:
     """The command, whose module needs Celery."""
 
     def run(options: argparse.Namespace) -> int:
-        if not getattr(options, "grace", 0):
-            os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # Celery reads it when it is imported: give back at SIGTERM, do not wait
+        # Celery reads it when it is imported: give the job back at SIGTERM, or wait. What it was before counts for other programs.
+        os.environ["REMAP_SIGTERM"] = "" if getattr(options, "grace", 0) else "SIGQUIT"
         try:
             import celery  # noqa: F401
             import fsspec  # noqa: F401

@@ -36,7 +36,8 @@ def start(redis, stand_in, tmp_path):
         command = [sys.executable, "-m", "cli", "worker", "--name", name, "--broker", redis.url, "--comfyui", str(stand_in), *words]
         with (tmp_path / f"{name}.log").open("wb") as log:
             command += ["--output-dir", str(tmp_path / "output")]
-            workers.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "LOOKS": looks}))
+            of_others = {"REMAP_SIGTERM": "SIGQUIT" if "grace" in options else ""}  # the opposite of what it has to be
+            workers.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **of_others, "LOOKS": looks}))
         return workers[-1]
 
     yield start
