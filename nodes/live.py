@@ -15,7 +15,8 @@ from ..wan_s2v_model.limits import LARGEST_SEED
 from ..wan_s2v_model.runs.changes import IF_CHANGED, NEW_TAKE, Notes
 from ..wan_s2v_model.runs.clips import LiveClips
 from ..wan_s2v_model.runs.fingerprint import hashes_by_clip, live_fingerprint
-from ..wan_s2v_model.runs.finish import LiveNetworks, finish_live, require_space
+from ..wan_s2v_model.runs.finish import LiveNetworks, finish_live, require_space, video_in_progress
+from ..wan_s2v_model.runs.live_video import LiveVideo
 from ..wan_s2v_model.runs.manifest import Fingerprint
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.runs.takes import handed_on
@@ -186,10 +187,11 @@ class WanS2VLiveSampler(io.ComfyNode):
         blocks = job.num_blocks - job.restart_before(store.num_finished) * CLIP_BLOCKS
         placement = comfy_bridge.place_rings(model, vae, LiveWork(plan.height, plan.width, job.steps, blocks, float8))
         comfy_bridge.take_others_off_gpu(model, vae.patcher)
-        comfy_bridge.in_less_memory(model, placement, functools.partial(cls._sample, store, job, model, vae, context, take))
+        with video_in_progress(store, plan, comfy_bridge.file_shower()) as live:
+            comfy_bridge.in_less_memory(model, placement, functools.partial(cls._sample, store, live, job, model, vae, context, take))
 
     @classmethod
-    def _sample(cls, store: RunStore, job: LiveJob, model, vae, context, take: str, placement: Placement) -> None:
+    def _sample(cls, store: RunStore, live: LiveVideo, job: LiveJob, model, vae, context, take: str, placement: Placement) -> None:
         """The work of `_run`, with the rings in this place."""
         timeline, network_plan = job.plan.timeline, comfy_bridge.LivePlan(*_latent_size(job.plan), range(job.steps), placement)
         progress = Progress(timeline.num_clips, CLIP_BLOCKS * job.steps, store.num_finished, fps=timeline.fps)
@@ -203,7 +205,7 @@ class WanS2VLiveSampler(io.ComfyNode):
                 store,
                 job,
                 LiveNetworks(sampler, comfy_bridge.RunVae(vae).encode, _decoder_opener(vae, job.plan), dtype),
-                show=comfy_bridge.file_shower(),
+                live,
                 peak_bytes=lambda: comfy_bridge.take_memory_peak(model),
             )
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -45,6 +46,20 @@ class Networks(NamedTuple):
     dtype: torch.dtype | None = None
 
 
+def video_in_progress(store: RunStore, plan: Plan, show: Callable[[Path], None]) -> LiveVideo:
+    """The video of a run so far, a context manager. What is streamed from it stays as it is for as long as it is open.
+
+    Args:
+        show: is given its file whenever it has grown.
+    """
+    return LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show, store.shown)
+
+
+def _show_stored(store: RunStore, live: LiveVideo, clip: int) -> None:
+    live.consume(clip)
+    store.shown = live.shown
+
+
 def finish_and_show(
     store: RunStore,
     plan: Plan,
@@ -57,19 +72,14 @@ def finish_and_show(
     """Make the clips that the store does not have yet, with a video in progress.
 
     Args:
-        show: is given the file of the video in progress whenever it has grown.
-        peak_bytes: as for `finish_run`, which also says the errors.
+        show: as for `video_in_progress`. peak_bytes: as for `finish_run`, which also says the errors.
     """
-    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show, store.shown) as live:
-
-        def on_stored(clip: int) -> None:
-            live.consume(clip)
-            store.shown = live.shown
-
+    with video_in_progress(store, plan, show) as live:
         sample, encode, decode, dtype = networks
         work = {"sample": sample, "encode": encode, "decode": decode}
         try:
-            finish_run(store, plan, seed, **work, on_stored=on_stored, peak_bytes=peak_bytes)  # type: ignore[arg-type]
+            show_clip = partial(_show_stored, store, live)
+            finish_run(store, plan, seed, **work, on_stored=show_clip, peak_bytes=peak_bytes)  # type: ignore[arg-type]
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}{_words_about(dtype)}") from error
 
@@ -83,41 +93,28 @@ class LiveNetworks(NamedTuple):
     dtype: torch.dtype | None = None
 
 
-def finish_live(
-    store: RunStore,
-    job: LiveJob,
-    networks: LiveNetworks,
-    *,
-    show: Callable[[Path], None],
-    peak_bytes: Callable[[], float | None],
-) -> None:
-    """Make the clips of a live video that the store does not have yet; the video in progress grows with every block of them.
+def finish_live(store: RunStore, job: LiveJob, networks: LiveNetworks, live: LiveVideo, *, peak_bytes: Callable[[], float | None]) -> None:
+    """Make the clips of a live video that the store does not have yet.
 
-    Args and errors: as of `finish_and_show`.
+    Args:
+        live: of `video_in_progress`; grows with every block. peak_bytes: as for `finish_run`, which also says the errors.
     """
-    plan, watch = job.plan, Stopwatch()
-    with LiveVideo(Clips(store, plan, delete_with_handle=False), store.num_finished, show, store.shown) as live:
+    watch, seen = Stopwatch(), Counter[int]()
 
-        def on_stored(clip: int) -> None:
-            live.consume(clip)
-            store.shown = live.shown
+    def on_frames(clip: int, frames: Tensor) -> None:
+        live.consume_frames(clip, seen[clip], bytes_of(frames))
+        seen[clip] += len(frames)
 
-        def open_decoder() -> Decode:
-            decode = networks.open_decoder()
-            return watch.timed("decoded", lambda latents: decode(require_finite(latents)))
+    def open_decoder() -> Decode:
+        decode = networks.open_decoder()
+        return watch.timed("decoded", lambda latents: decode(require_finite(latents)))
 
-        clips = live_clips(
-            job,
-            networks.sampler,
-            store,
-            encode=watch.timed("encoded", networks.encode),
-            open_decoder=open_decoder,
-            on_frames=lambda clip, frames: live.consume_frames(clip, bytes_of(frames)),
-        )
-        try:
-            store_clips(store, plan, clips, watch, on_stored=on_stored, peak_bytes=peak_bytes)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{error}{_words_about(networks.dtype)}") from error
+    encode = watch.timed("encoded", networks.encode)
+    clips = live_clips(job, networks.sampler, store, encode=encode, open_decoder=open_decoder, on_frames=on_frames)
+    try:
+        store_clips(store, job.plan, clips, watch, on_stored=partial(_show_stored, store, live), peak_bytes=peak_bytes)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{error}{_words_about(networks.dtype)}") from error
 
 
 def run_bytes(plan: Plan, first_clip: int = 0, later_steps: int = 0) -> int:

@@ -5,6 +5,7 @@ import logging
 import queue
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain, islice
@@ -61,6 +62,7 @@ class LiveVideo:
         self._on_grown = on_grown
         self._waiting: queue.SimpleQueue[int | Part | None] = queue.SimpleQueue()
         self._newest = -1  # clip of which it was given frames
+        self._given: Counter[int] = Counter()  # clip -> frames of it that came before the store had it
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._encode_all, name="wan_s2v_live_video", daemon=True)
         self._thread.start()
@@ -69,10 +71,16 @@ class LiveVideo:
         """Append a clip that the store has; returns at once."""
         self._waiting.put(clip)
 
-    def consume_frames(self, clip: int, frames: Tensor) -> None:
-        """Append frames [T, H, W, 3] uint8 of a clip, in their order, before the store has it; returns at once."""
-        if not self._stopped.is_set():  # else nobody would ever take them out of memory
-            self._waiting.put(Part(clip, frames))
+    def consume_frames(self, clip: int, start: int, frames: Tensor) -> None:
+        """Append frames [T, H, W, 3] uint8 of a clip, in their order, before the store has it; returns at once.
+
+        Args:
+            start: number of the first one in the clip. A clip that is made once more brings frames that are there; they are left out.
+        """
+        new = frames[max(0, self._given[clip] - start) :]
+        self._given[clip] += len(new)
+        if len(new) and not self._stopped.is_set():  # else nobody would ever take them out of memory
+            self._waiting.put(Part(clip, new))
 
     def close(self, *, wait_s: float = 0.0) -> None:
         """End the file, with the clips that can be encoded within that time."""

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from wan_s2v_pack.tests.live_stand_in import Decoder, Network, encode, make_plan
 from wan_s2v_pack.tests.run_folders import clip_path
 from wan_s2v_pack.wan_s2v_model.media.video_reader import count_frames
 from wan_s2v_pack.wan_s2v_model.runs.clips import LiveClips
-from wan_s2v_pack.wan_s2v_model.runs.finish import LiveNetworks, NotFiniteError, finish_live, run_bytes
+from wan_s2v_pack.wan_s2v_model.runs.finish import LiveNetworks, NotFiniteError, finish_live, run_bytes, video_in_progress
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 from wan_s2v_pack.wan_s2v_model.runs.tail import tail_of_clips
 from wan_s2v_pack.wan_s2v_model.sampling.live_clips import LiveJob
@@ -29,6 +30,11 @@ def make_job(num_frames=NUM_FRAMES, **options):
 
 def finish(folder, job, *, kill_at=math.inf, network=None, show=lambda path: None):
     """Make the clips of a run; a kill comes behind so many steps."""
+    with RunStore.open(folder, FINGERPRINT) as store, video_in_progress(store, job.plan, show) as live:
+        attempt(store, job, live, kill_at=kill_at, network=network)
+
+
+def attempt(store, job, live, *, kill_at=math.inf, network=None):
     steps = itertools.count(1)
 
     def on_step(block, step, x):
@@ -36,8 +42,7 @@ def finish(folder, job, *, kill_at=math.inf, network=None, show=lambda path: Non
             raise Killed
 
     networks = LiveNetworks(make_sampler(job, network, on_step), encode, Decoder, torch.float16)
-    with RunStore.open(folder, FINGERPRINT) as store:
-        finish_live(store, job, networks, show=show, peak_bytes=lambda: None)
+    finish_live(store, job, networks, live, peak_bytes=lambda: None)
 
 
 def contents(folder):
@@ -83,6 +88,30 @@ def test_the_video_in_progress_grows_with_every_block(tmp_path):
     shown = []
     finish(tmp_path / "song", make_job(100), show=lambda path: shown.append(path))
     assert len(shown) == 9
+
+
+@pytest.mark.parametrize("kill_at", [6, 22, 45])
+def test_a_stream_goes_on_where_memory_ran_out_in_the_middle_of_a_clip(kill_at, whole, tmp_path):
+    """What a reader has taken of the file stays; the blocks that are made once more are not appended once more."""
+    folder, job = tmp_path / "song", make_job()
+    grown, sizes = threading.Semaphore(0), []
+
+    def show(path):
+        sizes.append(path.stat().st_size)
+        grown.release()
+
+    with RunStore.open(folder, FINGERPRINT) as store, video_in_progress(store, job.plan, show) as live:
+        with pytest.raises(Killed):
+            attempt(store, job, live, kill_at=kill_at)
+        for _ in range((kill_at - 1) // job.steps):  # until all blocks are in the file
+            assert grown.acquire(timeout=60)
+        taken = (folder / "in_progress.mp4").read_bytes()
+        attempt(store, job, live)
+    assert contents(folder) == contents(whole)
+    assert sizes == sorted(sizes)
+    assert taken
+    assert (folder / "in_progress.mp4").read_bytes().startswith(taken)
+    assert count_frames(folder / "in_progress.mp4") == NUM_FRAMES
 
 
 def test_clips_are_as_large_as_foreseen(whole):

@@ -15,7 +15,7 @@ from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.media.video_formats import FORMATS
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
 from wan_s2v_pack.wan_s2v_model.runs.clips import Clips
-from wan_s2v_pack.wan_s2v_model.runs.finish import LiveNetworks, finish_live
+from wan_s2v_pack.wan_s2v_model.runs.finish import LiveNetworks, finish_live, video_in_progress
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 from wan_s2v_pack.wan_s2v_model.sampling.live import LiveSampler, live_sigmas
 from wan_s2v_pack.wan_s2v_model.sampling.live_clips import RESTART_CLIPS, LiveJob
@@ -95,7 +95,8 @@ def finish(folder, plan):
     job = LiveJob(plan, 7, restart_clips=RESTART_CLIPS)
     sampler = LiveSampler(Network(), job.told(CONTEXT), live_sigmas(4), wait_for_the_video)
     with RunStore.open(folder, {"frame_rate": FPS}) as store:
-        finish_live(store, job, LiveNetworks(sampler, encode, Decoder), show=measure, peak_bytes=lambda: None)
+        with video_in_progress(store, plan, measure) as live:
+            finish_live(store, job, LiveNetworks(sampler, encode, Decoder), live, peak_bytes=lambda: None)
         return Clips(store, plan, delete_with_handle=False), memory, files
 
 

@@ -271,13 +271,13 @@ def test_frames_that_nobody_encodes_any_more_are_not_kept(clips, monkeypatch):
     frames = torch.zeros(4, HEIGHT, WIDTH, 3, dtype=torch.uint8)
     alive = weakref.WeakSet()
     with LiveVideo(clips, 0, lambda path: None) as live:
-        for _ in range(20):
+        for number in range(20):
             part = frames.clone()
             alive.add(part)
-            live.consume_frames(0, part)
+            live.consume_frames(0, 4 * number, part)
         del part
         live._thread.join(60)
-        live.consume_frames(0, frames)
+        live.consume_frames(0, 80, frames)
         assert len(alive) <= 2  # that of the error, and one that came in just then
 
 
