@@ -144,6 +144,8 @@ class WanS2VPrepare(io.ComfyNode):
         comfy_bridge.require_wan_vae(vae)
         image, previous_frames = read_pictures("image", image), read_optional_pictures("previous_frames", previous_frames)
         height, width = _chosen_size(image, **size)
+        if dub is not None:
+            dub.require_video(encoded_audio.fps, sync_mode, height, width)  # before the pose is encoded, which takes minutes
         shape = VideoShape(height, width, frames_per_clip, max_clips, sync_mode, picture=tuple(image.shape[1:3]))
         picture = fit_image(image[0], height, width, cover=shape.covers)
         history = start_history(picture, previous_frames, from_picture=first_frame == "from picture", cover=shape.covers)

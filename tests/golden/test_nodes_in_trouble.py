@@ -65,12 +65,12 @@ def listen(encoder):
     return pack_module("nodes.audio").WanS2VAudioEncode.execute(encoder, {"waveform": sound, "sample_rate": RATE_HZ}, 0.0, 0.0)
 
 
-def prepare(encoder, vae):
+def prepare(encoder, vae, **others):
     audio = listen(encoder).args[0]
     pictures = torch.rand(NUM_FRAMES, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
     node = pack_module("nodes.prepare").WanS2VPrepare
     pose = pack_module("nodes.directing").WanS2VPose.execute(1.0, "hold", 0.0, 1.0, 16.0, images=pictures).args[0]
-    return node.execute(audio, pictures, vae, **SIZE, pose=pose).args[0]
+    return node.execute(audio, pictures, vae, **SIZE, pose=pose, **others).args[0]
 
 
 def save(**source):
@@ -104,6 +104,27 @@ def press(monkeypatch, owner, name, axis, work):
 def test_cancel_in_prepare(encoder, vae, monkeypatch, output):
     assert press(monkeypatch, vae, "process_input", 0, lambda: prepare(encoder, vae)) == 0
     assert prepare(encoder, vae).timeline.num_frames == NUM_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("options", "mask", "words"),
+    [
+        ({"sync_mode": "official"}, slice(0, 64), "A video is dubbed with sync_mode aligned"),
+        ({}, slice(0, 8), "source_mask lies outside of what is seen in a video of 64x64"),
+    ],
+)
+def test_what_cannot_be_dubbed_is_said_before_the_pose_is_encoded(options, mask, words, encoder, vae, monkeypatch, output):
+    """The pose of an hour takes the VAE minutes."""
+    white = torch.zeros(1, 64, 192)
+    white[..., mask] = 1
+    dub = pack_module("nodes.dub").WanS2VDub.execute(
+        0, 1.0, "hold", "whole picture", 0.0, 2.0, 16.0, source_images=torch.rand(4, 64, 192, 3), source_mask=white
+    )
+    encoded = Button()
+    counted(monkeypatch, vae, "process_input", encoded, 0)
+    with pytest.raises(ValueError, match=words):
+        prepare(encoder, vae, dub=dub.args[0], **options)
+    assert encoded.calls == 0
 
 
 def test_cancel_in_audio_encode(encoder, monkeypatch, output):

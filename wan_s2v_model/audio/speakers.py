@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..constants import VIDEO_FPS
@@ -21,6 +20,7 @@ logger = logging.getLogger("wan_s2v")
 
 NOBODY = ("silence", "nearest", "everybody", "everybody added")
 FADE_S = 0.01  # of a sound at the borders of a turn
+LONGEST_PAUSE_S = 600  # in which nobody has a sound: what is played would be hours of zeros in memory
 
 
 class Box(NamedTuple):
@@ -166,6 +166,8 @@ def join(speakers: Speakers, played: Sound | None = None) -> JoinedAudio:
         )
     if len(rates := sorted({sound.fps for sound in sounds.values()})) > 1:
         raise ValueError(f"The sounds are for videos of {rates[0]} and {rates[1]} frames per second. Set frame_rate alike in Encode Audio.")
+    if played is None:
+        _require_no_long_pause(speakers)
     sound = played or mixed(speakers.played())
     first = next(iter(sounds.values()))
     num_samples = length_at_16khz(sound.waveform.shape[1], sound.sample_rate_hz)
@@ -179,14 +181,30 @@ def mixed(tracks: Sequence[Track]) -> Sound:
     placed = []
     for (waveform, own_hz), start_s in tracks:
         waveform = waveform if own_hz == rate_hz else resample(waveform, own_hz, rate_hz)
-        placed.append(F.pad(waveform.expand(channels, -1), (round(start_s * rate_hz), 0)))
-    total = torch.zeros(channels, max(waveform.shape[1] for waveform in placed))
-    for waveform in placed:
-        total[:, : waveform.shape[1]] += waveform
+        start = round(start_s * rate_hz)
+        placed.append((waveform, start, start + waveform.shape[1]))
+    total = torch.zeros(channels, max(end for _, _, end in placed))
+    for waveform, start, end in placed:
+        total[:, start:end] += waveform
     peak = float(total.abs().max())
     if peak > 1:
         logger.info("the speakers together reach %.2f times full scale: all become quieter by that", peak)
     return Sound(total / max(1.0, peak), rate_hz)
+
+
+def _require_no_long_pause(speakers: Speakers) -> None:
+    """Raise ValueError where a sound begins so late that nothing but silence would be played for long."""
+    heard_until_s = 0.0
+    for speaker in sorted(speakers.speakers, key=lambda speaker: speaker.start):
+        if speaker.sound is None:
+            continue
+        start_s = speaker.start / speakers.fps
+        if start_s > heard_until_s + LONGEST_PAUSE_S:
+            raise ValueError(
+                f"Speaker {speaker.number} begins at {start_s:g} s, and nobody has a sound for the {start_s - heard_until_s:.0f} s before "
+                f"it; such a pause lasts {LONGEST_PAUSE_S} s at most. Lower start_{speaker.number}, or connect played_audio."
+            )
+        heard_until_s = max(heard_until_s, start_s + speaker.sound.waveform.shape[1] / speaker.sound.sample_rate_hz)
 
 
 def place_of(number: int, mask: Tensor | None, box: str | None) -> Tensor | Box | None:

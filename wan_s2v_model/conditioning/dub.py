@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
 from ..media.video_source import constant_rate
 from .clip import KeptSource
 from .picture import fit_back, fit_frames, shown_part
@@ -135,6 +135,31 @@ class Dub:
         rows, columns = self.part
         return pictures[:, rows, columns]
 
+    def shown_in(self, height: int, width: int) -> Part:
+        """What a video of this size shows of the part."""
+        own_height, own_width = self.mask_of(0).shape
+        return shown_part(own_height, own_width, height, width)
+
+    def require_video(self, fps: int, sync_mode: str, height: int, width: int) -> None:
+        """Raise ValueError if it cannot become such a video.
+
+        That is: at the rate of a live video; in mode `official`, which shows black beside the picture; where nothing that may change is
+        seen.
+        """
+        if fps != VIDEO_FPS:
+            raise ValueError(
+                f"Dubbing a video makes {VIDEO_FPS} frames per second, and this plan has {fps}. Set frame_rate to {VIDEO_FPS} "
+                "in Encode Audio (Wan S2V)."
+            )
+        if sync_mode != "aligned":
+            raise ValueError(f"A video is dubbed with sync_mode aligned, got {sync_mode}. Set it in Prepare Video (Wan S2V).")
+        rows, columns = self.shown_in(height, width)
+        if not (self.part_of(self.mask)[:, rows, columns] > 0).any():
+            raise ValueError(
+                f"source_mask lies outside of what is seen in a video of {width}x{height}: the picture is cropped to its shape. Choose a "
+                "size with the shape of the source, or mask what is nearer to the middle."
+            )
+
     def reference(self, second: float) -> Tensor:
         """The part of the picture at a second, [1, h, w, 3] in [0, 1]."""
         picture = self.part_of(self.read([self.picture_at(Fraction(second))]))
@@ -219,15 +244,9 @@ class FittedDub:
         self.dub = dub
         self._timeline = timeline
         self._size = height, width
-        source_height, source_width = dub.mask_of(0).shape
-        self._reached = rows, columns = shown_part(source_height, source_width, height, width)
+        self._reached = dub.shown_in(height, width)
         self._pictures: dict[int, Tensor] = {}  # of the newest clip by their numbers, fitted, uint8
         self._newest_weights: dict[int, Tensor] = {}
-        if not (dub.part_of(dub.mask)[:, rows, columns] > 0).any():
-            raise ValueError(
-                f"source_mask lies outside of what is seen in a video of {width}x{height}: the picture is cropped to its shape. Choose a "
-                "size with the shape of the source, or mask what is nearer to the middle."
-            )
 
     @property
     def fps(self) -> Fraction:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..audio.features import EncodedAudio, SilenceFeatures, gather_frames
 from ..audio.speakers import JoinedAudio, Speakers
-from ..constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP, VIDEO_FPS
+from ..constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP
 from .clip import ALL_STEPS, ClipConditioning
 from .dub import Dub, FittedDub
 from .pose import PoseGuide, keep_in_file, pose_latents, warn_if_short
@@ -111,15 +111,8 @@ class Plan:
     dub: FittedDub | None = None
 
     def with_dub(self, dub: Dub) -> "Plan":
-        """The same sound over a video.
-
-        Raises:
-            ValueError: in mode `official`, which shows black beside the picture, at the rate of a live video, or where nothing that may
-                change is seen.
-        """
-        self.require_rate(VIDEO_FPS, "Dubbing a video")
-        if self.timeline.sync_mode != "aligned":
-            raise ValueError(f"A video is dubbed with sync_mode aligned, got {self.timeline.sync_mode}. Set it in Prepare Video (Wan S2V).")
+        """The same sound over a video; ValueError as of `Dub.require_video`."""
+        dub.require_video(self.timeline.fps, self.timeline.sync_mode, self.height, self.width)
         return replace(self, dub=FittedDub(dub, self.timeline, self.height, self.width))
 
     @property

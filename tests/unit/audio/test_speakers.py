@@ -205,3 +205,19 @@ def test_a_recording_that_two_share_is_played_once(turns, levels):
     assert waveform[200::400].tolist() == pytest.approx(levels)
     if turns.startswith("0s 1\n"):
         assert waveform[:1100].min() > 0.09, "no fade where the turn passes on within one recording"
+
+
+@pytest.mark.parametrize("seconds", [602, 100_000])
+def test_hours_of_silence_in_front_of_a_sound_are_refused_before_they_are_made(seconds):
+    """At 48 kHz in stereo 100,000 s would take 38 GB."""
+    late = Speaker(2, RIGHT, sound(16, 200, rate_hz=48_000, channels=2), start=seconds * 16)
+    them = speakers(Speaker(1, LEFT, sound(16, 100)), late)
+    with pytest.raises(ValueError, match=rf"Speaker 2 begins at {seconds}(\.0)? s, .*Lower start_2, or connect played_audio"):
+        join(them)
+    assert join(them, Sound(torch.zeros(1, RATE_HZ), RATE_HZ)).waveform.shape == (1, RATE_HZ)
+
+
+def test_a_pause_of_minutes_is_silence():
+    joined = join(speakers(Speaker(1, LEFT, sound(16, 100)), Speaker(2, RIGHT, sound(16, 200), start=601 * 16)))
+    assert joined.waveform.shape == (1, 602 * RATE_HZ)
+    assert joined.waveform.count_nonzero() == 2 * RATE_HZ

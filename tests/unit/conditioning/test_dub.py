@@ -305,7 +305,16 @@ def test_without_a_mask_the_strength_has_to_keep_something():
 
 def test_a_mask_that_is_cropped_away_is_refused():
     with pytest.raises(ValueError, match="source_mask lies outside of what is seen in a video of 16x48"):
-        fitted(dub_of(mask=mask_of(columns=slice(0, 8))), width=16)
+        dub_of(mask=mask_of(columns=slice(0, 8))).require_video(16, "aligned", HEIGHT, 16)
+
+
+def test_a_live_video_and_mode_official_are_refused():
+    dub = dub_of()
+    dub.require_video(16, "aligned", HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="Dubbing a video makes 16 frames per second, and this plan has 25"):
+        dub.require_video(25, "aligned", HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="A video is dubbed with sync_mode aligned, got official"):
+        dub.require_video(16, "official", HEIGHT, WIDTH)
 
 
 def test_settings_tell_everything_but_video_and_mask():

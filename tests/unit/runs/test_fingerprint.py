@@ -1,7 +1,7 @@
 """A run may only be continued when nothing that decides it has changed."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ from wan_s2v_pack.wan_s2v_model.runs.earlier import earlier_texts
 from wan_s2v_pack.wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_clip, run_fingerprint
 from wan_s2v_pack.wan_s2v_model.runs.manifest import value_at
 from wan_s2v_pack.wan_s2v_model.sampling.guidance import AudioGuidance
-from wan_s2v_pack.wan_s2v_model.sampling.step_cache import StepCache
+from wan_s2v_pack.wan_s2v_model.sampling.step_cache import CachedClips, StepCache, Table
 
 
 @dataclass(frozen=True)
@@ -389,3 +389,12 @@ def test_blended_prompts_are_named_by_theirs():
 
     assert blend("b") == blend("b") != blend("c")
     assert len(blend("b")) > 1
+
+
+def test_another_schedule_of_the_step_cache_is_another_run(inputs):
+    """A run goes on with the schedule that it began with: who changes the one changes the words for the other, too."""
+    table = Table(clip=0, prompt=0, steps=40, guessed=(3, 5), expected=0.04)
+    taught = [asdict(replace(table, clip=clip, error=error)) for clip, error in ((0, None), (8, 0.04), (24, 0.04), (56, 0.04))]
+    distances = [CachedClips(StepCache(0.05, 8), torch.zeros(41), taught[:count])._distance(0) for count in range(1, 5)]
+    words = run_fingerprint(**{**inputs, "settings": Settings(step_cache=StepCache(0.05, 8))})["step_cache"]
+    assert (words, distances) == ("error up to 0.05, first compared behind 8 clips", [8, 16, 32, 32])
