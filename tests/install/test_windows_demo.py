@@ -46,6 +46,7 @@ def windows(comfyui_path: Path) -> Windows:
 def test_the_demo_makes_its_whole_video(windows):
     comfyui = "Z:" + str(windows.folder / "ComfyUI").replace("/", "\\")
     code, out, err = windows.run(r"scripts\run_demo.py", cwd=windows.pack, timeout=DEMO_S, COMFYUI_PATH=comfyui)
+    print(out)
     assert code == 0, out + err
     (path,) = (windows.pack / ".demo" / "output" / "video").glob("*.mp4")
     with av.open(str(path)) as video:
