@@ -20,6 +20,7 @@ from wan_s2v_pack.cli.comfyui.server import (
     write_model_paths,
 )
 from wan_s2v_pack.cli.models.folders import ModelFolders
+from wan_s2v_pack.tests.systems import needs_links
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def fake_comfyui(tmp_path: Path, source: str) -> Path:
     return folder
 
 
+@needs_links
 def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path, pack):
     base = prepare_base_directory(tmp_path / "base", pack)
     (base / "input" / "mine.png").write_text("kept")
@@ -46,6 +48,7 @@ def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path, pack):
     assert (base / "input" / "mine.png").read_text() == "kept"
 
 
+@needs_links
 def test_link_to_another_checkout_is_replaced(tmp_path, pack):
     other = tmp_path / "other"
     other.mkdir()

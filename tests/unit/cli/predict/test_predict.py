@@ -22,6 +22,7 @@ from wan_s2v_pack.cli.models.folders import FolderError
 from wan_s2v_pack.cli.predict import connection, job
 from wan_s2v_pack.cli.predict.graph import ALL_GPUS, AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
 from wan_s2v_pack.cli.predict.options import PICTURE, SOUND, request_from
+from wan_s2v_pack.tests.systems import from_checkout
 from wan_s2v_pack.wan_s2v_model.runs.changes import NEW_TAKE, REDO, STOP
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -310,9 +311,7 @@ def test_python_without_the_packages_of_comfyui(tmp_path):
     lacking = (
         "import sys; sys.modules.update(aiohttp=None, requests=None, tqdm=None); from cli.__main__ import main; sys.exit(main(['predict']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", lacking], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    done = subprocess.run(from_checkout(lacking), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert re.fullmatch(r"predict no server: import of \w+ halted.*\. Use the Python that runs ComfyUI, which has it\.\n", done.stderr)
 
