@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def can_link() -> bool:
 
 
 needs_links = pytest.mark.skipif(not can_link(), reason="no links can be made here: no right to on Windows, or Wine")
+
+
+def words_for(action: Callable[[], object]) -> str:
+    """How this system calls what is wrong with an action that it refuses."""
+    try:
+        action()
+    except OSError as error:
+        return str(error.strerror)
+    raise AssertionError("it was not refused")
 
 
 def from_checkout(code: str) -> list[str]:
