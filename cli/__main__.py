@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import spec_from_loader
 from pathlib import Path
 
 if not __package__:  # started by path: some Pythons, such as the portable ComfyUI's, do not look into the working directory
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import cli  # noqa: F401
 
-    __package__ = "cli"
+    __package__, __spec__ = "cli", spec_from_loader("cli.__main__", None)  # Python compares them
 
 from . import convert, doctor, fleet, predict, runs
 from .command import command as own_command

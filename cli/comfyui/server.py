@@ -101,7 +101,7 @@ class ComfyServer:
         base_directory: made by `prepare_base_directory`.
         cpu: run without a GPU.
         extra_args: further ComfyUI command line arguments.
-        timeout_s: longest wait for the server to answer.
+        timeout_s: longest wait for a server that does not answer, writes nothing and computes nothing.
         own_session: keep Ctrl-C of the terminal from the process; only `stop` ends it then, and on Linux the end of the thread that started
             it, however that ends.
     """
@@ -206,14 +206,29 @@ class ComfyServer:
         return self._process is not None and self._process.poll() is None
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + self.timeout_s
-        while time.monotonic() < deadline:
+        """A slow start is waited for; what ends the wait is a server in which nothing happens any more."""
+        seen, quiet_since = self._work_done(), time.monotonic()
+        while True:
             if not self.alive():
                 raise ServerError(f"ComfyUI ended while starting. The last lines of {self.log_file}:\n{self.log_tail()}")
             if self._answers():
                 return
+            if seen != (seen := self._work_done()):
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= self.timeout_s:
+                raise ServerError(
+                    f"ComfyUI does not answer, and for {self.timeout_s:.0f} s it has neither written nor computed anything. "
+                    f"The last lines of {self.log_file}:\n{self.log_tail()}"
+                )
             time.sleep(POLL_S)
-        raise ServerError(f"ComfyUI did not answer within {self.timeout_s:.0f} s. The last lines of {self.log_file}:\n{self.log_tail()}")
+
+    def _work_done(self) -> tuple[int, int]:
+        """Bytes of the log, and whole seconds of processor time: a server that only waits takes hours for one."""
+        try:
+            spent = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return self.log_file.stat().st_size, 0
+        return self.log_file.stat().st_size, int(spent.user + spent.system)
 
     def _answers(self) -> bool:
         try:

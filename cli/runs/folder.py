@@ -183,6 +183,7 @@ def _holds_clips(folder: Path) -> bool:
 def is_in_use(folder: Path) -> bool | None:
     """Whether a process works on the run or reads it; None where the disk has no locks."""
     try:
+        (folder / LOCK_NAME).stat()  # only a look: none is made
         with locked(folder):
             return False
     except InUseError:
@@ -198,12 +199,10 @@ def locked(folder: Path) -> FolderLock:
 
     Raises:
         InUseError: another process works on it or reads it.
-        OSError: there is no lock file, or the disk has no locks.
+        OSError: the folder cannot be written, or its disk has no locks.
     """
-    path = folder / LOCK_NAME
-    path.stat()
     try:
-        lock = FolderLock(path)
+        lock = FolderLock(folder / LOCK_NAME)
     except Timeout as error:
         raise InUseError(f"Run '{folder.name}' is in use by another process. Wait for it to end, or cancel it.") from error
     if has_readers(folder):

@@ -97,7 +97,7 @@ def remove(removal: Removal) -> None:
     """
     folder = removal.run.folder
     with contextlib.ExitStack() as stack:
-        if removal.run.in_use is not None and (folder / LOCK_NAME).is_file():
+        if removal.run.in_use is not None:  # also without a lock file: Windows has none while nobody works on the run
             stack.enter_context(locked(folder))
         paths = removal.paths if removal.whole else set(removal.paths) & set(read_run(folder).leftovers)  # they may be clips by now
         for path in paths:

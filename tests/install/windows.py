@@ -43,7 +43,11 @@ class Windows:
 
     def run(self, *words: str, timeout: int = TIMEOUT_S, **options: object) -> tuple[int, str, str]:
         with self.start(*words, **options) as process:
-            out, err = process.communicate(timeout=timeout)
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()  # else leaving waits for it
+                raise
         return process.returncode, out.decode("cp1252", errors="replace"), err.decode("cp1252", errors="replace")
 
     def cli(self, *words: str) -> tuple[int, str, str]:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def newer_wine() -> list[str]:
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False, timeout=INSTALL_S).returncode:
             pytest.skip(f"Debian 13 could not be unpacked, so Wine {OLDEST_WINE} is not here; nothing was tried with torch on Windows")
         ready.touch()
+    (system / "etc" / "hosts").write_text("127.0.0.1 localhost\n")  # debootstrap leaves none, and Wine asks it
     return ["unshare", "--mount", "sh", "-euc", IN_THE_OTHER_SYSTEM, "sh", str(system), str(TOOLS), "wine"]
 
 
@@ -57,13 +59,25 @@ def install_torch(site_packages: Path, requirements: list[Path]) -> None:
     """What ComfyUI's portable build has. pip looks at the conditions of this system, uv at those of Windows."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"{COMPILER} is not installed, which torch needs under Wine; nothing was tried with torch on Windows")
-    uv = tool_environment(UV) / "uv"
-    system = ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", "3.13", "--only-binary", ":all:"]
-    files = [word for path in requirements for word in ("-r", path)]
-    command = [uv, "pip", "install", "--quiet", "--no-cache", *system, "--target", site_packages, *files]
-    subprocess.run(command, check=True, timeout=INSTALL_S)
+    install(site_packages, *(word for path in requirements for word in ("-r", str(path))))
     script = tool_environment(PEFILE) / "python"
     run([script, Path(__file__).with_name("wine_complex.py"), site_packages, site_packages.parents[1]])
+
+
+def install(folder: Path, *requirements: str) -> None:
+    system = ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", "3.13", "--only-binary", ":all:"]
+    command = [tool_environment(UV) / "uv", "pip", "install", "--quiet", "--no-cache", *system, "--target", folder, *requirements]
+    subprocess.run(command, check=True, timeout=INSTALL_S)
+
+
+def pytest_once() -> Path:
+    """A folder with pytest for Windows, beside the Python, so that this stays what the portable build has."""
+    folder = TOOLS / "windows_pytest"
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        install(folder, *(f"{name}=={version(name)}" for name in ("pytest", "pytest-asyncio")), "colorama")
+        (folder / "ready").touch()
+    return folder
 
 
 def requirements_of(comfyui: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from wan_s2v_pack.scripts.pictures.map import PACKAGE, PICTURE, WAY, draw, imports_of, module_of, room_of, sources
+from wan_s2v_pack.tests.systems import from_checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # lowest first: a folder imports only from the floors below its own
@@ -157,7 +158,7 @@ def test_no_import_cycle():
 
 
 def test_command_line_starts_without_torch():
-    subprocess.run([sys.executable, "-c", IMPORT_CLI], cwd=ROOT, check=True)
+    subprocess.run(from_checkout(IMPORT_CLI), cwd=ROOT, check=True)
 
 
 def test_files_and_folders_stay_readable():

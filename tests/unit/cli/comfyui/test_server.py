@@ -20,6 +20,7 @@ from wan_s2v_pack.cli.comfyui.server import (
     write_model_paths,
 )
 from wan_s2v_pack.cli.models.folders import ModelFolders
+from wan_s2v_pack.tests.systems import needs_links
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def fake_comfyui(tmp_path: Path, source: str) -> Path:
     return folder
 
 
+@needs_links
 def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path, pack):
     base = prepare_base_directory(tmp_path / "base", pack)
     (base / "input" / "mine.png").write_text("kept")
@@ -46,6 +48,7 @@ def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path, pack):
     assert (base / "input" / "mine.png").read_text() == "kept"
 
 
+@needs_links
 def test_link_to_another_checkout_is_replaced(tmp_path, pack):
     other = tmp_path / "other"
     other.mkdir()
@@ -91,10 +94,39 @@ def test_server_that_fails_at_once_shows_its_log(tmp_path, pack):
 
 def test_server_that_never_answers_is_ended(tmp_path, pack):
     base = prepare_base_directory(tmp_path / "base", pack)
-    server = ComfyServer(fake_comfyui(tmp_path, "import time; print('thinking', flush=True); time.sleep(60)"), base, timeout_s=1.0)
-    with pytest.raises(ServerError, match=r"did not answer within 1 s(.|\n)*thinking"):
+    server = ComfyServer(fake_comfyui(tmp_path, "import time; print('thinking', flush=True); time.sleep(60)"), base, timeout_s=2.0)
+    with pytest.raises(ServerError, match=r"for 2 s it has neither written nor computed(.|\n)*thinking"):
         server.start()
     assert not server.alive()
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["writes or computes", "does nothing"])
+def test_slow_start_is_waited_for_as_long_as_something_happens(tmp_path, pack, monkeypatch, busy):
+    """An hour on a clock that only the waiting moves."""
+    clock = Mock(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr(server, "time", clock)
+    slow = ComfyServer(tmp_path, prepare_base_directory(tmp_path / "base", pack))
+    slow.log_file.write_text("Loading")
+    monkeypatch.setattr(slow, "alive", lambda: True)
+    monkeypatch.setattr(slow, "_answers", lambda: clock.now > 3600)
+    monkeypatch.setattr(slow, "_work_done", lambda: (7, int(clock.now) // 100 if busy else 0))
+    if busy:
+        slow._wait_until_ready()
+        assert clock.now > 3600
+    else:
+        with pytest.raises(ServerError, match=r"for 240 s it has neither(.|\n)*Loading"):
+            slow._wait_until_ready()
+
+
+def test_work_of_a_server_is_what_it_writes_and_computes(tmp_path, pack):
+    base = prepare_base_directory(tmp_path / "base", pack)
+    at_work = ComfyServer(fake_comfyui(tmp_path, "print('thinking', flush=True)\nwhile True: pass"), base)
+    at_work._wait_until_ready = lambda: None
+    with at_work:
+        while at_work._work_done() < (len("thinking"), 1):
+            assert at_work.alive()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -25,6 +25,7 @@ from wan_s2v_pack.cli.doctor.speed import speed_findings
 from wan_s2v_pack.cli.models.folders import ModelFolders
 from wan_s2v_pack.cli.models.headers import DOWNLOAD, GGUF, LEAVE, REPLACE
 from wan_s2v_pack.tests.foreign_files import wan, wan_vae
+from wan_s2v_pack.tests.systems import from_checkout
 
 ROOT = Path(__file__).resolve().parents[4]
 H100 = Gpu("NVIDIA H100", 80_000_000_000, (9, 0), "580.65")
@@ -339,7 +340,7 @@ def test_file_that_the_system_does_not_give_out(tmp_path, monkeypatch):
 def test_doctor_starts_without_pytorch():
     """And with it every command."""
     script = "import sys; sys.modules.update(torch=None, safetensors=None, numpy=None); import cli.__main__"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    subprocess.run(from_checkout(script), cwd=ROOT, check=True, timeout=60)
 
 
 def test_the_form_for_problems_asks_for_what_the_doctor_says():

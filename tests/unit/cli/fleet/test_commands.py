@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from wan_s2v_pack.cli.__main__ import main
+from wan_s2v_pack.tests.systems import from_checkout
 from wan_s2v_pack.tests.unit.cli.fleet.conftest import forget_other_folders
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -15,14 +15,14 @@ WITHOUT = "import sys; sys.modules['celery'] = None; from cli.__main__ import ma
 
 @pytest.mark.parametrize("arguments", [["worker"], ["submit", "jobs.jsonl"], ["jobs", "list"]])
 def test_without_celery_it_is_said_what_to_install(arguments):
-    done = subprocess.run([sys.executable, "-c", WITHOUT, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*from_checkout(WITHOUT), *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3
     assert "python -m pip install -r" in done.stderr
     assert "requirements-fleet.txt" in done.stderr
 
 
 def test_the_rest_starts_without_celery():
-    done = subprocess.run([sys.executable, "-c", WITHOUT, "runs", "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*from_checkout(WITHOUT), "runs", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "The runs that Sample Video" in done.stdout) == (0, True)
 
 

@@ -22,6 +22,7 @@ from wan_s2v_pack.cli.models import download, hub
 from wan_s2v_pack.cli.models.files import BY_DEFAULT, FILES, PARTS, by_name, select
 from wan_s2v_pack.tests.fake_hub import AUDIO, CHUNK_BYTES, CONTENTS, VAE, FakeHub, Handler
 from wan_s2v_pack.tests.processes import start_and_heed
+from wan_s2v_pack.tests.systems import words_for
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -282,8 +283,8 @@ def fail_while_writing(code):
 @pytest.mark.parametrize(
     ("prepare", "message", "advice"),
     [
-        (block_folder, f"vae cannot be written ({os.strerror(errno.EEXIST)}).", "Choose another folder with --models-dir."),
-        (block_partial_file, "vae cannot be written (Is a directory).", "Choose another folder with --models-dir."),
+        (block_folder, f"vae cannot be written ({words_for(Path(__file__).mkdir)}).", "Choose another folder with --models-dir."),
+        (block_partial_file, f"vae cannot be written ({words_for(lambda: ROOT.open('ab'))}).", "Choose another folder with --models-dir."),
         (block_name, f"{VAE} is a folder, and the file needs its name.", "Move it away"),
         (refuse_replacing, f"{VAE} cannot be read or written (Permission denied).", "Close programs that use it, such as ComfyUI"),
         (fail_while_writing(errno.ENOSPC), f"The disk is full while {VAE} is written.", "Make room"),

@@ -113,10 +113,10 @@ def running(tmp_path, monkeypatch):
 
 def test_a_running_comfyui_is_asked(running, tmp_path, monkeypatch):
     program, base = running
+    monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.setattr(model_folders, "ROOT", base / "custom_nodes" / "wan-s2v")
     assert (find_comfyui(None), find_base(None)) == (program, base)
     monkeypatch.setattr(model_folders, "ROOT", tmp_path)
-    monkeypatch.setenv("PWD", str(tmp_path))
     assert find_comfyui(None) == program
 
 

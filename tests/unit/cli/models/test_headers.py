@@ -13,6 +13,7 @@ from wan_s2v_pack.tests.damaged_files import AGAIN, DAMAGED_FILES, LFS_POINTER, 
 from wan_s2v_pack.tests.damaged_files import GGUF as GGUF_FILE
 from wan_s2v_pack.tests.damaged_files import write as write_damaged
 from wan_s2v_pack.tests.foreign_files import FOREIGN_FILES, official_umt5, prefixed, wav2vec2
+from wan_s2v_pack.tests.systems import needs_links
 from wan_s2v_pack.wan_s2v_model.checkpoints.identify import S2V_KEYS
 
 ONLY_SEEN_WHEN_LOADED = {
@@ -258,14 +259,12 @@ def test_candidates_are_weights_with_a_usual_name(tmp_path):
     assert [name for name, _ in find_candidates([tmp_path], "s2v")] == ["a/Wan_S2V.safetensors"]
 
 
+@needs_links
 def test_candidates_in_a_linked_folder(tmp_path):
     """ComfyUI looks there too."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "s2v.safetensors").touch()
     (tmp_path / "models").mkdir()
-    try:
-        (tmp_path / "models" / "wan").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    except OSError:
-        pytest.skip("needs a user who may make links")
+    (tmp_path / "models" / "wan").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "models", target_is_directory=True)
     assert [name for name, _ in find_candidates([tmp_path / "models"], "s2v")] == ["wan/s2v.safetensors"]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,6 +19,7 @@ from wan_s2v_pack.cli.models.folders import FolderError
 from wan_s2v_pack.cli.predict import connection, job
 from wan_s2v_pack.cli.predict.graph import ALL_GPUS, AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
 from wan_s2v_pack.cli.predict.options import PICTURE, SOUND, request_from
+from wan_s2v_pack.tests.systems import from_checkout, words_for
 from wan_s2v_pack.wan_s2v_model.runs.changes import NEW_TAKE, REDO, STOP
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -254,7 +252,7 @@ def test_folder_that_cannot_be_made(server, capsys, tmp_path):
     server()
     (tmp_path / "file").write_text("")
     code, printed, _ = outcome(capsys, "--output", "file/talk.mp4")
-    assert (code, printed["error"]) == (1, f"file cannot be used: {os.strerror(errno.EEXIST)}.")
+    assert (code, printed["error"]) == (1, f"file cannot be used: {words_for(Path(__file__).mkdir)}.")
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "file", "name"])
@@ -268,7 +266,7 @@ def test_video_that_cannot_be_written_is_noticed_before_anything_is_made(obstacl
         monkeypatch.setattr(Path, "touch", Mock(side_effect=PermissionError(13, "Permission denied", str(tmp_path / f"{name}.part"))))
     monkeypatch.setattr(connection, "connect", Mock(side_effect=AssertionError("it began")))
     code, printed, _ = outcome(capsys, "--output", str(tmp_path / name))
-    too_long = os.strerror(errno.ENOENT if sys.platform == "win32" else errno.ENAMETOOLONG)
+    too_long = words_for((tmp_path / f"{'x' * 300}.mp4").touch)
     reason = {"folder": "Permission denied", "file": "it is write-protected", "name": too_long}[obstacle]
     assert (code, printed["status"]) == (1, "failed")
     assert printed["error"].startswith(str(tmp_path / name)[:250])
@@ -310,9 +308,7 @@ def test_python_without_the_packages_of_comfyui(tmp_path):
     lacking = (
         "import sys; sys.modules.update(aiohttp=None, requests=None, tqdm=None); from cli.__main__ import main; sys.exit(main(['predict']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", lacking], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    done = subprocess.run(from_checkout(lacking), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert re.fullmatch(r"predict no server: import of \w+ halted.*\. Use the Python that runs ComfyUI, which has it\.\n", done.stderr)
 

@@ -18,6 +18,7 @@ from wan_s2v_pack.cli.runs import report
 from wan_s2v_pack.cli.runs.folder import RunsError, find_run, find_runs, is_in_use, read_run
 from wan_s2v_pack.cli.runs.verify import verify
 from wan_s2v_pack.tests.run_folders import DAY_S, SETTINGS, clip, clip_path, cut_off, flip_last_byte, make_run, names, without_hashes
+from wan_s2v_pack.tests.systems import from_checkout
 from wan_s2v_pack.wan_s2v_model.runs import manifest
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
 
@@ -157,7 +158,7 @@ def test_disk_without_locks(runs_folder, runs_command, monkeypatch):
 def test_works_without_torch(runs_folder):
     folder = make_run(runs_folder, "song", 2)
     code = "import sys; sys.modules['torch'] = None\nfrom cli.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "runs", "verify", folder.name, "--output-dir", str(runs_folder.parent)]
+    command = [*from_checkout(code), "runs", "verify", folder.name, "--output-dir", str(runs_folder.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "run 'song': 2 clips" in done.stdout
