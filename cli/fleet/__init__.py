@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NEEDED = Path(__file__).resolve().parents[2] / "requirements-fleet.txt"
@@ -82,16 +83,36 @@ def _lazily(command: str) -> Callable[[argparse.Namespace], int]:
     """The command, whose module needs Celery."""
 
     def run(options: argparse.Namespace) -> int:
-        # Celery reads it when it is imported: give the job back at SIGTERM, or wait. What it was before counts for other programs.
-        os.environ["REMAP_SIGTERM"] = "" if getattr(options, "grace", 0) else "SIGQUIT"
-        try:
-            import celery  # noqa: F401
-            import fsspec  # noqa: F401
-        except ImportError as error:
-            print(f"{error}. A fleet needs packages of its own: python -m pip install -r {NEEDED}", file=sys.stderr)
-            return NOT_INSTALLED
-        from . import jobs, submit, worker
+        with _environment(_variables(options)):
+            try:
+                import celery  # noqa: F401
+                import fsspec  # noqa: F401
+            except ImportError as error:
+                print(f"{error}. A fleet needs packages of its own: python -m pip install -r {NEEDED}", file=sys.stderr)
+                return NOT_INSTALLED
+            from . import jobs, submit, worker
 
-        return {"jobs": jobs, "submit": submit, "worker": worker}[command].run(options)
+            return {"jobs": jobs, "submit": submit, "worker": worker}[command].run(options)
 
     return run
+
+
+def _variables(options: argparse.Namespace) -> dict[str, str]:
+    """For Celery, which reads it when it is imported: give the job back at SIGTERM, or wait. And for ComfyUI: the GPUs."""
+    gpus = {"CUDA_VISIBLE_DEVICES": options.gpu} if getattr(options, "gpu", None) else {}
+    return {"REMAP_SIGTERM": "" if getattr(options, "grace", 0) else "SIGQUIT", **gpus}
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Change variables for this process and those that it starts, and change them back."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

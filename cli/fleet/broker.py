@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from celery import Celery
+from celery.backends.filesystem import FilesystemBackend
 from kombu import Exchange, Queue
+from kombu.utils.encoding import ensure_bytes
+
+try:
+    from ...wan_s2v_model.files import replace
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import replace
 
 QUEUE, DEAD = "wan_s2v", "wan_s2v.dead"
 TASK = "wan_s2v.make_video"
+DEADLINE = "wan_s2v_deadline"  # header of a message: not begun after this time, as ISO 8601
 HIGHEST_PRIORITY = 9
 USUAL_PRIORITY = 4
 REDIS_STEPS = [0, 3, 6, 9]  # its lists; the smaller number goes first
@@ -49,7 +60,7 @@ class Broker:
     @property
     def kind(self) -> str:
         """AMQP, REDIS or FOLDER."""
-        scheme = urlsplit(self.url).scheme
+        scheme = scheme_of(self.url)
         if scheme not in KINDS:
             raise BrokerError(f"--broker must begin with amqp:// or redis://, or be a folder; got {scheme}://.")
         return KINDS[scheme]
@@ -67,6 +78,22 @@ class Broker:
     @property
     def folder(self) -> Path:
         return folder_of(self.url)
+
+
+class FolderOfStates(FilesystemBackend):
+    """Celery's states in a folder, each a file that is there whole or not at all: one that is half written reads as no job."""
+
+    def set(self, key: str | bytes, value: str | bytes) -> None:
+        path = Path(os.fsdecode(self._filename(ensure_bytes(key))))
+        partial = path.with_name(f".{uuid.uuid4().hex}.part")
+        partial.write_bytes(ensure_bytes(value))
+        replace(partial, path)
+
+
+def scheme_of(place: str) -> str:
+    """Of a URL; none of a folder, also where its path begins with the letter of a disk of Windows."""
+    scheme = urlsplit(place).scheme
+    return scheme if len(scheme) > 1 else ""
 
 
 def _place_of(url: str) -> str:
@@ -107,7 +134,7 @@ def priority_for(kind: str, priority: int) -> int:
 
 def folder_of(url: str) -> Path:
     """The folder of a path or a file URL."""
-    return Path(urlsplit(url).path if url.startswith("file:") else url).expanduser().resolve()
+    return Path(url2pathname(urlsplit(url).path) if url.startswith("file:") else url).expanduser().resolve()
 
 
 def _url_of(broker: Broker) -> str:
@@ -118,14 +145,14 @@ def _backend_of(broker: Broker) -> str:
     place = broker.results or (broker.url if broker.kind != AMQP else None)
     if place is None:
         raise BrokerError("RabbitMQ keeps no states of jobs. Give --results or set WAN_S2V_RESULTS: redis://HOST, or a shared folder.")
-    kind = urlsplit(place).scheme
+    kind = scheme_of(place)
     if kind not in ("redis", "rediss", "file", ""):
         raise BrokerError(f"--results must begin with redis://, or be a shared folder; got {kind}://.")
     if kind.startswith("redis"):
         return place
     folder = folder_of(place) / "states"
     folder.mkdir(parents=True, exist_ok=True)
-    return f"file://{folder}"
+    return f"{__name__}:{FolderOfStates.__name__}+file://{folder}"
 
 
 def _transport_options(broker: Broker) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -20,8 +19,6 @@ QUEUED, PROGRESS = "QUEUED", "PROGRESS"
 WAITING = (QUEUED, states.PENDING, states.RETRY, states.RECEIVED)
 ENDED = (states.SUCCESS, states.FAILURE, states.REVOKED)
 CANCEL = "cancel "  # begins the name under which a wish to cancel is kept; no run is called so
-TRIES = 5
-TRY_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,7 @@ class States:
         return self._meta(CANCEL + name)["status"] == states.REVOKED
 
     def _meta(self, name: str) -> dict[str, Any]:
-        """Past Celery's memory; a file may be written just now."""
-        for _ in range(TRIES - 1):
-            try:
-                return self._app.backend.get_task_meta(name, cache=False)
-            except (json.JSONDecodeError, ValueError):
-                time.sleep(TRY_AGAIN_S)
+        """Past Celery's memory."""
         return self._app.backend.get_task_meta(name, cache=False)
 
     def _keys(self, prefix: str) -> list[str]:

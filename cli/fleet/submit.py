@@ -10,7 +10,7 @@ from pathlib import Path
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from .broker import QUEUE, TASK, Broker, BrokerError, make_app, priority_for
+from .broker import DEADLINE, QUEUE, TASK, Broker, BrokerError, make_app, priority_for
 from .checks import check_results
 from .job_lines import Job, JobError, read_jobs
 from .states import ENDED, QUEUED, States
@@ -57,8 +57,9 @@ def queue(app: Celery, kind: str, job: Job, again: bool = False) -> str:
     if known.line and known.line != job.line and known.state not in ENDED:
         raise JobError(f"{job.name}: another job of this run-name is {known.state.lower()}. Cancel it, or choose another run-name.")
     states.note_queued(job)
-    options = {"priority": priority_for(kind, job.priority), "expires": job.expires, "retries": 0}
-    app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, **options)
+    # Celery's `expires` would take back a job that is begun, and RabbitMQ drops such a message without a word.
+    headers = {DEADLINE: job.expires.isoformat()} if job.expires else {}
+    app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, priority=priority_for(kind, job.priority), headers=headers)
     return QUEUED
 
 

@@ -10,8 +10,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from celery.exceptions import Ignore
 from ..comfyui.client import ComfyClient
 from ..comfyui.errors import ComfyError, NoAnswer, PromptFailed, PromptInterrupted, PromptRefused
 from ..predict.graph import PackMissing, PromptError
-from .broker import TASK
+from .broker import DEADLINE, TASK
 from .files import put
 from .job_lines import Job, JobError
 from .rendering import RunInUse, prompt_id_of, render
@@ -79,8 +80,8 @@ class Delivery:
         before = self.states.read(job.name)
         if before.state == states.SUCCESS:  # delivered twice
             return dict(before.info)
-        if self.states.is_to_be_cancelled(job.name):
-            self._end_cancelled()
+        if self.states.is_to_be_cancelled(job.name) or (before.state != PROGRESS and self._is_late()):
+            self._end_revoked()
         self._begin(job, before.info if before.state == PROGRESS else {})
         try:
             with self._watched(job):
@@ -91,7 +92,7 @@ class Delivery:
             self._give_back()
         except PromptInterrupted as error:
             if self.was_cancelled:
-                self._end_cancelled()
+                self._end_revoked()
             self._try_again(job, error)
         except NoAnswer as error:
             self._stop_worker()
@@ -109,6 +110,10 @@ class Delivery:
             return Job.of(self.line)
         except JobError as error:  # queued by something else than `submit`
             raise JobFailed(str(error)) from None
+
+    def _is_late(self) -> bool:
+        deadline = self.task.request.get(DEADLINE)
+        return deadline is not None and datetime.now(timezone.utc) > datetime.fromisoformat(deadline)
 
     def _begin(self, job: Job, before: Mapping[str, Any]) -> None:
         try:
@@ -178,13 +183,18 @@ class Delivery:
         DeadLetters(self.task.app).add(job.name, job.line, reason)
         raise JobFailed(reason)
 
-    def _end_cancelled(self) -> None:
+    def _end_revoked(self) -> None:
         self.task.update_state(state=states.REVOKED, meta={})
         raise Ignore
 
     def _stop_worker(self) -> None:
         """End the worker behind this job: what started it starts it again, with another ComfyUI."""
         os.kill(os.getppid(), signal.SIGINT)
+
+    def _interrupt_if_cancelled(self, job: Job) -> None:
+        if self.states.is_to_be_cancelled(job.name):
+            self.was_cancelled = True
+            self.client.interrupt(prompt_id_of(job))
 
     @contextmanager
     def _watched(self, job: Job) -> Iterator[None]:
@@ -193,10 +203,10 @@ class Delivery:
 
         def watch() -> None:
             while not ended.wait(LOOK_S):
-                if self.states.is_to_be_cancelled(job.name):
-                    self.was_cancelled = True
-                    with suppress(ComfyError):  # told again at the next look
-                        self.client.interrupt(prompt_id_of(job))
+                try:
+                    self._interrupt_if_cancelled(job)
+                except Exception as error:  # noqa: BLE001 - of ComfyUI, or of whatever keeps the states; the next look may succeed
+                    logger.warning("%s: whether it is to be cancelled is looked at again in %g s: %s", job.name, LOOK_S, error)
 
         thread = threading.Thread(target=watch, name="wan_s2v_cancel", daemon=True)
         thread.start()

@@ -12,10 +12,12 @@ except ImportError:  # requirements-fleet.txt
         "test_checks*",
         "test_files*",
         "test_job*",
+        "test_rendering*",
         "test_states*",
         "test_submit*",
         "test_task*",
         "test_waiting*",
+        "test_worker*",
     ]
 
 
@@ -26,6 +28,13 @@ def forget_other_folders() -> None:
 
     pools.reset()
     Transport.global_state.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_fleet_of_the_user(monkeypatch):
+    """What stands in the environment is for the fleet of whoever runs the tests."""
+    for name in ("WAN_S2V_BROKER", "WAN_S2V_RESULTS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

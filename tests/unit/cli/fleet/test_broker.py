@@ -1,7 +1,8 @@
 """What Celery is told of each broker."""
 
 import pytest
-from wan_s2v_pack.cli.fleet.broker import QUEUE, Broker, BrokerError, make_app, priority_for
+from wan_s2v_pack.cli.fleet.broker import FOLDER, QUEUE, Broker, BrokerError, folder_of, make_app, priority_for
+from wan_s2v_pack.cli.fleet.states import States
 
 
 @pytest.mark.parametrize("url", ["amqp://host", "redis://host", "folder"])
@@ -58,3 +59,26 @@ def test_without_a_broker():
 
     with pytest.raises(BrokerError, match="No broker is named"):
         Broker.of(Namespace(broker=None, results=None, redelivery_after=1))
+
+
+@pytest.mark.parametrize("place", [r"C:\fleet", "C:/fleet", "c:fleet"])
+def test_a_disk_of_windows_is_no_kind_of_url(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # here it is the name of a file
+    assert Broker(place).kind == FOLDER
+    assert make_app(Broker("amqp://host", place)).backend.as_uri().endswith("states")
+
+
+def test_the_folder_of_a_url_may_have_spaces(tmp_path):
+    folder = tmp_path / "my fleet"
+    assert folder_of(folder.as_uri()) == folder
+
+
+def test_a_state_in_a_folder_is_never_half_written(app, broker):
+    """Whoever has opened the file before goes on reading the state of before, and not the first bytes of the next one."""
+    app.backend.store_result("song", {"clip": 1}, "PROGRESS")
+    (file,) = (broker.folder / "states").iterdir()
+    before = file.stat().st_ino
+    app.backend.store_result("song", {"clip": 2}, "PROGRESS")
+    assert file.stat().st_ino != before
+    assert list((broker.folder / "states").iterdir()) == [file]
+    assert States(app).read("song").info == {"clip": 2}

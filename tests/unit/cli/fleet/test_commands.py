@@ -1,6 +1,7 @@
 """The three commands: they start without Celery and say what to install; with it they queue, list, cancel and retry."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def test_jobs_are_queued_once(cli, jobs, tmp_path):
     assert waiting(tmp_path) == 2
     status, out, _ = cli("jobs", "list", "--json")
     assert (status, json.loads(out)) == (0, [{"name": "a", "state": "QUEUED"}, {"name": "b", "state": "QUEUED"}])
+
+
+def test_no_broker_takes_a_job_back_at_its_deadline(cli, jobs, tmp_path):
+    """RabbitMQ would drop the message without a word, and Celery revoke a job that is begun; the task looks at the header."""
+    cli("submit", jobs({"run_name": "a", "deadline": "2999-01-01T00:00:00Z"}))
+    (message,) = (json.loads(path.read_text()) for path in (tmp_path / "fleet" / "queue").iterdir())
+    assert (message["headers"]["wan_s2v_deadline"], message["headers"]["expires"]) == ("2999-01-01T00:00:00+00:00", None)
+    assert "expiration" not in message["properties"]
+
+
+@pytest.mark.parametrize("before", ["SIGQUIT", "", None])
+def test_the_environment_is_left_as_it_was(cli, monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv("REMAP_SIGTERM", raising=False)
+    else:
+        monkeypatch.setenv("REMAP_SIGTERM", before)
+    cli("jobs", "list")
+    assert os.environ.get("REMAP_SIGTERM") == before
 
 
 def test_nothing_is_queued_if_a_line_is_wrong(cli, jobs, tmp_path):

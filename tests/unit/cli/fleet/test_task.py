@@ -2,7 +2,10 @@
 
 import logging
 import re
+import threading
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from celery.contrib.testing.worker import start_worker
@@ -215,6 +218,41 @@ def test_a_cancel_that_comfyui_does_not_hear_is_told_again(work, machine, app, j
     monkeypatch.setattr(task, "render", render)
     assert work().state == "REVOKED"
     assert len(machine.interrupted) >= 2
+
+
+def test_a_look_at_the_wish_to_cancel_that_fails_is_not_the_last_one(work, app, machine, job, monkeypatch):
+    is_to_be_cancelled, failures = States.is_to_be_cancelled, [OSError("stale file handle"), RuntimeError("no answer")]
+
+    def look(states, name):
+        if threading.current_thread().name == "wan_s2v_cancel" and failures:
+            raise failures.pop()
+        return is_to_be_cancelled(states, name)
+
+    def render(*_):
+        States(app).ask_to_cancel(job.name)
+        end_s = time.monotonic() + LONG_S / 2
+        while not machine.interrupted and time.monotonic() < end_s:
+            time.sleep(0.01)
+        raise PromptInterrupted("The prompt was cancelled.")
+
+    monkeypatch.setattr(States, "is_to_be_cancelled", look)
+    monkeypatch.setattr(task, "render", render)
+    assert (work().state, failures) == ("REVOKED", [])
+
+
+def test_a_job_is_not_begun_after_its_deadline(work, machine, app, broker, job):
+    queue(app, broker.kind, replace(job, expires=datetime.now(timezone.utc) - timedelta(seconds=1)))
+    assert (work(queued=False).state, machine.tries) == ("REVOKED", 0)
+
+
+def test_a_job_that_is_begun_before_its_deadline_is_made_though_it_is_given_back(work, machine, app, broker, job, monkeypatch):
+    """The broker delivers it again, or the worker queues it again."""
+    deadline = datetime.now(timezone.utc) + timedelta(hours=1)
+    machine.outcomes = [ComfyError("broken"), RunInUse("run 'song' is in use by another process")]
+    is_late = task.Delivery._is_late
+    monkeypatch.setattr(task.Delivery, "_is_late", lambda delivery: machine.tries > 0 or is_late(delivery))
+    queue(app, broker.kind, replace(job, expires=deadline))
+    assert (work(queued=False).state, machine.tries) == ("SUCCESS", 3)
 
 
 def test_a_worker_without_its_comfyui_gives_the_job_back_and_ends(work, machine):

@@ -1,8 +1,10 @@
 """How a worker begins and ends; that it makes videos is tried in tests/fleet."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
+from celery.signals import worker_process_init
 from filelock import FileLock
 from wan_s2v_pack.cli.__main__ import main
 from wan_s2v_pack.cli.fleet import worker
@@ -33,6 +35,37 @@ def test_two_of_one_name_are_refused(run, tmp_path, capsys):
     with FileLock(tmp_path / "output" / ".wan_s2v_worker_a.lock"):
         assert run("--name", "a") == worker.REFUSED
     assert "There is a worker a already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["..", "/tmp", "a/b", r"a\b", "../a", "a b", "%h", "a.", "-a", "a" * 101])
+def test_a_name_that_is_none_is_refused(run, tmp_path, capsys, name):
+    """It goes into the path of a folder that is removed, and Celery replaces letters behind a %."""
+    assert run(f"--name={name}") == worker.REFUSED
+    assert f"A worker cannot be called {name!r}. Give it a --name of letters" in capsys.readouterr().err
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a", "w0", "wan-s2v-worker-7d9c.node_1", "a" * 100])
+def test_a_name_of_a_machine_or_a_pod_is_taken(name):
+    assert worker.NAME.fullmatch(name)
+
+
+def test_a_gpu_is_for_its_comfyui_and_nothing_is_left_in_this_process(run, comfyui, capsys, monkeypatch):
+    """A worker that runs in a process of tests changes none of those that follow."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    before, listeners = dict(os.environ), list(worker_process_init.receivers)
+    (comfyui / "main.py").write_text("import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])")
+    assert run("--name", "a", "--gpu", "1,2") == worker.REFUSED
+    assert "sees 1,2" in capsys.readouterr().err
+    assert (dict(os.environ), worker_process_init.receivers) == (before, listeners)
+
+
+def test_other_workers_outlive_whoever_started_their_process(monkeypatch):
+    """Where the pool is no prefork, Celery sends this signal in the process itself, such as that of the tests."""
+    asked = []
+    monkeypatch.setattr(worker, "die_with_parent", lambda: asked.append("to be killed with the parent"))
+    worker_process_init.send(sender=None)
+    assert asked == []
 
 
 def test_a_comfyui_that_does_not_start_is_said(run, capsys, monkeypatch):
