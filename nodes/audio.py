@@ -205,10 +205,10 @@ class WanS2VTextToSpeech(io.ComfyNode):
             return problem
         if text is not None and not str(text).strip():
             return "text is empty. Write what shall be said."
+        if voice is not None and not (isinstance(voice, str) and voice in (ESPEAK, COSYVOICE)):
+            return f"voice must be {ESPEAK} or {COSYVOICE}; got {shown(voice)}."
         if voice == ESPEAK:
             return espeak_problem() or True
-        if voice not in (COSYVOICE, None):
-            return f"voice must be {ESPEAK} or {COSYVOICE}; got {shown(voice)}."
         try:
             parse_address(DEFAULT_ADDRESS if worker_address is None else str(worker_address))
         except ValueError as error:

@@ -36,7 +36,7 @@ def _loras() -> dict[str, str]:
 def _content(folder: str, name: str | None) -> str:
     """What tells ComfyUI that a file was replaced under its name; a linked name is not known yet, and a missing file an error later."""
     try:
-        return content_of(Path(_path(folder, name))) if name and isinstance(name, str) else ""
+        return content_of(Path(_path(folder, name))) if isinstance(name, str) and name else ""
     except (OSError, ValueError, CheckpointError):
         return ""
 

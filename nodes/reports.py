@@ -51,7 +51,7 @@ class WanS2VSyncReport(io.ComfyNode):
         """A file that was written again is read again; a linked path is not known yet."""
         if path is None:
             return float("nan")
-        file = comfy_bridge.find_file(path) if path and isinstance(path, str) else None
+        file = comfy_bridge.find_file(path) if isinstance(path, str) and path else None
         return "" if file is None else f"{file.stat().st_mtime_ns} {file.stat().st_size}"
 
     @classmethod

@@ -312,7 +312,7 @@ class WanS2VTail(io.ComfyNode):
         """A run grows while the name stays; a linked name is not known yet."""
         if run_name is None:
             return float("nan")
-        if not run_name or run_name_problem(run_name):
+        if run_name_problem(run_name) or not run_name:
             return ""
         manifest = run_folder(run_name) / MANIFEST_NAME
         return manifest.stat().st_mtime_ns if manifest.is_file() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import re
 import struct
 
@@ -23,3 +24,15 @@ def raw_error(error: BaseException) -> str | None:
     text = str(error)
     is_raw = isinstance(error, FORBIDDEN_KINDS) or not text.strip() or FORBIDDEN_WORDS.search(text) or len(text) > MOST_WORDS
     return f"{type(error).__name__}: {text[:300]}" if is_raw else None
+
+
+def is_in_own_words(error: BaseException, package: str) -> bool:
+    """Whether the code of a package raised an error itself, by `raise`, so that somebody wrote its words for those who read them."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    frame = traceback.tb_frame
+    last = (step for step in dis.get_instructions(frame.f_code) if step.offset == traceback.tb_lasti)
+    return frame.f_globals.get("__name__", "").startswith(package) and any(step.opname == "RAISE_VARARGS" for step in last)

@@ -44,6 +44,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "speed": (int, float),
     "seed": int,
 }
+RANGES = {"speed": (0.1, 10.0), "seed": (0, 2**64 - 1)}
 ENGINE_ERRORS = (AssertionError, RuntimeError, ValueError, TypeError, LookupError, OSError)
 
 
@@ -261,6 +262,9 @@ def checked(request: Any) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(fields.get(name), kind):
             raise Refusal(400, f"The field {name} is missing or of the wrong type.")
+    for name, (lowest, highest) in RANGES.items():
+        if not lowest <= fields[name] <= highest:  # NaN is in none
+            raise Refusal(400, f"The field {name} must be from {lowest} to {highest}.")
     try:
         return {**fields, "reference_wav": base64.b64decode(fields["reference_wav"], validate=True)}
     except binascii.Error as error:

@@ -1,5 +1,6 @@
 """Which numbers the nodes and the command line take, and what is wrong with others. Needs neither PyTorch nor ComfyUI."""
 
+import math
 from numbers import Real
 from typing import NamedTuple
 
@@ -21,17 +22,18 @@ class Multiples(NamedTuple):
         """Whether a number is one of them."""
         return number % self.step == 0 and self.lowest <= number <= self.highest
 
-    def nearest(self, number: int) -> int:
-        """The one that is nearest to a number."""
-        return min(max(round(number / self.step) * self.step, self.lowest), self.highest)
+    def nearest(self, number: float) -> int:
+        """The one that is nearest to a number, also to one without end; to NaN, which is near none, the lowest."""
+        within = max(self.lowest, min(number, self.highest))  # in this order NaN gives the lowest
+        return round(within / self.step) * self.step
 
     def problem(self, name: str, number: int | None) -> str | None:
         """What is wrong with an input of a node, None if nothing; a linked one (None) is not known yet."""
-        if number is not None and not isinstance(number, Real):
+        if number is not None and not (isinstance(number, Real) and -math.inf < number < math.inf):
             return f"{name} must be a number; got {shown(number)}."
         if number is None or self.allow(number):
             return None
-        return f"{name} must be a multiple of {self}, got {number}; try {self.nearest(number)}."
+        return f"{name} must be a multiple of {self}, got {shown(number)}; try {self.nearest(number)}."
 
 
 SIDES_PX = Multiples(PIXELS_PER_TOKEN, 64, 2048)

@@ -9,7 +9,13 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+try:
+    from ...wan_s2v_model.untrusted import read_plain
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import read_plain
+
 EXAMPLE = "http://127.0.0.1:8188"
+MOST_BYTES = 2**20  # of a file of headers
 HEADER = re.compile(r"([\w!#$%&'*+.^`|~-]+)\s*:\s*([\x20-\x7e]*)", re.ASCII)
 
 Headers = tuple[tuple[str, str], ...]
@@ -53,7 +59,7 @@ def login(text: str) -> Headers:
 def headers(text: str) -> Headers:
     """The type of an option: `NAME: VALUE`, or @FILE with one such header a line."""
     try:
-        lines = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else [text]
+        lines = _lines_of(Path(text[1:])) if text.startswith("@") else [text]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise argparse.ArgumentTypeError(f"the file {text[1:]} cannot be read ({reason})") from error
@@ -61,6 +67,10 @@ def headers(text: str) -> Headers:
     if not all(found):
         raise argparse.ArgumentTypeError("must be 'NAME: VALUE' in plain ASCII, or @FILE with one such header a line")
     return tuple((header[1], header[2]) for header in found if header)
+
+
+def _lines_of(file: Path) -> list[str]:
+    return read_plain(file, MOST_BYTES, through_links=True).decode("utf-8").splitlines()
 
 
 def without_login(url: str) -> tuple[str, Headers]:

@@ -16,20 +16,25 @@ from .job_lines import Job, JobError, read_jobs
 from .states import ENDED, QUEUED, States
 from .waiting import wait_for
 
+try:
+    from ...wan_s2v_model.untrusted import MOST_JSON_BYTES, TooLargeError, read_plain
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import MOST_JSON_BYTES, TooLargeError, read_plain
+
 FAILED, WRONG, NO_BROKER = 1, 2, 3  # exit status; 0: queued, or with --wait all made
 
 
 def run(options: argparse.Namespace) -> int:
     """Queue the jobs of a file and return the exit status."""
     try:
-        text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
-        jobs = read_jobs(text.splitlines())
+        jobs = read_jobs(_text_of(options.file).splitlines())
         broker = Broker.of(options)
         app = make_app(broker)
         check_results(app, broker)
         told = [{"name": job.name, "state": queue(app, broker.kind, job)} for job in jobs]
-    except OSError as error:
-        return _refuse(f"{options.file} cannot be read: {error.strerror or error}.", WRONG)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror or error) if isinstance(error, OSError) else "it is no text"
+        return _refuse(f"{options.file} cannot be read: {reason}.", WRONG)
     except JobError as error:
         return _refuse(f"Nothing was queued.\n{error}", WRONG)
     except (BrokerError, OperationalError) as error:
@@ -40,6 +45,16 @@ def run(options: argparse.Namespace) -> int:
     elif outcomes is None:
         print("\n".join(f"{item['name']}  {item['state']}" for item in told))
     return FAILED if any(outcome.state != "SUCCESS" for outcome in outcomes or []) else 0
+
+
+def _text_of(file: str) -> str:
+    """The jobs of a file, or of the standard input."""
+    if file != "-":
+        return read_plain(Path(file), MOST_JSON_BYTES, through_links=True).decode("utf-8")
+    text = sys.stdin.read(MOST_JSON_BYTES + 1)
+    if len(text) > MOST_JSON_BYTES:
+        raise TooLargeError(Path("-"), len(text), MOST_JSON_BYTES)
+    return text
 
 
 def queue(app: Celery, kind: str, job: Job, again: bool = False) -> str:

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    from ...wan_s2v_model.untrusted import cut, read_plain
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import cut, read_plain
+
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI_HELP = "ComfyUI's folder (default: COMFYUI_PATH, or where this pack is installed, or that of a ComfyUI that runs here)"
 MODELS_HELP = "models folder, where it is not in ComfyUI's folder"
 EXTRA_PATHS_FILE = "extra_model_paths.yaml"
+MOST_EXTRA_PATHS = 2**16  # bytes
+MOST_SAID = 300  # characters of what the reader of YAML says
 USUAL_ADDRESSES = ("http://127.0.0.1:8188", "http://127.0.0.1:8000")  # of ComfyUI, and of its Desktop app
 ANSWER_S = 2.0
 OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}  # ComfyUI still looks there too
@@ -129,18 +136,18 @@ def find_model_folders(comfyui: Path | None, models: Path | None) -> ModelFolder
 
 def read_extra_paths(path: Path) -> dict[str, tuple[Path, ...]]:
     """The folders that an extra_model_paths.yaml adds, by kind; none when there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     import yaml  # comes with ComfyUI; only needed for this file
 
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        sections = yaml.safe_load(read_plain(path, MOST_EXTRA_PATHS, through_links=True).decode("utf-8")) or {}
         found: dict[str, tuple[Path, ...]] = {}
         for section in filter(None, sections.values()):
             for kind, folder in _paths_of(section, path.parent):
                 found[kind] = (*found.get(kind, ()), folder)
-    except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError, OSError) as error:
-        raise FolderError(f"{path} cannot be read ({error}). Correct it or move it away.") from error
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
+        raise FolderError(f"{path} cannot be read ({cut(str(error), MOST_SAID)}). Correct it or move it away.") from error
     return found
 
 

@@ -14,6 +14,11 @@ from ..models.files import FILES, PARTS, TINY_FILES
 from ..models.folders import ROOT
 from .speakers import Speaker
 
+try:
+    from ...wan_s2v_model.untrusted import open_plain
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.untrusted import open_plain
+
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
 POSE, PREPARE, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSaveVideo"
@@ -385,7 +390,7 @@ def mask_channel(picture: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(picture) as image:
+        with open_plain(picture, through_links=True) as file, Image.open(file) as image:
             has_alpha = image.has_transparency_data
             return "alpha" if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255 else "red"
     except (OSError, Image.DecompressionBombError) as error:

@@ -1,5 +1,7 @@
 """Which numbers nodes and command line take, and what they say about others."""
 
+import math
+
 import pytest
 from wan_s2v_pack.wan_s2v_model.limits import FRAMES_PER_CLIP, SIDES_PX, share_problem
 
@@ -20,6 +22,13 @@ def test_sides_that_are_refused(number, nearest):
 def test_frames_per_clip_that_are_refused(number, nearest):
     problem = f"frames_per_clip must be a multiple of 4 from 4 to 120, got {number}; try {nearest}."
     assert FRAMES_PER_CLIP.problem("frames_per_clip", number) == problem
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
+def test_numbers_without_end_are_refused_in_words(number):
+    assert SIDES_PX.lowest <= SIDES_PX.nearest(number) <= SIDES_PX.highest
+    assert SIDES_PX.problem("width", number).startswith("width must be a ")
+    assert len(SIDES_PX.problem("width", number)) < 200
 
 
 def test_what_is_linked_is_not_known_yet():

@@ -6,6 +6,7 @@ import base64
 import http.client
 import importlib.util
 import json
+import math
 import re
 import socket
 import subprocess
@@ -155,6 +156,10 @@ REFUSED = {
     "a list": ("POST", "/v1/speech", JSON, b"[]", 400, "field text"),
     "no seed": ("POST", "/v1/speech", JSON, fields(seed=None), 400, "field seed"),
     "speed as text": ("POST", "/v1/speech", JSON, fields(speed="1"), 400, "field speed"),
+    "speed that is none": ("POST", "/v1/speech", JSON, fields(speed=math.nan), 400, "speed must be from"),
+    "speed without end": ("POST", "/v1/speech", JSON, fields(speed=10**400), 400, "speed must be from"),
+    "seed below zero": ("POST", "/v1/speech", JSON, fields(seed=-1), 400, "seed must be from"),
+    "seed too large": ("POST", "/v1/speech", JSON, fields(seed=2**64), 400, "seed must be from"),
     "no base64": ("POST", "/v1/speech", JSON, fields(reference_wav="?"), 400, "reference_wav"),
     "too large": ("POST", "/v1/speech", {**JSON, "Content-Length": str(2**30)}, b"", 413, "at most"),
     "bad length": ("POST", "/v1/speech", {**JSON, "Content-Length": "x"}, b"", 400, "not JSON"),

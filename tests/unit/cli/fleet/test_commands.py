@@ -1,5 +1,6 @@
 """The three commands: they start without Celery and say what to install; with it they queue, list, cancel and retry."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from wan_s2v_pack.cli.__main__ import main
 from wan_s2v_pack.tests.systems import from_checkout
 from wan_s2v_pack.tests.unit.cli.fleet.conftest import forget_other_folders
+from wan_s2v_pack.wan_s2v_model.untrusted import MOST_JSON_BYTES
 
 ROOT = Path(__file__).resolve().parents[4]
 WITHOUT = "import sys; sys.modules['celery'] = None; from cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -89,6 +91,24 @@ def test_nothing_is_queued_if_a_line_is_wrong(cli, jobs, tmp_path):
     status, _, err = cli("submit", jobs({"run_name": "a"}, {"run_name": "b", "steps": "x"}))
     assert (status, "Nothing was queued.\nline 2: steps" in err) == (2, True)
     assert not (tmp_path / "fleet").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for(cli, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    status, _, err = cli("submit", str(tmp_path / "pipe.jsonl"))
+    assert (status, "pipe.jsonl cannot be read: it is no plain file" in err) == (2, True)
+
+
+def test_a_file_without_end_or_text_is_refused(cli, tmp_path, monkeypatch):
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes(b"\xff{}")
+    assert "jobs.jsonl cannot be read: it is no text" in cli("submit", str(path))[2]
+    with path.open("wb") as file:
+        file.truncate(MOST_JSON_BYTES + 1)
+    assert "jobs.jsonl cannot be read: it has 67,108,865 bytes, and such a file at most" in cli("submit", str(path))[2]
+    monkeypatch.setattr("sys.stdin", io.StringIO("x" * (MOST_JSON_BYTES + 1)))
+    assert "- cannot be read: it has 67,108,865 bytes, and such a file at most" in cli("submit", "-")[2]
 
 
 def test_another_job_of_a_waiting_name_is_refused(cli, jobs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 from pathlib import Path
 from unittest.mock import Mock
@@ -130,6 +131,24 @@ def test_no_comfyui(tmp_path, monkeypatch):
         find_comfyui(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_extra_paths_in_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "extra_model_paths.yaml")
+    with pytest.raises(FolderError, match="it is no plain file"):
+        read_extra_paths(tmp_path / "extra_model_paths.yaml")
+
+
+@pytest.mark.parametrize(
+    "content", ["a:\n" * 30_000, "[" * 20_000, "- x", "a: [" + "x, " * 1000], ids=["too large", "deep", "list", "open"]
+)
+def test_extra_paths_that_are_none(content, tmp_path):
+    path = tmp_path / "extra_model_paths.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(FolderError, match=r"extra_model_paths\.yaml cannot be read \(") as caught:
+        read_extra_paths(path)
+    assert len(str(caught.value)) < 600
+
+
 def test_old_folder_names_and_extra_paths_are_searched(comfyui, tmp_path):
     absolute = tmp_path / "vaes"
     (comfyui / "extra_model_paths.yaml").write_text(EXTRA.format(absolute=absolute), encoding="utf-8")
@@ -164,7 +183,7 @@ def test_broken_extra_paths(tmp_path, text):
 def test_extra_paths_that_the_system_does_not_give_out(tmp_path, monkeypatch):
     path = tmp_path / "extra_model_paths.yaml"
     path.touch()
-    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(model_folders, "read_plain", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(FolderError, match=r"cannot be read \(.*Permission denied\)"):
         read_extra_paths(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,13 @@ def test_a_mask_that_is_no_picture_and_a_server_without_dubbing(server, tmp_path
     del server[DUB]
     with pytest.raises(PackMissing, match=DUB):
         build(server, video=Path("film.mp4"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_mask_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mask.png")
+    with pytest.raises(PromptError, match=r"mask\.png is no picture that can be read \(.*it is no plain file"):
+        graph.mask_channel(tmp_path / "mask.png")
 
 
 def test_defaults_of_the_dub_are_those_of_the_node():
