@@ -2,23 +2,27 @@
 
     python tests/mutation.py wan_s2v_model/runs/manifest.py tests/unit/runs/test_manifest.py tests/unit/runs/test_store_hostile.py
 
-Each mutant runs in a forked child in which PyTorch is loaded already, so it takes a second or two; mutmut and cosmic-ray start Python for
-each, or copy the tree, which the tests' own name for the pack does not survive. Limits: one change at a time, of comparisons, `and`/`or`,
-`not`, whole numbers, booleans, sums and returned values; texts are left alone, and what no test can see counts as survived. Needs `fork`.
+Each mutant runs in a forked child in which what the tests import is loaded already, all but the pack, so it takes a second or two; mutmut
+and cosmic-ray start Python for each, or copy the tree, which the tests' own name for the pack does not survive. Limits: one change at a
+time, of comparisons, `and`/`or`, `not`, whole numbers, booleans, sums and returned values; texts are left alone, and what no test can see
+counts as survived. Needs `fork`.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import importlib
 import importlib.machinery
 import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_S = 120
@@ -57,51 +61,89 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
             yield getattr(node, "lineno", 0), text.split("\n")[0][:100], changed
 
 
-def passes(module: Path, tree: ast.Module | None, tests: list[str]) -> bool:
-    """Whether the tests pass with this tree in place of a module, in a child."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] == 0
-    signal.alarm(LONGEST_S)
+def in_child(work: Callable[[TextIO], int]) -> tuple[int, str]:
+    """Exit status of a function in a forked child whose output goes nowhere, and what it wrote into the file that it is given."""
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        signal.alarm(LONGEST_S)
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        with open(writing, "w") as told:
+            status = work(told)
+        os._exit(status)
+    os.close(writing)
+    with open(reading) as told:
+        text = told.read()
+    return os.waitpid(child, 0)[1], text
+
+
+def run_tests(tests: list[str]) -> int:
+    import pytest
+
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+
+def passes(module: Path, tree: ast.Module, tests: list[str]) -> bool:
+    """Whether the tests pass with this tree in place of a module."""
     get_code = importlib.machinery.SourceFileLoader.get_code
 
     def changed(loader: importlib.machinery.SourceFileLoader, name: str) -> object:
-        is_it = tree is not None and Path(loader.path).resolve() == module
+        is_it = Path(loader.path).resolve() == module
         return compile(tree, str(module), "exec") if is_it else get_code(loader, name)  # type: ignore[arg-type]
 
-    importlib.machinery.SourceFileLoader.get_code = changed  # type: ignore[assignment,method-assign]
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    import pytest
+    def work(_: TextIO) -> int:
+        importlib.machinery.SourceFileLoader.get_code = changed  # type: ignore[assignment,method-assign]
+        return run_tests(tests)
 
-    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+    return in_child(work)[0] == 0
+
+
+def load_libraries(tests: list[str]) -> bool:
+    """Whether the tests pass without a change; what they import of other packages is loaded here, before the children."""
+
+    def work(told: TextIO) -> int:
+        before = set(sys.modules)
+        status = run_tests(tests)
+        there = {name: str(getattr(module, "__file__", "")) for name, module in sys.modules.items() if name not in before}
+        told.write(" ".join(name for name, file in there.items() if "site-packages" in file))
+        return status
+
+    status, names = in_child(work)
+    for name in names.split():
+        with contextlib.suppress(Exception):  # some can only be loaded by others
+            importlib.import_module(name)
+    return status == 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", type=Path)
-    parser.add_argument("tests", nargs="+")
+    parser.add_argument("tests", nargs="+", help="files, folders or ids; other options of pytest stand behind --")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only so many mutants, drawn with a fixed seed")
+    parser.add_argument(
+        "--lines", type=int, nargs="+", metavar="LINE", help="only changes of these lines, such as survivors of a run before"
+    )
     options = parser.parse_args()
     os.chdir(ROOT)
-    import numpy  # noqa: F401 - loaded once, before the children
-    import pytest  # noqa: F401
+    import pytest  # noqa: F401 - loaded once, before the children
     import torch
 
     torch.set_num_threads(1)
     module = options.module.resolve()
     found = list(mutants(ast.parse(module.read_text(encoding="utf-8"))))
+    if options.lines:
+        found = [mutant for mutant in found if mutant[0] in options.lines]
     if options.sample and options.sample < len(found):
         found = random.Random(0).sample(found, options.sample)
-    if not passes(module, None, options.tests):
+    if not load_libraries(options.tests):
         print("the tests fail without any change")
         return 1
     survived = 0
     for number, (line, text, tree) in enumerate(found, 1):
         if passes(module, tree, options.tests):
             survived += 1
-            print(f"survived: {options.module}:{line}: {text}", flush=True)
+            print(f"\rsurvived: {options.module}:{line}: {text}", flush=True)
         print(f"\r{number - survived} of {number} killed, {len(found) - number} left", end="\n" if number == len(found) else "", flush=True)
     return 0
 

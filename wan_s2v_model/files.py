@@ -168,8 +168,10 @@ class ComparedFiles:
         self._states[path] = _state_of(path)
 
     def knows(self, path: Path) -> bool:
-        """Whether a file has not changed since it was compared."""
-        return self._states.get(path) == _state_of(path)
+        """Whether a file is there and has not changed since it was compared."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._states.get(path) == _state_of(path)
+        return False
 
     def is_as_written(self, path: Path, sha256: str) -> bool:
         """Whether a file has this hash; "" fits all. Raises OSError where it cannot be read."""

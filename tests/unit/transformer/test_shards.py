@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.transformer.shards import Shards, bounds, rows, video_order
+from wan_s2v_pack.wan_s2v_model.constants import HEADS, KEYS
+from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
+from wan_s2v_pack.wan_s2v_model.transformer.shards import OverHeads, OverKeys, Part, SelfAttention, Shards, bounds, rows, video_order
 
 CPU = torch.device("cpu")
 SIZES = [(20, 1560, 2314), (20, 1, 0), (3, 7, 5), (2, 24, 34)]  # latent frames, tokens of each, motion tokens
@@ -45,3 +47,40 @@ def test_work_is_cut_by_the_shares():
     assert bounds(40, (1.0, 1.0, 1.0)) == [0, 13, 27, 40]
     assert bounds(1560, (3.0, 1.0)) == [0, 1170, 1560]
     assert bounds(1, (1.0, 1.0, 1.0)) == [0, 0, 1, 1]
+
+
+def test_frames_and_motion_are_cut_at_even_places():
+    """Products in float8 need even rows."""
+    shards = Shards.of_clip(2, 48, 48 + 24 + 34, (1.0, 1.0, 1.0))
+    assert shards.groups == ((2, 24), (1, 24), (1, 34))
+    assert shards.video_counts == [16, 16, 16]
+    assert shards.counts == [24 + 12, 24 + 10, 24 + 12]
+    assert Shards.of_clip(2, 28, 42, (1.0, 1.0, 1.0)).video_counts == [8, 12, 8], "14 tokens are cut at 4 and 10"
+
+
+@pytest.mark.parametrize(
+    ("over", "heads", "kind"), [(KEYS, 2, OverKeys), (HEADS, 1, OverKeys), (HEADS, 2, OverHeads), (HEADS, 3, OverHeads)]
+)
+def test_heads_are_exchanged_where_each_member_gets_one(over, heads, kind):
+    """Only keys travel in float8."""
+    shards = shards_of((2, 24, 34), (1.0, 1.0))
+    crew = Crew([CPU] * 2, Halt(), over=over)
+    found = []
+
+    def work(member):
+        part = Part(member, shards, CPU)
+        attention = part.self_attention(heads)
+        found.append((type(attention), attention.exchanges, part.takes_float8(heads), part.num_keys))
+        return torch.zeros(1)
+
+    crew.run(work)
+    crew.close()
+    assert found == [(kind, True, kind is OverKeys, sum(shards.counts))] * 2
+
+
+def test_keys_of_one_gpu_stay_where_they_are():
+    attention = SelfAttention()
+    assert (attention.exchanges, attention.smooths) == (False, True)
+    own = torch.rand(1, 4)
+    assert attention.mean(own) is own
+    assert attention.largest(own) is own
