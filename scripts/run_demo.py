@@ -22,8 +22,9 @@ from cli.comfyui.client import ComfyClient, ComfyError  # noqa: E402
 from cli.comfyui.server import ComfyServer, ServerError, has_accelerator, prepare_base_directory, write_model_paths  # noqa: E402
 from cli.command import let_any_text_out  # noqa: E402
 from cli.models.files import PARTS, TINY_FILES  # noqa: E402
-from cli.predict.graph import MODEL, PREPARE, SAMPLER, SAVE, PromptError, Request, inputs_of  # noqa: E402
+from cli.predict.graph import MODEL, PREPARE, SAMPLER, SAVE, Request, inputs_of  # noqa: E402
 from cli.predict.job import make_video  # noqa: E402
+from cli.predict.object_info import PromptError  # noqa: E402
 from cli.predict.options import FILE_FLAGS, PICTURE, SOUND, existing_file  # noqa: E402
 from scripts.tiny_models.fill import make_tiny_models, tiny_file  # noqa: E402
 

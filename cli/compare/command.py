@@ -14,7 +14,7 @@ from ..doctor.facts import collect
 from ..doctor.finding import PROBLEM, Finding
 from ..models.folders import FolderError, find_base, find_comfyui, find_model_folders
 from ..predict import interrupted_by_signals, say
-from ..predict.graph import PromptError
+from ..predict.object_info import PromptError
 from ..predict.options import FILE_FLAGS
 from .agreement import judge_calls
 from .block import block_text, environment_lines

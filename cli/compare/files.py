@@ -10,7 +10,7 @@ from pathlib import Path
 from ..models.files import PARTS
 from ..models.folders import ModelFolders
 from ..models.headers import INDEX_SUFFIX, SAFETENSORS, HeaderError, describe
-from ..predict.graph import PromptError
+from ..predict.object_info import PromptError
 
 MAIN_FILES = ("diffusion_pytorch_model" + INDEX_SUFFIX, "model.safetensors", "pytorch_model.bin")  # a folder stands for one of them
 LENGTH_BYTES = 8  # in front of a safetensors header

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..predict.graph import PromptError
+from ..predict.object_info import PromptError
 from ..predict.options import FILE_FLAGS, PICTURE, SETTINGS, SOUND, STANDARD_OUTPUT, add_options, request_from
 from .broker import HIGHEST_PRIORITY, USUAL_PRIORITY
 from .files import FileError, is_url, require_file, require_scheme

@@ -22,7 +22,7 @@ from celery.exceptions import Ignore
 
 from ..comfyui.client import ComfyClient
 from ..comfyui.errors import ComfyError, NoAnswer, PromptFailed, PromptInterrupted, PromptRefused
-from ..predict.graph import PackMissing, PromptError
+from ..predict.object_info import PackMissing, PromptError
 from .broker import DEADLINE, TASK
 from .files import put
 from .job_lines import Job, JobError

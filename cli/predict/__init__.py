@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..comfyui.errors import ComfyError, NoAnswer, PromptInterrupted, PromptRefused
 from ..models.folders import FolderError
-from .graph import PackMissing, PromptError, sampler_of
+from .graph import sampler_of
+from .object_info import PackMissing, PromptError
 from .options import STANDARD_OUTPUT, add_options, request_from
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ..comfyui.server import (
     write_model_paths,
 )
 from ..models.folders import ROOT, FolderError, find_base, find_comfyui, find_model_folders
-from .graph import PackMissing, PromptError
+from .object_info import PackMissing, PromptError
 
 LARGEST_UPLOAD_MB = 100_000
 PATIENCE_S = 300.0  # proxies and networks fail for a while; the job goes on without us

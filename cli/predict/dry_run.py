@@ -12,7 +12,8 @@ from ..comfyui.client import ComfyClient
 from ..comfyui.machine import Machine, machine_of
 from ..comfyui.speed import measured_here, stated
 from ..models.files import by_name, select
-from .graph import AUDIO_ENCODE, MODEL, PREPARE, SAMPLER, VAE, Prompt, PromptError, Request, build_prompt, inputs_of
+from .graph import AUDIO_ENCODE, MODEL, PREPARE, SAMPLER, VAE, Prompt, Request, build_prompt, inputs_of
+from .object_info import PromptError
 from .sound import seconds_of
 
 try:

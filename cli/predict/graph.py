@@ -12,6 +12,7 @@ from typing import Any
 from ..command import command
 from ..models.files import FILES, PARTS, TINY_FILES
 from ..models.folders import ROOT
+from .object_info import DYNAMIC_COMBO, GPUS, PromptError, all_inputs, choices, input_spec, require_nodes
 from .speakers import Speaker
 
 try:
@@ -41,10 +42,8 @@ OF_LIVE = ("model", "positive", "vae", "plan", "seed", "run_name", "if_changed",
 LIVE_STEPS = (4, 3)
 FAST = {"steps": 4, "cfg": 1.0, "shift": 5.0, "solver": "euler"}  # of the sampler, with the LoRA of few steps
 LOAD_AUDIO = "LoadAudio", "Sound", "audio"  # type, title, input
-GPUS = "MultiGPU_WorkUnits"  # a node of ComfyUI
 ALL_GPUS = 64  # more than any machine has
 FAST_LORA, LIVE_LORA = (next(file.name for file in FILES["comfy"] if file.part == part) for part in ("lora", "live"))
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # brings inputs of its own with some of its choices
 PARSERS: dict[str, Callable[[str], Any]] = {
     "INT": int,
     "FLOAT": float,
@@ -56,14 +55,6 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 Prompt = dict[str, dict[str, Any]]
 Waiting = list[tuple[dict[str, Any], str, Path]]  # inputs of a node, the name among them, and the file that is to be uploaded for it
-
-
-class PromptError(Exception):
-    """What was asked for cannot be queued on this server, with what to do."""
-
-
-class PackMissing(PromptError):
-    """The server runs without this pack, or with an older one."""
 
 
 @dataclass(frozen=True)
@@ -166,15 +157,6 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     return prompt
 
 
-def require_nodes(prompt: Prompt, object_info: Mapping[str, Any]) -> None:
-    missing = sorted({node["class_type"] for node in prompt.values()} - set(object_info))
-    if missing:
-        raise PackMissing(
-            f"ComfyUI has no node {', '.join(missing)}. Is this pack in its custom_nodes? Its log says whether it was loaded, "
-            f"`{command('doctor')}` what is wrong."
-        )
-
-
 # --- files of models
 
 
@@ -245,30 +227,6 @@ def _missing_lines(missing: Sequence[tuple[str, str]], object_info: Mapping[str,
         yield f"  {name}  in  models/{PARTS[part].folder}  (there: {', '.join(there) or 'nothing'})"
     parts = ",".join(dict.fromkeys(part for part, _ in missing))
     yield f"`{command(f'download --only {parts}')}` fetches the usual ones."
-
-
-def choices(object_info: Mapping[str, Any], node_type: str, name: str) -> list[str]:
-    """What a combo input of a node offers."""
-    kind, *options = input_spec(object_info, node_type, name)
-    return kind if isinstance(kind, list) else options[0]["options"]
-
-
-def input_spec(object_info: Mapping[str, Any], node_type: str, name: str) -> Sequence[Any]:
-    """Type and options of an input, as the server tells them."""
-    if node_type not in object_info:
-        raise PackMissing(f"ComfyUI has no node {node_type}. Update {'ComfyUI' if node_type == GPUS else 'this pack'} there.")
-    known = dict(all_inputs(object_info[node_type]["input"]))
-    if name not in known:
-        raise PromptError(f"{node_type} has no input {name} on this server; it has {', '.join(known)}.")
-    return known[name]
-
-
-def all_inputs(groups: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Sequence[Any]]]:
-    """Name, and type and options, of every input; those that come with a choice are named behind it: size.width."""
-    for name, spec in {**groups.get("required", {}), **groups.get("optional", {})}.items():
-        yield prefix + name, spec
-        for option in spec[1]["options"] if spec[0] == DYNAMIC_COMBO else ():
-            yield from all_inputs(option["inputs"], f"{prefix}{name}.")
 
 
 # --- other inputs

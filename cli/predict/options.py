@@ -26,11 +26,11 @@ from .graph import (
     VAE,
     WITHOUT_MASK,
     Lora,
-    PromptError,
     Request,
     inputs_of,
     quick_start,
 )
+from .object_info import PromptError
 from .speakers import Speaker, parse_speaker, problem_of
 
 try:

@@ -12,7 +12,7 @@ from typing import cast
 import av
 from av.audio.frame import AudioFrame
 
-from .graph import PromptError
+from .object_info import PromptError
 
 try:
     from ...wan_s2v_model.media.video_formats import READ_FORMATS as CONTAINERS

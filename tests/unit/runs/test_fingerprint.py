@@ -233,8 +233,7 @@ def test_what_other_nodes_set_on_a_prompt_shows(inputs):
 def test_older_runs_count_as_made_with_the_defaults_of_later_inputs(inputs):
     found = run_fingerprint(**{**inputs, "settings": Settings(cfg_end=0.5)})
     assumed = assumed_in_older_runs(found)
-    assert (assumed["cfg_end"], assumed["vae_warmup"]) == (1.0, 19)
-    assert (assumed["pose_start"], assumed["pose_end"]) == (0.0, 1.0)
+    assert [assumed[name] for name in ("cfg_end", "vae_warmup", "pose_start", "pose_end")] == [1.0, 19, 0.0, 1.0]
     assert assumed["vae"] == found["vae"]
 
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from wan_s2v_pack.cli.comfyui.client import OutputFile
 from wan_s2v_pack.cli.compare import clip
-from wan_s2v_pack.cli.predict.graph import FILE_INPUTS, PackMissing, PromptError, quick_start
+from wan_s2v_pack.cli.predict.graph import FILE_INPUTS, quick_start
 from wan_s2v_pack.cli.predict.job import Made
+from wan_s2v_pack.cli.predict.object_info import PackMissing, PromptError
 from wan_s2v_pack.cli.predict.options import PICTURE, SOUND
 from wan_s2v_pack.wan_s2v_model.reports.sync_tracks import ENVELOPE_HZ, GRID, read_sound
 

@@ -10,7 +10,7 @@ import struct
 import pytest
 from wan_s2v_pack.cli.compare.files import file_lines, find_file, header_digest
 from wan_s2v_pack.cli.models.folders import ModelFolders
-from wan_s2v_pack.cli.predict.graph import PromptError
+from wan_s2v_pack.cli.predict.object_info import PromptError
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from types import MappingProxyType
 import pytest
 from PIL import Image
 from wan_s2v_pack.cli.predict import connection, dry_run, graph, job
-from wan_s2v_pack.cli.predict.graph import PREPARE, SAMPLER, PromptError, Request
+from wan_s2v_pack.cli.predict.graph import PREPARE, SAMPLER, Request
+from wan_s2v_pack.cli.predict.object_info import PromptError
 from wan_s2v_pack.cli.predict.options import SOUND
 from wan_s2v_pack.cli.predict.speakers import Speaker
 from wan_s2v_pack.wan_s2v_model.cost.cards import measured_rates

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from wan_s2v_pack.cli.models.files import FILES
 from wan_s2v_pack.cli.predict import graph
-from wan_s2v_pack.cli.predict.graph import DUB, FAST, FAST_LORA, LORA, POSE, PREPARE, SAMPLER, Lora, PackMissing, PromptError, Request
+from wan_s2v_pack.cli.predict.graph import DUB, FAST, FAST_LORA, LORA, POSE, PREPARE, SAMPLER, Lora, Request
+from wan_s2v_pack.cli.predict.object_info import PackMissing, PromptError
 from wan_s2v_pack.wan_s2v_model.sampling.schedule import PRESETS
 
 ROOT = Path(__file__).resolve().parents[4]

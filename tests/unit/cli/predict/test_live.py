@@ -14,8 +14,9 @@ from wan_s2v_pack.cli import predict
 from wan_s2v_pack.cli.comfyui.client import OutputFile
 from wan_s2v_pack.cli.comfyui.errors import ComfyError, PromptInterrupted
 from wan_s2v_pack.cli.predict import job
-from wan_s2v_pack.cli.predict.graph import LIVE_SAMPLER, SAMPLER, PromptError, go_live, inputs_of, quick_start, sampler_of
+from wan_s2v_pack.cli.predict.graph import LIVE_SAMPLER, SAMPLER, go_live, inputs_of, quick_start, sampler_of
 from wan_s2v_pack.cli.predict.live import STREAMED, Stream, StreamBroken
+from wan_s2v_pack.cli.predict.object_info import PromptError
 from wan_s2v_pack.cli.predict.options import request_from
 from wan_s2v_pack.tests.unit.cli.predict.test_predict import parse
 

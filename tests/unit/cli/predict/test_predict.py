@@ -17,7 +17,8 @@ from wan_s2v_pack.cli.comfyui.client import ComfyError, NoAnswer, OutputFile, Pr
 from wan_s2v_pack.cli.comfyui.server import ServerError
 from wan_s2v_pack.cli.models.folders import FolderError
 from wan_s2v_pack.cli.predict import connection, job
-from wan_s2v_pack.cli.predict.graph import ALL_GPUS, AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, PackMissing, PromptError, quick_start
+from wan_s2v_pack.cli.predict.graph import ALL_GPUS, AUDIO, MODEL, PREPARE, SAMPLER, TEXT, VAE, Lora, quick_start
+from wan_s2v_pack.cli.predict.object_info import PackMissing, PromptError
 from wan_s2v_pack.cli.predict.options import PICTURE, SOUND, request_from
 from wan_s2v_pack.tests.systems import from_checkout, words_for
 from wan_s2v_pack.wan_s2v_model.runs.changes import NEW_TAKE, REDO, STOP

@@ -9,7 +9,7 @@ import wave
 import av
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.predict.graph import PromptError
+from wan_s2v_pack.cli.predict.object_info import PromptError
 from wan_s2v_pack.cli.predict.sound import readable, seconds_of
 
 RATE_HZ, SECONDS = 44_100, 2

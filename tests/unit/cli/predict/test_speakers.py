@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from wan_s2v_pack.cli.predict import graph
-from wan_s2v_pack.cli.predict.graph import AUDIO_ENCODE, PREPARE, SPEAKERS, PromptError, Request
+from wan_s2v_pack.cli.predict.graph import AUDIO_ENCODE, PREPARE, SPEAKERS, Request
+from wan_s2v_pack.cli.predict.object_info import PackMissing, PromptError
 from wan_s2v_pack.cli.predict.options import request_from
 from wan_s2v_pack.cli.predict.speakers import Speaker, parse_speaker, problem_of
 from wan_s2v_pack.tests.unit.cli.predict.test_graph import server  # noqa: F401  # a fixture
@@ -106,5 +107,5 @@ def test_the_graph(with_speakers):
 
 
 def test_an_older_pack_on_the_server(server):  # noqa: F811
-    with pytest.raises(graph.PackMissing, match="ComfyUI has no node WanS2VSpeakers"):
+    with pytest.raises(PackMissing, match="ComfyUI has no node WanS2VSpeakers"):
         build(server, Speaker(Path("a.wav"), BOX))
