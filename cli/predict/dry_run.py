@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from ..comfyui.client import ComfyClient
 from ..comfyui.machine import Machine, machine_of
@@ -14,6 +14,7 @@ from ..comfyui.speed import measured_here, stated
 from ..models.files import by_name, select
 from .graph import AUDIO_ENCODE, MODEL, PREPARE, SAMPLER, VAE, Prompt, Request, build_prompt, inputs_of
 from .object_info import PromptError
+from .picture import opened_picture
 from .sound import seconds_of
 
 try:
@@ -28,7 +29,6 @@ try:
     from ...wan_s2v_model.sampling.guidance import NO_OPTIONS, model_calls
     from ...wan_s2v_model.sampling.schedule import guided_steps
     from ...wan_s2v_model.time_text import rough_duration
-    from ...wan_s2v_model.untrusted import open_plain
 except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
@@ -41,7 +41,6 @@ except ImportError:  # `python -m cli`: there is no package above this one
     from wan_s2v_model.sampling.guidance import NO_OPTIONS, model_calls
     from wan_s2v_model.sampling.schedule import guided_steps
     from wan_s2v_model.time_text import rough_duration
-    from wan_s2v_model.untrusted import open_plain
 
 GB = 1e9
 EIGHT_BIT = "fp8"  # in a file's name
@@ -180,11 +179,8 @@ def size_of(prompt: Prompt, request: Request) -> tuple[int, int]:
 
 def sides_of_picture(picture: Path) -> tuple[int, int]:
     """Height and width in pixels."""
-    try:
-        with open_plain(picture, through_links=True) as file, Image.open(file) as image:
-            width, height = ImageOps.exif_transpose(image).size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG or JPEG.") from error
+    with opened_picture(picture) as image:
+        width, height = ImageOps.exif_transpose(image).size
     return height, width
 
 

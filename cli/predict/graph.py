@@ -15,11 +15,6 @@ from ..models.folders import ROOT
 from .object_info import DYNAMIC_COMBO, GPUS, PromptError, all_inputs, choices, input_spec, require_nodes
 from .speakers import Speaker
 
-try:
-    from ...wan_s2v_model.untrusted import open_plain
-except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.untrusted import open_plain
-
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
 MODEL, TEXT, AUDIO, VAE, LORA = (f"WanS2V{name}Loader" for name in ("Model", "TextEncoder", "AudioEncoder", "VAE", "Lora"))
 POSE, PREPARE, SAVE = "WanS2VPose", "WanS2VPrepare", "WanS2VSaveVideo"
@@ -302,7 +297,7 @@ def add_speakers(prompt: Prompt, object_info: Mapping[str, Any], request: Reques
         if speaker.sound is not None:
             inputs[f"encoded_audio_{number}"], first = [first or hear(number, speaker.sound), 0], None
         if isinstance(speaker.place, Path):
-            inputs[f"mask_{number}"] = load("LoadImageMask", "Mask", "image", speaker.place, channel="red")
+            inputs[f"mask_{number}"] = load("LoadImageMask", "Mask", "image", speaker.place, channel=mask_channel(speaker.place))
         else:
             inputs[f"box_{number}"] = speaker.place.replace(",", " ")
     if request.played is not None:
@@ -345,14 +340,11 @@ def mask_channel(picture: Path) -> str:
     Raises:
         PromptError: it is no picture.
     """
-    from PIL import Image
+    from .picture import opened_picture  # needs Pillow
 
-    try:
-        with open_plain(picture, through_links=True) as file, Image.open(file) as image:
-            has_alpha = image.has_transparency_data
-            return "alpha" if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255 else "red"
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG.") from error
+    with opened_picture(picture) as image:
+        has_alpha = image.has_transparency_data
+        return "alpha" if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] != 255 else "red"
 
 
 def add_node(prompt: Prompt, node_type: str, title: str, inputs: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from ..comfyui.client import ComfyClient, ComfyError, NoAnswer, OutputFile, partial_file
 from .graph import SAVE, Prompt, Request, build_prompt
 from .live import StreamBroken
+from .picture import readable_picture
 from .progress_bar import ProgressBar
 from .sound import readable
 
@@ -52,10 +53,15 @@ def make_video(client: ComfyClient, request: Request, say: Callable[[str], None]
         PromptError, ComfyError: with what is wrong.
         KeyboardInterrupt, StreamBroken: after the prompt was cancelled on the server.
     """
+    pictures = request.image, request.video_mask, *(speaker.place for speaker in request.speakers)
     with tempfile.TemporaryDirectory(prefix="wan_s2v_") as folder:
 
         def upload(path: Path) -> str:
-            return client.upload(readable(path, Path(folder), say) if path in request.sounds else path)
+            if path in request.sounds:
+                path = readable(path, Path(folder), say)
+            elif path in pictures:
+                path = readable_picture(path, Path(folder), say)
+            return client.upload(path)
 
         prompt = build_prompt(request, client.object_info(), upload)
     prompt_id, start_s = str(uuid.uuid4()), time.monotonic()

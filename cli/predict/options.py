@@ -115,7 +115,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--audio", type=existing_file, metavar="FILE", help="speech or song (default: the sample)")
     group.add_argument("--speaker", action="append", type=speaker, metavar="SOUND:PLACE", default=[], dest="speakers",
-                       help="one of several who talk, up to four: a sound, and a mask (white: the speaker) or a box in the picture, as "
+                       help="one of several who talk, up to four: a sound, and a mask (white or transparent) or a box in the picture, as "
                        "50%%,0,50%%,100%%; without a sound one who listens; --audio is then what the video plays")  # fmt: skip
     group.add_argument("--pose", type=existing_file, metavar="FILE", help="pose video, e.g. of DWPose, at any frame rate")
     group.add_argument("--video", type=existing_file, metavar="FILE", help="a finished video that is given the sound, at its size and rate")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 MOST_SPEAKERS = 4
 BOX = re.compile(r"[\d.]+%?(?:[ ,]+[\d.]+%?){3}")
-SHAPE = "SOUND:MASK or SOUND:BOX, with a picture (white: the speaker) or a box such as 50%,0,50%,100%; without a sound one listens"
+SHAPE = "SOUND:MASK or SOUND:BOX, with a picture (white or transparent: the speaker) or a box, 50%,0,50%,100%; without a sound one listens"
 
 
 @dataclass(frozen=True)

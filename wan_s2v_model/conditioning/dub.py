@@ -34,6 +34,7 @@ CONTEXT_LATENTS = (CONTEXT_FRAMES + 3) // TEMPORAL_STRIDE
 KEPT_SHADE = 0.35  # of what stays as it is, in a picture of the plan
 AT_ONCE = 8  # pictures that are read together
 LEVELS = 255
+FAINT = 1.5 / LEVELS  # of a mask: loaders give what is opaque in WebP, GIF and grey pictures as 1 / 257
 Encode = Callable[[Tensor], Tensor]
 Part = tuple[slice, slice]  # rows and columns
 
@@ -182,6 +183,7 @@ def checked_dub(video: SourceVideo, mask: Tensor | None, part: str, **options: A
                 "picture may change, such as around the mouth, or set strength below 1."
             )
         mask = torch.ones(1, height, width)
+    mask = mask.where(mask > FAINT, 0.0)
     if problem := _mask_problem(mask, height, width, len(video.times)):
         raise ValueError(problem)
     return Dub(video, mask, part=_part_around(mask) if part == AROUND else (slice(0, height), slice(0, width)), **options)

@@ -308,6 +308,14 @@ def test_a_mask_that_is_cropped_away_is_refused():
         dub_of(mask=mask_of(columns=slice(0, 8))).require_video(16, "aligned", HEIGHT, 16)
 
 
+def test_what_is_opaque_in_a_picture_with_a_mask_is_kept():
+    """ComfyUI's Load Image gives 1 / 257 for it in WebP, GIF and grey pictures: then all of the video would change a little."""
+    faint = torch.full((1, HEIGHT, WIDTH), 1 / 257)
+    with pytest.raises(ValueError, match="source_mask is empty"):
+        dub_of(mask=faint)
+    assert torch.equal(dub_of(mask=torch.maximum(mask_of(), faint)).mask, mask_of())
+
+
 def test_a_live_video_and_mode_official_are_refused():
     dub = dub_of()
     dub.require_video(16, "aligned", HEIGHT, WIDTH)

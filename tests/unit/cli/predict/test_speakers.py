@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from wan_s2v_pack.cli.predict import graph
 from wan_s2v_pack.cli.predict.graph import AUDIO_ENCODE, PREPARE, SPEAKERS, Request
 from wan_s2v_pack.cli.predict.object_info import PackMissing, PromptError
@@ -88,7 +89,12 @@ def build(info, *speakers, **changes):
     return graph.build_prompt(request, info, lambda path: f"uploaded {path}")
 
 
-def test_the_graph(with_speakers):
+def test_the_graph(with_speakers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8), 255).save("l.png")
+    painted = Image.new("RGBA", (8, 8), (200, 0, 0, 255))
+    painted.putpixel((2, 2), (200, 0, 0, 0))
+    painted.save("m.png")  # as ComfyUI's mask editor keeps it: the picture itself, transparent where it was painted
     speakers = Speaker(None, Path("l.png")), Speaker(Path("a.wav"), Path("m.png")), Speaker(Path("b.wav"), BOX)
     changes = {"inputs": {AUDIO_ENCODE: {"duration": 5.0}}, "changes": [f"{SPEAKERS}.nobody=nearest"]}
     prompt = build(with_speakers, *speakers, played=Path("mix.wav"), **changes)
@@ -101,7 +107,7 @@ def test_the_graph(with_speakers):
     assert [encode["duration"] for encode in encodes] == [5.0, 5.0]
     assert [prompt[encode["audio"][0]]["inputs"]["audio"] for encode in encodes] == ["uploaded a.wav", "uploaded b.wav"]
     masks = [prompt[inputs[f"mask_{number}"][0]]["inputs"] for number in (1, 2)]
-    assert masks == [{"image": "uploaded l.png", "channel": "red"}, {"image": "uploaded m.png", "channel": "red"}]
+    assert masks == [{"image": "uploaded l.png", "channel": "red"}, {"image": "uploaded m.png", "channel": "alpha"}]
     assert prompt[inputs["played_audio"][0]]["inputs"] == {"audio": "uploaded mix.wav"}
     assert graph.inputs_of(prompt, "LoadAudio")["audio"] == "uploaded a.wav"
 
