@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -82,6 +83,11 @@ def replace(source: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file if it is there; waits for somebody who has it open."""
     _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it; waits for somebody who has a file of it open."""
+    _patiently(lambda: shutil.rmtree(path))
 
 
 def discard(path: Path) -> None:

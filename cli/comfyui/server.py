@@ -21,6 +21,11 @@ from ..models.folders import ModelFolders
 from .errors import ComfyError
 from .transport import Transport
 
+try:
+    from ...wan_s2v_model.files import remove_folder
+except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.files import remove_folder
+
 PACK_NAME = "wan_s2v"
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "audio_encoders", "vae", "loras")
 FOLDERS = ("input", "output", "temp", "user", "custom_nodes", *(f"models/{name}" for name in MODEL_FOLDERS))
@@ -59,7 +64,7 @@ def link_pack(pack: Path, link: Path) -> None:
     if link.is_symlink():
         return
     if link.exists():  # a copy made earlier
-        shutil.rmtree(link)
+        remove_folder(link)
     with contextlib.suppress(OSError):
         link.symlink_to(pack.resolve(), target_is_directory=True)
     if not link.is_dir():  # links are not allowed, or nothing comes of them, as under Wine

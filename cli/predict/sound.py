@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import cast
 
 import av
 from av.audio.frame import AudioFrame
@@ -15,10 +14,10 @@ from av.audio.frame import AudioFrame
 from .object_info import PromptError
 
 try:
-    from ...wan_s2v_model.media.video_formats import READ_FORMATS as CONTAINERS
+    from ...wan_s2v_model.media.video_formats import open_container
     from ...wan_s2v_model.untrusted import open_plain
 except ImportError:  # `python -m cli`: there is no package above this one
-    from wan_s2v_model.media.video_formats import READ_FORMATS as CONTAINERS
+    from wan_s2v_model.media.video_formats import open_container
     from wan_s2v_model.untrusted import open_plain
 
 READ_FORMATS = ("s16", "s32", "flt", "dbl")  # of samples, interleaved or planar (p)
@@ -69,7 +68,7 @@ def why_unreadable(sound: Path) -> str:
     """What Load Audio stumbles over, "" for nothing."""
     first = None
     try:
-        with _open(str(sound)) as container:
+        with open_container(str(sound)) as container:
             for frame in container.decode(audio=0):
                 form = _form(frame)
                 first = first or form
@@ -105,7 +104,7 @@ def _opened(sound: Path) -> Iterator[av.container.InputContainer]:
     problem: av.FFmpegError | None = None
     for place in (str(sound), f"subfile,,start,{_id3_bytes(sound)},end,0,,:{sound}"):
         try:
-            container = _open(place)
+            container = open_container(place)
         except av.FFmpegError as error:
             problem = error
             continue
@@ -123,11 +122,6 @@ def _require_file(sound: Path) -> None:
         open_plain(sound, through_links=True).close()
     except OSError as error:
         raise PromptError(f"{sound.name} cannot be read: {error.strerror}. Give another file.") from error
-
-
-def _open(place: str) -> av.container.InputContainer:
-    """Open what holds sound itself: a playlist leads to other files."""
-    return cast(av.container.InputContainer, av.open(place, metadata_errors="replace", options={"format_whitelist": CONTAINERS}))
 
 
 def _id3_bytes(sound: Path) -> int:

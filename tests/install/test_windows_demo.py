@@ -69,7 +69,7 @@ def test_the_doctor_finds_everything_but_the_models(windows):
     code, out, err = windows.run("wan_s2v_cli.py", "doctor", "--json", cwd=windows.pack, timeout=DEMO_S)
     findings = {finding["topic"]: finding for finding in json.loads(out)}
     problems = {topic for topic, finding in findings.items() if finding["status"] == "problem"}
-    assert (code, problems) == (1, {"Missing"}), err
+    assert (code, problems) == (1, {"Missing"}), out + err
     assert findings["This pack"]["text"].endswith("nodes load")
 
 

@@ -21,6 +21,7 @@ DEBIAN = "trixie"
 OLDEST_WINE = 10  # 8 starts Python, but neither numpy nor torch
 UV = "uv==0.13.9"
 PEFILE = "pefile==2024.8.26"
+FLEET = Path(__file__).resolve().parents[2] / "requirements-fleet.txt"
 COMPILER = "x86_64-w64-mingw32-gcc"
 INSTALL_S = 3000
 # What mount does here ends with the program. $1: the system; $2: a folder that both sides see; then the program.
@@ -71,11 +72,11 @@ def install(folder: Path, *requirements: str) -> None:
 
 
 def pytest_once() -> Path:
-    """A folder with pytest for Windows, beside the Python, so that this stays what the portable build has."""
+    """A folder with pytest and what the fleet needs, beside the Python, so that this stays what the portable build has."""
     folder = TOOLS / "windows_pytest"
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        install(folder, *(f"{name}=={version(name)}" for name in ("pytest", "pytest-asyncio")), "colorama")
+        install(folder, *(f"{name}=={version(name)}" for name in ("pytest", "pytest-asyncio")), "colorama", "-r", str(FLEET))
         (folder / "ready").touch()
     return folder
 

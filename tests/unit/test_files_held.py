@@ -9,6 +9,7 @@ import av
 import pytest
 import torch
 from wan_s2v_pack.cli.comfyui.client import ComfyClient, OutputFile
+from wan_s2v_pack.cli.comfyui.server import link_pack
 from wan_s2v_pack.cli.models.download import Task, digest_of, install
 from wan_s2v_pack.cli.predict.job import require_writable
 from wan_s2v_pack.cli.runs.folder import read_run
@@ -24,8 +25,10 @@ from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
 ROOT = Path(__file__).resolve().parents[2]
 DIRECT = {"unlink", "rename"}  # of a path
 OF_OS = {"replace", "rename", "remove", "unlink"}
+OF_SHUTIL = {"move", "rmtree"}
 LINKS = {("cli/comfyui/server.py", "link.unlink")}  # a link in a folder of our own
-CALLS = ("os.replace", "path.unlink", "part.unlink", "mark.unlink", "Path(lock.lock_file).unlink")
+NO_MATTER = {("cli/fleet/worker.py", "shutil.rmtree")}  # what cannot be removed there stays
+CALLS = ("os.replace", "path.unlink", "part.unlink", "mark.unlink", "Path(lock.lock_file).unlink", "shutil.rmtree")
 IN_FILES = {("wan_s2v_model/files.py", name) for name in CALLS}
 CLIP = {"latents": torch.zeros(16, 5, 6, 8), "motion_latents": None, "frames": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)}
 
@@ -33,6 +36,7 @@ CLIP = {"latents": torch.zeros(16, 5, 6, 8), "motion_latents": None, "frames": t
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(files, "AGAIN_S", 0.01)
+    monkeypatch.setattr(files, "HELD_S", 0.2)
 
 
 @pytest.fixture(params=[1, 2], ids=["held once", "held twice"])
@@ -43,7 +47,6 @@ def for_a_moment(request, monkeypatch):
 
 @pytest.fixture
 def for_ever(monkeypatch):
-    monkeypatch.setattr(files, "HELD_S", 0.2)
     return HeldFiles(monkeypatch, inf)
 
 
@@ -87,6 +90,7 @@ def test_a_file_that_cannot_be_opened_at_once_is_written(tmp_path, monkeypatch):
         return path_open(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", opening)
+    monkeypatch.setattr(files, "HELD_S", 60)
     files.write_atomically(tmp_path / "manifest.json", b"new")
     assert (tmp_path / "manifest.json").read_bytes() == b"new"
 
@@ -182,6 +186,16 @@ def test_a_model_file_gets_its_name_when_it_is_let_go(tmp_path, for_a_moment, mo
     assert (tmp_path / "vae.safetensors").read_bytes() == b"weights"
 
 
+def test_a_copy_of_the_pack_is_replaced_when_its_files_are_let_go(tmp_path, for_a_moment, monkeypatch):
+    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: None)  # as under Wine
+    for content in ("old", "new"):
+        (tmp_path / "pack").mkdir(exist_ok=True)
+        (tmp_path / "pack" / "__init__.py").write_text(content)
+        link_pack(tmp_path / "pack", tmp_path / "copy")
+    assert (tmp_path / "copy" / "__init__.py").read_text() == "new"
+    assert for_a_moment.attempts["__init__.py"] == 0
+
+
 def test_a_run_is_deleted_when_it_is_let_go(tmp_path, for_a_moment):
     with RunStore.open(tmp_path / "run") as store:
         store.write_clip(0, **CLIP)
@@ -189,11 +203,19 @@ def test_a_run_is_deleted_when_it_is_let_go(tmp_path, for_a_moment):
     assert not (tmp_path / "run").exists()
 
 
+def renames_or_removes(call: ast.Call) -> bool:
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    of, name = ast.unparse(call.func.value), call.func.attr
+    is_of_a_path = name in DIRECT or (name == "replace" and len(call.args) == 1 and not call.keywords)  # that of a text has two
+    return is_of_a_path or (of == "os" and name in OF_OS) or (of == "shutil" and name in OF_SHUTIL)
+
+
 def test_nothing_is_renamed_or_removed_but_by_the_functions_that_wait():
     found = set()
     for folder in ("wan_s2v_model", "nodes", "cli"):
         for path in (ROOT / folder).rglob("*.py"):
-            for call in (node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
-                if isinstance(call, ast.Attribute) and (call.attr in DIRECT or (ast.unparse(call.value) == "os" and call.attr in OF_OS)):
-                    found.add((path.relative_to(ROOT).as_posix(), ast.unparse(call)))
-    assert found == LINKS | IN_FILES
+            for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+                if renames_or_removes(call):
+                    found.add((path.relative_to(ROOT).as_posix(), ast.unparse(call.func)))
+    assert found == LINKS | IN_FILES | NO_MATTER

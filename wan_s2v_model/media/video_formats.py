@@ -1,6 +1,11 @@
-"""The video files that can be written: containers, codecs and the options of their encoders."""
+"""The video files that can be written: containers, codecs and the options of their encoders; and how those that are read are opened."""
 
 from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, cast
+
+import av
+from av.container import InputContainer
 
 RGB_FORMATS = ("bgr0",)
 LEVELS_TAG, ROUNDED_DOWN = "wan_s2v_levels", "rounded down"  # a note in files of frames that are on average half a level too dark
@@ -82,3 +87,13 @@ READ_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,mxf,nut,rm,gif,apng,"
     "wav,w64,flac,mp3,aac,ogg,opus,aiff,caf,ac3,eac3,dts,amr,ape,tta,wv,voc,au,live_flv,dv,vc1,webp_pipe"
 )
+
+
+def open_container(source: str | BytesIO) -> InputContainer:
+    """Open a file in one of the formats that are read. What it says of itself may be in any encoding.
+
+    Raises: av.error.ArgumentError: it is in another format, such as a playlist. Other av.FFmpegError: it is damaged.
+    """
+    is_strict = int(av.__version__.partition(".")[0]) < 19  # later ones have no such choice, and need none
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if is_strict else {}
+    return cast(InputContainer, av.open(source, options={"format_whitelist": READ_FORMATS}, **lenient))

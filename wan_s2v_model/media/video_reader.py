@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..untrusted import cut, open_plain
-from .video_formats import LEVELS_TAG, READ_FORMATS, ROUNDED_DOWN
+from .video_formats import LEVELS_TAG, ROUNDED_DOWN, open_container
 
 LEVELS = 255
 # What swscale does without these is up to 1.5 levels too dark, and not the same in each colour.
@@ -190,7 +190,7 @@ def open_media(source: str | BytesIO) -> InputContainer:
     except OSError as error:
         raise ValueError(f"The video cannot be read: {error.strerror}. Check that it is complete and plays elsewhere.") from error
     try:
-        return cast(InputContainer, av.open(source, metadata_errors="replace", options={"format_whitelist": READ_FORMATS}))
+        return open_container(source)
     except av.error.ArgumentError as error:
         raise ValueError("The file is in a format that is not read here, such as a playlist. Convert it to MP4 or WAV.") from error
 

@@ -132,9 +132,10 @@ RUN_ALL = """
 import runpy, sys
 from pathlib import Path
 root, failed, path = Path(sys.argv[1]), {}, list(sys.path)
-started = [file for place in ("scripts", "bench") for file in sorted((root / place).rglob("*.py"))]
+started = [file for place in ("scripts", "bench", "tts_worker", "tests/fuzz") for file in sorted((root / place).rglob("*.py"))]
+started += [root / "tests" / name for name in ("mutation.py", "golden/replay.py")]
 scripts = [file for file in started if "__main__" in file.read_text(encoding="utf-8")]
-assert len(scripts) > 26
+assert len(scripts) > 30
 ours = {"cli", "scripts", "tests", "wan_s2v_model", "wan_s2v_pack", *(file.stem for file in started)}
 for script in scripts:
     sys.path[:] = path
@@ -146,6 +147,22 @@ for script in scripts:
         failed[script.relative_to(root).as_posix()] = repr(error)
 print(failed, end="")
 """
+
+
+FUZZ_ONE = """
+import runpy, sys
+runpy.run_path(sys.argv[1])
+from wan_s2v_pack.tests.fuzz.targets import TARGETS, try_one
+for name, target in TARGETS.items():
+    try_one(name, target.seeds[0])
+print(len(TARGETS) > 5, end="")
+"""
+
+
+def test_an_isolated_python_fuzzes_every_parser(tmp_path):
+    """As tests/fuzz/run.py does it, without atheris."""
+    done = started(*ISOLATED, "-c", FUZZ_ONE, ROOT / "tests" / "conftest.py", cwd=tmp_path)
+    assert done.stdout == b"True", done.stderr
 
 
 def test_an_isolated_python_starts_every_script_and_measurement(tmp_path):

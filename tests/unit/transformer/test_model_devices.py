@@ -5,11 +5,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from wan_s2v_pack.tests.forwards import call
+from wan_s2v_pack.tests.unit.transformer.test_speakers import halves
 from wan_s2v_pack.wan_s2v_model.sampling.schedule import build_schedule
 from wan_s2v_pack.wan_s2v_model.transformer import model
+from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo, Engine
 from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
 from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer, timestep_embedding
+from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
 from wan_s2v_pack.wan_s2v_model.transformer.rope import rope_table, token_positions
+from wan_s2v_pack.wan_s2v_model.transformer.speakers import Regions
 
 DEVICE = torch.device("meta")
 
@@ -37,6 +41,30 @@ def test_nothing_is_computed_in_float64_on_the_device(tiny_config, clip_inputs, 
     with WithoutFloat64():
         velocity = call(transformer, **inputs)
     assert (velocity.device, velocity.dtype, velocity.shape) == (DEVICE, torch.float32, clip_inputs["x"].shape)
+
+
+def test_speakers_are_heard_without_float64_on_the_device(tiny_config, clip_inputs):
+    transformer = WanS2VTransformer(tiny_config, device=DEVICE, dtype=torch.float16, residual_dtype=torch.float32)
+    inputs = {**clip_inputs, "audio_embedding": torch.stack([clip_inputs["audio_embedding"]] * 2, dim=1)}
+    inputs = {name: value if name == "timestep" else value.to(DEVICE, torch.float16) for name, value in inputs.items()}
+    with WithoutFloat64():
+        velocity = call(transformer, **inputs, regions=Regions(halves()))
+    assert (velocity.device, velocity.shape) == (DEVICE, clip_inputs["x"].shape)
+
+
+@pytest.mark.parametrize("options", [{}, {"rounds_rope": True}, {"placement": Placement(float8=True)}], ids=["exact", "official", "float8"])
+@pytest.mark.parametrize("num_speakers", [1, 2])
+def test_live_video_is_made_without_float64_on_the_device(tiny_config, noise, options, num_speakers):
+    transformer = WanS2VTransformer(tiny_config, device=DEVICE, dtype=torch.float16, residual_dtype=torch.float32)
+    sound = noise(25, tiny_config.audio_dim, 12).to(DEVICE, torch.float16)
+    regions = None if num_speakers == 1 else Regions(halves()[:, :1].expand(-1, 3, -1, -1))
+    with WithoutFloat64():
+        video = CausalVideo(transformer, (8, 12), Engine(dtype=torch.float16, device=DEVICE), **options)
+        video.set_anchor(noise(1, 16, 1, 8, 12), noise(1, 16, 19, 8, 12), noise(1, 5, tiny_config.text_dim))
+        for first_latent in (0, 3):
+            heard = sound if regions is None else torch.stack([sound, sound])
+            velocity = video.forward(noise(16, 3, 8, 12), 0, 602.15, first_latent, 4, heard, regions=regions)
+    assert (velocity.device, velocity.dtype, velocity.shape) == (DEVICE, torch.float32, (16, 3, 8, 12))
 
 
 class Crossings(TorchDispatchMode):
