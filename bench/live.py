@@ -1,13 +1,15 @@
-"""Live video with random weights of full size on one GPU: frames per second, first frame, memory.
+"""Live video with random weights of full size on one GPU or several: frames per second, first frame, memory.
 
     COMFYUI_PATH=... python bench/live.py                     (with decoding; needs FlashAttention 3: fa3-fwd)
+    COMFYUI_PATH=... python bench/live.py --gpus 2            (steps dealt to GPUs, the first of which decodes)
     python bench/live.py --no-decode                          (the network alone, without ComfyUI)
     python bench/live.py --small                              (a trial on the CPU)
 
 Weights are made on the GPU, no file is written but the VAE's. Rows are printed as soon as they are known, the most important ones first; no
 row begins after --seconds. Columns: fps (12 frames per block: all its steps and its decode, one behind the other), the same without
 decoding; seconds of the sink, from the start to the first frame, of one pass through the network, of Python for one pass (where that is no
-less, launches are the limit), of decoding a block; torch's peak of GPU memory, with all weights.
+less, launches are the limit), of decoding a block; torch's peak of GPU memory, with all weights. On several GPUs both rates are those of a
+video that goes on, taken where finished blocks come out; what one pass takes is not asked.
 """
 
 import argparse
@@ -39,6 +41,11 @@ class Row:
     steps: int = 4
     graphs: bool = False
 
+    @property
+    def blocks_to_warm(self) -> int:
+        """Until the rings are full, and graphs recorded: that is when a block comes to the same place for the second time."""
+        return 3 * FILL if self.graphs else FILL
+
     def __str__(self) -> str:
         return f"{self.size} {self.kind}, {self.steps} steps{', graphs' if self.graphs else ''}"
 
@@ -65,6 +72,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="no row begins later")
     parser.add_argument("--no-decode", action="store_true", help="without VAE and ComfyUI")
     parser.add_argument("--vae-dtype", default="bf16")
+    parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="a tiny model on the CPU")
     arguments = parser.parse_args()
     start = time.perf_counter()
@@ -108,14 +116,19 @@ class Bench:
         from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 
         self.vae, self.bridge, self.arguments = vae, bridge, arguments
-        self.device = torch.device(full_size.device())
+        kind = torch.device(full_size.device()).type
+        self.devices = [torch.device(kind, index) if kind == "cuda" else torch.device(kind) for index in range(arguments.gpus)]
+        self.device = self.devices[0]
         self.dtype = torch.float32 if arguments.small else torch.bfloat16
-        self.transformer = WanS2VTransformer(full_size.config(arguments.small), dtype=self.dtype, device="meta")
-        self.transformer.to_empty(device=self.device).requires_grad_(False)
-        for name, parameter in self.transformer.named_parameters():
-            parameter.normal_(std=SIGMA)
-            if "norm" in name and name.endswith("weight"):
-                parameter += 1
+        self.transformers = []
+        for device in self.devices:
+            transformer = WanS2VTransformer(full_size.config(arguments.small), dtype=self.dtype, device="meta")
+            transformer.to_empty(device=device).requires_grad_(False)
+            for name, parameter in transformer.named_parameters():
+                parameter.normal_(std=SIGMA)
+                if "norm" in name and name.endswith("weight"):
+                    parameter += 1
+            self.transformers.append(transformer)
         self._float8 = functools.cache(quantised)
 
     @contextmanager
@@ -133,16 +146,26 @@ class Bench:
         print(f"{row!s:34}" + "".join(f"{value:{width}.{digits}f}" for value, width, digits in values), flush=True)
 
     def _measured(self, row: Row) -> list[tuple[float, int, int]]:
+        return self._measured_on_one(row) if len(self.devices) == 1 else self._measured_on_several(row)
+
+    def _measured_on_several(self, row: Row) -> list[tuple[float, int, int]]:
+        with Pipeline(self, row).sampler() as run:
+            run.begin()
+            reset_peak(self)
+            sink = timed(self, run.begin)[0]
+            first = sink + timed(self, lambda: next(run.blocks(1)))[0]
+            fps = [FRAMES / run.seconds_of_block(decodes) for decodes in (True, False)]
+        unknown = float("nan")
+        return [(fps[0], 7, 2), (fps[1], 9, 2), *((value, 8, 3) for value in (sink, first, *[unknown] * 3)), (peak_gigabytes(self), 9, 1)]
+
+    def _measured_on_one(self, row: Row) -> list[tuple[float, int, int]]:
         run = Run(self, row)
         run.begin()
         run.block(0)  # kernels are built
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
+        reset_peak(self)
         sink = timed(self, run.begin)[0]
         first = sink + timed(self, lambda: run.block(0))[0]
-        warm = 3 * FILL if row.graphs else FILL  # graphs are recorded when a block comes to the same place for the second time
+        warm = row.blocks_to_warm
         for index in range(1, warm):
             run.block(index)
         seconds = [run.timed_block(index) for index in range(warm, warm + self.arguments.blocks)]
@@ -157,21 +180,26 @@ class Run:
 
     def __init__(self, bench: Bench, row: Row):
         import torch
-        from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo, Engine
-        from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
 
         self.bench, self.row, self.size = bench, row, SIZES[row.size]
-        self.config = bench.transformer.config
-        engine = Engine(self.compute, dtype=bench.dtype, device=bench.device, graphs=row.graphs)
-        self.video = CausalVideo(
-            bench.transformer, self.size, engine, steps=range(row.steps), placement=Placement(float8=row.kind == "fp8")
-        )
+        self.config = bench.transformers[0].config
+        self.video = self.network(0, range(row.steps))
         from wan_s2v_pack.wan_s2v_model.sampling.live import live_sigmas
 
         self.sigmas = live_sigmas(row.steps)
         generator = torch.Generator(bench.device).manual_seed(1)
         self.random = functools.partial(torch.randn, generator=generator, device=bench.device)
         self.anchor = self.random(1, 16, 1, *self.size), self.random(1, 16, 19, *self.size), self.random(1, 512, self.config.text_dim)
+
+    def network(self, gpu: int, steps: range):
+        """The network with these steps on a GPU."""
+        from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo, Engine
+        from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
+
+        bench, row = self.bench, self.row
+        engine = Engine(self.compute, dtype=bench.dtype, device=bench.devices[gpu], graphs=row.graphs)
+        placement = Placement(float8=row.kind == "fp8")
+        return CausalVideo(bench.transformers[gpu], self.size, engine, steps=steps, placement=placement)
 
     def compute(self):
         from wan_s2v_pack.wan_s2v_model.kernels.linears import EXACT, Float8Linears
@@ -185,6 +213,9 @@ class Run:
         """Empty rings, sink, and a decoder behind the oldest seven motion latents."""
         self.video.clear()
         self.video.set_anchor(*self.anchor)
+        self.open_decoder()
+
+    def open_decoder(self) -> None:
         if self.bench.vae is not None:
             self.decoder = self.bench.bridge.LiveDecoder(self.bench.vae, *self.size)
             self.decoder(self.anchor[1][:, :, :7])
@@ -207,6 +238,63 @@ class Run:
         """Seconds of one pass, of Python for one pass, and of decoding."""
         network, python, x = timed(self.bench, lambda: self.sample(index))
         return network / self.row.steps, python / self.row.steps, timed(self.bench, lambda: self.decode(x))[0]
+
+
+class Pipeline(Run):
+    """One video of a row on all GPUs."""
+
+    def network(self, gpu: int, steps: range):
+        return None  # made in `sampler`, each with its own steps
+
+    @contextmanager
+    def sampler(self):
+        """This, ready to sample; its threads end with the context."""
+        from wan_s2v_pack.wan_s2v_model.sampling.live import Heard, Told
+        from wan_s2v_pack.wan_s2v_model.sampling.pipeline import LiveTeam, deal_steps, describe_steps
+        from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt
+
+        dealt = deal_steps(self.row.steps, len(self.bench.devices))
+        networks = [super(Pipeline, self).network(gpu, steps) for gpu, steps in enumerate(dealt) if steps]
+        sound = self.random(25, self.config.audio_dim, FRAMES)
+        told = Told(self.anchor[2], lambda block: Heard(sound.clone()), lambda block, step: 4 + (5 * block + step) % 27)
+        crew = Crew(self.bench.devices[: len(dealt)], Halt())
+        print(describe_steps(dealt, len(self.bench.devices)), flush=True)
+        try:
+            self.team, self.next = LiveTeam(dealt, networks, crew).sampler(told, self.sigmas, lambda *_: None), 0
+            yield self
+        finally:
+            crew.close()
+
+    def begin(self) -> None:
+        from wan_s2v_pack.wan_s2v_model.sampling.live import Anchor, LiveState
+
+        self.next = 0
+        self.team.begin(LiveState(0, Anchor(*self.anchor[:2])))
+        self.open_decoder()
+
+    def blocks(self, count: int, decodes: bool = True):
+        """Give the numbers of some more blocks, each when it is decoded."""
+        numbers = range(self.next, self.next + count)
+        self.next += count
+        for block in self.team.sample(numbers, lambda number: self.random(16, 3, *self.size)):
+            if decodes:
+                self.decode(block.latents)
+            yield block.index
+
+    def seconds_of_block(self, decodes: bool) -> float:
+        """From one to the next, where the rings are full and all GPUs have something to do."""
+        warm, behind, times = self.row.blocks_to_warm, len(self.bench.devices), []
+        for _ in self.blocks(warm + self.bench.arguments.blocks + behind, decodes):
+            times.append(time.perf_counter())
+        return (times[-1 - behind] - times[warm - 1]) / self.bench.arguments.blocks
+
+
+def reset_peak(bench: Bench) -> None:
+    if bench.device.type == "cuda":
+        import torch
+
+        for device in bench.devices:
+            torch.cuda.reset_peak_memory_stats(device)
 
 
 def free_memory(bench: Bench) -> None:
@@ -234,7 +322,8 @@ def finish(bench: Bench) -> None:
     if bench.device.type == "cuda":
         import torch
 
-        torch.cuda.synchronize()
+        for device in bench.devices:
+            torch.cuda.synchronize(device)
 
 
 def peak_gigabytes(bench: Bench) -> float:
@@ -242,7 +331,7 @@ def peak_gigabytes(bench: Bench) -> float:
         return 0.0
     import torch
 
-    return torch.cuda.max_memory_allocated() / 1e9
+    return max(map(torch.cuda.max_memory_allocated, bench.devices)) / 1e9
 
 
 def attention(bench: Bench, float8: bool):

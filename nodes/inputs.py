@@ -150,6 +150,19 @@ def run_name_problem(run_name: str | None) -> str | None:
     return None
 
 
+class KeepsRun:
+    """For nodes that keep what they make under their input `run_name`."""
+
+    @classmethod
+    def validate_inputs(cls, run_name) -> bool | str:
+        return run_name_problem(run_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name="", **inputs):
+        """What a named run has made is made again where its folder is gone or has changed; a linked name is not known yet."""
+        return handed_on.count(run_name, inputs) if isinstance(run_name, str) and run_name else 0
+
+
 def clip_to_redo(run_name: str, redo_from_clip: int) -> int | None:
     """From which clip a run is sampled anew, counted from 0 as in the code; None where all clips are kept.
 

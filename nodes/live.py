@@ -19,12 +19,11 @@ from ..wan_s2v_model.runs.finish import LiveNetworks, finish_live, require_space
 from ..wan_s2v_model.runs.live_video import LiveVideo
 from ..wan_s2v_model.runs.manifest import Fingerprint
 from ..wan_s2v_model.runs.store import RunStore
-from ..wan_s2v_model.runs.takes import handed_on
-from ..wan_s2v_model.sampling.live import CLIP_BLOCKS, LIVE_ANCHORS, LIVE_STEPS, LiveSampler, live_sigmas
+from ..wan_s2v_model.sampling.live import CLIP_BLOCKS, LIVE_ANCHORS, LIVE_STEPS, live_sigmas
 from ..wan_s2v_model.sampling.live_clips import RESTART_CLIPS, LiveJob, require_live
 from ..wan_s2v_model.sampling.progress import Progress, video_size
 from ..wan_s2v_model.transformer.rings import Placement
-from .inputs import checks_inputs, clip_to_redo, opened_run, run_name_problem, shows_errors
+from .inputs import KeepsRun, checks_inputs, clip_to_redo, opened_run, shows_errors
 from .sockets import WanS2VClips, WanS2VPlan
 
 logger = logging.getLogger("wan_s2v")
@@ -46,7 +45,7 @@ FIXED = (
 )
 
 
-class WanS2VLiveSampler(io.ComfyNode):
+class WanS2VLiveSampler(KeepsRun, io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -134,15 +133,6 @@ class WanS2VLiveSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name) -> bool | str:
-        return run_name_problem(run_name) or True
-
-    @classmethod
-    def fingerprint_inputs(cls, run_name="", **inputs):
-        """What a named run has made is made again where its folder is gone or has changed; a linked name is not known yet."""
-        return handed_on.count(run_name, inputs) if isinstance(run_name, str) and run_name else 0
-
-    @classmethod
     @shows_errors
     @checks_inputs
     def execute(
@@ -184,8 +174,8 @@ class WanS2VLiveSampler(io.ComfyNode):
             comfy_bridge.text_display()(f"{video_size(timeline.num_frames, timeline.fps)}, all clips were there{take}")
             return
         require_space(store, plan, job.steps - 1)
-        blocks = job.num_blocks - job.restart_before(store.num_finished) * CLIP_BLOCKS
-        placement = comfy_bridge.place_rings(model, vae, LiveWork(plan.height, plan.width, job.steps, blocks, float8))
+        work = LiveWork(plan.height, plan.width, job.steps, *job.blocks_ahead(store.num_finished), float8=float8)
+        placement = comfy_bridge.place_rings(model, vae, work)
         comfy_bridge.take_others_off_gpu(model, vae.patcher)
         with video_in_progress(store, plan, comfy_bridge.file_shower()) as live:
             comfy_bridge.in_less_memory(model, placement, functools.partial(cls._sample, store, live, job, model, vae, context, take))
@@ -193,13 +183,13 @@ class WanS2VLiveSampler(io.ComfyNode):
     @classmethod
     def _sample(cls, store: RunStore, live: LiveVideo, job: LiveJob, model, vae, context, take: str, placement: Placement) -> None:
         """The work of `_run`, with the rings in this place."""
-        timeline, network_plan = job.plan.timeline, comfy_bridge.LivePlan(*_latent_size(job.plan), range(job.steps), placement)
+        timeline, network_plan = job.plan.timeline, comfy_bridge.LivePlan(*_latent_size(job.plan), job.steps, placement)
         progress = Progress(timeline.num_clips, CLIP_BLOCKS * job.steps, store.num_finished, fps=timeline.fps)
         with (
             comfy_bridge.report_blocks(model, progress, timeline.num_frames, take, check=store.raise_failure) as on_step,
-            comfy_bridge.live_network(model, vae, network_plan) as network,
+            comfy_bridge.live_team(model, vae, network_plan) as team,
         ):
-            sampler = LiveSampler(network, job.told(context), live_sigmas(job.steps), on_step)
+            sampler = team.sampler(job.told(context), live_sigmas(job.steps), on_step)
             dtype = model.model.get_dtype_inference()
             finish_live(
                 store,

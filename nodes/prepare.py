@@ -24,7 +24,8 @@ from ..wan_s2v_model.media.pictures import read_optional_pictures, read_pictures
 from ..wan_s2v_model.reports.plan_picture import Voice, draw_plan
 from ..wan_s2v_model.runs.identity import note_pictures
 from ..wan_s2v_model.sampling.live import LIVE_STEPS
-from ..wan_s2v_model.sampling.live_clips import LiveJob
+from ..wan_s2v_model.sampling.live_clips import RESTART_CLIPS, LiveJob
+from ..wan_s2v_model.sampling.pipeline import deal_steps, describe_steps
 from .inputs import checks_inputs, choice_problem, shows_errors
 from .sockets import WanS2VAudio, WanS2VDubSettings, WanS2VPlan, WanS2VPoseSettings
 
@@ -176,18 +177,19 @@ class WanS2VPrepare(io.ComfyNode):
 def _outlook(plan: Plan, vae, gpus: comfy_bridge.GpusAhead) -> tuple[list[str], str]:
     """What a plan costs, with a model that is not known yet: lines for its picture, and a short text."""
     if plan.timeline.fps == LIVE_FPS:
-        return _live_outlook(plan, vae)
+        return _live_outlook(plan, vae, gpus.number)
     one_gpu = REFERENCE.job(plan.timeline, plan.height, plan.width, comfy_bridge.vae_value_bytes(vae))
     job, facts = REFERENCE.of(replace(one_gpu, works=gpus.works)), comfy_bridge.assumed_facts(vae, gpus.number)
     return describe_plan(job, *facts, gpus.words), describe_shape(job, *facts)
 
 
-def _live_outlook(plan: Plan, vae) -> tuple[list[str], str]:
-    """The same for live video, which one GPU samples in the default number of steps."""
-    blocks, value_bytes = LiveJob(plan, DEFAULT_SEED).num_blocks, comfy_bridge.vae_value_bytes(vae)
-    work = LiveWork(plan.height, plan.width, LIVE_STEPS[0], blocks, vae_value_bytes=value_bytes)
-    facts = comfy_bridge.assumed_facts(vae)
-    return describe_live_plan(plan.timeline, work, *facts), describe_live_shape(plan.timeline, work, *facts)
+def _live_outlook(plan: Plan, vae, num_gpus: int) -> tuple[list[str], str]:
+    """The same for live video, in the default number of steps and with a name, whose run restarts now and then."""
+    blocks, dealt = LiveJob(plan, DEFAULT_SEED, restart_clips=RESTART_CLIPS).blocks_ahead(), deal_steps(LIVE_STEPS[0], num_gpus)
+    rest = {"vae_value_bytes": comfy_bridge.vae_value_bytes(vae), "dealt": tuple(map(len, dealt))}
+    work = LiveWork(plan.height, plan.width, LIVE_STEPS[0], *blocks, **rest)
+    facts, gpus = comfy_bridge.assumed_facts(vae, len(dealt)), describe_steps(dealt, num_gpus)
+    return describe_live_plan(plan.timeline, work, *facts, gpus), describe_live_shape(plan.timeline, work, *facts)
 
 
 def _voices(plan: Plan) -> list[Voice]:

@@ -26,11 +26,10 @@ from ..wan_s2v_model.runs.fingerprint import assumed_in_older_runs, hashes_by_cl
 from ..wan_s2v_model.runs.finish import Networks, finish_and_show, require_space, run_bytes
 from ..wan_s2v_model.runs.manifest import Fingerprint
 from ..wan_s2v_model.runs.store import RunStore
-from ..wan_s2v_model.runs.takes import handed_on
 from ..wan_s2v_model.sampling.clip_loop import clip_decoder
 from ..wan_s2v_model.sampling.guidance import NO_OPTIONS
 from ..wan_s2v_model.sampling.progress import Progress, video_size
-from .inputs import checks_inputs, clip_to_redo, opened_run, run_name_problem, shows_errors
+from .inputs import KeepsRun, checks_inputs, clip_to_redo, opened_run, shows_errors
 from .sockets import WanS2VClips, WanS2VContinuitySettings, WanS2VGuidance, WanS2VOptions, WanS2VPlan, WanS2VStepCacheSettings
 
 logger = logging.getLogger("wan_s2v")
@@ -49,7 +48,7 @@ def _kept_inputs(model, positive, negative, plan, settings, seed, vae, words) ->
     return fingerprint, Notes(assumed_in_older_runs(fingerprint), earlier, comfy_bridge.versions(model), words, by_clip)
 
 
-class WanS2VSampler(io.ComfyNode):
+class WanS2VSampler(KeepsRun, io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -154,15 +153,6 @@ class WanS2VSampler(io.ComfyNode):
             outputs=[WanS2VClips.Output(display_name="clips", tooltip="The finished clips, for Save Video or Decode Clips (Wan S2V).")],
             hidden=[io.Hidden.prompt],
         )
-
-    @classmethod
-    def validate_inputs(cls, run_name) -> bool | str:
-        return run_name_problem(run_name) or True
-
-    @classmethod
-    def fingerprint_inputs(cls, run_name="", **inputs):
-        """What a named run has made is made again where its folder is gone or has changed; a linked name is not known yet."""
-        return handed_on.count(run_name, inputs) if isinstance(run_name, str) and run_name else 0
 
     @classmethod
     @shows_errors

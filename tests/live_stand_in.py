@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import torch
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.sampling.live import LiveSampler, live_sigmas
 from wan_s2v_pack.wan_s2v_model.sampling.live_clips import LiveJob
+from wan_s2v_pack.wan_s2v_model.sampling.pipeline import LiveTeam, deal_steps
+from wan_s2v_pack.wan_s2v_model.transformer.crew import Crew, Halt, StoppedError
 
 HEIGHT, WIDTH = 32, 48
 SEED = 7
@@ -84,3 +88,16 @@ def encode(frames):
 
 def make_sampler(job: LiveJob, network: Network | None = None, on_step=lambda *_: None) -> LiveSampler:
     return LiveSampler(network or Network(), job.told(CONTEXT), live_sigmas(job.steps), on_step)
+
+
+@contextmanager
+def make_pipeline(job: LiveJob, num_gpus: int, network=Network, on_step=lambda *_: None, halt: Halt | None = None):
+    """A sampler on so many devices, each with a network of its own; `network` makes one. Their threads end with the context."""
+    dealt = deal_steps(job.steps, num_gpus)
+    crew = Crew([torch.device("cpu")] * len(dealt), halt or Halt())
+    team = LiveTeam(dealt, [network() for steps in dealt if steps], crew)
+    try:
+        yield team.sampler(job.told(CONTEXT), live_sigmas(job.steps), on_step)
+    finally:
+        crew.halt.fail(StoppedError())
+        crew.close()

@@ -132,10 +132,10 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     choose_files(prompt, object_info, request.files)
     usual = "live" if request.live else "lora"
     add_loras(prompt, object_info, request.loras or ([Lora()] if request.fast or request.live else []), usual)
-    if request.live:
-        go_live(prompt, object_info)
     if request.gpus > 1:
         use_gpus(prompt, object_info, request.gpus)
+    if request.live:
+        go_live(prompt, object_info)
     waiting = add_speakers(prompt, object_info, request) if request.speakers else []
     waiting += add_dub(prompt, object_info, request)
     for change in request.changes:

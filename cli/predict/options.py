@@ -234,7 +234,6 @@ def live_problem(options: argparse.Namespace) -> str | None:
         f"{', '.join(lost)} mean nothing with --live: nothing is guided, and clips have 48 frames.": lost,
         "--dry-run does not know how long --live takes. Leave one out.": options.dry_run,
         "--video is dubbed at 16 frames per second, and --live makes 25 from a picture. Leave one out.": options.video,
-        "--live works on one GPU. Leave out --gpus.": options.gpus > 1,
         f"--steps must be {' or '.join(map(str, LIVE_STEPS))} with --live, got {options.steps}.": options.steps not in (None, *LIVE_STEPS),
     }
     return next((words for words, is_so in refused.items() if is_so), None)

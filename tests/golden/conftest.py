@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from wan_s2v_pack.scripts.tiny_models.fill import make_tiny_models
 from wan_s2v_pack.tests.golden.comfyui import ComfyUINotFoundError, comfy_bridge, comfyui_path
@@ -64,3 +65,17 @@ def model(bridge: ModuleType, checkpoint: str):
 def vae(bridge: ModuleType, golden_folder: Path):
     """The tiny VAE, float32."""
     return bridge.load_vae(str(golden_folder / "tiny_wan21_vae.safetensors"), "fp32")
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch):
+    """A MODEL with core's copies on so many devices, which are the CPU under several names."""
+    import comfy.model_management
+    import comfy.multigpu
+
+    def split(model, count):
+        devices = [torch.device("cpu"), *(torch.device("cpu", index) for index in range(1, count))]
+        monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda *_, **__: devices)
+        return comfy.multigpu.create_multigpu_deepclones(model, count)
+
+    return split

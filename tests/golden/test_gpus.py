@@ -29,20 +29,6 @@ def model(request, bridge, checkpoint):
 
 
 @pytest.fixture
-def on(monkeypatch):
-    """A MODEL with core's copies on so many devices."""
-    import comfy.model_management
-    import comfy.multigpu
-
-    def split(model, count):
-        devices = [torch.device("cpu"), *(torch.device("cpu", index) for index in range(1, count))]
-        monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda *_, **__: devices)
-        return comfy.multigpu.create_multigpu_deepclones(model, count)
-
-    return split
-
-
-@pytest.fixture
 def forwards(monkeypatch):
     """The network and the team of each forward."""
     module, seen = pack_module("wan_s2v_model.transformer.model"), []

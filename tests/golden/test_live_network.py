@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from wan_s2v_pack.scripts.tiny_models import loras as tiny_loras
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.tiny_model import load_native
-from wan_s2v_pack.wan_s2v_model.cost.live import LiveWork
 from wan_s2v_pack.wan_s2v_model.transformer.causal import CausalVideo
 from wan_s2v_pack.wan_s2v_model.transformer.model import WanS2VTransformer
 from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
@@ -34,8 +33,8 @@ def velocities(video, blocks=2):
 
 
 def in_comfyui(bridge, model, vae, **options):
-    with bridge.live_network(model, vae, bridge.LivePlan(*SIZE, steps=range(1), **options)) as video:
-        return velocities(video)
+    with bridge.live_team(model, vae, bridge.LivePlan(*SIZE, steps=1, **options)) as team:
+        return velocities(team.networks[0])
 
 
 def test_as_without_comfyui(bridge, model, vae):
@@ -82,10 +81,10 @@ def test_what_was_taken_off_the_gpu_is_loaded_again_with_its_lora(bridge, model,
     tiny_loras.write_lora("live_avatar", shapes, tmp_path / "liveavatar.safetensors")
     distilled, _ = bridge.apply_lora(model, str(tmp_path / "liveavatar.safetensors"), 1.0)
     expected = in_comfyui(bridge, distilled, vae)
-    with bridge.live_network(distilled, vae, bridge.LivePlan(*SIZE, steps=range(1))) as video:
-        velocities(video)
+    with bridge.live_team(distilled, vae, bridge.LivePlan(*SIZE, steps=1)) as team:
+        velocities(team.networks[0])
         comfy.model_management.unload_all_models()
-        assert torch.equal(velocities(video), expected)
+        assert torch.equal(velocities(team.networks[0]), expected)
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True])
@@ -95,8 +94,8 @@ def test_rings_in_main_memory_are_pinned_by_comfyui_and_given_back(bridge, model
     pinned, given_back = [], []
     monkeypatch.setattr(comfy.model_management, "pin_memory", lambda tensor: pinned.append(tensor) or len(pinned) > 1)
     monkeypatch.setattr(comfy.model_management, "unpin_memory", given_back.append)
-    plan = bridge.LivePlan(*SIZE, steps=range(2), placement=Placement(on_host=True))
-    with pytest.raises(KeyboardInterrupt) if is_cut_off else nullcontext(), bridge.live_network(model, vae, plan):
+    plan = bridge.LivePlan(*SIZE, steps=2, placement=Placement(on_host=True))
+    with pytest.raises(KeyboardInterrupt) if is_cut_off else nullcontext(), bridge.live_team(model, vae, plan):
         assert len(pinned) == 2 * len(model.model.diffusion_model.blocks)
         assert not given_back
         if is_cut_off:
@@ -104,35 +103,13 @@ def test_rings_in_main_memory_are_pinned_by_comfyui_and_given_back(bridge, model
     assert [id(tensor) for tensor in given_back] == [id(tensor) for tensor in pinned[1:]]
 
 
-def test_it_is_sampled_on_one_gpu_and_says_so(bridge, model, vae, monkeypatch, caplog):
-    import comfy.model_management
-    import comfy.multigpu
-
-    devices = [torch.device("cpu"), torch.device("cpu", index=1)]
-    monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda *_, **__: devices)
-    split = comfy.multigpu.create_multigpu_deepclones(model, 2)
-    loaded, load = [], comfy.model_management.load_models_gpu
-
-    def note(models, **options):
-        loaded.extend(models)
-        load(models, **options)
-
-    monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
-    with caplog.at_level("INFO"), bridge.live_network(split, vae, bridge.LivePlan(*SIZE, steps=range(1))):
-        bridge.place_rings(split, vae, LiveWork(64, 64, steps=4, blocks=1))
-    assert "live video is sampled on cpu alone" in caplog.text
-    assert "2 GPUs" not in caplog.text
-    assert {patcher.load_device for patcher in loaded} == {devices[0]}
-    assert len(split.get_additional_models_with_key("multigpu")) == 1
-
-
 def test_weights_that_come_on_demand_are_fetched_a_layer_ahead(bridge, model, vae, monkeypatch):
     """As ComfyUI says in each call of its own sampling, which live video does not go through."""
     module, told = pack_module("wan_s2v_model.comfy_bridge.live"), []
     just_in_time = module.layers_just_in_time
     monkeypatch.setattr(module, "layers_just_in_time", lambda *given: told.append(given[2]) or just_in_time(*given))
-    with bridge.live_network(model, vae, bridge.LivePlan(*SIZE, steps=range(1))) as video:
-        velocities(video, blocks=1)
+    with bridge.live_team(model, vae, bridge.LivePlan(*SIZE, steps=1)) as team:
+        velocities(team.networks[0], blocks=1)
     assert [options["prefetch_dynamic_vbars"] for options in told] == [False, False]
     monkeypatch.setattr(type(model), "is_dynamic", lambda patcher: True)
     assert module._options(model)["prefetch_dynamic_vbars"]

@@ -1,12 +1,15 @@
 """Sample Video Live with the tiny models inside ComfyUI: its clips, its takes, its messages, and a run that is cut off."""
 
+import gc
 import logging
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.golden.tiny_model import load_ours
 from wan_s2v_pack.tests.live_stand_in import make_plan
 
 pytestmark = pytest.mark.comfy
@@ -86,9 +89,6 @@ def test_prepare_reckons_a_plan_for_live_video_as_such(bridge, vae):
 def test_cancelled_and_queued_again_it_has_the_same_bytes(model, vae, output, monkeypatch):
     import comfy.model_management
 
-    def contents(name):
-        return {path.name: path.read_bytes() for path in (output / "wan_s2v_runs" / name).glob("clip_*")}
-
     sample(model, vae, run_name="whole")
     live = pack_module("wan_s2v_model.sampling.live")
     velocity, calls = live.LiveSampler._velocity, []
@@ -103,10 +103,10 @@ def test_cancelled_and_queued_again_it_has_the_same_bytes(model, vae, output, mo
         patch.setattr(live.LiveSampler, "_velocity", cancelled)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             sample(model, vae, run_name="cut")
-    assert len(contents("cut")) == 1
+    assert len(contents(output, "cut")) == 1
     sample(model, vae, run_name="cut")
-    assert contents("cut") == contents("whole")
-    assert len(contents("cut")) == 2
+    assert contents(output, "cut") == contents(output, "whole")
+    assert len(contents(output, "cut")) == 2
 
 
 def test_each_of_two_speakers_moves_the_own_side(model, vae):
@@ -166,3 +166,100 @@ def test_out_of_memory_it_goes_on_with_the_rings_in_main_memory(model, vae, capl
 def test_what_it_cannot_use_is_refused_with_words(plan, positive, words, model, vae):
     with pytest.raises(ValueError, match=words):
         sample(model, vae, plan, positive=positive)
+
+
+# Several GPUs
+
+
+def contents(output, name):
+    return {path.name: path.read_bytes() for path in (output / "wan_s2v_runs" / name).glob("clip_*")}
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Something that happens once when a block of the video comes to a step; who does which step."""
+    module, makers, due = pack_module("wan_s2v_model.transformer.causal"), {}, {}
+    forward = module.CausalVideo.forward
+
+    def note(self, x, step, timestep, first_latent, *told):
+        makers.setdefault(step, set()).add((id(self), threading.current_thread().name, tuple(self.rings)))
+        due.pop((first_latent // 3, step), lambda: None)()
+        return forward(self, x, step, timestep, first_latent, *told)
+
+    monkeypatch.setattr(module.CausalVideo, "forward", note)
+
+    def happens(block, step, what):
+        due[block, step] = what
+
+    happens.makers = makers
+    return happens
+
+
+def test_several_gpus_give_the_bytes_of_one_also_when_cancelled(model, vae, output, on, at, caplog):
+    """With the anchor replaced behind the fourth block; cancelled on a helper, and gone on with on another number of them."""
+    import comfy.model_management
+
+    before = threading.active_count()
+    sample(model, vae, run_name="whole")
+    at.makers.clear()
+    at(4, 2, comfy.model_management.interrupt_current_processing)
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            sample(on(model, 3), vae, run_name="cut")
+        assert threading.active_count() == before
+        assert len(contents(output, "cut")) == 1
+        assert [{rings for *_, rings in at.makers[step]} for step in range(4)] == [{(0,)}, {(1,)}, {(2, 3)}, {(2, 3)}]
+        assert len({name for step in range(4) for _, name, _ in at.makers[step]}) == 3, "a thread for each"
+        assert "3 GPUs: step 1, decoding | step 2 | steps 3-4" in caplog.text
+        sample(on(model, 2), vae, run_name="cut")
+        assert "2 GPUs: steps 1-2, decoding | steps 3-4" in caplog.text
+    assert contents(output, "cut") == contents(output, "whole")
+    assert threading.active_count() == before
+    assert not (output / "wan_s2v_runs" / "cut_2").exists(), "another number of GPUs is no other run"
+
+
+def test_out_of_memory_on_one_gpu_the_others_stop_and_all_go_on_in_less(model, vae, on, at, caplog):
+    def no_room():
+        raise torch.OutOfMemoryError("of a helper")
+
+    expected = torch.cat(list(sample(model, vae, plan_of(12)).frames()))
+    at(1, 3, no_room)
+    with caplog.at_level(logging.WARNING):
+        found = torch.cat(list(sample(on(model, 5), vae, plan_of(12)).frames()))
+    assert "ran out of memory in live sampling (of a helper)" in caplog.text
+    assert torch.equal(found, expected)
+
+
+def test_live_videos_on_several_gpus_leave_nothing(bridge, checkpoint, vae, on):
+    """No thread, no copy of the MODEL, no tensor."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    model, seen = load_ours(bridge, checkpoint), []
+    for _ in range(4):
+        with bridge.live_team(on(model, 2), vae, bridge.LivePlan(8, 8, steps=2)) as team:
+            assert [len(network.rings) for network in team.networks] == [1, 1]
+        del team
+        gc.collect()
+        comfy.model_management.cleanup_models()
+        kinds = [type(thing) for thing in gc.get_objects()]
+        patchers = sum(issubclass(kind, comfy.model_patcher.ModelPatcher) for kind in kinds)
+        seen.append((threading.active_count(), kinds.count(torch.Tensor), patchers))
+    assert seen[2:] == [seen[2]] * 2, "threads, tensors, patchers"
+
+
+def test_what_it_costs_on_several_gpus_is_reckoned(bridge, model, vae, on, caplog):
+    work = pack_module("wan_s2v_model.cost.live").LiveWork(SIDE, SIDE, 4, 128, played_back=8)
+    with caplog.at_level(logging.INFO):
+        bridge.place_rings(on(model, 2), vae, work)
+    assert "128 blocks of 4 steps and 8 played back" in caplog.text
+    assert "2 GPUs like the CPU" in caplog.text
+    lines, _ = pack_module("nodes.prepare")._outlook(plan_of(), vae, bridge.GpusAhead(2, {}, ""))
+    assert "live: 5 blocks of 4 steps   2 GPUs: steps 1-2, decoding | steps 3-4" in lines
+
+
+def test_the_gpu_of_the_vae_makes_the_first_steps(bridge, model, vae, on, monkeypatch):
+    """It decodes in the thread that samples, in which alone ComfyUI may load models."""
+    monkeypatch.setattr(vae, "device", torch.device("cpu", 1))
+    with bridge.live_team(on(model, 3), vae, bridge.LivePlan(8, 8)) as team:
+        assert [str(device) for device in team.crew.devices] == ["cpu:1", "cpu", "cpu:2"]

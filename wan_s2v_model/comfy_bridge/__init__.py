@@ -4,7 +4,7 @@ from .device import assumed_facts, device_facts, model_facts, place_rings, requi
 from .display import file_shower, share_reporter, show_computation, text_display
 from .gpus import ONE_GPU, GpusAhead, gpus_ahead
 from .kernels import ATTENTIONS, SPEEDS, require_attention
-from .live import LiveDecoder, LivePlan, in_less_memory, live_config, live_network, report_blocks
+from .live import LiveDecoder, LivePlan, in_less_memory, live_config, live_team, report_blocks
 from .loaders import DTYPES, AudioEncoder, apply_lora, load_diffusion_model, load_text_encoder, load_vae
 from .memory import run_encoder, take_memory_peak, take_others_off_gpu
 from .model import PRECISIONS, with_s2v_forward
@@ -55,7 +55,7 @@ __all__ = [
     "gpus_ahead",
     "in_less_memory",
     "live_config",
-    "live_network",
+    "live_team",
     "load_diffusion_model",
     "load_text_encoder",
     "load_vae",

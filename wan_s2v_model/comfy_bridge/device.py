@@ -14,10 +14,11 @@ from ..cost.live import LiveWork, choose_placement
 from ..cost.requirements import DeviceFacts, require_fit
 from ..kernels.linears import EXACT
 from ..kernels.triton_works import kernels_work
+from ..sampling.pipeline import deal_steps
 from ..transformer.blocks import FLOAT8_BEYOND
 from ..transformer.config import S2V_14B
 from ..transformer.rings import Placement
-from .gpus import device_name, gpus_of, is_on_host, other_gpus, product_rate, without_copies
+from .gpus import device_name, gpus_of, is_on_host, other_gpus, product_rate
 from .kernels import SAGES, pick_attention, pick_linears, wants_float8_attention
 from .memory import stays_on_gpu
 from .model import PRECISIONS, S2VModelConfig, forward_of, with_s2v_forward
@@ -114,13 +115,14 @@ def require_memory(sample: ClipSampler, plan: Plan, first_clip: int, vae: comfy.
 
 
 def place_rings(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, work: LiveWork) -> Placement:
-    """Where the rings of a live video find room on the device of any MODEL with Wan S2V weights; logs what the video costs.
+    """Where the rings of a live video find room on the devices of any MODEL with Wan S2V weights; logs what the video costs.
 
     Raises:
         ValueError: there is none.
     """
-    model = with_s2v_forward(without_copies(model))
-    return choose_placement(replace(work, vae_value_bytes=vae_value_bytes(vae)), model_facts(model), device_facts(model, vae))
+    model = with_s2v_forward(model)
+    dealt = tuple(map(len, deal_steps(work.steps, len(gpus_of(model)))))
+    return choose_placement(replace(work, vae_value_bytes=vae_value_bytes(vae), dealt=dealt), model_facts(model), device_facts(model, vae))
 
 
 def _loaded_bytes() -> int:

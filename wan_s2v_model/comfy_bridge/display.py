@@ -16,8 +16,7 @@ from comfy_api.latest import ComfyAPISync
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ..sampling.progress import Progress
-from ..sampling.progress_log import ProgressLog
+from ..sampling.progress import Progress, ProgressLog
 from ..untrusted import without_markup
 from .model import computation_of
 from .runtime import LATENT_FORMAT, raise_if_interrupted

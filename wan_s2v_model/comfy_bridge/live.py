@@ -1,26 +1,28 @@
 """Live video in ComfyUI: the transformer of a MODEL as a causal network, and a decoder whose caches live as long as the video."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.model_prefetch
 import comfy.sd
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..cost.vae_tiles import Grid, grids, tiles
 from ..kernels.triton_works import kernels_work
 from ..sampling.live import CLIP_BLOCKS
+from ..sampling.pipeline import LiveTeam, deal_steps, describe_steps
 from ..sampling.progress import Progress
 from ..transformer.blocks import Compute
 from ..transformer.causal import CausalVideo, Engine, kept_bytes
 from ..transformer.config import WanS2VConfig
+from ..transformer.crew import Crew, Halt, StoppedError
 from ..transformer.rings import Placement
 from .display import RunDisplay
 from .gpus import gpus_of, without_copies
@@ -42,69 +44,121 @@ UNKNOWN_DECODER_CONTEXT = 19  # latents in front of a block, for a VAE that only
 
 @dataclass(frozen=True)
 class LivePlan:
-    """What a live network is made for.
+    """What a live video is made for.
 
     Attributes:
-        height, width: in latents. steps: those of the sampler that run here. placement: of the rings.
+        height, width: in latents. steps: how many the sampler makes. placement: of the rings.
     """
 
     height: int
     width: int
-    steps: range = range(4)
+    steps: int = 4
     placement: Placement = Placement()  # noqa: RUF009
 
 
 @contextmanager
-def live_network(model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, plan: LivePlan) -> Iterator[CausalVideo]:
-    """The transformer of any MODEL with Wan S2V weights as the network of one video; both models are loaded, with room for the rings."""
+def live_team(model: ModelPatcher, vae: comfy.sd.VAE, plan: LivePlan) -> Iterator[LiveTeam]:
+    """The transformer of any MODEL with Wan S2V weights, on all its GPUs, for one video; everything is loaded, with room for the rings."""
+    members, size = _members(model, vae), (plan.height, plan.width)
+    _warn_of(model)
+    dealt = deal_steps(plan.steps, len(members))
+    members = members[: len(dealt)]
+    makers = [member for member, steps in zip(members, dealt, strict=True) if steps]
+    halt, networks = Halt(), []
+    load = _loader(makers, vae, plan, max(map(len, dealt)))
+    with _running(makers), _pinning([member.load_device for member in members]) as pin, _crew(members, halt) as crew:
+        for member, steps in zip(makers, filter(None, dealt), strict=True):
+            reload = load if member is members[0] else _nothing  # ComfyUI loads models in one thread
+            engine = _engine(member, reload, pin, halt.check)
+            video = CausalVideo(forward_of(member).transformer, size, engine, steps=steps, placement=plan.placement)
+            video.audio_strength = _options(member).get(AUDIO_STRENGTH_KEY, 1.0)
+            networks.append(video)
+        yield LiveTeam(dealt, networks, crew)
+
+
+def _nothing() -> None:
+    """Helpers of the thread that samples load nothing: what they need stays, as the VAE is on the GPU of that thread."""
+
+
+def _members(model: ModelPatcher, vae: comfy.sd.VAE) -> list[ModelPatcher]:
+    """A MODEL and its copies with our forward, each for its own GPU alone; first that on the GPU of the VAE."""
+    model = with_s2v_forward(model)
+    model.match_multigpu_clones()
+    first, *copies = gpus_of(model)
+    return sorted([without_copies(first), *copies], key=lambda member: member.load_device != vae.device)
+
+
+def _warn_of(model: ModelPatcher) -> None:
+    """Log what is missing from a MODEL, and what it has for nothing."""
     if not is_for_live(model):
         logger.warning(
             "the MODEL has no LoRA of Live-Avatar, without which four steps make no picture: put liveavatar.safetensors on it with "
             "Load LoRA (Wan S2V)"
         )
-    if len(gpus_of(model)) > 1:
-        logger.warning("live video is sampled on %s alone: the MODEL's copies on other GPUs are left out", model.load_device)
-    model = with_s2v_forward(without_copies(model))
-    forward, options, device = forward_of(model), _options(model), model.load_device
-    if is_watched(options):
+    if is_watched(_options(model)):
         logger.warning("another node looks into the blocks of the MODEL: that has no effect on live video")
-    size = plan.height, plan.width
-    work = 2 * model.memory_required([1, 16, 6, *size])
-    kept, _ = kept_bytes(forward.transformer.config, size, len(plan.steps), plan.placement, model.model.get_dtype_inference())
+
+
+def _loader(makers: Sequence[ModelPatcher], vae: comfy.sd.VAE, plan: LivePlan, most_steps: int) -> Callable[[], None]:
+    """Loads all now, with room for the rings; and gives what loads it again, when the rings are there."""
+    shape, dtype = [1, 16, 6, plan.height, plan.width], makers[0].model.get_dtype_inference()
+    work = 2 * makers[0].memory_required(shape)
+    kept, _ = kept_bytes(forward_of(makers[0]).transformer.config, (plan.height, plan.width), most_steps, plan.placement, dtype)
 
     def load(room: float = work) -> None:
-        needed = room + plan_pass(vae, "decode", *size, is_picture=False).needed_bytes()
-        comfy.model_management.load_models_gpu([model, vae.patcher], memory_required=needed, minimum_memory_required=room)
-        load_all_weights(model, [1, 16, 6, *size])
+        needed = room + plan_pass(vae, "decode", plan.height, plan.width, is_picture=False).needed_bytes()
+        comfy.model_management.load_models_gpu([*makers, vae.patcher], memory_required=needed, minimum_memory_required=room)
+        for member in makers:
+            load_all_weights(member, shape)
 
     load(work + kept)
-    model.pre_run()
+    return load
+
+
+@contextmanager
+def _running(members: Sequence[ModelPatcher]) -> Iterator[None]:
+    """ComfyUI's beginning and end of every sampling."""
     try:
-        with _pinning(device) as pin:
-            engine = Engine(
-                _computing(forward, model, options, load),
-                _begin(forward.transformer, device, options),
-                model.model.get_dtype_inference(),
-                device,
-                graphs=_stays_where_it_is(model),
-                pin=pin,
-            )
-            video = CausalVideo(forward.transformer, size, engine, steps=plan.steps, placement=plan.placement)
-            video.audio_strength = options.get(AUDIO_STRENGTH_KEY, 1.0)
-            yield video
+        for member in members:
+            member.pre_run()
+        yield
     finally:
-        model.cleanup()
+        for member in members:
+            member.cleanup()
         comfy.model_prefetch.cleanup_prefetch_queues()
         comfy.model_management.reset_cast_buffers()
 
 
-def _options(model: comfy.model_patcher.ModelPatcher) -> dict[str, Any]:
+@contextmanager
+def _crew(members: Sequence[ModelPatcher], halt: Halt) -> Iterator[Crew]:
+    """A crew on the GPUs of the members. Behind the context nobody works any more, however it was left."""
+    crew = Crew([member.load_device for member in members], halt)
+    try:
+        yield crew
+    finally:
+        halt.fail(StoppedError())
+        crew.close()
+
+
+def _engine(member: ModelPatcher, load: Callable[[], None], pin: Callable[[Tensor], None], check: Callable[[], None]) -> Engine:
+    forward, options, device = forward_of(member), _options(member), member.load_device
+    return Engine(
+        _computing(forward, member, options, load),
+        lambda: layers_just_in_time(forward.transformer, device, dict(options), check),
+        member.model.get_dtype_inference(),
+        device,
+        graphs=_stays_where_it_is(member),
+        pin=pin,
+    )
+
+
+def _options(model: ModelPatcher) -> dict[str, Any]:
     """The transformer_options of a MODEL, with what ComfyUI itself says in each model call: whether layers are fetched ahead."""
     return {**model.model_options.get("transformer_options", {}), "prefetch_dynamic_vbars": model.is_dynamic()}
 
 
 @contextmanager
-def _pinning(device: torch.device) -> Iterator[Callable[[Tensor], None]]:
+def _pinning(devices: Sequence[torch.device]) -> Iterator[Callable[[Tensor], None]]:
     """A function that pins memory as ComfyUI does; all of it is given back in the end, once nothing is copied from or into it."""
     pinned: list[Tensor] = []
 
@@ -115,29 +169,33 @@ def _pinning(device: torch.device) -> Iterator[Callable[[Tensor], None]]:
     try:
         yield pin
     finally:
-        if device.type == "cuda":
-            with suppress(RuntimeError):  # a lost GPU
-                torch.cuda.synchronize(device)
+        for device in devices:
+            if device.type == "cuda":
+                with suppress(RuntimeError):  # a lost GPU
+                    torch.cuda.synchronize(device)
         for tensor in pinned:
             comfy.model_management.unpin_memory(tensor)
 
 
-def live_config(model: comfy.model_patcher.ModelPatcher) -> WanS2VConfig:
+def live_config(model: ModelPatcher) -> WanS2VConfig:
     """The architecture of the transformer in any MODEL with Wan S2V weights."""
     return forward_of(with_s2v_forward(model)).transformer.config
 
 
 @contextmanager
 def report_blocks(
-    model: comfy.model_patcher.ModelPatcher, progress: Progress, num_frames: int, take: str, check: Callable[[], None]
+    model: ModelPatcher, progress: Progress, num_frames: int, take: str, check: Callable[[], None]
 ) -> Iterator[Callable[[int, int, Tensor], None]]:
     """A function to call behind each step with block, step and latents [16, 3, h, w], which shows it on the node and in the log.
 
     Args:
         check: called after each step, may raise.
     """
-    steps = progress.steps_per_clip // CLIP_BLOCKS
-    with RunDisplay(model, progress, num_frames, take) as display:
+    steps, num_gpus = progress.steps_per_clip // CLIP_BLOCKS, len(gpus_of(model))
+    words = describe_steps(deal_steps(steps, num_gpus), num_gpus)
+    if words:
+        logger.info("%s", words)
+    with RunDisplay(model, progress, num_frames, take, below=lambda: words and f"\n{words}") as display:
 
         def on_step(block: int, step: int, x: Tensor) -> None:
             check()
@@ -148,7 +206,7 @@ def report_blocks(
         yield on_step
 
 
-def in_less_memory(model: comfy.model_patcher.ModelPatcher, placement: Placement, work: Callable[[Placement], None]) -> None:
+def in_less_memory(model: ModelPatcher, placement: Placement, work: Callable[[Placement], None]) -> None:
     """Do the work with the rings where they were planned; where memory runs out again, with the GPU alone and then with less on it.
 
     What the work has finished it does not do again.
@@ -165,9 +223,7 @@ def in_less_memory(model: comfy.model_patcher.ModelPatcher, placement: Placement
     RetryInLessMemory("live sampling", savings(), LIVE_ADVICE).run(lambda: work(places[-1]))
 
 
-def _computing(
-    forward: Any, model: comfy.model_patcher.ModelPatcher, options: dict[str, Any], load: Callable[[], None]
-) -> Callable[[], Compute]:
+def _computing(forward: Any, model: ModelPatcher, options: dict[str, Any], load: Callable[[], None]) -> Callable[[], Compute]:
     """Also loads the MODEL again where the VAE has taken its room: ComfyUI takes LoRAs out of the weights that it unloads."""
     device, dtype = model.load_device, model.model.get_dtype_inference()
 
@@ -184,13 +240,9 @@ def _computing(
     return compute
 
 
-def _stays_where_it_is(model: comfy.model_patcher.ModelPatcher) -> bool:
+def _stays_where_it_is(model: ModelPatcher) -> bool:
     """Whether the weights of a MODEL keep their places on a GPU, as CUDA graphs need: loaded without `offload`, and not by dynamic VRAM."""
     return kernels_work(model.load_device) and stays_on_gpu(model) and not model.is_dynamic()
-
-
-def _begin(transformer: Any, device: torch.device, options: dict[str, Any]) -> Callable[[], Callable[[], None]]:
-    return lambda: layers_just_in_time(transformer, device, dict(options))
 
 
 class LiveDecoder:

@@ -40,21 +40,28 @@ class LiveWork:
     """What is to be sampled.
 
     Attributes:
-        height, width: pixels. steps: of each block. blocks: still to be made, with those that are played back.
+        height, width: pixels. steps: of each block. blocks: still to be made. played_back: blocks that only the network sees, again.
         float8: rings in float8. vae_value_bytes: size of a value of the VAE.
+        dealt: how many steps each GPU has, that of the VAE first; all on one where it is empty.
     """
 
     height: int
     width: int
     steps: int
     blocks: int
+    played_back: int = 0
     float8: bool = False
     vae_value_bytes: int = 2
+    dealt: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """In latents."""
         return self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
+
+    @property
+    def steps_of_gpus(self) -> tuple[int, ...]:
+        return self.dealt or (self.steps,)
 
 
 class LiveCost(NamedTuple):
@@ -62,28 +69,34 @@ class LiveCost(NamedTuple):
 
     Attributes:
         least_bytes: GPU memory with which it runs at all, weights streaming. full_bytes: with which no step fetches weights.
-        host_bytes: main memory for the rings. block_s: seconds for a block of 12 frames.
+        host_bytes: main memory for the rings. block_s: seconds for a block of 12 frames. playback_s: for one that is played back.
+        With several GPUs the memory is that of one with the most steps.
     """
 
     least_bytes: float
     full_bytes: float
     host_bytes: float
     block_s: float
+    playback_s: float
 
 
 def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, rates: Rates) -> LiveCost:
     """Memory and time of a live video."""
     height, width = work.size
     tokens = BLOCK_LATENTS * (height // 2) * (width // 2)
-    kept, on_host = kept_bytes(model.config, work.size, work.steps, placement, DTYPES[model.value_bytes])
+    dtype, steps = DTYPES[model.value_bytes], work.steps_of_gpus
+    kept, _ = kept_bytes(model.config, work.size, max(steps), placement, dtype)
+    _, on_host = kept_bytes(model.config, work.size, work.steps, placement, dtype)
     working = kept + activation_bytes(tokens, model) + WORKSPACE_BYTES
     decode = DECODE.video * work.vae_value_bytes * work.height * work.width
     all_weights, streamed = weights_of_step(model), streamed_weights(model, STREAMED_BLOCKS)
+    step_s, decode_s = _step_seconds(work, model, rates), VAE_DECODE_FLOP * BLOCK_LATENTS * work.height * work.width / rates.vae
     return LiveCost(
         least_bytes=working + TILED_DECODE * decode + (all_weights if model.is_resident else min(all_weights, streamed)),
         full_bytes=working + decode + all_weights,
         host_bytes=on_host,
-        block_s=_block_seconds(work, model, rates),
+        block_s=max(steps[0] * step_s + decode_s, max(steps) * step_s),
+        playback_s=max(steps) * step_s,
     )
 
 
@@ -102,23 +115,24 @@ def choose_placement(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> 
         ValueError: they fit nowhere.
     """
     choice = _choose(work, model, device)
-    what = f"live video of {work.width}x{work.height}, {work.blocks} blocks of {work.steps} steps"
+    what = f"live video of {work.width}x{work.height}, {_blocks(work)}"
     logger.info("estimate: %s", "; ".join([f"{what}: {_time(work, choice, device)}", *_memory(choice, device)]))
     if not choice.fits:
         refuse(_reason(work, choice.cost.least_bytes, model, device), is_measured=device.is_measured)
     return choice.placement
 
 
-def describe_live_plan(timeline: Timeline, work: LiveWork, model: ModelFacts, device: DeviceFacts) -> list[str]:
-    """Lines for the preview picture, as of `describe_plan`."""
-    choice = _choose(work, model, device)
+def describe_live_plan(timeline: Timeline, work: LiveWork, model: ModelFacts, device: DeviceFacts, gpus: str = "") -> list[str]:
+    """Lines for the preview picture, as of `describe_plan`; gpus: what several do."""
+    choice, with_a_name = _choose(work, model, device), ", with a run_name" if work.played_back else ""
+    gpus = f"   {gpus}" if gpus else ""
     size = f"{work.width} x {work.height}   {timeline.num_frames} frames   {timeline.seconds:.2f} s"
     lines = [
         f"{size}   {timeline.num_clips} clips of {timeline.frames_per_clip}",
-        f"live: {work.blocks} blocks of {work.steps} steps",
+        f"live: {_blocks(work)}{gpus}",
         f"time: {_time(work, choice, device)}",
         *_memory(choice, device),
-        f"assumed: 14B model in {8 * model.value_bytes} bits with Live-Avatar's LoRA, in Sample Video Live as it comes",
+        f"assumed: 14B model in {8 * model.value_bytes} bits with Live-Avatar's LoRA, in Sample Video Live as it comes{with_a_name}",
     ]
     return lines if choice.fits else [*lines, f"too large: {next(_advice(work, model, device))} would help"]
 
@@ -140,9 +154,15 @@ def _choose(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Choice:
     return Choice(chosen, costs[chosen], fits=bool(tried))
 
 
+def _blocks(work: LiveWork) -> str:
+    again = f" and {work.played_back} played back" if work.played_back else ""
+    return f"{work.blocks} blocks of {work.steps} steps{again}"
+
+
 def _time(work: LiveWork, choice: Choice, device: DeviceFacts) -> str:
-    seconds = choice.cost.block_s
-    return f"{rough_duration(seconds * work.blocks)} on {device.name}, {BLOCK_FRAMES / seconds:.3g} of {LIVE_FPS} frames per second"
+    seconds = choice.cost.block_s * work.blocks + choice.cost.playback_s * work.played_back
+    speed = BLOCK_FRAMES / choice.cost.block_s
+    return f"{rough_duration(seconds)} on {device.name}, {speed:.3g} of {LIVE_FPS} frames per second"
 
 
 def _memory(choice: Choice, device: DeviceFacts) -> list[str]:
@@ -177,12 +197,11 @@ def _advice(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Iterator[
     yield "other programs closed"
 
 
-def _block_seconds(work: LiveWork, model: ModelFacts, rates: Rates) -> float:
-    """The steps of a block and its decoding."""
+def _step_seconds(work: LiveWork, model: ModelFacts, rates: Rates) -> float:
+    """One step of a block."""
     height, width = work.size
     frame = (height // 2) * (width // 2)
     tokens, sink = BLOCK_LATENTS * frame, num_tokens(0, height, width, with_motion=True)
     linear, _ = model_flop(model.config, tokens, tokens)
     attention = 4.0 * model.config.num_layers * model.config.dim * tokens * (WINDOW_LATENTS * frame + sink)
-    decode = VAE_DECODE_FLOP * BLOCK_LATENTS * work.height * work.width
-    return work.steps * (linear / rates.linear + attention / rates.attention) + decode / rates.vae
+    return linear / rates.linear + attention / rates.attention

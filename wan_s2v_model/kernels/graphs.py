@@ -5,6 +5,7 @@ where it is; whoever replays says by a fingerprint what that is.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 logger = logging.getLogger("wan_s2v")
 Inputs = TypeVar("Inputs")
 TOLERANCE = 1e-3  # relative: the same kernels on the same numbers
+RECORDING = threading.Lock()  # torch empties the caches of all GPUs before, which it refuses while one of them is recorded
 
 
 class Recording(NamedTuple):
@@ -91,7 +93,7 @@ class Graphs:
     def _record(self, work: Callable[[], Tensor]) -> Recording:
         graph = torch.cuda.CUDAGraph()
         pool = next((recording.graph.pool() for recording in self._recordings.values()), None)
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with RECORDING, torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = work()
         return Recording(graph, result)
 

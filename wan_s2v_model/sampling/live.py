@@ -4,16 +4,16 @@ Source of the rules: Alibaba-Quark/LiveAvatar (Apache-2.0), written anew. A clip
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..constants import LATENT_CHANNELS, MOTION_FRAMES, MOTION_LATENTS, TEMPORAL_STRIDE, TRAIN_TIMESTEPS
-from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS
+from ..transformer.causal import BLOCK_LATENTS, WINDOW_LATENTS, CausalVideo
 from ..transformer.speakers import Regions
 from .clip_loop import Encode, clip_seed
 
@@ -27,6 +27,8 @@ FIRST_LATENT, PICTURE = LIVE_ANCHORS = ("first generated latent", "picture")
 PICTURE_COPIES, PICTURE_HISTORY = 5, 5 * MOTION_FRAMES  # frames, of the anchor that stays the picture
 PRIMING_LATENTS = 7  # of the motion, the oldest: the decoder begins with them, and their frames are left out
 RECALLED_BLOCKS = 2 * CLIP_BLOCKS  # that are played back into empty rings
+
+OnStep = Callable[[int, int, Tensor], None]  # block, step, x [16, 3, h, w] behind it
 
 
 def official_sigmas(steps: int) -> list[float]:
@@ -85,26 +87,6 @@ def first_anchor(style: str, picture: Tensor, encode: Encode) -> Anchor:
     return Anchor(still(PICTURE_COPIES)[:, :, 1:2], still(PICTURE_HISTORY)[:, :, -MOTION_LATENTS:])
 
 
-class Network(Protocol):
-    """What a `CausalVideo` does."""
-
-    def clear(self) -> None: ...
-
-    def set_anchor(self, picture_latent: Tensor, motion_latents: Tensor, context: Tensor) -> None: ...
-
-    def forward(
-        self,
-        x: Tensor,
-        step: int,
-        timestep: float,
-        first_latent: int,
-        distance: int,
-        audio: Tensor,
-        pose: Tensor | None = None,
-        regions: Regions | None = None,
-    ) -> Tensor: ...
-
-
 class Heard(NamedTuple):
     """What a block is told: sound [layers, audio_dim, 12], or with regions that of each speaker in front; pose [1, 16, 3, h, w] or None."""
 
@@ -136,6 +118,27 @@ class LiveBlock:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A block of which not all steps are made.
+
+    Attributes:
+        x: [16, 3, h, w], what the next step is given. inputs: what each step before it was given.
+    """
+
+    index: int
+    heard: Heard
+    x: Tensor
+    inputs: tuple[Tensor, ...] = ()
+
+    def on_cpu(self) -> "Unfinished":
+        return replace(self, x=self.x.cpu(), inputs=tuple(given.cpu() for given in self.inputs))
+
+    def finished(self) -> LiveBlock:
+        done = self.on_cpu()
+        return LiveBlock(done.index, done.x, done.inputs)
+
+
+@dataclass(frozen=True)
 class LiveState:
     """Where a video is; enough to go on behind an emptying of the rings.
 
@@ -152,12 +155,10 @@ class LiveSampler:
     """Samples the blocks of one video.
 
     Args:
-        sigmas: noise levels, from 1 to 0. on_step: called behind each step with block, step and x [16, 3, h, w] so far.
+        sigmas: noise levels, from 1 to 0. on_step: called behind each step.
     """
 
-    def __init__(
-        self, network: Network, told: Told, sigmas: Sequence[float], on_step: Callable[[int, int, Tensor], None] = lambda *_: None
-    ):
+    def __init__(self, network: CausalVideo, told: Told, sigmas: Sequence[float], on_step: OnStep = lambda *_: None):
         self._network, self._told, self._sigmas, self._on_step = network, told, sigmas, on_step
 
     @property
@@ -165,21 +166,20 @@ class LiveSampler:
         return len(self._sigmas) - 1
 
     def set_anchor(self, anchor: Anchor) -> None:
-        self._network.set_anchor(*anchor, self._told.context)
+        self._on_all(lambda network, steps: network.set_anchor(*anchor, self._told.context))
 
-    def sample(self, block: int, noise: Tensor) -> LiveBlock:
-        """Sample a block from its noise [16, 3, h, w]."""
-        heard, inputs, x = self._told.of_block(block), [], noise.float()
-        for step in range(self.num_steps):
-            inputs.append(x)
-            velocity = self._velocity(x, block, step, heard)
-            x = x.to(velocity.device) + (self._sigmas[step + 1] - self._sigmas[step]) * velocity
-            self._on_step(block, step, x)
-        return LiveBlock(block, x.cpu(), tuple(given.cpu() for given in inputs))
+    def sample(self, numbers: Iterable[int], noise: Callable[[int], Tensor]) -> Iterator[LiveBlock]:
+        """Sample blocks that follow each other, each from its noise [16, 3, h, w]."""
+        for number in numbers:
+            block = self._enter(number, noise(number))
+            for step in range(self.num_steps):
+                block = self._step(self._network, block, step)
+                self._on_step(number, step, block.x)
+            yield block.finished()
 
     def begin(self, state: LiveState) -> None:
         """Empty the rings, and let the network see the recent blocks of a state as it saw them."""
-        self._network.clear()
+        self._on_all(lambda network, steps: network.clear())
         self.set_anchor(state.anchor)
         for block in state.recent:
             self.play_back(block)
@@ -187,12 +187,28 @@ class LiveSampler:
     def play_back(self, block: LiveBlock) -> None:
         """Let the network see a finished block as it saw it."""
         heard = self._told.of_block(block.index)
-        for step, x in enumerate(block.inputs):
-            self._velocity(x, block.index, step, heard)
 
-    def _velocity(self, x: Tensor, block: int, step: int, heard: Heard) -> Tensor:
+        def show(network: CausalVideo, steps: range) -> None:
+            for step in steps:
+                self._velocity(network, block.inputs[step], block.index, step, heard)
+
+        self._on_all(show)
+
+    def _on_all(self, work: Callable[[CausalVideo, range], None]) -> None:
+        """Do something with every network and its steps."""
+        work(self._network, range(self.num_steps))
+
+    def _enter(self, number: int, noise: Tensor) -> Unfinished:
+        return Unfinished(number, self._told.of_block(number), noise.float())
+
+    def _step(self, network: CausalVideo, block: Unfinished, step: int) -> Unfinished:
+        velocity = self._velocity(network, block.x, block.index, step, block.heard)
+        x = block.x.to(velocity.device) + (self._sigmas[step + 1] - self._sigmas[step]) * velocity
+        return replace(block, x=x, inputs=(*block.inputs, block.x))
+
+    def _velocity(self, network: CausalVideo, x: Tensor, block: int, step: int, heard: Heard) -> Tensor:
         timestep, distance = self._sigmas[step] * TRAIN_TIMESTEPS, self._told.distance(block, step)
-        return self._network.forward(x, step, timestep, block * BLOCK_LATENTS, distance, *heard)
+        return network.forward(x, step, timestep, block * BLOCK_LATENTS, distance, *heard)
 
 
 def live_blocks(
@@ -219,17 +235,33 @@ def live_blocks(
     while state.block < num_blocks:
         if blocks_between_restarts and state.block % blocks_between_restarts == 0 and state.block > first:
             sampler.begin(state)
-        block = known(state.block)
+        stop = _next_border(state.block, num_blocks, clip_blocks, blocks_between_restarts)
+        for block in _known_and_new(sampler, range(state.block, stop), noise, known):
+            state = replace(state, block=state.block + 1, recent=(*state.recent, block)[-RECALLED_BLOCKS:])
+            if state.block == clip_blocks and next_anchor is not None:
+                state = replace(state, anchor=next_anchor(state))
+                if state.block < num_blocks:
+                    sampler.set_anchor(state.anchor)
+            yield block, state
+
+
+def _next_border(block: int, num_blocks: int, clip_blocks: int, between_restarts: int) -> int:
+    """The block in front of which all steps of the blocks before it are made: the end, another anchor or a restart."""
+    restart = block - block % between_restarts + between_restarts if between_restarts else num_blocks
+    return min(border for border in (num_blocks, clip_blocks, restart) if border > block)
+
+
+def _known_and_new(
+    sampler: LiveSampler, numbers: range, noise: Callable[[int], Tensor], known: Callable[[int], LiveBlock | None]
+) -> Iterator[LiveBlock]:
+    """Play back the blocks that are known, which come first, and sample the others."""
+    for number in numbers:
+        block = known(number)
         if block is None:
-            block = sampler.sample(state.block, noise(state.block))
-        else:
-            sampler.play_back(block)
-        state = replace(state, block=state.block + 1, recent=(*state.recent, block)[-RECALLED_BLOCKS:])
-        if state.block == clip_blocks and next_anchor is not None:
-            state = replace(state, anchor=next_anchor(state))
-            if state.block < num_blocks:
-                sampler.set_anchor(state.anchor)
-        yield block, state
+            yield from sampler.sample(range(number, numbers.stop), noise)
+            return
+        sampler.play_back(block)
+        yield block
 
 
 def first_latent_anchor(state: LiveState) -> Anchor:

@@ -83,6 +83,15 @@ class LiveJob:
         """The clip at which a run has to begin that goes on at `clip`."""
         return clip - clip % self.restart_clips if self.restart_clips else 0
 
+    def blocks_ahead(self, finished_clips: int = 0) -> tuple[int, int]:
+        """How many blocks are still to be made behind so many clips, and how many are played back for them.
+
+        Those are the recent ones at every restart, and what is stored behind the last one.
+        """
+        begin, stored = (min(clip * CLIP_BLOCKS, self.num_blocks) for clip in (self.restart_before(finished_clips), finished_clips))
+        restarts = range(begin, self.num_blocks, self.restart_clips * CLIP_BLOCKS or self.num_blocks)
+        return self.num_blocks - stored, stored - begin + sum(min(block, RECALLED_BLOCKS) for block in restarts)
+
     def told(self, context: Tensor) -> Told:
         """What the network is told of each block; context: [1, L, text_dim]."""
 

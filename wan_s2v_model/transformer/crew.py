@@ -10,10 +10,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from .shards import Finish
 logger = logging.getLogger("wan_s2v")
 TESTED_BYTES = 2**22
 MEASURED_BYTES = 2**28
+Result = TypeVar("Result")
 
 
 class StoppedError(Exception):
@@ -284,7 +285,7 @@ class Crew:
         self.links = _Links(self.devices)
         self._threads = [ThreadPoolExecutor(1, f"wan_s2v {device}", _use_device, (device,)) for device in self.devices[1:]]
 
-    def run(self, work: Callable[[Member], Tensor], watches: Sequence[Stopwatch] | None = None) -> Tensor:
+    def run(self, work: Callable[[Member], Result], watches: Sequence[Stopwatch] | None = None) -> Result:
         """What the leader returns of `work`, which all members do at once.
 
         Args:
@@ -292,25 +293,35 @@ class Crew:
         Raises:
             BaseException: what any member of any crew with the same halt has raised.
         """
+        with self.begun(work, watches) as lead:
+            result = lead()
+        return cast(Result, result)
+
+    @contextmanager
+    def begun(self, work: Callable[[Member], Result], watches: Sequence[Stopwatch] | None = None) -> Iterator[Callable[[], Result | None]]:
+        """The same, with time for the leader: the others begin, and the function that this gives does the part of the leader.
+
+        Behind the context all are through. An error in it ends what the others do.
+        """
         self._test_copies()
         board, modes = _Board(len(self.devices)), (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
         timed = [None] * len(self.devices) if watches is None else watches
         members = [Member(self, rank, board, watch) for rank, watch in enumerate(timed)]
+        others: list[Future[Result | None]] = []
         self.halt.watch(board.barrier)
         try:
-            others = [
-                thread.submit(self._work, member, work, modes, _mark(self.devices[0]))
-                for thread, member in zip(self._threads, members[1:], strict=True)
-            ]
-            result = self._work(members[0], work, modes, None)
+            for thread, member in zip(self._threads, members[1:], strict=True):
+                others.append(thread.submit(self._work, member, work, modes, _mark(self.devices[0])))
+            yield lambda: self._work(members[0], work, modes, None)
+        except BaseException as error:
+            self.halt.fail(error)
+            raise
+        finally:
             for other in others:
                 other.result()
-        finally:
             self.halt.forget(board.barrier)
         if self.halt.error is not None:
             raise self.halt.error
-        assert result is not None
-        return result
 
     def close(self) -> None:
         """End the threads."""
@@ -319,8 +330,8 @@ class Crew:
         self.halt.error = None  # which would hold the frames of its traceback
 
     def _work(
-        self, member: Member, work: Callable[[Member], Tensor], modes: tuple[bool, bool], ready: torch.cuda.Event | None
-    ) -> Tensor | None:
+        self, member: Member, work: Callable[[Member], Result], modes: tuple[bool, bool], ready: torch.cuda.Event | None
+    ) -> Result | None:
         inference, grad = modes
         try:
             with torch.inference_mode() if inference else nullcontext(), torch.set_grad_enabled(grad):

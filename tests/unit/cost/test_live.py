@@ -17,6 +17,9 @@ RATES = Rates(600e12, 600e12, 20e12)
 WORK = LiveWork(384, 704, steps=4, blocks=128)
 
 
+MINUTE = plan_timeline(60 * 16_000, 16_000, 60 * 16_000, frames_per_clip=48, fps=25)
+
+
 def device(free_gb, host_gb=100.0, **changes):
     return replace(DeviceFacts("a card", free_gb * GB, host_gb * GB, RATES), **changes)
 
@@ -36,6 +39,29 @@ def test_time_of_a_block_is_that_of_its_arithmetic():
     """0.2 s per forward at 704x384 and 600 TFLOP/s, as the specification computes; four of them, and the decoder."""
     assert live_cost(WORK, Placement(), BF16, RATES).block_s == pytest.approx(4 * 0.201 + 0.19 * 7, rel=0.4)
     assert live_cost(replace(WORK, steps=3), Placement(), BF16, Rates(600e12, 600e12, 1e18)).block_s == pytest.approx(3 * 0.201, rel=0.1)
+
+
+def test_blocks_that_are_played_back_count_without_their_decoding(caplog):
+    cost = live_cost(WORK, Placement(), BF16, RATES)
+    assert cost.playback_s == pytest.approx(4 * 0.201, rel=0.1)
+    assert cost.playback_s < cost.block_s
+    words = [describe_live_shape(MINUTE, work, BF16, device(141)) for work in (WORK, replace(WORK, played_back=10_000))]
+    assert words[0] != words[1]
+    lines = describe_live_plan(MINUTE, replace(WORK, played_back=8), BF16, device(141))
+    assert lines[1] == "live: 128 blocks of 4 steps and 8 played back"
+    assert lines[-1].endswith("as it comes, with a run_name")
+
+
+@pytest.mark.parametrize(("dealt", "passes", "decodes"), [((2, 2), 2, 1), ((1, 1, 2), 2, 0), ((1, 1, 1, 1), 1, 1), ((0, 1, 1, 1, 1), 1, 0)])
+def test_several_gpus_take_the_time_of_the_one_with_the_most_to_do(dealt, passes, decodes):
+    rates = Rates(600e12, 600e12, 1e15)  # a decoder that takes less than a step
+    one = live_cost(WORK, Placement(), BF16, rates)
+    found, decode_s = live_cost(replace(WORK, dealt=dealt), Placement(), BF16, rates), one.block_s - one.playback_s
+    assert found.block_s == pytest.approx(passes * one.playback_s / 4 + decodes * decode_s)
+    assert found.least_bytes < one.least_bytes
+    assert found.host_bytes == one.host_bytes == 0
+    on_host = live_cost(replace(WORK, dealt=dealt), Placement(on_host=True), BF16, rates)
+    assert on_host.host_bytes == live_cost(WORK, Placement(on_host=True), BF16, rates).host_bytes
 
 
 @pytest.mark.parametrize(
@@ -71,7 +97,7 @@ def test_what_fits_nowhere_is_refused_with_advice(monkeypatch, caplog):
 
 def test_the_preview_of_a_live_plan_is_reckoned_as_live_video():
     """A minute in the size of the template, on a card that makes it in less than a minute."""
-    timeline = plan_timeline(60 * 16_000, 16_000, 60 * 16_000, frames_per_clip=48, fps=25)
+    timeline = MINUTE
     lines = describe_live_plan(timeline, WORK, FP8, device(141))
     assert lines[:2] == ["704 x 384   1500 frames   60.00 s   32 clips of 48", "live: 128 blocks of 4 steps"]
     assert lines[2].startswith("time: about ")

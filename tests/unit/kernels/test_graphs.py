@@ -1,6 +1,8 @@
 """When work is done, recorded and replayed; the graph of CUDA has a stand-in that runs on any machine."""
 
-from contextlib import contextmanager
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -83,3 +85,22 @@ def test_what_does_not_work_is_said_and_done_without(graphs, monkeypatch, caplog
 def test_addresses_tell_tensors_apart():
     some = torch.zeros(2), torch.ones(3)
     assert addresses(some) == addresses(some) != addresses([some[0], some[1].clone()])
+
+
+def test_two_threads_never_record_at_once(monkeypatch):
+    """Each waits in its recording for the other; who is alone there goes on after a moment."""
+    both = threading.Barrier(2)
+
+    @contextmanager
+    def record(graph, pool, capture_error_mode):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+            pytest.fail("two recordings at once")
+        both.reset()
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    with ThreadPoolExecutor(2) as pool:
+        for recording in pool.map(lambda _: Graphs()._record(lambda: torch.ones(1)), range(2)):
+            assert recording.result == 1

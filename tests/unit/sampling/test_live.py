@@ -134,7 +134,7 @@ def test_steps_are_reported_and_inputs_kept():
     steps = []
     live = LiveSampler(FakeNetwork(), sampler(None)._told, live_sigmas(3), lambda *step: steps.append(step[:2]))
     live.set_anchor(ANCHOR)
-    block = live.sample(2, torch.ones(SHAPE))
+    (block,) = live.sample([2], lambda number: torch.ones(SHAPE))
     assert steps == [(2, 0), (2, 1), (2, 2)]
     assert live.num_steps == len(block.inputs) == 3
     assert torch.equal(block.inputs[0], torch.ones(SHAPE))

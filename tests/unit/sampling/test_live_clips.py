@@ -86,6 +86,20 @@ def test_a_run_that_goes_on_plays_back_no_more_than_it_has_to():
     assert network.num_calls == 4 * (recalled + since + len(last))
 
 
+@pytest.mark.parametrize("restart", [0, 1, 3])
+def test_blocks_that_are_still_to_be_made_and_played_back_are_known_before(restart):
+    """What is said to be ahead is what then happens, also in a run that goes on."""
+    job = job_of(48 * 8 - 20, restart_clips=restart)
+    whole = run(job)
+    for finished in range(8):
+        network = Network()
+        run(job, whole[:finished], network)
+        made, played_back = job.blocks_ahead(finished)
+        assert made == job.num_blocks - 4 * finished
+        assert network.num_calls == job.steps * (made + played_back)
+    assert LiveJob(job.plan, 7, restart_clips=3).blocks_ahead() == (31, 16)
+
+
 def test_exact_frames_from_any_clip_on():
     job = job_of(48 * 7)
     results = run(job)

@@ -6,8 +6,8 @@ import threading
 import time
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.sampling import progress_log
-from wan_s2v_pack.wan_s2v_model.sampling.progress_log import HEARTBEAT_S, ProgressLog
+from wan_s2v_pack.wan_s2v_model.sampling import progress
+from wan_s2v_pack.wan_s2v_model.sampling.progress import HEARTBEAT_S, ProgressLog
 
 LONG = "clip 720 of 720, step 39/40, 1000:00:00 elapsed, 49:59:47 left" + 40 * "."
 
@@ -98,8 +98,8 @@ def names_of_threads():
 
 def test_log_goes_on_while_nobody_calls(messages, monkeypatch):
     """A line came only when a step ended, so a decode of minutes was silent."""
-    monkeypatch.setattr(progress_log, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(progress_log, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(progress, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(progress, "LOOK_AGAIN_S", 0.01)
     start_s = time.monotonic()
     with ProgressLog(lambda: "clip 1 of 2, decoding", io.StringIO()):
         while len(messages()) < 3 and time.monotonic() - start_s < 10:

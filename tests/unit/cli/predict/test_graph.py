@@ -137,6 +137,16 @@ def test_gpus_stand_behind_the_loras(server):
     assert prompt[split["inputs"]["model"][0]]["class_type"] == LORA
 
 
+def test_gpus_stand_in_front_of_the_live_sampler_too(server):
+    server[graph.GPUS] = {"input": {"required": {"model": ["MODEL", {}], "max_gpus": ["INT", {}]}}}
+    server[graph.LIVE_SAMPLER] = {"input": {"required": {"plan": ["WAN_S2V_PLAN", {}]}}}
+    offer(server, "lora", graph.LIVE_LORA)
+    prompt = build(server, gpus=2, live=True)
+    split = prompt[graph.inputs_of(prompt, graph.LIVE_SAMPLER)["model"][0]]
+    assert (split["class_type"], split["inputs"]["max_gpus"]) == ("MultiGPU_WorkUnits", 2)
+    assert prompt[split["inputs"]["model"][0]]["inputs"]["lora_name"] == graph.LIVE_LORA
+
+
 def test_gpus_need_a_comfyui_that_knows_of_them(server):
     with pytest.raises(PackMissing, match=r"no node MultiGPU_WorkUnits\. Update ComfyUI"):
         build(server, gpus=2)

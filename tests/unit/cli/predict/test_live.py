@@ -52,8 +52,6 @@ def test_three_steps():
         (["--live", "--output", "-", "--json"], "both want the standard output"),
         (["--live", "--fast", "--guidance", "4"], "--fast, --guidance mean nothing with --live"),
         (["--live", "--video", __file__], "--video is dubbed at 16 frames per second"),
-        (["--live", "--gpus", "2"], "--live works on one GPU"),
-        (["--live", "--gpus", "all"], "--live works on one GPU"),
         (["--live", "--dry-run"], "--dry-run does not know how long --live takes"),
         (["--live", "--steps", "20"], "--steps must be 4 or 3 with --live, got 20"),
     ],
