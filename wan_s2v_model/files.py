@@ -6,7 +6,6 @@ Windows renames and removes no file that somebody has open, such as a virus scan
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -22,7 +21,7 @@ from typing import BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
-from .untrusted import NotPlainError, open_plain, require_plain
+from .untrusted import NotPlainError, require_plain
 
 try:
     import fcntl
@@ -41,7 +40,6 @@ PATIENCE_S = 0.2  # somebody who only looks whether a lock is held has it for a 
 HELD = (5, 32, 33)  # Windows: access denied, used by another process, locked; no other system has `winerror`
 HELD_S, AGAIN_S = 5.0, 0.1  # how long somebody may have a file open, and how often to look
 
-HASH_BLOCK_BYTES = 2**22
 TAKEN_S = 60  # that a name may be taken without a byte behind it
 
 T = TypeVar("T")
@@ -77,7 +75,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def replace(source: Path, target: Path) -> None:
     """Give a file another name, in place of the file that has it; waits for somebody who has one of them open."""
-    _patiently(lambda: os.replace(source, target))
+    before = os.lstat(source)
+    try:
+        _patiently(lambda: os.replace(source, target))
+    except OSError:
+        if not _is_renamed(source, target, before):
+            raise
+
+
+def _is_renamed(source: Path, target: Path, before: os.stat_result) -> bool:
+    """Whether a file has its new name all the same: a network disk whose answer was lost is asked again, and finds no old name then."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.lstat(target), before) and not os.path.lexists(source)
+    return False
 
 
 def remove(path: Path) -> None:
@@ -154,45 +164,6 @@ def make_way(path: Path) -> None:
             remove(path)
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a plain file, read piece by piece."""
-    digest = hashlib.sha256()
-    with open_plain(path, through_links=False) as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-class ComparedFiles:
-    """Files that are compared with their hashes once, and again when they have changed since."""
-
-    def __init__(self) -> None:
-        self._states: dict[Path, tuple[int, ...]] = {}
-
-    def note(self, path: Path) -> None:
-        """Take a file for good, as it was written just now."""
-        self._states[path] = _state_of(path)
-
-    def knows(self, path: Path) -> bool:
-        """Whether a file is there and has not changed since it was compared."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._states.get(path) == _state_of(path)
-        return False
-
-    def is_as_written(self, path: Path, sha256: str) -> bool:
-        """Whether a file has this hash; "" fits all. Raises OSError where it cannot be read."""
-        state = _state_of(path)
-        if self._states.get(path) != state and sha256 not in ("", sha256_of(path)):
-            return False
-        self._states[path] = state
-        return True
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    facts = os.lstat(path)
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
-
-
 def lock_file(path: Path) -> FileLock:
     """Lock a file, made if need be and emptied, until `release` or the end of the process.
 
@@ -201,6 +172,7 @@ def lock_file(path: Path) -> FileLock:
         NotPlainError: it is a link or no file. OSError: the file cannot be opened, or its disk knows no locks.
     """
     require_plain(path)
+    _require_locks(path.parent)
     make_way(path)  # a second name of another file, which would be emptied
     lock = FileLock(path, timeout=PATIENCE_S, thread_local=False)
     try:
@@ -208,6 +180,20 @@ def lock_file(path: Path) -> FileLock:
     except NotImplementedError as error:  # of older versions of the library
         raise OSError(errno.ENOTSUP, "the disk has no locks", str(path)) from error
     return lock
+
+
+def _require_locks(folder: Path) -> None:
+    """Raise OSError where the system knows no locks: the library would take any file with the name of a lock for one that is held."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise
+    finally:
+        os.close(handle)
 
 
 class FolderLock:
@@ -367,10 +353,12 @@ def keep_unfinished(part: Path) -> None:
 
 
 def _is_just_taken(part: Path) -> bool:
-    """Whether a process may be about to write a file whose name it has taken."""
-    with contextlib.suppress(FileNotFoundError):
+    """Whether a process may be about to write a file whose name it has taken; by the clock of the disk, which may be another one."""
+    with contextlib.suppress(OSError):
         facts = part.stat()
-        return facts.st_size == 0 and abs(time.time() - facts.st_mtime) < TAKEN_S
+        if facts.st_size == 0:
+            with tempfile.TemporaryFile(dir=part.parent) as now:
+                return abs(os.fstat(now.fileno()).st_mtime - facts.st_mtime) < TAKEN_S
     return False
 
 
@@ -383,9 +371,14 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
     beside = (LOCK_SUFFIX, KEPT_SUFFIX)
     for part in {path.with_suffix("") if path.suffix in beside else path for path in paths}:
         mark = part.with_name(part.name + KEPT_SUFFIX)
-        lock = None if (mark.is_file() and part.is_file()) or _is_just_taken(part) else hold_unfinished(part)
+        lock = None if _is_wanted(part, mark) else hold_unfinished(part)
         if lock is not None:
-            with contextlib.suppress(OSError):  # they stay until the next video
-                part.unlink(missing_ok=True)
-                mark.unlink(missing_ok=True)
+            if not _is_wanted(part, mark):  # it may have ended, and its name be taken, while the lock was waited for
+                with contextlib.suppress(OSError):  # they stay until the next video
+                    part.unlink(missing_ok=True)
+                    mark.unlink(missing_ok=True)
             let_go(lock)
+
+
+def _is_wanted(part: Path, mark: Path) -> bool:
+    return (mark.is_file() and part.is_file()) or _is_just_taken(part)

@@ -3,7 +3,9 @@
 What is refused has words of its own: `NotPlainError` for what is no file, `TooLargeError` for a file, ValueError for JSON.
 """
 
+import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -20,6 +22,7 @@ MOST_TEXT = 1_000_000  # characters of a text that somebody types
 MOST_JSON_BYTES = 64 * 2**20
 MOST_NAME = 255  # bytes of the name of a file
 MOST_DEPTH = 64  # brackets inside each other
+HASH_BLOCK_BYTES = 2**22  # that are read at once
 MOST_LAYERS = 1000  # of a model; the largest here has 40
 NO_PLAIN_FILE = "it is no plain file, but a link, a folder, a pipe or a device"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # all but tab and line feed
@@ -170,3 +173,42 @@ def without_markup(text: str) -> str:
 def printable(text: str) -> str:
     """A text for a terminal or a log: what moves the cursor, changes colours or turns the direction of writing becomes a question mark."""
     return CONTROL.sub("?", text)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a plain file, read piece by piece."""
+    digest = hashlib.sha256()
+    with open_plain(path, through_links=False) as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class ComparedFiles:
+    """Files that are compared with their hashes once, and again when they have changed since."""
+
+    def __init__(self) -> None:
+        self._states: dict[Path, tuple[int, ...]] = {}
+
+    def note(self, path: Path) -> None:
+        """Take a file for good, as it was written just now."""
+        self._states[path] = _state_of(path)
+
+    def knows(self, path: Path) -> bool:
+        """Whether a file is there and has not changed since it was compared."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._states.get(path) == _state_of(path)
+        return False
+
+    def is_as_written(self, path: Path, sha256: str) -> bool:
+        """Whether a file has this hash; "" fits all. Raises OSError where it cannot be read."""
+        state = _state_of(path)
+        if self._states.get(path) != state and sha256 not in ("", sha256_of(path)):
+            return False
+        self._states[path] = state
+        return True
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    facts = os.lstat(path)
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import files
+from ..untrusted import ComparedFiles
 from .changes import (
     REDO,
     STOP,
@@ -75,7 +76,7 @@ class RunStore:
         self._redone_from: int | None = None
         self._is_open = False
         self._lock: files.FolderLock | None = None
-        self._compared = files.ComparedFiles()
+        self._compared = ComparedFiles()
 
     @classmethod
     def open(
@@ -102,11 +103,11 @@ class RunStore:
             RedoError: there is no clip `redo_from`, or one before it is missing or damaged; nothing was touched.
             RunStoreError: in use by another process, not readable, not writable, or of a newer version.
         """
-        if redo_from and not folder.is_dir():
-            raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to 0, or check run_name.")
-        if folder.is_symlink():
-            raise RunStoreError(f"run '{folder.name}' is a link to another folder, which is not written through: use another run name")
         with reported(f"cannot open the run folder {folder}"):
+            if redo_from and not folder.is_dir():
+                raise RedoError(f"There is no run '{folder.name}' to redo. Set redo_from_clip to 0, or check run_name.")
+            if folder.is_symlink():
+                raise RunStoreError(f"run '{folder.name}' is a link to another folder, which is not written through: use another run name")
             if not folder.is_dir():
                 folder.mkdir(parents=True)
                 files.sync_folder(folder.parent)

@@ -90,11 +90,12 @@ class LookAtRuns:
         return f"\nkept as run '{name}'; {self.differs}"
 
     def may_go_on(self, name: str) -> bool:
+        """Whether there is nothing yet, or a run of these inputs; True, too, where that cannot be read now: opening the run says so."""
         try:
             manifest = read_manifest(self._runs / name)
-        except FileNotFoundError:
+        except OSError:
             return True
-        except (ManifestError, OSError) as error:
+        except ManifestError as error:
             self.differs = f"run '{name}' {error}"
             return False
         changes = changes_since(manifest, self._fingerprint, self._notes)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from wan_s2v_pack.cli.runs.folder import find_runs, is_in_use
 from wan_s2v_pack.cli.runs.removal import plan_clean, remove
 from wan_s2v_pack.tests.run_folders import clip, clip_path, flip_last_byte, make_run, without_hashes
-from wan_s2v_pack.wan_s2v_model import files
+from wan_s2v_pack.wan_s2v_model import files, untrusted
 from wan_s2v_pack.wan_s2v_model.media.video_formats import LIVE_FORMAT
 from wan_s2v_pack.wan_s2v_model.media.video_writer import VideoWriter
 from wan_s2v_pack.wan_s2v_model.runs.manifest import ManifestError, read_manifest
@@ -260,7 +260,7 @@ def test_a_clip_whose_bytes_cannot_be_read_now_stops_the_run(folder, monkeypatch
     def fails(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(files, "sha256_of", fails)
+    monkeypatch.setattr(untrusted, "sha256_of", fails)
     with pytest.raises(RunStoreError, match="cannot be read now, and nothing was changed: Input/output error"):
         reopen(folder)
 

@@ -1,7 +1,11 @@
 """What ComfyUI does not know of a named run: a changed folder, and a list of inputs under one name."""
 
+import errno
+import os
+
 import pytest
 import torch
+from wan_s2v_pack.wan_s2v_model.runs import takes
 from wan_s2v_pack.wan_s2v_model.runs.changes import Notes
 from wan_s2v_pack.wan_s2v_model.runs.manifest import MANIFEST_NAME
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore
@@ -90,6 +94,17 @@ def test_a_run_that_cannot_be_read_is_left_alone(tmp_path):
     (tmp_path / "song").mkdir()
     (tmp_path / "song" / MANIFEST_NAME).write_text("{")
     assert chosen(tmp_path, FINGERPRINT) == ("song_2", "\nkept as run 'song_2'; run 'song' is damaged or no run manifest")
+
+
+def test_a_run_that_cannot_be_read_now_gets_no_other_take(tmp_path, monkeypatch):
+    """A stale handle or a missing permission began the video anew beside it; opening the run says what is wrong."""
+    make_run(tmp_path / "song", FINGERPRINT)
+
+    def refused(_folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(takes, "read_manifest", refused)
+    assert chosen(tmp_path, FINGERPRINT) == ("song", "")
 
 
 def test_a_list_whose_first_input_changes_keeps_the_other_take(tmp_path):
