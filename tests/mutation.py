@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST_S = 120
+LONGEST_S = 120  # for a mutant that waits
+LONGEST_TIMES = 4  # as much processor time as without a change, for a mutant that never ends
 SWAPS = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And},
@@ -61,11 +62,16 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
             yield getattr(node, "lineno", 0), text.split("\n")[0][:100], changed
 
 
-def in_child(work: Callable[[TextIO], int]) -> tuple[int, str]:
-    """Exit status of a function in a forked child whose output goes nowhere, and what it wrote into the file that it is given."""
+def in_child(work: Callable[[TextIO], int], longest_cpu_s: float = LONGEST_S) -> tuple[int, float, str]:
+    """Run a function in a forked child whose output goes nowhere.
+
+    Returns:
+        Its exit status, the seconds of processor time, and what it wrote into the file that it is given.
+    """
     reading, writing = os.pipe()
     if not (child := os.fork()):
         signal.alarm(LONGEST_S)
+        signal.setitimer(signal.ITIMER_PROF, longest_cpu_s)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
@@ -75,7 +81,8 @@ def in_child(work: Callable[[TextIO], int]) -> tuple[int, str]:
     os.close(writing)
     with open(reading) as told:
         text = told.read()
-    return os.waitpid(child, 0)[1], text
+    _, status, used = os.wait4(child, 0)
+    return status, used.ru_utime + used.ru_stime, text
 
 
 def run_tests(tests: list[str]) -> int:
@@ -84,8 +91,8 @@ def run_tests(tests: list[str]) -> int:
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 
-def passes(module: Path, tree: ast.Module, tests: list[str]) -> bool:
-    """Whether the tests pass with this tree in place of a module."""
+def passes(module: Path, tree: ast.Module, tests: list[str], longest_cpu_s: float) -> bool:
+    """Whether the tests pass with this tree in place of a module, and end."""
     get_code = importlib.machinery.SourceFileLoader.get_code
 
     def changed(loader: importlib.machinery.SourceFileLoader, name: str) -> object:
@@ -96,11 +103,15 @@ def passes(module: Path, tree: ast.Module, tests: list[str]) -> bool:
         importlib.machinery.SourceFileLoader.get_code = changed  # type: ignore[assignment,method-assign]
         return run_tests(tests)
 
-    return in_child(work)[0] == 0
+    return in_child(work, longest_cpu_s)[0] == 0
 
 
-def load_libraries(tests: list[str]) -> bool:
-    """Whether the tests pass without a change; what they import of other packages is loaded here, before the children."""
+def load_libraries(tests: list[str]) -> float:
+    """Load here, before the children, what the tests import of other packages.
+
+    Returns:
+        Seconds of processor time that the tests take; 0 where they fail without a change.
+    """
 
     def work(told: TextIO) -> int:
         before = set(sys.modules)
@@ -109,11 +120,11 @@ def load_libraries(tests: list[str]) -> bool:
         told.write(" ".join(name for name, file in there.items() if "site-packages" in file))
         return status
 
-    status, names = in_child(work)
+    status, cpu_s, names = in_child(work)
     for name in names.split():
         with contextlib.suppress(Exception):  # some can only be loaded by others
             importlib.import_module(name)
-    return status == 0
+    return 0 if status else cpu_s
 
 
 def main() -> int:
@@ -136,12 +147,13 @@ def main() -> int:
         found = [mutant for mutant in found if mutant[0] in options.lines]
     if options.sample and options.sample < len(found):
         found = random.Random(0).sample(found, options.sample)
-    if not load_libraries(options.tests):
+    longest_cpu_s = LONGEST_TIMES * load_libraries(options.tests)
+    if not longest_cpu_s:
         print("the tests fail without any change")
         return 1
     survived = 0
     for number, (line, text, tree) in enumerate(found, 1):
-        if passes(module, tree, options.tests):
+        if passes(module, tree, options.tests, longest_cpu_s):
             survived += 1
             print(f"\rsurvived: {options.module}:{line}: {text}", flush=True)
         print(f"\r{number - survived} of {number} killed, {len(found) - number} left", end="\n" if number == len(found) else "", flush=True)

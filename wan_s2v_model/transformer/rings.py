@@ -75,7 +75,7 @@ class Remembered(SelfAttention):
     def take_values(self, values: Heads) -> None:
         write(self._memory, VALUES, self._own, values, self._scales)
 
-    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
+    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool) -> Tensor:
         keys, values = (self._seen(kind, queries, heads) for kind in (KEYS, VALUES))
         return attend(queries, keys, values, heads)
 

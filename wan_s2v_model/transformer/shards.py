@@ -130,7 +130,7 @@ class SelfAttention:
         """The largest of all members."""
         return own
 
-    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
+    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool) -> Tensor:
         """[B, Q, dim] -> [B, Q, dim]; queries of all tokens, or of the video tokens only."""
         return attend(queries, self._keys, self._values, heads)
 
@@ -186,7 +186,7 @@ class OverKeys(Exchanged):
         self._all_values = self._gather(values)
 
     @torch.compiler.disable
-    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
+    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool) -> Tensor:
         return attend(queries, self._all_keys(), self._all_values(), heads)
 
     def _gather(self, own: Heads) -> Callable[[], Heads]:
@@ -214,7 +214,7 @@ class OverHeads(Exchanged):
         self._all_values = self._to_heads(values, self._shards.counts)
 
     @torch.compiler.disable
-    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool = False) -> Tensor:
+    def ask(self, queries: Heads, attend: Attend, heads: int, only_video: bool) -> Tensor:
         counts = self._shards.video_counts if only_video else self._shards.counts
         assert isinstance(queries, Tensor)
         asked = self._to_heads(queries, counts)()

@@ -65,6 +65,21 @@ def test_missing_shard_is_named(tmp_path):
         shard_files(index)
 
 
+def test_three_of_many_missing_shards_are_named(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {str(number): f"{number}.safetensors" for number in range(9)}}))
+    with pytest.raises(CheckpointError, match=r"9 of 9 shards are missing \(0\.safetensors, 1\.safetensors, 2\.safetensors\)\."):
+        shard_files(index)
+
+
+def test_an_index_may_be_a_link_as_in_the_cache_of_the_hub(tmp_path):
+    (tmp_path / "blob").write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
+    (tmp_path / "a.safetensors").touch()
+    index = tmp_path / "model.safetensors.index.json"
+    index.symlink_to(tmp_path / "blob")
+    assert shard_files(index) == [tmp_path / "a.safetensors"]
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": 3}'])
 def test_something_else_is_not_an_index(tmp_path, text):
     index = tmp_path / "model.safetensors.index.json"

@@ -4,9 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
+from wan_s2v_pack.wan_s2v_model.conditioning.plan import Continuity, Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
-from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import MotionState, clip_decoder, clip_noise, first_state, run_clip, run_clips
+from wan_s2v_pack.wan_s2v_model.sampling.clip_loop import (
+    MotionState,
+    clip_decoder,
+    clip_noise,
+    decode_clip,
+    first_state,
+    run_clip,
+    run_clips,
+)
+from wan_s2v_pack.wan_s2v_model.sampling.continuity import Statistics
 
 SIZE = 16  # pixels, 2 latents
 GREY = 0.5
@@ -291,3 +300,28 @@ def test_state_of_a_clip_is_not_changed_by_later_ones():
     run_clip(plan, first.state, clip_noise(plan, 1, 7), **stage.functions)
     assert torch.equal(first.state.history, copy)
     assert values(state.history) == [GREY] * 73
+
+
+# What is kept of the decoded frames
+
+
+def test_frames_hold_no_memory_of_what_was_left_out():
+    """The first clip is decoded behind the picture, later ones behind 73 frames of their history."""
+    for result in Stage().run(make_plan(2 * 80 - 3)):
+        assert result.frames.untyped_storage().nbytes() == result.frames.numel() * 4
+
+
+def test_frames_of_which_nothing_is_left_out_are_not_copied():
+    plan, decoded = make_plan(2 * 80 - 3), torch.zeros(80, SIZE, SIZE, 3)
+    latents, motion_latents = torch.zeros(1, 16, 20, 2, 2), torch.zeros(1, 16, 19, 2, 2)
+    assert decode_clip(plan, 1, latents, motion_latents, lambda _: decoded).data_ptr() == decoded.data_ptr()
+
+
+@pytest.mark.parametrize(("mean", "reached"), [(3.0, 1.0), (-3.0, 0.0)])
+def test_matched_colours_are_colours(mean, reached):
+    plan = replace(make_plan(2 * 80 - 3), continuity=Continuity("colour transfer"))
+    anchor = Statistics(torch.full((3,), mean), torch.zeros(3))
+    grey = torch.full((80, SIZE, SIZE, 3), GREY)
+    latents, motion_latents = torch.zeros(1, 16, 20, 2, 2), torch.zeros(1, 16, 19, 2, 2)
+    frames = decode_clip(plan, 1, latents, motion_latents, lambda _: grey, anchor)
+    assert (frames[0].unique().item(), frames[-1].unique().item()) == (GREY, reached)

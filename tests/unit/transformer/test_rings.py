@@ -22,7 +22,7 @@ def test_what_is_written_is_read(noise, scales):
         keys.take_keys(given)
         keys.take_values(given)
         q = noise(1, 1, 256, seed=3)
-        k, v = keys.ask(q, lambda q, k, v, heads: (k, v), 2)
+        k, v = keys.ask(q, lambda q, k, v, heads: (k, v), 2, only_video=False)
         assert k.shape == (1, 5, 256)
         for seen in (k, v):
             assert float((seen[:, 2:] - given).norm() / given.norm()) <= tolerance
@@ -33,7 +33,7 @@ def test_queries_in_float8_get_keys_and_values_in_float8(noise, scales):
     memory = SHAPE.empty(8, FLOAT8, CPU)
     write(memory, VALUES, slice(None), noise(1, 8, 256), scales)
     q = Float8Heads.rounded(noise(1, 1, 2, 128), scales.keys)
-    k, v = Remembered(memory, slice(0), 8, scales).ask(q, lambda q, k, v, heads: (k, v), 2)
+    k, v = Remembered(memory, slice(0), 8, scales).ask(q, lambda q, k, v, heads: (k, v), 2, only_video=False)
     assert (k.values.dtype, v.values.dtype, v.scale.shape) == (FLOAT8, FLOAT8, (1, 2))
 
 

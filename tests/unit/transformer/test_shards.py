@@ -78,6 +78,22 @@ def test_heads_are_exchanged_where_each_member_gets_one(over, heads, kind):
     assert found == [(kind, True, kind is OverKeys, sum(shards.counts))] * 2
 
 
+def test_a_part_takes_what_belongs_to_its_own_video_tokens():
+    shards = shards_of((2, 24, 34), (3.0, 1.0))
+    crew = Crew([CPU] * 2, Halt(), shares=shards.shares)
+    found = {}
+
+    def work(member):
+        part = Part(member, shards, CPU)
+        found[member.rank] = part.video_of(torch.arange(48).expand(2, -1)).tolist(), part.rows[: part.split].tolist()
+        return torch.zeros(1)
+
+    crew.run(work)
+    crew.close()
+    assert [own for own, _ in found.values()] == [[tokens] * 2 for _, tokens in found.values()]
+    assert found[1][1] == [*range(18, 24), *range(42, 48)]
+
+
 def test_keys_of_one_gpu_stay_where_they_are():
     attention = SelfAttention()
     assert (attention.exchanges, attention.smooths) == (False, True)
