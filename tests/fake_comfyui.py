@@ -19,6 +19,10 @@ from wan_s2v_pack.cli.predict.graph import quick_start
 JOB = "00000000-0000-0000-0000-000000000001"
 FILE = OutputFile("a b.mp4", "video", "output")
 DONE = {"status": {"messages": []}, "outputs": {"12": {"images": [{"filename": "a b.mp4", "subfolder": "video", "type": "output"}]}}}
+INTERRUPTED = {
+    "status": {"status_str": "error", "messages": [["execution_interrupted", {"node_id": "11", "node_type": "WanS2VSampler"}]]},
+    "outputs": {},
+}
 HANG_UP_AFTER = 3
 
 
@@ -32,6 +36,7 @@ class Server:
         self.uploads = []
         self.queue = {"queue_running": [], "queue_pending": []}
         self.record_after = 10**9  # looks at the history
+        self.interrupted = set()
         self.truncate = False
         self.connections_when_queued = []
 
@@ -42,6 +47,9 @@ class Server:
                 web.get("/object_info", self.object_info),
                 web.get("/features", self.features),
                 web.get("/queue", self.show_queue),
+                web.post("/queue", self.leave),
+                web.post("/interrupt", self.interrupt),
+                web.post("/history", self.leave),
                 web.get("/history/{id}", self.history),
                 web.get("/ws", self.socket),
                 web.get("/view", self.view),
@@ -69,7 +77,21 @@ class Server:
     async def show_queue(self, _request):
         return web.json_response(self.queue)
 
+    async def interrupt(self, request):
+        """The prompt ends at once; ComfyUI ends one at its next step."""
+        prompt_id = (await request.json())["prompt_id"]
+        running = self.queue["queue_running"]
+        self.interrupted |= {known for _, known in running if known == prompt_id}
+        running[:] = [item for item in running if item[1] != prompt_id]
+        return web.Response()
+
+    async def leave(self, _request):
+        """Nothing waits here, and no record is forgotten."""
+        return web.Response()
+
     async def history(self, request):
+        if request.match_info["id"] in self.interrupted:
+            return web.json_response({request.match_info["id"]: INTERRUPTED})
         finished = self.asked[request.path] > self.record_after
         return web.json_response({request.match_info["id"]: DONE} if finished else {})
 

@@ -11,25 +11,56 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from wan_s2v_pack.cli.comfyui.server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-POLL_S = 0.2
+POLL_S = 0.1
 REDELIVERY_S = 15
 START_S = 180
+OF_OTHERS = ("WAN_S2V_BROKER", "WAN_S2V_RESULTS", "REMAP_SIGTERM", "CELERY_", "RABBITMQ_")
 
 
-class FolderBroker:
+def environment(**changes: str) -> dict[str, str]:
+    """That of this process, without what the user or another test has put there for a fleet of theirs."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}, **changes}
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+
+
+class Told:
+    """What the commands are told of a broker."""
+
+    url: str
+    results: str | None = None
+
+    def options(self) -> list[str]:
+        """Of every command."""
+        return ["--broker", self.url, *(["--results", self.results] if self.results else [])]
+
+    def worker_options(self) -> list[str]:
+        return self.options()
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """By the names of jobs, as `jobs list --json` prints them."""
+        from wan_s2v_pack.cli.fleet.broker import Broker, make_app
+        from wan_s2v_pack.cli.fleet.states import States
+
+        states = States(make_app(Broker(self.url, self.results)))
+        return {name: states.read(name).as_json() for name in states.names()}
+
+
+class FolderBroker(Told):
     """What needs nothing installed; it knows of no lost workers."""
 
     def __init__(self, folder: Path) -> None:
         self.url = str(folder / "broker")
-
-    def options(self) -> list[str]:
-        return ["--broker", self.url]
 
     def start(self) -> None:
         """Nothing is to be started."""
@@ -38,7 +69,7 @@ class FolderBroker:
         """Nothing is to be stopped."""
 
 
-class Server:
+class Server(Told):
     """A broker that is a process; it keeps its jobs over a restart."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,13 +84,10 @@ class Server:
     def environment(self) -> dict[str, str]:
         return {}
 
-    def options(self) -> list[str]:
-        raise NotImplementedError
-
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
-            environment = {**os.environ, **self.environment()}
-            self._process = subprocess.Popen(self.command(), env=environment, stdout=log, stderr=log, start_new_session=True)
+            variables = environment(**self.environment())
+            self._process = subprocess.Popen(self.command(), env=variables, stdout=log, stderr=log, start_new_session=True)
         end_s = time.monotonic() + START_S
         while not self.answers():
             assert time.monotonic() < end_s, (self.folder / "log").read_text()
@@ -85,23 +113,19 @@ class Server:
         self.stop()
         self.start()
 
-    @property
-    def url(self) -> str:
-        raise NotImplementedError
-
 
 class Redis(Server):
     program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
 
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> list[str]:
         return [self.program or "", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--appendonly", "yes"]
 
-    def options(self) -> list[str]:
-        return ["--broker", self.url, "--redelivery-after", str(REDELIVERY_S)]
+    def worker_options(self) -> list[str]:
+        return [*self.options(), "--redelivery-after", str(REDELIVERY_S)]
 
 
 class RabbitMQ(Server):
@@ -110,9 +134,10 @@ class RabbitMQ(Server):
     program = os.environ.get("RABBITMQ_SERVER") or shutil.which("rabbitmq-server")
     consumer_timeout_s = 86_400
 
-    @property
-    def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self.results = str(folder / "results")
 
     def command(self) -> list[str]:
         return [self.program or ""]
@@ -125,15 +150,17 @@ class RabbitMQ(Server):
         node = {"RABBITMQ_NODENAME": f"fleet{self.port}@localhost", "RABBITMQ_NODE_PORT": str(self.port)}
         return {**places, **node, "RABBITMQ_CONFIG_FILE": str(config), "RABBITMQ_DIST_PORT": str(free_port()), "HOME": str(self.folder)}
 
-    def options(self) -> list[str]:
-        return ["--broker", self.url, "--results", str(self.folder / "results"), "--consumer-timeout", str(self.consumer_timeout_s)]
+    def worker_options(self) -> list[str]:
+        return [*self.options(), "--consumer-timeout", str(self.consumer_timeout_s)]
 
 
 BROKERS = {"redis": Redis, "rabbitmq": RabbitMQ}
 
 
-def start_broker(name: str, folder: Path) -> Server:
-    """A real broker; the test is skipped where it is not installed."""
+def start_broker(name: str, folder: Path) -> FolderBroker | Server:
+    """A folder, or a real broker; the test is skipped where it is not installed."""
+    if name == "folder":
+        return FolderBroker(folder)
     if not BROKERS[name].program:
         pytest.skip(f"{name} is not installed (apt-get install {name}-server)")
     broker = BROKERS[name](folder)
@@ -153,9 +180,9 @@ class Worker:
     def start(self) -> None:
         log = self._logs / f"{self.name} {self.starts}.log"
         self.starts += 1
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        variables = environment(OMP_NUM_THREADS="1")
         with log.open("wb") as file:
-            self._process = subprocess.Popen(self._command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+            self._process = subprocess.Popen(self._command, cwd=ROOT, env=variables, stdout=file, stderr=file, start_new_session=True)
 
     def keep_running(self) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -200,7 +227,7 @@ class Fleet:
         self._keeper = threading.Thread(target=self._keep, daemon=True)
 
     def start(self, count: int) -> None:
-        options = [*self.broker.options(), "--models-dir", str(self._models)]
+        options = [*self.broker.worker_options(), "--models-dir", str(self._models)]
         self.workers = [Worker(f"w{number}", options, self.output, self.logs) for number in range(count)]
         for worker in self.workers:
             worker.start()
@@ -220,22 +247,14 @@ class Fleet:
         self.workers = []
         self.broker.stop()
 
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`submit`, `jobs` and so on with this fleet's broker."""
-        command = [sys.executable, "-m", "cli", *arguments, *self._broker_options()]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
+    def cli(self, *arguments: str) -> str:
+        """`submit`, `jobs` and so on with this fleet's broker; what it prints."""
+        done = run_cli(*arguments, *self.broker.options())
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
-    def states(self) -> dict[str, dict]:
-        return {job["name"]: job for job in json.loads(self.cli("jobs", "list", "--json").stdout)}
-
-    def _broker_options(self) -> list[str]:
-        options = self.broker.options()
-        if "--consumer-timeout" in options:
-            place = options.index("--consumer-timeout")
-            options = options[:place] + options[place + 2 :]
-        return options
+    def states(self) -> dict[str, dict[str, Any]]:
+        return self.broker.states()
 
     def worker_logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.logs.glob("w*.log")))

@@ -58,7 +58,7 @@ def test_kills_change_nothing(name, fleet, lines, serial, tmp_path):
     seconds = time.monotonic() - start_s
     states = made.states()
     starts = sum(worker.starts for worker in made.workers)
-    waiting = json.loads(made.cli("jobs", "dead", "--json").stdout)
+    waiting = json.loads(made.cli("jobs", "dead", "--json"))
     left = queue_length(made)
     made.stop()
     told = {
