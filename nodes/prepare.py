@@ -169,7 +169,7 @@ class WanS2VPrepare(io.ComfyNode):
             lines=lines,
             voices=_voices(plan),
         )
-        notes = shape_note, size_note(image=image, size=size["size"]), plan.dub and plan.dub.length_note()
+        notes = shape_note, size_note(image=image, size=size["size"]), *(plan.dub.notes() if plan.dub else ())
         comfy_bridge.text_display()("\n".join(filter(None, notes)))
         return io.NodeOutput(plan, width, height, timeline.num_frames, timeline.num_clips, preview)
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE, VIDEO_FPS
+from ..media.video_reader import hdr_note
 from ..media.video_source import constant_rate
 from .clip import KeptSource
 from .picture import fit_back, fit_frames, shown_part
@@ -43,12 +44,14 @@ class SourceVideo(Protocol):
     """Pictures with the seconds at which they appear, the first at 0; a VideoReader is one.
 
     Attributes:
-        late_s: seconds before the first picture. file: source, start and length of the part, None for pictures in memory.
+        late_s: seconds before the first picture. hdr: as of VideoReader.
+        file: source, start and length of the part, None for pictures in memory.
     """
 
     times: list[Fraction]
     late_s: Fraction
     rounded_down: bool
+    hdr: str
 
     @property
     def duration_s(self) -> Fraction: ...
@@ -70,6 +73,7 @@ class SourceImages(PoseImages):
 
     late_s = Fraction(0)
     rounded_down = False
+    hdr = ""
     file = None
 
     def read_levels(self, pictures: Sequence[int]) -> Tensor:
@@ -296,6 +300,10 @@ class FittedDub:
                 yield pictures
         finally:
             self.dub.video.close()
+
+    def notes(self) -> list[str | None]:
+        """What to say on the node, None where there is nothing to say."""
+        return [self.length_note(), hdr_note(self.dub.video.hdr)]
 
     def length_note(self) -> str | None:
         """What happens where the sound is longer than the source, in words; None where it is not."""

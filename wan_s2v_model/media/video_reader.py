@@ -1,5 +1,6 @@
 """Pictures of a video file by the times at which it shows them, decoded as they are asked for: memory does not grow with the file."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from torch import Tensor
 from ..untrusted import cut, open_plain
 from .video_formats import LEVELS_TAG, ROUNDED_DOWN, open_container
 
+logger = logging.getLogger("wan_s2v")
+
 LEVELS = 255
 # What swscale does without these is up to 1.5 levels too dark, and not the same in each colour.
 ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -27,6 +30,7 @@ SEEK_BACK_S = (0, 5, 20)  # tried one after the other; then the file is read fro
 SKIPPED_S = 10  # of pictures that nobody asks for: rather than decoding so many the reader jumps over them
 LARGEST_SIDE = 16_384  # px, of a picture as it is displayed
 ENCODER_DELAY_S = Fraction(60, 1000)  # of AAC, MP3 and Opus, at most
+HDR = {16: "PQ", 18: "HLG"}  # transfer functions by their code in H.273
 Timed = tuple[Fraction, av.VideoFrame]  # seconds in the file, and the picture that is shown from there
 
 
@@ -38,7 +42,7 @@ class VideoReader:
         late_s: seconds from the start of the part to the first picture.
         duration_s: from the first picture until the last one goes. fps: the average.
         rounded_down: the file was made of levels that were rounded down; in `read` half a level is added to them.
-        file: the arguments.
+        hdr: how a video of high dynamic range is stored, which is read as if it were none; empty for others. file: the arguments.
 
     Args:
         source: path or bytes of the file. start_s, length_s: the part, from where the file starts; a length of 0 reaches to the end.
@@ -62,6 +66,7 @@ class VideoReader:
             self.fps = Fraction(stream.average_rate or stream.guessed_rate or 1)
             self._aspect = Fraction(stream.sample_aspect_ratio or 1)
             self.rounded_down = _is_rounded_down(stream.container.metadata)
+            self.hdr = HDR.get(int(stream.codec_context.color_trc), "")
             seconds = self._scan(stream)
         except av.FFmpegError as error:
             raise ValueError(f"The video cannot be read: {cut(str(error))}. Check that it is complete and plays elsewhere.") from error
@@ -71,6 +76,8 @@ class VideoReader:
             raise ValueError(
                 "The video has no pictures in the part that was chosen. Check the file, and where its trimming begins and ends."
             )
+        if note := hdr_note(self.hdr):
+            logger.warning("%s", note)
         self._first = seconds[0]
         self.late_s = max(Fraction(0), seconds[0] - self._origin - Fraction(start_s))
         self.times = [second - seconds[0] for second in seconds]
@@ -176,6 +183,13 @@ class VideoReader:
         self._size = self._size or _square_pixels(frame.width, frame.height, self._aspect)
         picture = self._reformatter.reformat(frame, *self._size, "rgb24", interpolation=ACCURATE)
         return np.ascontiguousarray(np.rot90(picture.to_ndarray(), k=round(frame.rotation / 90) % 4))
+
+
+def hdr_note(hdr: str) -> str | None:
+    """What to say of a video that is stored so; None where there is nothing to say."""
+    if not hdr:
+        return None
+    return f"the video is HDR ({hdr}), and its colours look pale: they are taken as they are stored. Convert it to SDR first"
 
 
 def open_media(source: str | BytesIO) -> InputContainer:

@@ -316,6 +316,13 @@ def test_what_is_opaque_in_a_picture_with_a_mask_is_kept():
     assert torch.equal(dub_of(mask=torch.maximum(mask_of(), faint)).mask, mask_of())
 
 
+def test_a_source_of_high_dynamic_range_is_said():
+    video = source()
+    assert fitted(dub_of(video)).notes() == [None, None]
+    video.hdr = "HLG"
+    assert fitted(dub_of(video)).notes()[1].startswith("the video is HDR (HLG)")
+
+
 def test_a_live_video_and_mode_official_are_refused():
     dub = dub_of()
     dub.require_video(16, "aligned", HEIGHT, WIDTH)

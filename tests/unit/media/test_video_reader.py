@@ -279,3 +279,17 @@ def test_what_lies_before_a_picture_far_ahead_is_not_decoded(tmp_path, monkeypat
         assert len(decoded) <= 8
         assert numbers(video.read([3])) == [3]
         assert len(decoded) <= 16
+
+
+@pytest.mark.parametrize(("transfer", "hdr"), [(16, "PQ"), (18, "HLG"), (1, ""), (2, "")])
+def test_a_video_of_high_dynamic_range_is_said(tmp_path, caplog, transfer, hdr):
+    with av.open(str(tmp_path / "phone.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        stream.codec_context.color_trc, stream.codec_context.colorspace = transfer, 9
+        frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24").reformat(format="yuv420p10le")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    with VideoReader(str(tmp_path / "phone.mkv")) as reader:
+        assert reader.hdr == hdr
+    assert (f"the video is HDR ({hdr})" in caplog.text) == bool(hdr)
