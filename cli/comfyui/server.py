@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from ..models.folders import ModelFolders
+from .activity import Patience, seconds_computed
 from .errors import ComfyError
 from .transport import Transport
 
@@ -212,15 +213,13 @@ class ComfyServer:
 
     def _wait_until_ready(self) -> None:
         """A slow start is waited for; what ends the wait is a server in which nothing happens any more."""
-        seen, quiet_since = self._work_done(), time.monotonic()
+        patience = Patience(self.timeout_s, self._work_done)
         while True:
             if not self.alive():
                 raise ServerError(f"ComfyUI ended while starting. The last lines of {self.log_file}:\n{self.log_tail()}")
             if self._answers():
                 return
-            if seen != (seen := self._work_done()):
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since >= self.timeout_s:
+            if patience.is_over():
                 raise ServerError(
                     f"ComfyUI does not answer, and for {self.timeout_s:.0f} s it has neither written nor computed anything. "
                     f"The last lines of {self.log_file}:\n{self.log_tail()}"
@@ -228,12 +227,8 @@ class ComfyServer:
             time.sleep(POLL_S)
 
     def _work_done(self) -> tuple[int, int]:
-        """Bytes of the log, and whole seconds of processor time: a server that only waits takes hours for one."""
-        try:
-            spent = psutil.Process(self.pid).cpu_times()
-        except psutil.Error:
-            return self.log_file.stat().st_size, 0
-        return self.log_file.stat().st_size, int(spent.user + spent.system)
+        """Bytes of the log, and whole seconds of processor time."""
+        return self.log_file.stat().st_size, seconds_computed(self.pid)
 
     def _answers(self) -> bool:
         try:

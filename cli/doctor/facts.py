@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.activity import Patience, seconds_computed
 from ..comfyui.address import Headers, without_login
 from ..comfyui.errors import ComfyError
 from ..comfyui.machine import machine_of
@@ -24,7 +25,7 @@ from .models import ModelFound
 from .probe import MARK
 
 PROBE = Path(__file__).with_name("probe.py")
-PROBE_TIMEOUT_S = 180
+PROBE_TIMEOUT_S, LOOK_S = 180, 1.0
 HTTP_TIMEOUT_S = 10
 NODE = "WanS2VSampler"  # stands for all nodes of the pack
 # Switches of ComfyUI that decide about memory and attention; the probe starts with those of the running server.
@@ -189,26 +190,31 @@ def probe_comfyui(comfyui: Path, flags: Sequence[str]) -> tuple[RuntimeFacts | N
 def _run_probe(*arguments: str) -> tuple[dict[str, Any], str]:
     """What the probe told before it ended, and its last words if it failed."""
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    try:
-        ended = subprocess.run(
-            [sys.executable, str(PROBE), *arguments],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=PROBE_TIMEOUT_S,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        return {}, f"no answer within {PROBE_TIMEOUT_S} s"
+    command, pipe = [sys.executable, str(PROBE), *arguments], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace", env=environment) as process:
+        written = _what_it_writes(process)
+    if written is None:
+        return {}, f"no answer, and for {PROBE_TIMEOUT_S} s nothing was computed"
     told: dict[str, Any] = {}
-    for line in ended.stdout.splitlines():
+    for line in written[0].splitlines():
         if line.startswith(MARK):
             told |= json.loads(line.removeprefix(MARK))
-    if ended.returncode == 0:
+    if process.returncode == 0:
         return told, ""
-    words = ended.stderr.strip().splitlines()
-    return told, words[-1] if words else f"Python ended with status {ended.returncode}"
+    words = written[1].strip().splitlines()
+    return told, words[-1] if words else f"Python ended with status {process.returncode}"
+
+
+def _what_it_writes(process: subprocess.Popen[str]) -> tuple[str, str] | None:
+    """All output and errors of a process; None, and its end, where it has stopped to compute."""
+    patience = Patience(PROBE_TIMEOUT_S, lambda: seconds_computed(process.pid))
+    while True:
+        try:
+            return process.communicate(timeout=LOOK_S)
+        except subprocess.TimeoutExpired:
+            if patience.is_over():
+                process.kill()
+                return None
 
 
 # --- a running server

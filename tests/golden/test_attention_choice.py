@@ -262,7 +262,7 @@ def test_fp8_attention_leaves_the_choice_of_the_user_alone(kernels, gpu, install
 
 
 def described(bridge, model):
-    return pack_module("wan_s2v_model.comfy_bridge.model").computation_of(bridge.with_s2v_forward(model))
+    return pack_module("wan_s2v_model.comfy_bridge.model").computation_of(bridge.with_s2v_forward(model), model.load_device)
 
 
 def load(bridge, files, layout="bf16", **options):  # noqa: F811
@@ -336,7 +336,7 @@ def test_sums_in_float16_are_not_exact(bridge, files, comfy_runs, monkeypatch): 
 @pytest.mark.parametrize(
     ("speed", "words"),
     [
-        ("fp8 linears", "speed: fp8 linears has no effect on them: this device has no fp8 (GeForce 40, H100 and newer have)"),
+        ("fp8 linears", "speed: fp8 linears has no effect on linear layers: this device has no fp8 (GeForce 40, H100 and newer have)"),
         ("fp8 linears and attention", "No attention in fp8 runs here: it needs attention: auto, and fa3-fwd (H100) or SageAttention"),
     ],
 )
@@ -370,7 +370,7 @@ def test_loader_node_and_log_say_what_runs(bridge, files, comfy_runs, monkeypatc
 def test_full_gpu_does_not_keep_a_model_from_loading(bridge, files, monkeypatch):  # noqa: F811
     display = pack_module("wan_s2v_model.comfy_bridge.display")
 
-    def full(model):
+    def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(display, "computation_of", full)

@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..sampling.progress import Progress, ProgressLog
 from ..untrusted import without_markup
+from .gpus import gpus_of
 from .model import computation_of
 from .runtime import LATENT_FORMAT, raise_if_interrupted
 
@@ -108,12 +110,27 @@ def show_computation(model: comfy.model_patcher.ModelPatcher) -> None:
     logger.info("%s", text)
 
 
-def computation_in_words(model: comfy.model_patcher.ModelPatcher) -> str:
-    """With what a MODEL with our forward computes; where the GPU has no room for the self-tests they wait for the sampler."""
+def computation_in_words(model: comfy.model_patcher.ModelPatcher, rounded: str = "") -> str:
+    """With what a MODEL with our forward computes; where the GPU has no room for the self-tests they wait for the sampler.
+
+    Of GPUs that do not compute alike each is named. rounded: what is kept in few bits beside it.
+    """
     try:
-        return computation_of(model).text
+        texts = {gpu.load_device: computation_of(model, gpu.load_device, rounded).text for gpu in gpus_of(model)}
     except torch.OutOfMemoryError:
         return "The GPU is too full to try its kernels now; when the model is sampled the log says with what it computes"
+    return " / ".join(f"{device} {text}" for device, text in texts.items()) if len(set(texts.values())) > 1 else texts[model.load_device]
+
+
+def lines_without_effect(model: comfy.model_patcher.ModelPatcher) -> str:
+    """Lines for below a sampler's own: what of the loader's `speed` does nothing on a GPU of the MODEL; "" where all of it acts."""
+    found: dict[str, list[str]] = {}
+    with suppress(torch.OutOfMemoryError):  # the log says it when there is room
+        for gpu in gpus_of(model):
+            for sentence in computation_of(model, gpu.load_device).without_effect:
+                found.setdefault(sentence, []).append(str(gpu.load_device))
+    is_for_all = len(gpus_of(model)) == 1
+    return "".join(f"\n{sentence}" if is_for_all else f"\n{', '.join(devices)}: {sentence}" for sentence, devices in found.items())
 
 
 def share_reporter() -> Callable[[float], None]:

@@ -336,22 +336,25 @@ class Computation(NamedTuple):
 
     text: str
     is_exact: bool
+    without_effect: tuple[str, ...] = ()  # of the loader's choices, the end of the text
 
 
-def describe(forward: Any, device: torch.device, dtype: torch.dtype, overrides: dict[str, Any]) -> Computation:
+def describe(forward: Any, device: torch.device, dtype: torch.dtype, overrides: dict[str, Any], rounded: str = "") -> Computation:
     """What runs, and what of the loader's `speed` and `attention` has no effect here.
 
     Args:
         forward: a `Forward` of `model.py`. dtype: in which the layers compute. overrides: the transformer_options of the MODEL.
+        rounded: what else is kept in few bits.
     """
     chosen = choose_attention(forward.attention, device, wants_float8_attention(forward.speed))
     if OVERRIDE in overrides:
         chosen = _of_another_node(overrides[OVERRIDE])
     linears = pick_linears(forward.speed, device, dtype)
     layers, layers_are_exact = _linears_in_words(linears, forward.transformer, dtype)
-    is_exact = layers_are_exact and chosen.error == 0
+    is_exact = layers_are_exact and chosen.error == 0 and not rounded
     text = f"computes {'exactly' if is_exact else 'not exactly'}: linear layers in {layers}; attention {_with_error(chosen)}"
-    return Computation(". ".join([text, *_without_effect(forward, device, linears, chosen)]), is_exact)
+    without_effect = tuple(_without_effect(forward, device, linears, chosen))
+    return Computation(". ".join(["; ".join(filter(None, (text, rounded))), *without_effect]), is_exact, without_effect)
 
 
 def _linears_in_words(linears: Linears, transformer: nn.Module, dtype: torch.dtype) -> tuple[str, bool]:
@@ -373,6 +376,6 @@ def _without_effect(forward: Any, device: torch.device, linears: Linears, chosen
         reason = (
             "its self-test failed, see the log" if has_float8_cores(device) else "this device has no fp8 (GeForce 40, H100 and newer have)"
         )
-        yield f"speed: {forward.speed} has no effect on them: {reason}"
+        yield f"speed: {forward.speed} has no effect on linear layers: {reason}"
     if wants_float8_attention(forward.speed) and chosen.error == 0:
         yield "No attention in fp8 runs here: it needs attention: auto, and fa3-fwd (H100) or SageAttention"

@@ -24,7 +24,7 @@ from ..transformer.causal import CausalVideo, Engine, kept_bytes
 from ..transformer.config import WanS2VConfig
 from ..transformer.crew import Crew, Halt, StoppedError
 from ..transformer.rings import Placement
-from .display import RunDisplay
+from .display import RunDisplay, computation_in_words, lines_without_effect
 from .gpus import gpus_of, without_copies
 from .kernels import pick_attention, pick_linears, wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, is_loaded, load_all_weights, stays_on_gpu, take_all_others_off_gpu
@@ -34,6 +34,7 @@ from .runtime import LATENT_FORMAT
 from .vae import VAE_ADVICE, can_tile, causal_cache, decode_coarse, decode_fine, plan_pass, prepare
 
 logger = logging.getLogger("wan_s2v")
+FLOAT8_RINGS = "what the steps remember in float8"
 DECODER_MEMORY = 43  # latents; a frame depends on no older ones
 LIVE_ADVICE = (
     f"{KEPT}For that close other programs, or switch offload on in Load Wan S2V Model. memory float8 in Sample Video Live, a smaller size "
@@ -61,6 +62,7 @@ def live_team(model: ModelPatcher, vae: comfy.sd.VAE, plan: LivePlan) -> Iterato
     """The transformer of any MODEL with Wan S2V weights, on all its GPUs, for one video; everything is loaded, with room for the rings."""
     members, size = _members(model, vae), (plan.height, plan.width)
     _warn_of(model)
+    logger.info("%s", computation_in_words(with_s2v_forward(model), FLOAT8_RINGS if plan.placement.float8 else ""))
     dealt = deal_steps(plan.steps, len(members))
     members = members[: len(dealt)]
     makers = [member for member, steps in zip(members, dealt, strict=True) if steps]
@@ -195,7 +197,8 @@ def report_blocks(
     words = describe_steps(deal_steps(steps, num_gpus), num_gpus)
     if words:
         logger.info("%s", words)
-    with RunDisplay(model, progress, num_frames, take, below=lambda: words and f"\n{words}") as display:
+    beside = take + lines_without_effect(with_s2v_forward(model))
+    with RunDisplay(model, progress, num_frames, beside, below=lambda: words and f"\n{words}") as display:
 
         def on_step(block: int, step: int, x: Tensor) -> None:
             check()

@@ -371,10 +371,10 @@ def forward_of(model: comfy.model_patcher.ModelPatcher) -> Forward:
     return Forward(keywords["transformer"], keywords["attention_name"], SPEEDS[0])
 
 
-def computation_of(model: comfy.model_patcher.ModelPatcher) -> Computation:
-    """What such a MODEL computes with on its device, in words."""
+def computation_of(model: comfy.model_patcher.ModelPatcher, device: torch.device, rounded: str = "") -> Computation:
+    """What such a MODEL computes with on a device, in words. rounded: what is kept in few bits beside it."""
     options = model.model_options.get("transformer_options", {})
-    return describe(forward_of(model), model.load_device, model.model.get_dtype_inference(), options)
+    return describe(forward_of(model), device, model.model.get_dtype_inference(), options, rounded)
 
 
 def s2v_config(native: Any) -> WanS2VConfig:

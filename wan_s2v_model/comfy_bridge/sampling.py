@@ -29,7 +29,7 @@ from ..sampling.solvers import SOLVERS
 from ..sampling.step_cache import CachedClips, StepCache, Steps
 from ..transformer.config import WanS2VConfig
 from ..transformer.speakers import Regions
-from .display import RunDisplay, computation_in_words
+from .display import RunDisplay, computation_in_words, lines_without_effect
 from .gpus import Gpus, gpus_of, speeds_of
 from .kernels import wants_float8_attention
 from .memory import KEPT, RetryInLessMemory, load_all_weights, take_all_others_off_gpu
@@ -197,7 +197,8 @@ class ClipSampler:
     ) -> Iterator[RunDisplay]:
         """Show progress and previews of a run in ComfyUI; `check` is called after each step and may raise."""
         logger.info("%s", computation_in_words(self.model))
-        with RunDisplay(self.model, progress, num_frames, take, self._remark, self._gpus_below) as display:
+        below = take + lines_without_effect(self.model)
+        with RunDisplay(self.model, progress, num_frames, below, self._remark, self._gpus_below) as display:
 
             def on_step(done: int, x0: Tensor) -> None:
                 check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -246,6 +247,23 @@ def test_a_crash_of_torch_is_a_finding(no_comfyui, monkeypatch, tmp_path, script
     assert found.torch is None
     assert error in found.probe_error
     assert [finding.status for finding in checks.examine(found) if finding.topic == "PyTorch"] == ["problem"]
+
+
+def test_a_probe_that_is_stuck_is_a_finding(no_comfyui, monkeypatch, tmp_path):
+    monkeypatch.setattr(facts, "PROBE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(facts, "LOOK_S", 0.1)
+    write_probe(monkeypatch, tmp_path, "import time; time.sleep(600)")
+    assert facts.collect(models_dir=tmp_path).probe_error == "no answer, and for 0.5 s nothing was computed"
+
+
+def test_a_slow_probe_is_waited_for_as_long_as_it_computes(no_comfyui, monkeypatch, tmp_path):
+    """On a busy machine, or a slow disk, ComfyUI takes minutes to start."""
+    spent = itertools.count()
+    monkeypatch.setattr(facts, "seconds_computed", lambda pid: next(spent))
+    monkeypatch.setattr(facts, "PROBE_TIMEOUT_S", 0)
+    monkeypatch.setattr(facts, "LOOK_S", 0.1)
+    write_probe(monkeypatch, tmp_path, "import time; time.sleep(1); raise SystemError('it ended by itself')")
+    assert facts.collect(models_dir=tmp_path).probe_error == "SystemError: it ended by itself"
 
 
 def test_what_was_told_before_a_crash_counts(no_comfyui, monkeypatch, tmp_path):
