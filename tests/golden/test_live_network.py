@@ -87,6 +87,17 @@ def test_what_was_taken_off_the_gpu_is_loaded_again_with_its_lora(bridge, model,
         assert torch.equal(velocities(team.networks[0]), expected)
 
 
+def test_a_copy_that_was_taken_off_its_gpu_is_not_used(bridge, model, vae, on):
+    """It would compute without its LoRA; and it is not loaded by a thread of its own."""
+    import comfy.model_management
+
+    with bridge.live_team(on(model, 2), vae, bridge.LivePlan(*SIZE, steps=2)) as team:
+        comfy.model_management.unload_all_models()
+        team.networks[0]._engine.compute()
+        with pytest.raises(RuntimeError, match="was taken off its GPU"):
+            team.networks[1]._engine.compute()
+
+
 @pytest.mark.parametrize("is_cut_off", [False, True])
 def test_rings_in_main_memory_are_pinned_by_comfyui_and_given_back(bridge, model, vae, monkeypatch, is_cut_off):
     import comfy.model_management

@@ -70,16 +70,16 @@ def live_team(model: ModelPatcher, vae: comfy.sd.VAE, plan: LivePlan) -> Iterato
     load = _loader(makers, vae, plan, max(map(len, dealt)))
     with _running(makers), _pinning([member.load_device for member in members]) as pin, _crew(members, halt) as crew:
         for member, steps in zip(makers, filter(None, dealt), strict=True):
-            reload = load if member is members[0] else _nothing  # ComfyUI loads models in one thread
-            engine = _engine(member, reload, pin, halt.check)
+            engine = _engine(member, load if member is members[0] else _refuse, pin, halt.check)
             video = CausalVideo(forward_of(member).transformer, size, engine, steps=steps, placement=plan.placement)
             video.audio_strength = _options(member).get(AUDIO_STRENGTH_KEY, 1.0)
             networks.append(video)
         yield LiveTeam(dealt, networks, crew)
 
 
-def _nothing() -> None:
-    """Helpers of the thread that samples load nothing: what they need stays, as the VAE is on the GPU of that thread."""
+def _refuse() -> None:
+    """ComfyUI loads models in one thread. What the other GPUs need stays there, as nothing else is loaded on them while they work."""
+    raise RuntimeError("A copy of the MODEL was taken off its GPU while a live video was sampled. Queue the same again to go on.")
 
 
 def _members(model: ModelPatcher, vae: comfy.sd.VAE) -> list[ModelPatcher]:
@@ -102,19 +102,19 @@ def _warn_of(model: ModelPatcher) -> None:
 
 
 def _loader(makers: Sequence[ModelPatcher], vae: comfy.sd.VAE, plan: LivePlan, most_steps: int) -> Callable[[], None]:
-    """Loads all now, with room for the rings; and gives what loads it again, when the rings are there."""
+    """Loads all now, with room for the rings; and gives what loads the first one again, when the rings are there and the others work."""
     shape, dtype = [1, 16, 6, plan.height, plan.width], makers[0].model.get_dtype_inference()
     work = 2 * makers[0].memory_required(shape)
     kept, _ = kept_bytes(forward_of(makers[0]).transformer.config, (plan.height, plan.width), most_steps, plan.placement, dtype)
 
-    def load(room: float = work) -> None:
+    def load(members: Sequence[ModelPatcher], room: float) -> None:
         needed = room + plan_pass(vae, "decode", plan.height, plan.width, is_picture=False).needed_bytes()
-        comfy.model_management.load_models_gpu([*makers, vae.patcher], memory_required=needed, minimum_memory_required=room)
-        for member in makers:
+        comfy.model_management.load_models_gpu([*members, vae.patcher], memory_required=needed, minimum_memory_required=room)
+        for member in members:
             load_all_weights(member, shape)
 
-    load(work + kept)
-    return load
+    load(makers, work + kept)
+    return lambda: load(makers[:1], work)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def stays_on_gpu(patcher: comfy.model_patcher.ModelPatcher) -> bool:
 
 def is_loaded(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     """Whether ComfyUI has loaded a model and has not taken it off its device since."""
-    return any(loaded.model is patcher for loaded in comfy.model_management.current_loaded_models)
+    return any(loaded.model is patcher for loaded in [*comfy.model_management.current_loaded_models])  # another thread may change them
 
 
 def take_others_off_gpu(model: comfy.model_patcher.ModelPatcher, *needed: comfy.model_patcher.ModelPatcher) -> None:
