@@ -38,7 +38,12 @@ def check_broker(app: Celery, broker: Broker, longest_job_s: float, stated_timeo
             elif broker.kind == REDIS:
                 _check_redis(connection.default_channel.client, broker.redelivery_s)
     except (OperationalError, *app.connection_for_read().connection_errors) as error:
-        raise BrokerError(f"The broker does not answer at {broker.place} ({error}). Is it running?") from error
+        raise BrokerError(no_answer(broker, error)) from error
+
+
+def no_answer(broker: Broker, error: Exception) -> str:
+    """What to say of a broker that cannot be reached."""
+    return f"The broker does not answer at {broker.place} ({error}). Is it running?"
 
 
 def check_results(app: Celery, broker: Broker) -> None:

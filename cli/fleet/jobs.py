@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from .broker import Broker, BrokerError, make_app
-from .checks import check_results
+from .checks import check_results, no_answer
 from .job_lines import Job, JobError
 from .states import ENDED, QUEUED, DeadLetters, States
 from .submit import queue
@@ -28,9 +28,11 @@ def run(options: argparse.Namespace) -> int:
         app = make_app(broker)
         check_results(app, broker)
         return ACTIONS[options.action](app, broker, options)
-    except (BrokerError, OperationalError) as error:
+    except BrokerError as error:
         print(error, file=sys.stderr)
-        return NO_BROKER
+    except OperationalError as error:
+        print(no_answer(broker, error), file=sys.stderr)
+    return NO_BROKER
 
 
 def list_jobs(app: Celery, _broker: Broker, options: argparse.Namespace) -> int:

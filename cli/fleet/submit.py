@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from .broker import DEADLINE, QUEUE, TASK, Broker, BrokerError, make_app, priority_for
-from .checks import check_results
+from .checks import check_results, no_answer
 from .job_lines import Job, JobError, read_jobs
 from .states import ENDED, QUEUED, States
 from .waiting import wait_for
@@ -37,8 +37,10 @@ def run(options: argparse.Namespace) -> int:
         return _refuse(f"{options.file} cannot be read: {reason}.", WRONG)
     except JobError as error:
         return _refuse(f"Nothing was queued.\n{error}", WRONG)
-    except (BrokerError, OperationalError) as error:
+    except BrokerError as error:
         return _refuse(str(error), NO_BROKER)
+    except OperationalError as error:
+        return _refuse(no_answer(broker, error), NO_BROKER)
     outcomes = wait_for(States(app), [job.name for job in jobs]) if options.wait else None
     if options.json:
         print(json.dumps([outcome.as_json() for outcome in outcomes] if outcomes is not None else told, indent=2))
@@ -71,10 +73,15 @@ def queue(app: Celery, kind: str, job: Job, again: bool = False) -> str:
         return known.state
     if known.line and known.line != job.line and known.state not in ENDED:
         raise JobError(f"{job.name}: another job of this run-name is {known.state.lower()}. Cancel it, or choose another run-name.")
-    states.note_queued(job)
+    states.note_queued(job)  # before a worker may write more
     # Celery's `expires` would take back a job that is begun, and RabbitMQ drops such a message without a word.
     headers = {DEADLINE: job.expires.isoformat()} if job.expires else {}
-    app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, priority=priority_for(kind, job.priority), headers=headers)
+    try:
+        app.send_task(TASK, args=[job.line], task_id=job.name, queue=QUEUE, priority=priority_for(kind, job.priority), headers=headers)
+    except OperationalError:
+        if not again:  # which needs the line once more
+            states.forget(job.name)  # else the next `submit` would find it queued
+        raise
     return QUEUED
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.1
 REDELIVERY_S = 15
 START_S = 180
-OF_OTHERS = ("WAN_S2V_BROKER", "WAN_S2V_RESULTS", "REMAP_SIGTERM", "CELERY_", "RABBITMQ_")
+OF_OTHERS = ("WAN_S2V_BROKER", "WAN_S2V_RESULTS", "REMAP_SIGTERM", "CELERY_", "_MP_FORK_", "RABBITMQ_")
 
 
 def environment(**changes: str) -> dict[str, str]:

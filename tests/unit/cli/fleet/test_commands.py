@@ -157,6 +157,18 @@ def test_a_broker_that_does_not_answer_is_said(jobs, capsys, arguments):
     assert ("does not answer at 127.0.0.1:1" in error, "secret" in error) == (True, False)
 
 
+def test_what_could_not_be_queued_is_queued_by_the_next_try(jobs, capsys, tmp_path):
+    """Else it would read as queued, and never be made."""
+    pytest.importorskip("celery")
+    path, results = jobs({"run_name": "a"}), ["--results", str(tmp_path / "fleet")]
+    for arguments in (["submit", path], ["jobs", "dead"]):
+        assert main([*arguments, "--broker", "amqp://me:secret@127.0.0.1:1", *results]) == 3
+        error = capsys.readouterr().err
+        assert ("The broker does not answer at 127.0.0.1:1" in error, "secret" in error) == (True, False)
+    assert main(["submit", path, "--broker", str(tmp_path / "fleet")]) == 0
+    assert (capsys.readouterr().out, waiting(tmp_path)) == ("a  QUEUED\n", 1)
+
+
 def test_without_a_broker(capsys, jobs):
     pytest.importorskip("celery")
     assert main(["submit", jobs({})]) == 3
