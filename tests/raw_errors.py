@@ -22,8 +22,13 @@ MOST_WORDS = 2000  # characters
 def raw_error(error: BaseException) -> str | None:
     """An error as it is, if no person understands it; None for one in words."""
     text = str(error)
-    is_raw = isinstance(error, FORBIDDEN_KINDS) or not text.strip() or FORBIDDEN_WORDS.search(text) or len(text) > MOST_WORDS
+    is_raw = isinstance(error, FORBIDDEN_KINDS) or not text.strip() or raw_words(text)
     return f"{type(error).__name__}: {text[:300]}" if is_raw else None
+
+
+def raw_words(text: str) -> str | None:
+    """The begin of a message that no person understands; None for one in words."""
+    return text[:300] if FORBIDDEN_WORDS.search(text) or len(text) > MOST_WORDS else None
 
 
 def is_in_own_words(error: BaseException, package: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
+from wan_s2v_pack.tests.odd_values import NUMBERS, ONLY_DRAWN, TEXTS
 from wan_s2v_pack.tests.raw_errors import is_in_own_words, raw_error
 from wan_s2v_pack.wan_s2v_model.untrusted import shown
 
@@ -33,23 +34,6 @@ class Foreign:
     sample_rate = 3
 
 
-TEXTS = [
-    "",
-    " ",
-    "x",
-    "../..",
-    "a\0b",
-    "a\ud800b",
-    "\x1b[31m",
-    "<b>",
-    "x" * 5000,
-    "0:15 hello",
-    "127.0.0.1:99999",
-    "%date:yyyy%",
-    "C:\\x",
-    "nul",
-]
-NUMBERS = [0, -1, 1, 7, 2**63, 2**64, -(2**70), 10**30, 0.0, -0.0, 1e-320, 1e308, math.nan, math.inf, -math.inf, True, False]
 NUMPY = [np.int64(3), np.float32(0.5), np.bool_(True), np.str_("x"), np.array([1, 2]), np.zeros((0,)), np.float64("nan"), np.array("x")]
 TENSORS = [
     *(
@@ -163,9 +147,10 @@ def fixtures(nodes):
         text, negative = make["WanS2VTextEncode"](clip, "a woman speaks", "").args
         encoded = make["WanS2VAudioEncode"](encoder, sound, 0.0, 0.3).args[0]
         plan = make["WanS2VPrepare"](encoded, pictures[:1], vae, 4, 0, size=CUSTOM).args[0]
-        (clips,) = make["WanS2VSampler"](model, text, negative, vae, plan, 1, 1, 2.0, "").args
         pose = make["WanS2VPose"](1.0, "hold", 0.0, 1.0, 16.0, images=pictures).args[0]
         settings = {name: [None, make[node](*values).args[0]] for name, (node, values) in SETTINGS.items()}
+        options = settings["WAN_S2V_SAMPLING_OPTIONS"][1]
+        (clips,) = make["WanS2VSampler"](model, text, negative, vae, plan, 1, 1, 2.0, "", options=options).args
     return settings | {
         "MODEL": [model], "CLIP": [clip], "VAE": [vae], "AUDIO_ENCODER": [encoder], "CONDITIONING": [text, negative],
         "MASK": [torch.ones(1, 64, 64), torch.ones(3, 64, 64), None], "IMAGE": [pictures, pictures[:1], None], "AUDIO": [sound, None],
@@ -209,7 +194,7 @@ def test_every_node_gives_a_result_or_words(nodes, fixtures, tmp_path):
     raw, seconds = {}, []
 
     @hypothesis.seed(SEED)
-    @hypothesis.settings(max_examples=CASES, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=CASES, **ONLY_DRAWN)
     @hypothesis.given(data=st.data())
     def try_one(data):
         started = time.monotonic()
