@@ -12,7 +12,7 @@ from typing import Any
 from ..command import command
 from ..models.files import FILES, PARTS, TINY_FILES
 from ..models.folders import ROOT
-from .object_info import DYNAMIC_COMBO, GPUS, PromptError, all_inputs, choices, input_spec, require_nodes
+from .object_info import DYNAMIC_COMBO, GPUS, PromptError, all_inputs, choices, input_spec, require_fitting_values, require_nodes
 from .speakers import Speaker
 
 WORKFLOW = ROOT / "cli" / "workflows" / "quick_start.json"
@@ -141,6 +141,7 @@ def build_prompt(request: Request, object_info: Mapping[str, Any], upload: Calla
     for change in request.changes:
         apply_change(prompt, object_info, change)
     choose_format(prompt, object_info, request.suffix)
+    require_fitting_values(prompt, object_info)
     if request.image is not None:
         inputs_of(prompt, "LoadImage")["image"] = upload(request.image)
     inputs_of(prompt, "LoadAudio")["audio"] = upload(request.audio)

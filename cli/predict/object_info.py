@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,28 @@ def require_nodes(prompt: Mapping[str, Any], object_info: Mapping[str, Any]) -> 
             f"ComfyUI has no node {', '.join(missing)}. Is this pack in its custom_nodes? Its log says whether it was loaded, "
             f"`{command('doctor')}` what is wrong."
         )
+
+
+def require_fitting_values(prompt: Mapping[str, Any], object_info: Mapping[str, Any]) -> None:
+    """Raise PromptError for a number that its input does not take, NaN too, and for a choice with inputs of its own that there is not."""
+    for node in prompt.values():
+        specs = dict(all_inputs(object_info.get(node["class_type"], {"input": {}})["input"]))
+        for name, value in node["inputs"].items():
+            kind, *options = specs.get(name, ("",))
+            problem = _problem(kind, options[0] if options else {}, value)
+            if problem:
+                raise PromptError(f"{node['class_type']}.{name} must be {problem}; got {value}.")
+
+
+def _problem(kind: Any, options: Mapping[str, Any], value: Any) -> str | None:
+    """What a value must be, None if it is that already or a link."""
+    if kind in ("INT", "FLOAT") and isinstance(value, int | float):
+        low, high = options.get("min", -math.inf), options.get("max", math.inf)
+        return None if low <= value <= high and math.isfinite(value) else f"a number from {low} to {high}"
+    if kind == DYNAMIC_COMBO and isinstance(value, str):
+        keys = [option["key"] for option in options["options"]]
+        return None if value in keys else f"one of {', '.join(keys)}"
+    return None
 
 
 def choices(object_info: Mapping[str, Any], node_type: str, name: str) -> list[str]:

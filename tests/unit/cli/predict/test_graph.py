@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,3 +294,18 @@ def test_other_inputs_get_the_type_of_the_server(change, node, value, server):
 def test_other_inputs_that_do_not_fit(change, message, server):
     with pytest.raises(PromptError, match=message):
         build(server, changes=[change])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": {SAMPLER: {"steps": 0}}}, "WanS2VSampler.steps must be a number from 1 to 1000; got 0."),
+        ({"inputs": {SAMPLER: {"cfg": float("nan")}}}, "WanS2VSampler.cfg must be a number from -inf to inf; got nan."),
+        ({"changes": [f"{PREPARE}.size=900P"]}, "WanS2VPrepare.size must be one of 480P, custom; got 900P."),
+    ],
+)
+def test_values_that_a_node_does_not_take_are_said_before_anything_is_uploaded(server, changes, message):
+    """A dry run reckons with them, too: it divided by no steps."""
+    server[SAMPLER]["input"]["required"]["steps"] = ["INT", {"min": 1, "max": 1000}]
+    with pytest.raises(PromptError, match=f"^{re.escape(message)}$"):
+        graph.build_prompt(replace(REQUEST, **changes), server, pytest.fail)
