@@ -18,6 +18,7 @@ from .picture import opened_picture
 from .sound import seconds_of
 
 try:
+    from ...wan_s2v_model.audio.features import SHORTEST_SOUND_S
     from ...wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from ...wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
     from ...wan_s2v_model.constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP, SAMPLE_RATE_HZ, VIDEO_FPS
@@ -30,6 +31,7 @@ try:
     from ...wan_s2v_model.sampling.schedule import guided_steps
     from ...wan_s2v_model.time_text import rough_duration
 except ImportError:  # `python -m cli`: there is no package above this one
+    from wan_s2v_model.audio.features import SHORTEST_SOUND_S
     from wan_s2v_model.conditioning.picture import AREAS, CUSTOM_SIZE, size_within_area
     from wan_s2v_model.conditioning.timeline import Timeline, plan_timeline
     from wan_s2v_model.constants import LIVE_FPS, LIVE_FRAMES_PER_CLIP, SAMPLE_RATE_HZ, VIDEO_FPS
@@ -162,10 +164,17 @@ def timeline_of(prompt: Prompt, request: Request) -> Timeline:
 
 def seconds_of_part(sound: Path, part: dict[str, Any]) -> float:
     """How much of a sound is chosen."""
-    rest = seconds_of(sound) - part["start"]
-    if rest <= 0:
+    whole = seconds_of(sound)
+    rest = whole - part["start"]
+    if rest <= 0 < whole:
         raise PromptError(f"{sound.name} ends before {part['start']:g} s. Choose an earlier --start.")
-    return min(part["duration"] or rest, rest)
+    seconds = min(part["duration"] or rest, rest)
+    if seconds < SHORTEST_SOUND_S:
+        raise PromptError(
+            f"The selected sound lasts {max(0.0, seconds):.3f} s in {sound.name}, and at least {SHORTEST_SOUND_S} s is needed. Set "
+            "--duration to 0 or to a larger number, or give a longer sound."
+        )
+    return seconds
 
 
 def size_of(prompt: Prompt, request: Request) -> tuple[int, int]:

@@ -250,3 +250,10 @@ def test_a_picture_of_ten_billion_pixels(tmp_path):
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + end)
     with pytest.raises(PromptError, match=r"face\.png is no picture that can be read"):
         dry_run.sides_of_picture(picture)
+
+
+@pytest.mark.parametrize(("seconds", "duration"), [(0, 0.0), (0.04, 0.0), (3, 0.01)])
+def test_a_sound_that_the_node_finds_too_short(request_of, seconds, duration):
+    asked = request_of(seconds, inputs={graph.AUDIO_ENCODE: {"duration": duration}})
+    with pytest.raises(PromptError, match=r"The selected sound lasts 0\.0.* s in me\.wav, and at least 0\.05 s is needed"):
+        dry_run.look_ahead(Server(), asked)
