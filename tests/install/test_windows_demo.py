@@ -19,7 +19,7 @@ from .windows import FOLDER, Windows, python_once, starts
 from .windows_torch import install_torch, newer_wine, pytest_once, requirements_of
 
 UNIT_TESTS = ("cli", "runs", "test_files.py", "test_files_held.py", "test_files_taken.py", "test_untrusted.py")
-RUN_PYTEST = "import sys; sys.path.append(sys.argv[1]); import pytest; sys.exit(pytest.main(sys.argv[2:]))"
+RUN_PYTEST = "import site, sys; site.addsitedir(sys.argv[1]); import pytest; sys.exit(pytest.main(sys.argv[2:]))"
 SWITCH = "WAN_S2V_WINDOWS_DEMO"
 PREFIX = "wine-torch"
 DEMO_S = 3600
@@ -74,7 +74,9 @@ def test_the_doctor_finds_everything_but_the_models(windows):
 
 
 def test_the_unit_tests_of_files_processes_and_network_pass(windows):
-    options = ["-q", "-rs", "-p", "no:cacheprovider", "--basetemp", as_windows_has_it(TOOLS / "windows_temporary")]
+    temporary = TOOLS / "windows_temporary"
+    shutil.rmtree(temporary, ignore_errors=True)  # of an earlier trial: Windows cannot remove names as long as some tests make them
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "--basetemp", as_windows_has_it(temporary)]
     tests = [f"tests/unit/{name}" for name in UNIT_TESTS]
     words = ["-c", RUN_PYTEST, as_windows_has_it(pytest_once()), *options, *tests]
     code, out, err = windows.run(*words, cwd=windows.pack, timeout=DEMO_S)

@@ -25,6 +25,8 @@ OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", re.
 COUNTED = ("LDG.E.128", "STG.E.128", "LDG.E.64", "STG.E.64", "LDL", "STL", "MUFU", "HMMA", "FFMA")
 REGISTERS, REGISTER_UNIT, WARP, SHARED_RESERVED = 65_536, 256, 32, 1024  # of a multiprocessor; a warp's share is a multiple of the unit
 LIMITS = {  # warps and KB of shared memory of a multiprocessor, by compute capability (CUDA's programming guide)
+    61: (64, 96),
+    70: (64, 96),
     75: (32, 64),
     80: (64, 164),
     86: (48, 100),

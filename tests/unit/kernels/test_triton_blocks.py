@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "compile_kernels.py"
 EXACT = {"_rms_norm_rope", "_add_norm", "_weights_of_keys"}
 FLOAT8 = {"_quantise_rows", "_head_peaks", "_quantise_heads", "_scale_product"}
 PRODUCTS = {"_weights_of_keys"}  # the others read and write memory
-ALL_VARIANTS, ONE_VARIANT = (80, 90, 120), (75, 86, 87, 89, 100, 103, 121)
+ALL_VARIANTS, ONE_VARIANT = (80, 90, 120), (61, 70, 75, 86, 87, 89, 100, 103, 121)
 FLOAT8_CAPABILITY, TENSOR_CORES, WARP_PRODUCTS = 89, 80, (80, 86, 87, 89, 120)  # those whose tensor cores a warp uses alone
 LEAST_OCCUPANCY, LEAST_OF_PRODUCTS = 0.25, 0.15
 MOST_SPILLED = 16  # bytes of a thread: a register or two beside 80
@@ -22,7 +22,7 @@ MOST_SPILLED = 16  # bytes of a thread: a register or two beside 80
 
 @pytest.mark.parametrize("capability", [*ALL_VARIANTS, *ONE_VARIANT])
 def test_kernels_compile_to_good_machine_code(capability, tmp_path):
-    """From Turing to Blackwell: nothing spills, and memory moves in pieces of 16 bytes. See `products_work` for the exception."""
+    """From Pascal to Blackwell: nothing spills, and memory moves in pieces of 16 bytes. See `products_work` for the exception."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, SCRIPT, str(capability), *(["--once"] if capability in ONE_VARIANT else [])]
