@@ -27,7 +27,7 @@ from .broker import DEADLINE, TASK
 from .files import put
 from .job_lines import Job, JobError
 from .rendering import RunInUse, prompt_id_of, render
-from .states import PROGRESS, DeadLetters, States
+from .states import ENDED, PROGRESS, DeadLetters, JobState, States
 
 logger = logging.getLogger("wan_s2v")
 FINAL = ("ValueError", "CheckpointError", "RunChangedError", "RedoError")  # of nodes: the same again, however often it is tried
@@ -78,8 +78,8 @@ class Delivery:
         """Make the video and say so, or raise what Celery is to do with the job."""
         job = self._read()
         before = self.states.read(job.name)
-        if before.state == states.SUCCESS:  # delivered twice
-            return dict(before.info)
+        if before.state in ENDED:  # delivered twice, as Redis does with what lasts long; who queues it once more notes that first
+            raise Ignore
         if self.states.is_to_be_cancelled(job.name) or (before.state != PROGRESS and self._is_late()):
             self._end_revoked()
         self._begin(job, before.info if before.state == PROGRESS else {})
@@ -87,9 +87,7 @@ class Delivery:
             with self._watched(job):
                 return self._finish(job)
         except RunInUse:
-            logger.info("%s: another worker is at it", job.name)
-            self._report(before.info)
-            self._give_back()
+            self._leave_to_another(job, before)
         except PromptInterrupted as error:
             if self.was_cancelled:
                 self._end_revoked()
@@ -169,6 +167,12 @@ class Delivery:
         again = self.task.signature_from_request(request, retries=request.retries if retries is None else retries)
         again.apply_async()
         raise Ignore
+
+    def _leave_to_another(self, job: Job, before: JobState) -> None:
+        logger.info("%s: another worker is at it", job.name)
+        if self.states.read(job.name).state == PROGRESS:  # it may have come to its end meanwhile
+            self._report(before.info)
+        self._give_back()
 
     def _try_again(self, job: Job, error: Exception) -> None:
         tried = self.task.request.retries
