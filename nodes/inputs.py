@@ -35,6 +35,7 @@ def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
     def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
         given = signature.bind(cls, *args, **kwargs)
         given.apply_defaults()
+        _fill_in(cls, given)
         problem = _problem(cls, _by_name(given))
         if problem is not None:
             raise ValueError(problem)
@@ -58,6 +59,15 @@ def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
             raise
 
     return run
+
+
+def _fill_in(node: type[io.ComfyNode], given: inspect.BoundArguments) -> None:
+    """Let None over an optional link count as nothing connected, where that means more than None."""
+    rules = given.signature.parameters
+    sockets = [item.id for item in node.define_schema().inputs if item.optional and not isinstance(item, io.WidgetInput)]
+    for name in set(sockets) & set(rules):
+        if given.arguments[name] is None and rules[name].default is not UNCONNECTED:  # where None has words of its own
+            given.arguments[name] = rules[name].default
 
 
 def _by_name(given: inspect.BoundArguments) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
@@ -26,6 +27,7 @@ from ..wan_s2v_model.runs.clips import Clips
 from ..wan_s2v_model.runs.manifest import MANIFEST_NAME
 from ..wan_s2v_model.runs.store import RunStore
 from ..wan_s2v_model.runs.tail import tail_of_clips, tail_of_file, tail_of_images, tail_of_run
+from ..wan_s2v_model.untrusted import cut
 from .inputs import UNCONNECTED, checks_inputs, run_folder, run_name_problem, shows_errors
 from .sockets import WanS2VClips
 
@@ -192,7 +194,17 @@ class WanS2VSaveVideo(io.ComfyNode):
         if not comfy_bridge.metadata_enabled():
             return {}
         entries = {"prompt": cls.hidden.prompt, **comfy_bridge.png_info(cls.hidden)}
-        return {name: json.dumps(value) for name, value in entries.items() if value is not None}
+        texts = {name: _as_json(name, value) for name, value in entries.items() if value is not None}
+        return {name: text for name, text in texts.items() if text is not None}
+
+
+def _as_json(name: str, value: Any) -> str | None:
+    """A value as JSON, None for what another node has put there and is none: no video is lost for it."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        logger.warning("%s is left out of the file, as it is no JSON: %s", cut(name), cut(str(error)))
+        return None
 
 
 def _exact_frames(clips: Clips) -> Iterator[torch.Tensor]:

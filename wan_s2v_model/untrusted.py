@@ -88,14 +88,17 @@ def read_plain(path: Path, most_bytes: int, *, through_links: bool) -> bytes:
         return file.read(most_bytes)
 
 
-def read_json(text: str | bytes) -> Any:
+def read_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Read JSON that another program can have written: every number finite, no more than 64 brackets inside each other.
 
+    Args:
+        finite: without it numbers may be NaN and infinite, as in what a server repeats of the prompts of others.
     Raises:
         ValueError: it is none, or not within these limits.
     """
     try:
-        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        number = _finite if finite else float
+        content = json.loads(text, parse_float=number, parse_constant=number)
     except RecursionError as error:
         raise ValueError("too many brackets inside each other") from error
     level = [content]

@@ -102,11 +102,11 @@ class ComfyClient:
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the record of a finished prompt, None before it has finished."""
-        return self._http.get(f"/history/{prompt_id}").get(prompt_id)
+        return self._http.get(f"/history/{prompt_id}", finite=False).get(prompt_id)
 
     def queue_state(self) -> tuple[list[str], list[str]]:
         """Return the ids of the running and of the waiting prompts, the next one first."""
-        state = self._http.get("/queue")
+        state = self._http.get("/queue", finite=False)  # with the prompts of others
         return [item[1] for item in state["queue_running"]], [item[1] for item in sorted(state["queue_pending"], key=itemgetter(0))]
 
     def interrupt(self, prompt_id: str) -> None:

@@ -81,10 +81,10 @@ class Transport:
             self._session.mount("https://", _Tls(self.certificates))
         self.proxy = select_proxy(self.url, get_environ_proxies(self.url)) if self._session.trust_env else None
 
-    def get(self, path: str) -> Any:
-        """The JSON at a path."""
+    def get(self, path: str, *, finite: bool = True) -> Any:
+        """The JSON at a path; `finite` as of `read_json`."""
         with self.open("GET", path) as response:
-            return self._parsed(response, self._content(response))
+            return self._parsed(response, self._content(response), finite)
 
     def post(self, path: str, body: Mapping[str, Any] | Multipart) -> Any:
         """Send JSON or a form; return the JSON of the answer, None if it is empty."""
@@ -144,9 +144,9 @@ class Transport:
             answer = None
         return refusal(path, status, answer)
 
-    def _parsed(self, response: requests.Response, content: bytes) -> Any:
+    def _parsed(self, response: requests.Response, content: bytes, finite: bool = True) -> Any:
         try:
-            return read_json(content)
+            return read_json(content, finite=finite)
         except ValueError as error:
             raise self.not_comfyui(response) from error
 

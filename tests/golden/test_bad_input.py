@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,3 +229,20 @@ def test_what_is_asked_before_a_run_takes_anything(nodes, value):
             known = {name: given for name, given in defaults.items() if takes(check, name)}
             raw += [(node.__name__, name, error) for name in known if (error := outcome(check, known | {name: value}))]
     assert not raw
+
+
+def test_none_over_an_optional_link_counts_as_nothing_connected(nodes, fixtures):
+    (sampler,) = (node for node in nodes if node.__name__ == "WanS2VSampler")
+    sockets = [fixtures[name][0] for name in ("MODEL", "CONDITIONING", "CONDITIONING", "VAE", "WAN_S2V_PLAN")]
+    free = dict.fromkeys(("continuity", "audio_guidance", "options", "sampler", "sigmas", "step_cache"))
+    with torch.inference_mode():
+        assert sampler.execute(*sockets, 1, 1, 1.0, "", **free).args[0].num_frames > 0
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), {1, 2}, b"x"], ids=shown)
+def test_no_video_is_lost_for_a_workflow_that_is_no_json(value, nodes, fixtures):
+    (save,) = (node for node in nodes if node.__name__ == "WanS2VSaveVideo")
+    hidden = SimpleNamespace(prompt={}, extra_pnginfo={"workflow": {}, "other": value}, unique_id="1")
+    with torch.inference_mode():
+        saved = type("Save", (save,), {"hidden": hidden}).execute("video", "mp4 (h264)", 18, 16.0, clips=fixtures["WAN_S2V_CLIPS"][0])
+    assert Path(saved.args[1]).is_file()

@@ -1,6 +1,7 @@
 """What strangers made is read within limits, and said in few words."""
 
 import json
+import math
 import os
 import sys
 
@@ -89,6 +90,10 @@ def test_json_is_read():
 def test_json_that_no_program_writes(text):
     with pytest.raises(ValueError):  # noqa: PT011 - json's own words, or ours
         read_json(text)
+
+
+def test_what_a_server_repeats_may_hold_numbers_without_end():
+    assert read_json("[1e999, -Infinity, 2.5]", finite=False) == [math.inf, -math.inf, 2.5]
 
 
 def test_json_is_as_deep_as_a_bracket_less_than_too_deep():

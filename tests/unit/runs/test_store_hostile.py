@@ -73,6 +73,14 @@ def test_a_run_folder_that_is_a_link_is_not_written_through(tmp_path, is_there):
 
 
 @needs_links
+def test_a_link_of_the_user_in_place_of_the_folder_of_all_runs_is_followed(tmp_path):
+    (tmp_path / "other disk").mkdir()
+    (tmp_path / "wan_s2v_runs").symlink_to(tmp_path / "other disk")
+    with RunStore.open(tmp_path / "wan_s2v_runs" / "song", {}):
+        assert (tmp_path / "other disk" / "song").is_dir()
+
+
+@needs_links
 def test_a_lock_that_is_a_link_empties_no_file(folder, elsewhere):
     (folder / "run.lock").unlink()
     (folder / "run.lock").symlink_to(elsewhere)

@@ -128,6 +128,15 @@ def other_service():
         server.shutdown()
 
 
+def test_what_others_have_queued_takes_no_command_away(other_service):
+    """ComfyUI repeats the prompts that it got, and takes numbers without end in them."""
+    other_service.answer = (200, b'{"queue_running": [[0, "a", {"1": {"inputs": {"start": -Infinity}}}]], "queue_pending": []}')
+    client = ComfyClient(f"http://127.0.0.1:{other_service.server_port}")
+    assert client.queue_state() == (["a"], [])
+    other_service.answer = (200, b'{"a": {"prompt": [NaN], "status": {}}}')
+    assert client.history("a")["status"] == {}
+
+
 @pytest.mark.parametrize("answer", [(404, b'{"detail": "Not Found"}'), (404, b"no such page"), (200, b"<html>Log in</html>")])
 def test_another_service_at_the_address(other_service, answer):
     other_service.answer = answer
