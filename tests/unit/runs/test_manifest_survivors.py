@@ -13,6 +13,7 @@ from wan_s2v_pack.wan_s2v_model.runs.manifest import (
     read_manifest,
     value_at,
 )
+from wan_s2v_pack.wan_s2v_model.untrusted import NotPlainError
 
 LARGEST = 2**64 - 1
 WHOLE = Manifest(
@@ -107,3 +108,11 @@ def test_a_clip_without_its_latents_or_frames_is_none():
     assert clip_problem({"frames": frames}) == "no latents"
     assert clip_problem({"latents": latents}) == "no frames"
     assert clip_problem({}) == "no latents, frames"
+
+
+def test_a_manifest_that_is_a_link_is_not_read(tmp_path):
+    """It would be another run's, or any file of the machine."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "manifest.json").symlink_to(written(tmp_path / "other") / "manifest.json")
+    with pytest.raises(NotPlainError):
+        read_manifest(tmp_path)
