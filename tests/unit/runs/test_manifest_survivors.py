@@ -4,7 +4,16 @@ import json
 from dataclasses import replace
 
 import pytest
-from wan_s2v_pack.wan_s2v_model.runs.manifest import Manifest, ManifestError, clip_bytes, clip_shapes, read_manifest, value_at
+from wan_s2v_pack.wan_s2v_model.runs.manifest import (
+    Manifest,
+    ManifestError,
+    clip_bytes,
+    clip_problem,
+    clip_shapes,
+    read_manifest,
+    value_at,
+)
+from wan_s2v_pack.wan_s2v_model.untrusted import NotPlainError
 
 LARGEST = 2**64 - 1
 WHOLE = Manifest(
@@ -91,3 +100,19 @@ def test_shapes_of_a_clip():
     assert live == {**shared, "step_inputs": (4, 3, 16, 3, 12, 8)}, "of 4 blocks of 3 latents each"
     values = 16 * 12 * 12 * 8 + 4 * 3 * 16 * 3 * 12 * 8
     assert clip_bytes(**size, has_next=True, later_steps=3) == 4 * values + 45 * 96 * 64 * 3
+
+
+def test_a_clip_without_its_latents_or_frames_is_none():
+    latents, frames = {"dtype": "F32", "shape": [16, 5, 6, 8]}, {"dtype": "U8", "shape": [17, 48, 64, 3]}
+    assert clip_problem({"latents": latents, "frames": frames}) == ""
+    assert clip_problem({"frames": frames}) == "no latents"
+    assert clip_problem({"latents": latents}) == "no frames"
+    assert clip_problem({}) == "no latents, frames"
+
+
+def test_a_manifest_that_is_a_link_is_not_read(tmp_path):
+    """It would be another run's, or any file of the machine."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "manifest.json").symlink_to(written(tmp_path / "other") / "manifest.json")
+    with pytest.raises(NotPlainError):
+        read_manifest(tmp_path)

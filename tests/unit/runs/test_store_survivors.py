@@ -171,3 +171,10 @@ def test_a_clip_that_was_deleted_is_said_to_be_missing_with_the_way_out(tmp_path
     clip_path(folder, 1).unlink()
     with pytest.raises(RunStoreError, match=r"^cannot read clip 2 of run 'song' in .*song: it is missing\. .*redo_from_clip 2 "):
         store.read_frames(1)
+
+
+def test_what_the_later_steps_of_live_video_began_with_comes_back(tmp_path):
+    began = torch.randn(1, 3, 16, 3, 6, 8, generator=torch.Generator().manual_seed(1))
+    with RunStore.open(tmp_path / "song", SETTINGS) as store:
+        store.write_clip(0, **clip(0), step_inputs=began)
+        assert torch.equal(store.read_step_inputs(0), began)
