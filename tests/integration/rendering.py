@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +15,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from wan_s2v_pack.cli.comfyui.client import ComfyClient, OutputFile, Progress, PromptInterrupted, Stage
+from wan_s2v_pack.cli.comfyui.client import ComfyClient, OutputFile, Progress, PromptInterrupted, Stage, Text
 from wan_s2v_pack.cli.comfyui.server import ComfyServer
 
 from .graphs import Prompt
+
+MOST_CANCEL_S = float(os.environ.get("WAN_S2V_CANCEL_S", "inf"))
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,33 @@ class Renderer:
         return open_video(self.video_path(self.client.run(prompt, on_progress, **options)))
 
     def cancel(
-        self, prompt: Prompt, when: Callable[[Progress], bool] = lambda step: False, *, at_node: str | None = None
+        self,
+        prompt: Prompt,
+        when: Callable[[Progress], bool] = lambda step: False,
+        *,
+        at_node: str | None = None,
+        at_text: str | None = None,
     ) -> PromptInterrupted:
-        """Run a prompt and cancel it at the first step that fits, or when a node starts; return how it ended."""
-        prompt_id = str(uuid.uuid4())
+        """Run a prompt and cancel it at the first step that fits, or when a node starts or shows a text; return how it ended.
 
-        def watch(news: Progress | Stage) -> None:
-            if news.node == at_node if isinstance(news, Stage) else when(news):
+        WAN_S2V_CANCEL_S is how many seconds that may take, on a machine that is not busy; without it they are only printed.
+        """
+        prompt_id, pressed_s = str(uuid.uuid4()), []
+
+        def watch(news: Progress | Stage | Text) -> None:
+            if isinstance(news, Progress):
+                fits = when(news)
+            else:
+                fits = news.node == at_node if isinstance(news, Stage) else at_text is not None and at_text in news.text
+            if fits:
+                pressed_s.append(time.monotonic())
                 self.client.interrupt(prompt_id)
 
         with pytest.raises(PromptInterrupted) as stopped:
-            self.client.run(prompt, watch, on_stage=watch, prompt_id=prompt_id)
+            self.client.run(prompt, watch, on_stage=watch, on_text=watch, prompt_id=prompt_id)
+        seconds = time.monotonic() - pressed_s[0]
+        print(f"cancelled in {stopped.value.node_type}, which took {seconds:.2f} s")
+        assert seconds < MOST_CANCEL_S
         return stopped.value
 
     def video_path(self, outputs: dict[str, Any]) -> Path:

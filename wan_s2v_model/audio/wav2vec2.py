@@ -41,9 +41,11 @@ def hidden_layers(wav2vec2: Any, waveform: Tensor, context: int | None = None, r
     """
     encoder, layers = wav2vec2.encoder, wav2vec2.encoder.layers
     is_stable = wav2vec2.config.do_stable_layer_norm
-    hidden = _front_end(wav2vec2, waveform, None if context is None else torch.device("cpu"))
-    hidden = _with_positions(encoder, hidden, waveform.device, norm=None if is_stable else encoder.layer_norm)
-    report(1 / (len(layers) + 1))
+    first = 1 / (len(layers) + 1)
+    home = None if context is None else torch.device("cpu")
+    hidden = _front_end(wav2vec2, waveform, home, lambda share: report(first * share / 2))
+    norm = None if is_stable else encoder.layer_norm
+    hidden = _with_positions(encoder, hidden, waveform.device, norm, lambda share: report(first * (1 + share) / 2))
     yield hidden[0]
     out = hidden if context is None else torch.empty_like(hidden)
     for index, layer in enumerate(layers):
@@ -69,7 +71,7 @@ def working_bytes(config: Any, num_frames: int, value_bytes: int, context: int |
     return value_bytes * (num_frames * prod(config.conv_stride) + max(front_end, layer))
 
 
-def _front_end(wav2vec2: Any, waveform: Tensor, home: torch.device | None) -> Tensor:
+def _front_end(wav2vec2: Any, waveform: Tensor, home: torch.device | None, report: Report) -> Tensor:
     """[T] -> [1, frames, channels]. A norm over channels is local; that of `group` models goes over all the sound at once."""
     window, hop = _reach(wav2vec2.config)
     num_frames = max(0, (waveform.shape[0] - window) // hop + 1)
@@ -79,6 +81,7 @@ def _front_end(wav2vec2: Any, waveform: Tensor, home: torch.device | None) -> Te
         end = None if rows.stop == num_frames else (rows.stop - 1) * hop + window
         heard = wav2vec2.feature_extractor(waveform[None, rows.start * hop : end])
         hidden[:, rows] = wav2vec2.feature_projection(heard.transpose(1, 2))[0]
+        report(rows.stop / num_frames)
     return hidden
 
 
@@ -91,7 +94,7 @@ def _reach(config: Any) -> tuple[int, int]:
     return window, hop
 
 
-def _with_positions(encoder: Any, hidden: Tensor, device: torch.device, norm: nn.Module | None) -> Tensor:
+def _with_positions(encoder: Any, hidden: Tensor, device: torch.device, norm: nn.Module | None, report: Report) -> Tensor:
     reach = encoder.pos_conv_embed.conv.kernel_size[0] // 2
     out = torch.empty_like(hidden)
     for rows in pieces(hidden.shape[1], ROW_PIECE):
@@ -100,32 +103,29 @@ def _with_positions(encoder: Any, hidden: Tensor, device: torch.device, norm: nn
         summed = around + encoder.pos_conv_embed(around)
         own = summed[:, rows.start - first : rows.stop - first]
         out[:, rows] = own if norm is None else norm(own)
+        report(rows.stop / hidden.shape[1])
     return out
 
 
 def _run_layer(layer: Any, hidden: Tensor, out: Tensor, device: torch.device, is_stable: bool, context: int | None) -> Iterator[slice]:
-    """Layer of [1, frames, channels] into `out`, which may be `hidden`; yields the rows that are done."""
+    """Layer of [1, frames, channels] into `out`, which may be `hidden`; yields the rows that are done, none after a piece of keys."""
     num_frames = hidden.shape[1]
     for window in pieces(num_frames, num_frames if context is None else WINDOW_FRAMES):
         first = max(0, window.start - (context or 0))
         around = hidden[:, first : window.stop + (context or 0)].to(device)
-        keys, values = _keys_and_values(layer, around, is_stable)
+        keys, values = torch.empty_like(around), torch.empty_like(around)
+        for rows in pieces(around.shape[1], ROW_PIECE):
+            asked = layer.layer_norm(around[:, rows]) if is_stable else around[:, rows]
+            keys[:, rows], values[:, rows] = layer.attention.k_proj(asked), layer.attention.v_proj(asked)
+            yield slice(window.start, window.start)
+        keys, values = _heads(layer, keys), _heads(layer, values)
         for rows in pieces(window.stop, ROW_PIECE, window.start):
             out[:, rows] = _rows_of_layer(layer, around[:, rows.start - first : rows.stop - first], keys, values, is_stable)
             yield rows
 
 
-def _keys_and_values(layer: Any, hidden: Tensor, is_stable: bool) -> tuple[Tensor, Tensor]:
-    """Two [1, heads, frames, head_dim]."""
-    keys, values = torch.empty_like(hidden), torch.empty_like(hidden)
-    for rows in pieces(hidden.shape[1], ROW_PIECE):
-        asked = layer.layer_norm(hidden[:, rows]) if is_stable else hidden[:, rows]
-        keys[:, rows] = layer.attention.k_proj(asked)
-        values[:, rows] = layer.attention.v_proj(asked)
-    return _heads(layer, keys), _heads(layer, values)
-
-
 def _heads(layer: Any, rows: Tensor) -> Tensor:
+    """[1, frames, channels] -> [1, heads, frames, head_dim]."""
     return rows.unflatten(-1, (-1, layer.attention.head_dim)).transpose(1, 2)
 
 

@@ -153,6 +153,40 @@ def test_a_report_is_asked_for_within_every_piece(randomised, noise, monkeypatch
     assert len(calls) == 2
 
 
+def piecewise(model):
+    """Modules that every frame of a sound passes before any layer is done with it."""
+    layer = model.encoder.layers[0]
+    return {
+        "front end": model.feature_projection,
+        "positions": model.encoder.pos_conv_embed,
+        "keys": layer.attention.k_proj,
+        "values": layer.attention.v_proj,
+    }
+
+
+@pytest.mark.parametrize("part", ["front end", "positions", "keys", "values"])
+def test_a_cancel_is_heard_within_every_piece_before_a_layer_is_done(wav2vec2, noise, monkeypatch, part):
+    """Of an hour of sound all pieces were computed first: a cancel was heard after a minute."""
+    monkeypatch.setattr(module, "ROW_PIECE", 10)
+    monkeypatch.setattr(module, "FRONT_PIECE", 10)
+    calls = []
+    hook = piecewise(wav2vec2)[part].register_forward_hook(lambda *_: calls.append(1))
+
+    class Cancelled(BaseException):
+        pass
+
+    def report(share):
+        if len(calls) == 2:
+            raise Cancelled
+
+    try:
+        with pytest.raises(Cancelled):
+            list(hidden_layers(wav2vec2, noise(samples(100)), None, report))
+    finally:
+        hook.remove()
+    assert len(calls) == 2
+
+
 # Memory
 
 
