@@ -33,7 +33,8 @@ LENGTH, NUM_CLIPS = (TWO_CLIPS, 2) if FULL else ({}, 1)
 ROUNDS = CLIENTS // 4  # in which each of two servers saves two videos
 SEEDS = range(600, 602)
 NO_END = {"steps": 1000, **THREE_CLIPS}  # of prompts that are cancelled: nobody waits for their end
-STUCK_S = 300.0
+NOT_USED_FPS = 20.0  # clips bring their own; equal prompts would get one video, which ComfyUI remembers
+STUCK_S = 3600.0  # after which a test that waits for another thread is given up
 AGAIN_S = 5.0  # an interrupt that comes in the moment in which a prompt starts is forgotten by ComfyUI
 
 linked = pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
@@ -129,7 +130,8 @@ def test_each_client_gets_its_own_video_or_its_own_cancel(server, alone):
         partial(cancel_running, server, seed=other, filename_prefix="clients/running", run_name="cancelled"),
         partial(cancel_queued, server, seed=other, filename_prefix="clients/queued"),
     )
-    ended = together(*(roles[number % len(roles)] for number in range(CLIENTS)), roles[-1])
+    tasks = [partial(roles[number % len(roles)], fps=NOT_USED_FPS + number) for number in range(CLIENTS)]
+    ended = together(*tasks, roles[-1])
     expected = [None if role >= 3 else alone[same if role < 2 else other] for role in (n % len(roles) for n in range(CLIENTS))]
     assert [path and digest(path) for path in ended] == [*expected, None]
     videos = [path.resolve() for path in ended if path]
@@ -141,10 +143,11 @@ def test_each_client_gets_its_own_video_or_its_own_cancel(server, alone):
 
 @linked
 def test_two_servers_take_no_number_twice(server, second, alone):
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         seeds = SEEDS[0], SEEDS[1], SEEDS[1], SEEDS[0]
         servers = server, server, second, second
-        tasks = [partial(render, at, seed=seed, filename_prefix="two/x", **LENGTH) for at, seed in zip(servers, seeds, strict=True)]
+        given = {"filename_prefix": "two/x", "fps": NOT_USED_FPS + number, **LENGTH}
+        tasks = [partial(render, at, seed=seed, **given) for at, seed in zip(servers, seeds, strict=True)]
         assert [digest(path) for path in together(*tasks)] == [alone[seed] for seed in seeds]
     assert {path.name for path in files_below(server, "two")} == {f"x_{number:05}_.mp4" for number in range(1, 4 * ROUNDS + 1)}
 
