@@ -92,7 +92,8 @@ class FolderOfStates(FilesystemBackend):
 
 def scheme_of(place: str) -> str:
     """Of a URL; none of a folder, also where its path begins with the letter of a disk of Windows."""
-    scheme = urlsplit(place).scheme
+    head, separator, _ = place.partition("://")
+    scheme = head.lower() if separator else urlsplit(place).scheme
     return scheme if len(scheme) > 1 else ""
 
 

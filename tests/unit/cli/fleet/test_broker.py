@@ -38,7 +38,9 @@ def test_the_larger_priority_goes_first():
     [
         ("amqp://host", None, "RabbitMQ keeps no states of jobs"),
         ("sqs://", None, "--broker must begin with amqp:// or redis://"),
+        ("Ünï cödé://", None, "--broker must begin with amqp:// or redis://"),
         ("amqp://host", "sqs://", "--results must begin with redis://"),
+        ("amqp://host", "s q s://", "--results must begin with redis://"),
     ],
 )
 def test_what_cannot_be_used_is_said(url, results, says):
