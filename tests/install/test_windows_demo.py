@@ -19,7 +19,8 @@ from .windows import FOLDER, Windows, python_once, starts
 from .windows_torch import install_torch, newer_wine, pytest_once, requirements_of
 
 UNIT_TESTS = ("cli", "runs", "test_files.py", "test_files_held.py", "test_files_taken.py", "test_untrusted.py")
-RUN_PYTEST = "import site, sys; site.addsitedir(sys.argv[1]); import pytest; sys.exit(pytest.main(sys.argv[2:]))"
+WITHOUT_COMFYUI = "sys.path[:] = [path for path in sys.path if not path.endswith('ComfyUI')]"  # which starts on a GPU, or not at all
+RUN_PYTEST = f"import site, sys; {WITHOUT_COMFYUI}; site.addsitedir(sys.argv[1]); import pytest; sys.exit(pytest.main(sys.argv[2:]))"
 SWITCH = "WAN_S2V_WINDOWS_DEMO"
 PREFIX = "wine-torch"
 DEMO_S = 3600
