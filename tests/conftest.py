@@ -1,8 +1,10 @@
 """Loads the pack under the alias `wan_s2v_pack`, as ComfyUI would under a name of its own."""
 
 import importlib.util
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if Path(__file__).parent / folder in item.path.parents:
                 for mark in marks:
                     item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def _own_log_levels() -> Iterator[None]:
+    """What a command that runs in a test sets of logging ends with the test."""
+    loggers = logging.getLogger(), logging.getLogger("wan_s2v")
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
