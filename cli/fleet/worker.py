@@ -39,6 +39,10 @@ NAME = re.compile(r"\w(?:[\w.-]{0,98}\w)?")
 def run(options: argparse.Namespace) -> int:
     """Work until a signal, or until ComfyUI ends; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if not hasattr(os, "fork"):
+        return refuse(
+            "A worker needs Linux or macOS, as Celery starts the process that works by fork. On Windows run it in WSL 2 or Docker."
+        )
     name = options.name or socket.gethostname()
     if not NAME.fullmatch(name):
         return refuse(

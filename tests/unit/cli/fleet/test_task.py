@@ -20,6 +20,7 @@ from wan_s2v_pack.cli.fleet.states import DeadLetters, States
 from wan_s2v_pack.cli.fleet.submit import queue
 from wan_s2v_pack.tests.unit.cli.fleet.conftest import forget_other_folders
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a worker needs fork")
 LONG_S = 300.0  # for what a busy machine needs
 
 

@@ -10,6 +10,12 @@ from wan_s2v_pack.cli.__main__ import main
 from wan_s2v_pack.cli.fleet import worker
 
 
+@pytest.fixture(autouse=True)
+def _can_fork(monkeypatch):
+    """As everywhere but on Windows, where what comes before a fork can be tested all the same."""
+    monkeypatch.setattr(os, "fork", getattr(os, "fork", None), raising=False)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, comfyui):
     output = tmp_path / "output"
@@ -29,6 +35,12 @@ def comfyui(tmp_path):
     for name in ("main.py", "folder_paths.py"):
         (folder / name).write_text("print('no GPU')")
     return folder
+
+
+def test_a_system_that_cannot_fork_is_refused(run, monkeypatch, capsys):
+    monkeypatch.delattr(os, "fork")
+    assert run() == worker.REFUSED
+    assert "A worker needs Linux or macOS" in capsys.readouterr().err
 
 
 def test_two_of_one_name_are_refused(run, tmp_path, capsys):
