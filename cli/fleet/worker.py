@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if not hasattr(os, "fork"):
         return refuse(
-            "A worker needs Linux or macOS, as Celery starts the process that works by fork. On Windows run it in WSL 2 or Docker."
+            "A worker needs Linux or macOS, as Celery's process that works is a fork. On Windows run it in WSL 2 or Docker."
         )
     name = options.name or socket.gethostname()
     if not NAME.fullmatch(name):
