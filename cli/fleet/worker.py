@@ -40,9 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """Work until a signal, or until ComfyUI ends; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if not hasattr(os, "fork"):
-        return refuse(
-            "A worker needs Linux or macOS, as Celery's process that works is a fork. On Windows run it in WSL 2 or Docker."
-        )
+        return refuse("A worker needs Linux or macOS, as Celery's process that works is a fork. On Windows run it in WSL 2 or Docker.")
     name = options.name or socket.gethostname()
     if not NAME.fullmatch(name):
         return refuse(
