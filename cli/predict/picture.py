@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .object_info import PromptError
 
@@ -40,5 +40,7 @@ def opened_picture(picture: Path) -> Iterator[Image.Image]:
     try:
         with open_plain(picture, through_links=True) as file, Image.open(file) as image:
             yield image
+    except UnidentifiedImageError as error:  # whose own words name an object in memory
+        raise PromptError(f"{picture.name} is no picture that can be read. Convert it to PNG or JPEG.") from error
     except (OSError, Image.DecompressionBombError) as error:
         raise PromptError(f"{picture.name} is no picture that can be read ({error}). Convert it to PNG or JPEG.") from error

@@ -6,7 +6,6 @@ import pytest
 import torch
 from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, randn, sample_clip
-from wan_s2v_pack.tests.golden.test_gpus import on  # noqa: F401  # a fixture
 from wan_s2v_pack.tests.golden.test_other_nodes import NUM_LATENT_FRAMES, calls, with_windows  # noqa: F401  # a fixture
 from wan_s2v_pack.tests.golden.tiny_model import load_native, load_ours
 
@@ -70,7 +69,7 @@ def test_each_sound_counts_with_guidance_of_its_own(bridge, model):
         assert (results[index] - results[index - 1]).abs().mean() > 1e-4
 
 
-def test_two_devices_give_what_one_gives(bridge, model, on):  # noqa: F811
+def test_two_devices_give_what_one_gives(bridge, model, on):
     alone = sample_clip(spoken(clip_sampler(bridge, model, cfg=1.0), SOUNDS, hearing(2)))
     torch.testing.assert_close(sample_clip(spoken(clip_sampler(bridge, on(model, 2), cfg=1.0), SOUNDS, hearing(2))), alone, **CLOSE)
 

@@ -232,7 +232,7 @@ def test_upload_leaves_another_file_of_that_name_alone(predict, workplace, serve
         (["--set", "WanS2VSampler.nothing=1"], 4, "WanS2VSampler has no input nothing on this server"),
         (["--output", "talk.avi"], 4, r"not as \.avi"),
         (["--start", "1000"], 1, r"WanS2VAudioEncode \(node 8\): .*lies behind the end"),
-        (["--image", "me.wav"], 4, r"me\.wav is no picture that can be read"),
+        (["--image", "me.wav"], 4, r"me\.wav is no picture that can be read\. Convert"),
         (["--server", "http://127.0.0.1:9"], 3, "ComfyUI does not answer at http://127.0.0.1:9"),
     ],
     ids=["file", "number", "choice", "input", "format", "sound", "picture", "server"],

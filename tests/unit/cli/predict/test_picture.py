@@ -58,7 +58,7 @@ def test_a_converted_picture_stands_upright_and_stays_transparent(picture, tmp_p
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", b"RIFF\0\0\0\0WEBPVP8 "])
 def test_what_is_no_picture_here_is_said(content, tmp_path):
     (tmp_path / "me.heic").write_bytes(content)
-    with pytest.raises(PromptError, match=r"me\.heic is no picture that can be read .* Convert it to PNG or JPEG"):
+    with pytest.raises(PromptError, match=r"me\.heic is no picture that can be read.*\. Convert it to PNG or JPEG"):
         read(tmp_path / "me.heic", tmp_path)
 
 
