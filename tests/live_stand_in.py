@@ -38,6 +38,19 @@ def make_plan(num_frames: int, pose: bool = False, waveform: torch.Tensor | None
     )
 
 
+class Stored:
+    """The first clips of a run, in memory."""
+
+    def __init__(self, results=()):
+        self._results, self.num_finished = list(results), len(results)
+
+    def read_latents(self, index):
+        return self._results[index].latents[0]
+
+    def read_step_inputs(self, index):
+        return self._results[index].step_inputs
+
+
 class Network:
     """Its velocity depends on the inputs of the last four blocks at the same step, on the anchor and on what it is told."""
 

@@ -5,22 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from wan_s2v_pack.tests.live_stand_in import Decoder, Network, encode, make_plan, make_sampler
+from wan_s2v_pack.tests.live_stand_in import Decoder, Network, Stored, encode, make_plan, make_sampler
 from wan_s2v_pack.wan_s2v_model.sampling.live import FIRST_LATENT, PICTURE
 from wan_s2v_pack.wan_s2v_model.sampling.live_clips import DECODER_BLOCKS, LiveJob, live_clips, live_frames, require_live
-
-
-class Stored:
-    """The first clips of a run, in memory."""
-
-    def __init__(self, results=()):
-        self._results, self.num_finished = list(results), len(results)
-
-    def read_latents(self, index):
-        return self._results[index].latents[0]
-
-    def read_step_inputs(self, index):
-        return self._results[index].step_inputs
 
 
 def job_of(num_frames, **options):

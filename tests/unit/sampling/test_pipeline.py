@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from wan_s2v_pack.tests.live_stand_in import Decoder, Network, encode, make_pipeline, make_plan, make_sampler
+from wan_s2v_pack.tests.live_stand_in import Decoder, Network, Stored, encode, make_pipeline, make_plan, make_sampler
 from wan_s2v_pack.wan_s2v_model.sampling.live import (
     Anchor,
     BlockNoise,
@@ -25,19 +25,6 @@ from wan_s2v_pack.wan_s2v_model.transformer.rings import Placement
 
 CPU = torch.device("cpu")
 WAIT_S = 60.0  # until a test that waits for what does not come fails
-
-
-class Stored:
-    """The first clips of a run, in memory."""
-
-    def __init__(self, results=()):
-        self._results, self.num_finished = list(results), len(results)
-
-    def read_latents(self, index):
-        return self._results[index].latents[0]
-
-    def read_step_inputs(self, index):
-        return self._results[index].step_inputs
 
 
 def clips(job, sampler, results=(), **options):
