@@ -47,7 +47,9 @@ def fake(monkeypatch):
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path, monkeypatch):
+    """An empty models folder on a disk with a terabyte free, whatever the disk of the tests has."""
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: argparse.Namespace(free=10**12))
     folder = tmp_path / "models"
     folder.mkdir()
     return folder
@@ -92,6 +94,16 @@ def test_dry_run_needs_no_network_and_writes_nothing(models, monkeypatch, capsys
     shown = capsys.readouterr().out
     assert all(file.name in shown for file in select("comfy", None, BY_DEFAULT))
     assert "to download: 25.18 GB\nsizes are rounded" in shown
+
+
+def test_dry_run_says_that_the_disk_is_too_small(models, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: argparse.Namespace(free=10**9))
+    assert download.run(parse("--models-dir", models, "--dry-run")) == 1
+    shown = capsys.readouterr()
+    assert "to download: 25.18 GB" in shown.out
+    assert "need 25.18 GB" in shown.err
+    assert "only 1.00 GB are free" in shown.err
 
 
 def test_dry_run_sees_what_is_there(models, monkeypatch, capsys):
