@@ -30,6 +30,7 @@ from .requirements import EIGHT_BIT, REFUSED_SHARE, DeviceFacts, gigabytes, refu
 from .vae_memory import DECODE
 
 logger = logging.getLogger("wan_s2v")
+LINK_BYTES_PER_S = 25e9  # from main memory, as PCIe 4.0 reaches with 16 lanes; a H200 (PCIe 5.0) reached 30 to 50 GB/s
 TILED_DECODE = 0.25  # of the memory of the decoder is left where it works in tiles
 DTYPES = {2: torch.bfloat16, 4: torch.float32}  # by the size of a value
 BLOCK_FRAMES = TEMPORAL_STRIDE * BLOCK_LATENTS
@@ -69,18 +70,20 @@ class LiveCost(NamedTuple):
 
     Attributes:
         least_bytes: GPU memory with which it runs at all, weights streaming. full_bytes: with which no step fetches weights.
-        host_bytes: main memory for the rings. block_s: seconds for a block of 12 frames. playback_s: for one that is played back.
+        host_bytes: main memory for the rings. fetched_bytes: from there for a step, its ring and weights that find no room on the GPU.
+        block_s: seconds for a block of 12 frames. playback_s: for one that is played back.
         With several GPUs the memory is that of one with the most steps.
     """
 
     least_bytes: float
     full_bytes: float
     host_bytes: float
+    fetched_bytes: float
     block_s: float
     playback_s: float
 
 
-def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, rates: Rates) -> LiveCost:
+def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, device: DeviceFacts) -> LiveCost:
     """Memory and time of a live video."""
     height, width = work.size
     tokens = BLOCK_LATENTS * (height // 2) * (width // 2)
@@ -90,11 +93,15 @@ def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, rates: Ra
     working = kept + activation_bytes(tokens, model) + WORKSPACE_BYTES
     decode = DECODE.video * work.vae_value_bytes * work.height * work.width
     all_weights, streamed = weights_of_step(model), streamed_weights(model, STREAMED_BLOCKS)
-    step_s, decode_s = _step_seconds(work, model, rates), VAE_DECODE_FLOP * BLOCK_LATENTS * work.height * work.width / rates.vae
+    full_bytes = working + decode + all_weights
+    fetched_bytes = on_host / work.steps + (0 if model.is_resident else min(all_weights, max(0.0, full_bytes - device.free_bytes)))
+    step_s = max(_step_seconds(work, model, device.rates), 0 if device.is_host else fetched_bytes / LINK_BYTES_PER_S)
+    decode_s = VAE_DECODE_FLOP * BLOCK_LATENTS * work.height * work.width / device.rates.vae
     return LiveCost(
         least_bytes=working + TILED_DECODE * decode + (all_weights if model.is_resident else min(all_weights, streamed)),
-        full_bytes=working + decode + all_weights,
+        full_bytes=full_bytes,
         host_bytes=on_host,
+        fetched_bytes=fetched_bytes,
         block_s=max(steps[0] * step_s + decode_s, max(steps) * step_s),
         playback_s=max(steps) * step_s,
     )
@@ -109,7 +116,7 @@ class Choice(NamedTuple):
 
 
 def choose_placement(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Placement:
-    """Where the rings go: on the GPU, or in main memory where the weights then stay on the GPU, or nothing else fits. Says what it costs.
+    """Where the rings go: on the GPU or in main memory, wherever a step then has less to fetch. Says what it costs.
 
     Raises:
         ValueError: they fit nowhere.
@@ -145,12 +152,12 @@ def describe_live_shape(timeline: Timeline, work: LiveWork, model: ModelFacts, d
 
 def _choose(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Choice:
     places = [Placement(work.float8, on_host) for on_host in (False, True)][: 1 if device.is_host else None]
-    costs = {place: live_cost(work, place, model, device.rates) for place in places}
+    costs = {place: live_cost(work, place, model, device) for place in places}
     reachable = {place: cost for place, cost in costs.items() if cost.host_bytes <= device.host_free_bytes}
-    fast = [place for place, cost in reachable.items() if cost.full_bytes <= device.free_bytes]
     possible = [place for place, cost in reachable.items() if cost.least_bytes <= device.free_bytes]
+    possible.sort(key=lambda place: costs[place].fetched_bytes)
     tried = [place for place, cost in reachable.items() if REFUSED_SHARE * cost.least_bytes <= device.free_bytes]
-    chosen = next(iter([*fast, *possible, *tried[::-1], *places[::-1]]))
+    chosen = next(iter([*possible, *tried[::-1], *places[::-1]]))
     return Choice(chosen, costs[chosen], fits=bool(tried))
 
 
@@ -169,8 +176,9 @@ def _memory(choice: Choice, device: DeviceFacts) -> list[str]:
     place, cost, _ = choice
     kind, free = "RAM" if device.is_host else "GPU memory", gigabytes(device.free_bytes)
     where = f" in main memory: {gigabytes(cost.host_bytes)} of {gigabytes(device.host_free_bytes)}" if place.on_host else ""
+    fetched = f", a step fetches {gigabytes(cost.fetched_bytes)} from main memory" if cost.fetched_bytes and not device.is_host else ""
     return [
-        f"{kind}: {gigabytes(cost.least_bytes)} at least, {gigabytes(cost.full_bytes)} for full speed, {free} free",
+        f"{kind}: {gigabytes(cost.least_bytes)} at least, {gigabytes(cost.full_bytes)} for full speed, {free} free{fetched}",
         f"rings in {'float8' if place.float8 else 'full precision'}{where}",
     ]
 
@@ -188,7 +196,7 @@ def _advice(work: LiveWork, model: ModelFacts, device: DeviceFacts) -> Iterator[
         yield "memory float8"
     for percent in range(95, 0, -5):
         height, width = size_within_area(work.height, work.width, work.height * work.width * percent // 100)
-        smaller = live_cost(replace(work, height=height, width=width), Placement(work.float8, not device.is_host), model, device.rates)
+        smaller = live_cost(replace(work, height=height, width=width), Placement(work.float8, not device.is_host), model, device)
         if smaller.least_bytes <= device.free_bytes and smaller.host_bytes <= device.host_free_bytes:
             yield f"a size of {width}x{height} or less"
             break
