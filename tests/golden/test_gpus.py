@@ -3,7 +3,6 @@
 The devices are the CPU under several names.
 """
 
-import gc
 import os
 import threading
 from dataclasses import replace
@@ -15,7 +14,7 @@ from wan_s2v_pack.tests.golden.comfyui import pack_module
 from wan_s2v_pack.tests.golden.report import replay_folder
 from wan_s2v_pack.tests.golden.test_fast_modes import clip_sampler, randn, sample_clip, with_cache
 from wan_s2v_pack.tests.golden.test_hooks import LATE, make_sampler
-from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours
+from wan_s2v_pack.tests.golden.tiny_model import OPTIONS, load_native, load_ours, what_remains
 
 pytestmark = pytest.mark.comfy
 
@@ -325,20 +324,13 @@ MANY = int(os.environ.get("WAN_S2V_MANY_PROMPTS", "10"))
 
 def test_many_prompts_in_a_row_leave_nothing(bridge, checkpoint, on):
     """No thread, no copy of the MODEL, no tensor; WAN_S2V_MANY_PROMPTS says how many prompts."""
-    import comfy.model_management
-    import comfy.model_patcher
-
     model, seen = load_ours(bridge, checkpoint), []
     for number in range(MANY):
         split = on(model, 2)
         sample_clip(clip_sampler(bridge, split, steps=1, cfg=1.0 if number % 2 else 4.5), num_latent_frames=1)
         del split
-        gc.collect()
-        comfy.model_management.cleanup_models()
-        kinds = [type(thing) for thing in gc.get_objects()]
-        patchers = sum(issubclass(kind, comfy.model_patcher.ModelPatcher) for kind in kinds)
-        seen.append((threading.active_count(), kinds.count(torch.Tensor), patchers))
-    assert seen[4:] == [seen[4]] * (MANY - 4), "threads, tensors, patchers"
+        seen.append(what_remains())
+    assert seen[4:] == [seen[4]] * (MANY - 4)
 
 
 # Copies

@@ -1,6 +1,9 @@
 """The tiny transformer of the golden set as a checkpoint file, and the two ways to load one."""
 
+import gc
 import json
+import threading
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -24,3 +27,22 @@ def load_native(bridge, path):
     import comfy.sd
 
     return comfy.sd.load_diffusion_model(path, {"dtype": torch.float32})
+
+
+class Remains(NamedTuple):
+    """What is there once all that can go has gone; patchers: MODELs and their like."""
+
+    threads: int
+    tensors: int
+    patchers: int
+
+
+def what_remains():
+    import comfy.model_management
+    import comfy.model_patcher
+
+    gc.collect()
+    comfy.model_management.cleanup_models()
+    kinds = [type(thing) for thing in gc.get_objects()]
+    patchers = sum(issubclass(kind, comfy.model_patcher.ModelPatcher) for kind in kinds)
+    return Remains(threading.active_count(), kinds.count(torch.Tensor), patchers)
