@@ -153,7 +153,7 @@ def _backend_of(broker: Broker) -> str:
         return place
     folder = folder_of(place) / "states"
     folder.mkdir(parents=True, exist_ok=True)
-    return f"{__name__}:{FolderOfStates.__name__}+file://{folder}"
+    return f"{__name__}:{FolderOfStates.__name__}+file://{folder.as_posix()}"
 
 
 def _transport_options(broker: Broker) -> dict[str, object]:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,6 +19,7 @@ from typing import Any
 
 from celery import Celery, Task, states
 from celery.exceptions import Ignore
+from kombu.exceptions import OperationalError
 
 from ..comfyui.client import ComfyClient
 from ..comfyui.errors import ComfyError, NoAnswer, PromptFailed, PromptInterrupted, PromptRefused
@@ -149,11 +150,18 @@ class Delivery:
             self._tell_clip(self.clip)
             self.lost = 0
         elif clip > 1:
-            self.task.send_event("task-resumed", clip=clip)
+            self._tell("task-resumed", clip)
         self.clip = clip
 
     def _tell_clip(self, clip: int) -> None:
-        self.task.send_event("task-clip", clip=clip)
+        self._tell("task-clip", clip)
+
+    def _tell(self, event: str, clip: int) -> None:
+        """To whoever counts; a job does not fail for that."""
+        try:
+            self.task.send_event(event, retry=False, clip=clip)
+        except Exception as error:  # noqa: BLE001 - each broker has its own
+            logger.warning("the broker did not take that clip %d is done: %s", clip, error)
 
     def _report(self, progress: Mapping[str, Any]) -> None:
         self.task.update_state(state=PROGRESS, meta=dict(progress))
@@ -165,8 +173,18 @@ class Delivery:
         time.sleep(PAUSE_S)
         request = self.task.request
         again = self.task.signature_from_request(request, retries=request.retries if retries is None else retries)
-        again.apply_async()
+        self._insist(again.apply_async)
         raise Ignore
+
+    def _insist(self, send: Callable[[], object]) -> None:
+        """Send, however long the broker is away. The job would have failed without it; this delivery ends only behind it."""
+        while True:
+            try:
+                send()
+                return
+            except (OperationalError, OSError, *self.task.app.connection_for_write().recoverable_connection_errors) as error:
+                logger.warning("the broker does not answer and is asked again in %g s: %s", RETRY_S, error)
+                time.sleep(RETRY_S)
 
     def _leave_to_another(self, job: Job, before: JobState) -> None:
         logger.info("%s: another worker is at it", job.name)
@@ -184,7 +202,7 @@ class Delivery:
         self._give_back(tried + 1)
 
     def _bury(self, job: Job, reason: str) -> None:
-        DeadLetters(self.task.app).add(job.name, job.line, reason)
+        self._insist(lambda: DeadLetters(self.task.app).add(job.name, job.line, reason))
         raise JobFailed(reason)
 
     def _end_revoked(self) -> None:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from celery import Signature
 from celery.contrib.testing.worker import start_worker
 from celery.signals import setup_logging
+from kombu.exceptions import OperationalError
 from wan_s2v_pack.cli.comfyui.errors import ComfyError, NoAnswer, PromptFailed, PromptInterrupted, PromptRefused
 from wan_s2v_pack.cli.fleet import task
 from wan_s2v_pack.cli.fleet.broker import Broker, make_app
@@ -298,6 +300,34 @@ def test_a_job_of_another_program_is_checked_too(work, machine, app, job):
     state = work(queued=False)
     assert (state.state, machine.tries) == ("FAILURE", 0)
     assert "steps" in state.error
+
+
+@pytest.mark.parametrize("error", [OperationalError("[Errno 111] Connection refused"), ConnectionResetError(104, "reset")])
+@pytest.mark.parametrize("place", [(Signature, "apply_async"), (DeadLetters, "add")])
+def test_a_broker_that_is_away_for_a_moment_fails_no_job(work, machine, monkeypatch, app, job, place, error):
+    """A broker that was restarted when a ComfyUI had just been killed took the job away for good."""
+    machine.outcomes = [ComfyError("connection lost")] * 3
+    real, refusals = getattr(*place), [error] * 2
+
+    def send(*given, **how):
+        if refusals:
+            raise refusals.pop()
+        return real(*given, **how)
+
+    monkeypatch.setattr(*place, send)
+    state = work()
+    assert (state.state, state.error) == ("FAILURE", "connection lost")
+    assert machine.tries == 3
+    assert [letter["reason"] for letter in letters_of(app, job)] == ["connection lost"]
+    assert refusals == []
+
+
+def test_figures_that_the_broker_does_not_take_fail_no_job(work, monkeypatch):
+    def refuse(_self, _kind, **_facts):
+        raise ConnectionRefusedError(111, "refused")
+
+    monkeypatch.setattr(task.Task, "send_event", refuse)
+    assert work().state == "SUCCESS"
 
 
 @pytest.mark.parametrize(
