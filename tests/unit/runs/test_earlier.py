@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from wan_s2v_pack.tests.unit.runs import old_run
+from wan_s2v_pack.tests.unit.runs.old_run import drawn_as_then
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.runs.changes import changes_of
@@ -26,6 +27,7 @@ def texts(inputs):
     return earlier_texts(*(inputs[name] for name in ("model", "positive", "negative", "plan", "vae")))
 
 
+@drawn_as_then
 def test_they_are_those_of_a_run_that_an_earlier_version_wrote(inputs):
     old = read_manifest(OLD_RUN).fingerprint
     assert [name for name, text in texts(inputs).items() if name in old and old[name] not in text()] == []

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from wan_s2v_pack.tests.systems import needs_links
 from wan_s2v_pack.wan_s2v_model.conditioning.dub import Dub, SourceImages
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.regions import SpeakerRegions
@@ -56,7 +57,7 @@ def test_a_video_that_is_not_dubbed_has_no_source():
     assert fingerprint._dub(plan_of()) == {"source_video": "", "source_mask": "", "dub": "", "dub_strength": 1.0}
 
 
-@pytest.mark.parametrize("kind", ["path", "link", "memory"])
+@pytest.mark.parametrize("kind", ["path", pytest.param("link", marks=needs_links), "memory"])
 def test_a_file_counts_by_all_of_its_bytes(tmp_path, kind):
     path = tmp_path / "film.mp4"
     path.write_bytes(FILM)

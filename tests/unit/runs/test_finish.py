@@ -80,7 +80,7 @@ def test_stop_at_any_stage_keeps_the_finished_clips_and_the_run_goes_on(folder, 
     assert contents(folder) == whole
 
 
-WRITES = ("open", "flush", "rename", "flush of the folder")
+WRITES = ("open", "flush", "rename", *(["flush of the folder"] if os.name == "posix" else []))
 ERRORS = {
     "disk full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
     "input/output error": OSError(errno.EIO, os.strerror(errno.EIO)),

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from wan_s2v_pack.tests.systems import needs_links
 from wan_s2v_pack.wan_s2v_model.runs.manifest import (
     Manifest,
     ManifestError,
@@ -110,6 +111,7 @@ def test_a_clip_without_its_latents_or_frames_is_none():
     assert clip_problem({}) == "no latents, frames"
 
 
+@needs_links
 def test_a_manifest_that_is_a_link_is_not_read(tmp_path):
     """It would be another run's, or any file of the machine."""
     (tmp_path / "other").mkdir()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from wan_s2v_pack.tests.run_folders import without_hashes
+from wan_s2v_pack.tests.systems import LOCK_THAT_STAYS
 from wan_s2v_pack.wan_s2v_model.files import lock_file
 from wan_s2v_pack.wan_s2v_model.runs.changes import Notes, RunChangedError
 from wan_s2v_pack.wan_s2v_model.runs.store import RunStore, RunStoreError
@@ -101,7 +102,7 @@ def test_history_comes_back_from_runs_of_early_versions(folder):
 
 def test_nothing_but_the_clips_manifest_and_lock_is_in_the_folder(folder):
     make_run(folder, 2)
-    assert names(folder) == ["clip_00000.safetensors", "clip_00001.safetensors", "manifest.json", "run.lock"]
+    assert names(folder) == ["clip_00000.safetensors", "clip_00001.safetensors", "manifest.json", *LOCK_THAT_STAYS]
 
 
 def test_views_are_stored_as_they_look(folder):
@@ -161,7 +162,7 @@ def test_wrong_tensors_are_refused(folder, name, tensor):
         with pytest.raises(ValueError, match=name):
             store.write_clip(0, **{**clip(0), name: tensor})
         assert store.num_finished == 0
-    assert names(folder) == ["manifest.json", "run.lock"]
+    assert names(folder) == ["manifest.json", *LOCK_THAT_STAYS]
 
 
 # Hashes
@@ -244,7 +245,7 @@ def test_a_run_without_finished_clips_takes_other_inputs(folder):
 def test_nan_cannot_be_part_of_a_fingerprint(folder):
     with pytest.raises(ValueError, match="JSON"):
         RunStore.open(folder, {"cfg": float("nan")})
-    assert names(folder) == ["run.lock"]
+    assert names(folder) == LOCK_THAT_STAYS
 
 
 # Redo

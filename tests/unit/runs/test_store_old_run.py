@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from wan_s2v_pack.cli.runs.folder import read_run
 from wan_s2v_pack.cli.runs.verify import verify
 from wan_s2v_pack.tests.unit.runs import old_run
-from wan_s2v_pack.tests.unit.runs.old_run import NUM_CLIPS, NUM_OLD_CLIPS, SEED, decode, encode, make_inputs, sample
+from wan_s2v_pack.tests.unit.runs.old_run import NUM_CLIPS, NUM_OLD_CLIPS, SEED, decode, drawn_as_then, encode, make_inputs, sample
 from wan_s2v_pack.wan_s2v_model.conditioning.plan import Plan
 from wan_s2v_pack.wan_s2v_model.conditioning.timeline import plan_timeline
 from wan_s2v_pack.wan_s2v_model.runs.changes import Notes, RunChangedError
@@ -66,6 +66,7 @@ def test_it_is_read_and_verified(folder):
     assert (found.problems, found.num_hashed) == ((), NUM_OLD_CLIPS)
 
 
+@drawn_as_then
 def test_it_goes_on_and_ends_as_an_uninterrupted_run_of_today_does(tmp_path, folder, inputs):
     assert finish(folder, inputs) == NUM_OLD_CLIPS
     assert finish(tmp_path / "whole", inputs) == 0

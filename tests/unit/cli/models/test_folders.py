@@ -33,9 +33,12 @@ def comfyui(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """No ComfyUI is named, and none runs here."""
+def alone(tmp_path, monkeypatch):
+    """No ComfyUI is named, none runs here, and none is around the place from which the tests were started."""
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.delenv("PWD", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_folders.sys, "argv", ["pytest"])
     monkeypatch.setattr(model_folders, "USUAL_ADDRESSES", ())
 
 
