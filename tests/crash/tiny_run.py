@@ -110,20 +110,25 @@ class TinyRun:
 
 
 class TinyLiveRun(TinyRun):
-    """The same live: two clips, between which the rings are emptied."""
+    """The same live: two clips, between which the rings are emptied.
 
+    Attributes:
+        restart_clips: clips between two emptyings.
+    """
+
+    restart_clips: ClassVar[int] = 1
     num_clips: ClassVar[int] = 2
     num_frames: ClassVar[int] = 52  # the second clip has one block, of which seven frames are seen
     fps: ClassVar[int] = 25
 
-    def sample(self, output: Path, *, run_name: str, redo_from_clip: int = 0, **_: Any) -> Any:
+    def sample(self, output: Path, *, run_name: str, redo_from_clip: int = 0, heard: Any = None, **_: Any) -> Any:
         use_folder(output)
         nodes = pack_module("nodes.live")
-        nodes.RESTART_CLIPS = 1
+        nodes.RESTART_CLIPS = self.restart_clips
         with torch.inference_mode():
             positive = pack_module("nodes.text").WanS2VTextEncode.execute(self.clip, "A person sings.", "").args[0]
-            encode = pack_module("nodes.audio").WanS2VAudioEncode
-            audio = encode.execute(self.audio_encoder, self.audio, 0.0, 0.0, frame_rate="25").args[0]
+            encode = pack_module("nodes.audio").WanS2VAudioEncode.execute
+            audio = heard or encode(self.audio_encoder, self.audio, 0.0, 0.0, frame_rate="25").args[0]
             size = {"size": {"size": "custom", "width": SIDE, "height": SIDE}, "frames_per_clip": 80, "max_clips": 0}
             plan = pack_module("nodes.prepare").WanS2VPrepare.execute(audio, self.picture, self.vae, **size).args[0]
             inputs = {"model": self.model, "positive": positive, "vae": self.vae, "plan": plan, "seed": SEED, "steps": "3"}

@@ -54,7 +54,7 @@ def encode(frames):
     return frames.mean(dim=(0, 3))[None, None, None, ::8, ::8].expand(1, 16, 19, -1, -1).clone()
 
 
-def count_and_seconds(path):
+def count_and_seconds(path, fps=FPS):
     """Decoded frames, and the ends of picture and sound in seconds."""
     num_frames, num_samples = 0, 0
     with av.open(str(path)) as container:
@@ -62,7 +62,7 @@ def count_and_seconds(path):
         for frame in container.decode():
             if isinstance(frame, av.VideoFrame):
                 num_frames += 1
-                picture_s = float(frame.pts * frame.time_base) + 1 / FPS
+                picture_s = float(frame.pts * frame.time_base) + 1 / fps
             else:
                 num_samples += frame.samples
     return num_frames, picture_s, num_samples / rate
