@@ -32,7 +32,8 @@ def checks_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
-    def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+    def run(cls: type[io.ComfyNode], /, *args: Any, **kwargs: Any) -> io.NodeOutput:
+        _require_known(cls, kwargs, list(signature.parameters)[1:])
         given = signature.bind(cls, *args, **kwargs)
         given.apply_defaults()
         _fill_in(cls, given)
@@ -51,7 +52,7 @@ def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
     """Let the message of an error also stand on the node, for nodes that say something there after every run: it stays until then."""
 
     @functools.wraps(execute)
-    def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+    def run(cls: type[io.ComfyNode], /, *args: Any, **kwargs: Any) -> io.NodeOutput:
         try:
             return execute(cls, *args, **kwargs)
         except Exception as error:
@@ -59,6 +60,17 @@ def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
             raise
 
     return run
+
+
+def _require_known(node: type[io.ComfyNode], names: Iterable[str], parameters: Collection[str]) -> None:
+    """Raise ValueError for a link into an input that the node does not have: ComfyUI passes it on. A graph of another version has such."""
+    schema = node.define_schema()
+    known = {*parameters, *(item.id for item in schema.inputs)}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"{schema.display_name} has no input {shown(unknown[0])}, and something is connected to it. Take the connection away; if the "
+            "graph comes from a newer version of this pack, update the pack."
+        )
 
 
 def _fill_in(node: type[io.ComfyNode], given: inspect.BoundArguments) -> None:

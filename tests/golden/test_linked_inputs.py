@@ -48,6 +48,17 @@ def good_value(widget):
     return widget.default if isinstance(widget, io().WidgetInput) else pack_module("nodes.inputs").UNCONNECTED
 
 
+@pytest.mark.parametrize("name", ["extra", "self", "cls", "", "a\ud800", "mask_9", "unique_id"])
+def test_a_link_into_an_input_that_there_is_not_is_refused_in_words(nodes, name):
+    """ComfyUI passes it on, and leaves out literals alone."""
+    for node in nodes:
+        values = {widget.id: good_value(widget) for widget in node.define_schema().inputs}
+        with pytest.raises(ValueError, match=r"has no input .*, and something is connected to it") as caught:
+            node.execute(**values, **{name: None})
+        assert node.define_schema().display_name in str(caught.value)
+        str(caught.value).encode()
+
+
 def test_bad_values_are_refused_with_the_name_of_the_input(nodes):
     tried = 0
     for node in nodes:
