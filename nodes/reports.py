@@ -47,7 +47,7 @@ class WanS2VSyncReport(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, video=None, path="") -> str | float:
+    def fingerprint_inputs(cls, video=None, path="", **_) -> str | float:
         """A file that was written again is read again; a linked path is not known yet."""
         if path is None:
             return float("nan")

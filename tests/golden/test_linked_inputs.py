@@ -112,6 +112,7 @@ def test_a_video_that_cannot_be_read_is_said_at_the_pose(bridge, tmp_path):
 def test_what_a_linked_name_stands_for_is_always_read_again(bridge):
     assert math.isnan(pack_module("nodes.video").WanS2VTail.fingerprint_inputs(run_name=None))
     assert math.isnan(pack_module("nodes.reports").WanS2VSyncReport.fingerprint_inputs(path=None))
+    assert pack_module("nodes.reports").WanS2VSyncReport.fingerprint_inputs(extra=None) == ""
 
 
 def test_sound_of_a_silent_video(bridge):
