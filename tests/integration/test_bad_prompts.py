@@ -106,11 +106,13 @@ def missing_input(draw: Draw, prompt: Prompt) -> None:
 
 
 def extra_input(draw: Draw, prompt: Prompt) -> None:
-    """A link here leads to an output that there is: ComfyUI 0.30 does not look at such links, and its thread of prompts ends at another."""
-    names = ("extra", "", "size.other", "self", "cls", "__class__", "a\ud800", "unique_id", "prompt", "mask_9", "options")
+    """As ComfyUI 0.30 bears it, whose thread of prompts ends for ever at others: to an output that there is, and, at its own nodes, under a
+    name that can be written to a log."""
+    names = ("extra", "", "size.other", "self", "cls", "__class__", "unique_id", "prompt", "mask_9", "options", "a\ud800")
     links = [value for node in prompt.values() for value in node["inputs"].values() if is_link(value)]
     value = pick(draw, links if draw(st.booleans()) else JSON_VALUES)
-    prompt[pick(draw, prompt)]["inputs"][pick(draw, names)] = value
+    node = prompt[pick(draw, prompt)]
+    node["inputs"][pick(draw, names if is_ours(node) else names[:-1])] = value
 
 
 def missing_node(draw: Draw, prompt: Prompt) -> None:

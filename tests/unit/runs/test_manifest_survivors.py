@@ -4,17 +4,20 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from wan_s2v_pack.tests.systems import needs_links
 from wan_s2v_pack.wan_s2v_model.runs.manifest import (
     Manifest,
     ManifestError,
     clip_bytes,
+    clip_file_problem,
     clip_problem,
     clip_shapes,
     read_manifest,
     value_at,
 )
-from wan_s2v_pack.wan_s2v_model.untrusted import NotPlainError
+from wan_s2v_pack.wan_s2v_model.untrusted import NO_PLAIN_FILE, NotPlainError
 
 LARGEST = 2**64 - 1
 WHOLE = Manifest(
@@ -118,3 +121,12 @@ def test_a_manifest_that_is_a_link_is_not_read(tmp_path):
     (tmp_path / "manifest.json").symlink_to(written(tmp_path / "other") / "manifest.json")
     with pytest.raises(NotPlainError):
         read_manifest(tmp_path)
+
+
+@needs_links
+def test_a_clip_that_is_a_link_is_not_read(tmp_path):
+    real = tmp_path / "elsewhere.safetensors"
+    save_file({"latents": torch.zeros(16, 2, 8, 8), "frames": torch.zeros(5, 64, 64, 3, dtype=torch.uint8)}, real)
+    assert clip_file_problem(real) == clip_file_problem(real.rename(tmp_path / "clip_00000.safetensors"))
+    (tmp_path / "clip_00001.safetensors").symlink_to(tmp_path / "clip_00000.safetensors")
+    assert clip_file_problem(tmp_path / "clip_00001.safetensors") == f"is damaged ({NO_PLAIN_FILE})"
