@@ -132,7 +132,7 @@ class Delivery:
             video = render(self.client, job, Path(folder), self._on_progress, self._on_clip)
             local = Path(folder) / f"video{Path(job.line['output']).suffix}"
             if self.clip:
-                self._tell_clip(self.clip)
+                self._tell("task-clip", self.clip)
             self.client.download(video, local)
             put(local, job.line["output"])
         seconds = round(time.monotonic() - start_s, 3)
@@ -147,14 +147,11 @@ class Delivery:
     def _on_clip(self, clip: int) -> None:
         """Events for Flower's metrics: a clip is done, or work goes on behind some."""
         if self.clip:
-            self._tell_clip(self.clip)
+            self._tell("task-clip", self.clip)
             self.lost = 0
         elif clip > 1:
             self._tell("task-resumed", clip)
         self.clip = clip
-
-    def _tell_clip(self, clip: int) -> None:
-        self._tell("task-clip", clip)
 
     def _tell(self, event: str, clip: int) -> None:
         """To whoever counts; a job does not fail for that."""

@@ -86,7 +86,7 @@ def test_the_dashboard_shows_the_events_that_workers_send():
     dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     shown = {event for query in queries for event in re.findall(r'type="(task-[\w-]+)"', query)}
-    sent = set(re.findall(r'send_event\("(task-[\w-]+)"', (ROOT / "cli" / "fleet" / "task.py").read_text(encoding="utf-8")))
+    sent = set(re.findall(r'_tell\("(task-[\w-]+)"', (ROOT / "cli" / "fleet" / "task.py").read_text(encoding="utf-8")))
     assert EVENTS == sent <= shown
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(queries)
 
