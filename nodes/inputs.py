@@ -64,9 +64,12 @@ def shows_errors(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
 
 def _require_known(node: type[io.ComfyNode], names: Iterable[str], parameters: Collection[str]) -> None:
     """Raise ValueError for a link into an input that the node does not have: ComfyUI passes it on. A graph of another version has such."""
+    others = [name for name in names if name not in parameters]
+    if not others:  # as nearly always: a schema lists folders
+        return
     schema = node.define_schema()
-    known = {*parameters, *(item.id for item in schema.inputs)}
-    if unknown := [name for name in names if name not in known]:
+    known = {item.id for item in schema.inputs}  # those of `**inputs`
+    if unknown := [name for name in others if name not in known]:
         raise ValueError(
             f"{schema.display_name} has no input {shown(unknown[0])}, and something is connected to it. Take the connection away; if the "
             "graph comes from a newer version of this pack, update the pack."

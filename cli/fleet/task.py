@@ -158,7 +158,7 @@ class Delivery:
         try:
             self.task.send_event(event, retry=False, clip=clip)
         except Exception as error:  # noqa: BLE001 - each broker has its own
-            logger.warning("the broker did not take that clip %d is done: %s", clip, error)
+            logger.warning("%s of clip %d did not reach the broker: %s", event, clip, error)
 
     def _report(self, progress: Mapping[str, Any]) -> None:
         self.task.update_state(state=PROGRESS, meta=dict(progress))

@@ -94,8 +94,9 @@ def live_cost(work: LiveWork, placement: Placement, model: ModelFacts, device: D
     decode = DECODE.video * work.vae_value_bytes * work.height * work.width
     all_weights, streamed = weights_of_step(model), streamed_weights(model, STREAMED_BLOCKS)
     full_bytes = working + decode + all_weights
-    fetched_bytes = on_host / work.steps + (0 if model.is_resident else min(all_weights, max(0.0, full_bytes - device.free_bytes)))
-    step_s = max(_step_seconds(work, model, device.rates), 0 if device.is_host else fetched_bytes / LINK_BYTES_PER_S)
+    stays = model.is_resident or device.is_host
+    fetched_bytes = on_host / work.steps + (0 if stays else min(all_weights, max(0.0, full_bytes - device.free_bytes)))
+    step_s = max(_step_seconds(work, model, device.rates), fetched_bytes / LINK_BYTES_PER_S)
     decode_s = VAE_DECODE_FLOP * BLOCK_LATENTS * work.height * work.width / device.rates.vae
     return LiveCost(
         least_bytes=working + TILED_DECODE * decode + (all_weights if model.is_resident else min(all_weights, streamed)),
@@ -176,7 +177,7 @@ def _memory(choice: Choice, device: DeviceFacts) -> list[str]:
     place, cost, _ = choice
     kind, free = "RAM" if device.is_host else "GPU memory", gigabytes(device.free_bytes)
     where = f" in main memory: {gigabytes(cost.host_bytes)} of {gigabytes(device.host_free_bytes)}" if place.on_host else ""
-    fetched = f", a step fetches {gigabytes(cost.fetched_bytes)} from main memory" if cost.fetched_bytes and not device.is_host else ""
+    fetched = f", a step fetches {gigabytes(cost.fetched_bytes)} from main memory" if cost.fetched_bytes else ""
     return [
         f"{kind}: {gigabytes(cost.least_bytes)} at least, {gigabytes(cost.full_bytes)} for full speed, {free} free{fetched}",
         f"rings in {'float8' if place.float8 else 'full precision'}{where}",
